@@ -1,0 +1,342 @@
+"""Dialogues and the questions asked about them; LoCoMo is loaded, checked, split and fetched here.
+
+LoCoMo (Maharana et al., "Evaluating Very Long-Term Conversational Memory of LLM Agents", ACL 2024,
+snap-research/locomo, CC BY-NC 4.0) is ten conversations of about six hundred turns over months,
+with questions whose answers lie in one turn, in several, or between the lines. Memory-R1
+(arXiv 2508.19828) trains on the first conversation, validates on the second and tests on the rest.
+The synthetic world in world.py fills the same four dataclasses, so no agent can tell them apart.
+
+Where this differs from the paper
+1. Category names are LoCoMo's own; Memory-R1 prints other names over the same numbers: see
+   CATEGORIES.
+2. The paper has GPT-4o-mini extract facts from each turn. LoCoMo comes with "observations",
+   sentences of the same kind already tied to turns; they become `Turn.facts`, so no API is needed.
+   They were written with the whole session in view: a little better than a real extractor.
+3. Evidence that names no turn is repaired or dropped (see `load_locomo`); the paper does not say.
+
+    python -c "import data; print(len(data.load_locomo(data.fetch_locomo())))"
+
+takes a second after the download and prints 10.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import re
+import reprlib
+import urllib.request
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+# LoCoMo's own names (comments of its task_eval/evaluation.py; issue 29). Beware: Mem0's papers and
+# code, and after them Memory-R1's Tables 1 and 3, print category 1 as "Single Hop", 3 as
+# "Multi-Hop" and 4 as "Open Domain". The counts prove it: 239, 83 and 727 test questions. So the
+# paper's "Single Hop" is real multi-hop, its "Multi-Hop" real open-domain, its "Open Domain" real
+# single-hop; only "Temporal" means the same. Compare by number, never by name.
+CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop"}
+ADVERSARIAL = 5  # questions about things never said; neither trained on nor scored by the paper
+
+LOCOMO_URL = "https://raw.githubusercontent.com/snap-research/locomo/main/data/locomo10.json"
+LOCOMO_BYTES = 2_805_274
+LOCOMO_SHA256 = "79fa87e90f04081343b8c8debecb80a9a6842b76a7aa537dc9fdf651ea698ff4"
+
+
+class DataError(ValueError):
+    """A data file is missing or broken. One line: where, what was found, and what to do."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """The structured meaning of a turn. Only the synthetic world knows it; LoCoMo has None."""
+
+    subject: str
+    relation: str
+    value: str
+    change: str  # "add", "replace", "end" or "event"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One thing that one speaker said."""
+
+    turn_id: str  # "D3:7": session 3, turn 7
+    speaker: str
+    text: str  # what was said; image captions appended as text
+    timestamp: str  # the session's date as written in the data
+    facts: tuple[str, ...] = ()  # third-person sentences it states: LoCoMo's observations, or ours
+    fact: Fact | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a dialogue, asked after its end."""
+
+    text: str
+    answer: str
+    category: int  # LoCoMo's own numbers
+    evidence: tuple[str, ...]  # turn ids
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A long conversation of two speakers, and the questions about it."""
+
+    name: str
+    speakers: tuple[str, str]
+    turns: tuple[Turn, ...]
+    questions: tuple[Question, ...]
+    adversarial: tuple[Question, ...] = ()  # LoCoMo's category 5, kept apart
+
+
+# ---- loading LoCoMo ------------------------------------------------------------------------------
+
+_KIND_NAMES = {str: "text", int: "a whole number", list: "a list", dict: "an object"}
+
+
+def _broken(where: str, found: str, wanted: str) -> DataError:
+    """The one sentence that every broken place in a file is refused with."""
+    return DataError(f"{where}: found {found}, expected {wanted}; correct this place, or use the "
+                     "original file, which data.fetch_locomo() downloads")
+
+
+def _check(value: Any, kinds: tuple[type, ...], where: str) -> Any:
+    """Return `value` if its type is one of `kinds`; raise DataError otherwise."""
+    # type() and not isinstance(): to Python, JSON's true is an int, and would pass as category 1.
+    if type(value) not in kinds:
+        wanted = " or ".join(_KIND_NAMES[kind] for kind in kinds)
+        raise _broken(where, reprlib.repr(value), wanted)  # reprlib: one short line, whatever it is
+    # A file cut inside an emoji can hold half a surrogate pair, at which every tokenizer stops.
+    if type(value) is str and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise _broken(where, "half of a surrogate pair", "text that UTF-8 can hold")
+    return value
+
+
+def _get(record: Mapping[str, Any], field: str, kinds: tuple[type, ...], where: str) -> Any:
+    """Return `record[field]`, checked; raise DataError if it is absent, mistyped or blank."""
+    if field not in record:
+        raise _broken(f"{where}, field {field!r}", "nothing", _KIND_NAMES[kinds[0]])
+    value = _check(record[field], kinds, f"{where}, field {field!r}")
+    if type(value) is str and not value.strip():
+        raise _broken(f"{where}, field {field!r}", "blank text", "some words")
+    return value
+
+
+def find_turn_ids(written: str, known: Collection[str]) -> tuple[str, ...]:
+    """All turns of the dialogue that an annotator's string names, in its order.
+
+    Mends lists in one string ("D8:6; D9:17"), a stray colon ("D:11:26") and leading zeros
+    ("D30:05"); what names no turn in `known` ("D", or a turn that was never there) is left out.
+    """
+    # The zeros before a number are matched outside its group, so they are not part of the id.
+    pairs = re.findall(r"D:?0*([0-9]+):0*([0-9]+)", written)
+    ids = [f"D{session}:{turn}" for session, turn in pairs]
+    return tuple(turn_id for turn_id in ids if turn_id in known)
+
+
+def _read_turns(conversation: Mapping[str, Any], speakers: tuple[str, str],
+                where: str) -> list[Turn]:
+    """All turns of a conversation in the order they were said, still without facts."""
+    # The lists decide which sessions exist: conv-26 has 35 dates and only 19 sessions. Sorting by
+    # number matters, since as text "session_10" comes before "session_9".
+    numbers = sorted(int(found[1]) for key in conversation
+                     if (found := re.fullmatch(r"session_([0-9]{1,9})", key)))
+    turns: dict[str, Turn] = {}
+    for number in numbers:
+        session = _get(conversation, f"session_{number}", (list,), where)
+        timestamp = _get(conversation, f"session_{number}_date_time", (str,), where)
+        for index, record in enumerate(session):
+            place = f"{where}, session_{number}[{index}]"
+            _check(record, (dict,), place)
+            turn_id = _get(record, "dia_id", (str,), place)
+            # Evidence points at these ids, so each must be well formed and unique.
+            if not re.fullmatch(rf"D{number}:(0|[1-9][0-9]*)", turn_id) or turn_id in turns:
+                raise _broken(f"{place}, field 'dia_id'", reprlib.repr(turn_id),
+                              f"an id like 'D{number}:7' that no other turn has")
+            speaker = _get(record, "speaker", (str,), place)
+            if speaker not in speakers:  # there is one memory bank for each of the two
+                raise _broken(f"{place}, field 'speaker'", reprlib.repr(speaker),
+                              " or ".join(reprlib.repr(name) for name in speakers))
+            text = _get(record, "text", (str,), place)
+            # The models see no pictures, but questions ask about them: keep what they showed.
+            if "blip_caption" in record:
+                text += f" [shares an image: {_get(record, 'blip_caption', (str,), place)}]"
+            turns[turn_id] = Turn(turn_id, speaker, text, timestamp)
+    if not turns:
+        raise _broken(f"{where}, field 'session_1'", "no turn in any session", "a list of turns")
+    return list(turns.values())
+
+
+def _read_facts(observation: Mapping[str, Any], order: Mapping[str, int],
+                where: str) -> dict[str, list[str]]:
+    """LoCoMo's observations, by the id of the turn that completes each of them."""
+    facts: dict[str, list[str]] = {}
+    for session, by_speaker in observation.items():
+        place = f"{where}, observation {reprlib.repr(session)}"
+        for speaker, pairs in _check(by_speaker, (dict,), place).items():
+            of_speaker = f"{place}, {reprlib.repr(speaker)}"
+            for index, pair in enumerate(_check(pairs, (list,), of_speaker)):
+                spot = f"{of_speaker}[{index}]"
+                if len(_check(pair, (list,), spot)) != 2:
+                    raise _broken(spot, f"{len(pair)} items", "a sentence and its turn id")
+                sentence, written = _check(pair[0], (str,), spot), pair[1]
+                # 15 in the real file name several turns, as a list or joined into one string.
+                if type(_check(written, (str, list), spot)) is list:
+                    written = " ".join(_check(item, (str,), spot) for item in written)
+                named = find_turn_ids(written, order)
+                if named:  # before the last of them the sentence was not yet wholly said
+                    facts.setdefault(max(named, key=order.__getitem__), []).append(sentence)
+    return facts
+
+
+def _read_question(record: Any, known: Collection[str], where: str) -> Question:
+    """One entry of "qa"; of an adversarial one the answer is the trap, not the truth."""
+    _check(record, (dict,), where)
+    text = _get(record, "question", (str,), where)
+    category = _get(record, "category", (int,), where)
+    if category not in CATEGORIES and category != ADVERSARIAL:
+        raise _broken(f"{where}, field 'category'", str(category), "a whole number from 1 to 5")
+    if category == ADVERSARIAL and "adversarial_answer" not in record:
+        answer = ""
+    else:
+        field = "adversarial_answer" if category == ADVERSARIAL else "answer"
+        answer = str(_get(record, field, (str, int), where))  # years and counts are numbers
+    evidence: list[str] = []
+    for written in _get(record, "evidence", (list,), where):
+        evidence += find_turn_ids(_check(written, (str,), f"{where}, field 'evidence'"), known)
+    # dict.fromkeys drops repetitions (there is one, in conv-50) and keeps the order.
+    return Question(text, answer, category, tuple(dict.fromkeys(evidence)))
+
+
+def _read_dialogue(record: Any, where: str) -> Dialogue:
+    """One element of the file."""
+    _check(record, (dict,), where)
+    name = _get(record, "sample_id", (str,), where)
+    where = f"{where} ({reprlib.repr(name)[1:-1]})"  # escaped, so that the message stays one line
+    conversation = _get(record, "conversation", (dict,), where)
+    speakers = (_get(conversation, "speaker_a", (str,), where),
+                _get(conversation, "speaker_b", (str,), where))
+    if speakers[0] == speakers[1]:
+        raise _broken(f"{where}, field 'speaker_b'", reprlib.repr(speakers[1]), "another name")
+    turns = _read_turns(conversation, speakers, where)
+    order = {turn.turn_id: index for index, turn in enumerate(turns)}
+
+    # Observations are LoCoMo's extra; a file of one's own may go without.
+    observation = _get(record, "observation", (dict,), where) if "observation" in record else {}
+    facts = _read_facts(observation, order, where)
+    turns = [Turn(turn.turn_id, turn.speaker, turn.text, turn.timestamp,
+                  tuple(facts.get(turn.turn_id, ()))) for turn in turns]
+
+    questions = [_read_question(question, order, f"{where}, qa[{index}]")
+                 for index, question in enumerate(_get(record, "qa", (list,), where))]
+    return Dialogue(name, speakers, tuple(turns),
+                    tuple(q for q in questions if q.category != ADVERSARIAL),
+                    tuple(q for q in questions if q.category == ADVERSARIAL))
+
+
+def load_locomo(path: str | os.PathLike[str]) -> list[Dialogue]:
+    """Read a file in LoCoMo's format; conversations, turns and questions keep the file's order.
+
+    Image captions become text, whole-number answers become strings, and category 5 goes to
+    `Dialogue.adversarial`. There `answer` is the trap that the data calls "adversarial_answer", ""
+    where there is none; the right reply is that the conversation does not say.
+
+    In the real file 9 evidence strings of the 1,540 questions name no turn as written. 6 are
+    mended: 4 lists joined into one string ("D8:6; D9:17" in conv-26, three in conv-49), "D:11:26"
+    in conv-43 and "D30:05" in conv-50. 3 are dropped, since no turn has such an id: "D" and
+    "D10:19" in conv-42, "D4:36" in conv-47; their questions keep other evidence. 4 questions, all
+    of category 3, never had any. 15 of 2,541 observations name several turns and go to the last.
+
+    Raises DataError if the file is missing, not JSON, or broken anywhere. Elements and list
+    positions in its message count from 0.
+    """
+    try:
+        # utf-8-sig: editors on Windows put a byte-order mark first, which JSON does not allow.
+        records = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); check the path, or "
+                        "download LoCoMo with data.fetch_locomo()") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
+        raise DataError(f"{path}: is not a JSON file ({error}); use the original file, which "
+                        "data.fetch_locomo() downloads") from error
+    if not _check(records, (list,), f"{path}: top level"):
+        raise _broken(f"{path}: top level", "an empty list", "a list of conversations")
+    dialogues: list[Dialogue] = []
+    for index, record in enumerate(records):
+        dialogue = _read_dialogue(record, f"{path}: element {index}")
+        if any(dialogue.name == other.name for other in dialogues):
+            raise _broken(f"{path}: element {index}, field 'sample_id'",
+                          reprlib.repr(dialogue.name), "a name that no earlier element has")
+        dialogues.append(dialogue)
+    return dialogues
+
+
+def split_locomo(
+    dialogues: Sequence[Dialogue],
+) -> tuple[list[Dialogue], list[Dialogue], list[Dialogue]]:
+    """(train, validation, test) as in Memory-R1: first conversation, second, all the others.
+
+    The paper says only "1:1:8"; this is the one split that gives its 152, 81 and 1,307 questions
+    (adversarial ones not counted). Splitting by conversation and not by question is what keeps the
+    test honest: no tested memory was ever trained on. Validation has no question of category 3.
+
+    Raises DataError for fewer than three conversations. One's own file of one or two needs no
+    split to be evaluated: use the whole list that `load_locomo` returns.
+    """
+    if len(dialogues) < 3:
+        raise DataError(f"split_locomo: found {len(dialogues)} conversations, expected at least 3 "
+                        "(train, validation, test); to evaluate a smaller file use all of what "
+                        "load_locomo returns, unsplit")
+    return list(dialogues[:1]), list(dialogues[1:2]), list(dialogues[2:])
+
+
+def _is_locomo(content: bytes | bytearray) -> bool:
+    """Whether these bytes are the file that every number in this project was measured on."""
+    return len(content) == LOCOMO_BYTES and hashlib.sha256(content).hexdigest() == LOCOMO_SHA256
+
+
+def fetch_locomo(cache_folder: str | os.PathLike[str] | None = None, url: str = LOCOMO_URL) -> Path:
+    """The path of locomo10.json, downloaded on first use (2.8 MB) into a cache folder.
+
+    The folder is `cache_folder`, else $MEMORY_R1_CACHE, else ~/.cache/memory-r1. A file already
+    there is used if it is whole (size and SHA-256), and downloaded again if not.
+
+    Raises DataError, saying what to save where, if there is no network or the file is not the
+    one this project was measured on. Nothing half-written is left behind.
+    """
+    folder = Path(cache_folder or os.environ.get("MEMORY_R1_CACHE") or "~/.cache/memory-r1")
+    target = folder.expanduser() / "locomo10.json"
+    partial = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        if target.is_file() and _is_locomo(target.read_bytes()):
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        content = bytearray()
+        with (urllib.request.urlopen(url, timeout=30) as response,
+              tqdm(total=LOCOMO_BYTES, unit="B", unit_scale=True, desc="LoCoMo") as bar):
+            # Stops one block past the right size: a server that never ends cannot fill the memory.
+            while len(content) <= LOCOMO_BYTES and (block := response.read(1 << 16)):
+                content += block
+                bar.update(len(block))
+        if not _is_locomo(content):
+            raise ValueError(f"got {len(content):,} bytes that are not the file this project knows")
+        # Renaming is all or nothing: a process killed while it writes leaves no half file under
+        # the right name. The process number keeps two downloads out of each other's way.
+        partial.write_bytes(content)
+        os.replace(partial, target)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__  # one line, never empty
+        raise DataError(f"LoCoMo could not be fetched ({reason}); download {url} "
+                        f"({LOCOMO_BYTES:,} bytes) by hand and save it as {target}, or name a copy "
+                        "you have with --data PATH") from error
+    finally:
+        with contextlib.suppress(OSError):  # it is there only if writing failed or was interrupted
+            partial.unlink()
+    return target

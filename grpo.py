@@ -1,0 +1,248 @@
+"""Group Relative Policy Optimization, by hand: sample a group, compare its members, push.
+
+    for each step:
+        1. sample   G responses to each of P questions           agent.rollout
+        2. reward   1 if the final answer is an exact match      agent.rollout
+        3. compare  each reward with its group's                 group_advantages
+        4. push     up what did better than its siblings         clipped_loss + beta * KL
+        5. log      and, now and then, look at unseen questions
+
+There is no critic: the mean of a group stands in for the value of its question. Memory-R1 (arXiv
+2508.19828, Eq. 3) takes this from DeepSeekMath (arXiv 2402.03300, Eq. 3).
+
+Where this differs from the paper
+1. The ratio is per token and clipped, as in DeepSeekMath; Memory-R1's Eq. 3 writes one ratio for
+   the whole response and no clip (the code it trained with clips per token).
+2. The loss is averaged over all tokens of the batch (`--reduction token`); DeepSeekMath averages
+   each sequence first, which makes long wrong answers cheap. All three customs are here.
+3. Group size, clip, beta and epochs are not in the paper. The values here were chosen on the
+   validation questions of the synthetic world.
+4. The old log-probs are those the sampler computed while sampling: they are the behaviour policy's
+   own, and cost nothing. `ratio_error` shows that sampling and scoring agree (in float32, to 1e-5).
+
+    python grpo.py                  the Memory Manager, about MANAGER_SECONDS s on two cores
+    python grpo.py --agent answer   the Answer Agent, about ANSWER_SECONDS s
+    python grpo.py --model Qwen/Qwen2.5-3B-Instruct     the same on LoCoMo, with a GPU
+
+It ends with "grpo manager: held-out exact match A -> B in S s, M GiB; run folder runs/grpo-manager".
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from policy import Episode, micro_batches
+from run import Options, Run, evaluate, evaluate_test, finish, option, parse_options, prepare, stop
+
+# ---- The algorithm: pure functions ---------------------------------------------------------------
+
+
+def group_advantages(rewards: Tensor, normalise: bool = True) -> Tensor:
+    """How much better each response did than its group: (P, G) from rewards (P, G).
+
+    The standard deviation is the sample's (ddof 1, as in torch.std). A group of equal rewards gets
+    exactly 0: its differences from the mean are rounding, and dividing them by a tiny deviation
+    would make advantages near 1 out of them. Raises ValueError for groups of one.
+
+    >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]]))
+    tensor([[ 0.8659, -0.8659, -0.8659,  0.8659],
+            [ 0.0000,  0.0000,  0.0000,  0.0000]])
+    """
+    if rewards.ndim != 2 or rewards.shape[1] < 2:
+        raise ValueError(f"rewards of shape {tuple(rewards.shape)}: need (questions, group size) "
+                         "with at least 2 in a group, or there is nothing to compare with")
+    advantages = rewards - rewards.mean(dim=1, keepdim=True)  # (P, G)
+    if normalise:
+        # Divides by the spread: questions answered right once in eight push harder than those
+        # answered right four times. Dr. GRPO (arXiv 2503.20783) calls it a bias; False leaves it out.
+        advantages = advantages / (rewards.std(dim=1, keepdim=True) + 1e-4)
+    spread = rewards.amax(dim=1, keepdim=True) - rewards.amin(dim=1, keepdim=True)  # (P, 1)
+    return torch.where(spread < 1e-4, 0.0, advantages)
+
+
+def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor,
+                 clip: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """PPO's pessimistic surrogate, per token: all tensors are (N,).
+
+    The ratio may leave [1 - clip, 1 + clip] only in the direction that makes things worse; once a
+    token has moved far enough in the good direction its gradient is zero.
+    """
+    ratio = (log_probs - old_log_probs).exp()  # (N,)
+    unclipped = ratio * advantages
+    clipped = ratio.clamp(1 - clip, 1 + clip) * advantages
+    metrics = {
+        "clip_fraction": (clipped < unclipped).float(),
+        "ratio_error": (ratio - 1).abs().detach(),
+    }
+    return -torch.minimum(unclipped, clipped), metrics
+
+
+def kl_k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
+    """KL(policy || reference) per token, estimated from the policy's own samples; (N,).
+
+    Schulman's k3, r - 1 - log r with r = p_ref / p: unbiased, never negative, and 0 only where the
+    two agree. (Its gradient, taken in the loss, is not that of the KL but of the reversed one; close
+    to the reference they are the same. DeepSeekMath's Eq. 4, and the custom since.)
+    """
+    log_ratio = ref_log_probs - log_probs
+    return log_ratio.exp() - 1 - log_ratio
+
+
+def token_weights(lengths: Tensor, reduction: str, max_new_tokens: int) -> Tensor:
+    """What each token counts in the loss: (N,) from the lengths (E,) of all E episodes.
+
+    The loss is the weighted sum over the tokens of the *whole* batch, so that micro-batches change
+    memory and never the gradient.
+
+    - "token": 1 / N. Every token counts the same; long episodes count more than short ones.
+    - "sequence": 1 / (E * length). Every episode counts the same, so a token of a long one counts
+      less: a long wrong answer is punished less per token than a short one, a long right one paid
+      less. Length drifts.
+    - "constant": 1 / (E * max_new_tokens). No length in it at all (Dr. GRPO); the scale of the
+      gradient follows the limit.
+    """
+    per_episode = {
+        "token": torch.full_like(lengths, 1.0, dtype=torch.float) / lengths.sum().clamp(min=1),
+        "sequence": 1.0 / (lengths.clamp(min=1) * len(lengths)),
+        "constant": torch.full_like(lengths, 1.0 / (len(lengths) * max_new_tokens),
+                                    dtype=torch.float),
+    }[reduction]
+    return per_episode.repeat_interleave(lengths)
+
+
+# ---- The loop ------------------------------------------------------------------------------------
+
+
+@dataclass
+class GRPOOptions(Options):
+    """Options of grpo.py."""
+
+    clip: float = option(0.2, "the ratio is clipped to 1 - clip .. 1 + clip, 0.1 to 0.3")
+    kl: float = option(0.01, "beta, weight of the KL to the start model, 0 to 0.05")
+    reduction: str = option("token", "average the loss by token, sequence or constant")
+    normalise: str = option("on", "on: divide advantages by the group's standard deviation; off")
+
+
+@dataclass
+class Batch:
+    """The episodes of one step, laid flat: N response tokens in the order of `Policy.rows`."""
+
+    groups: list[list[Episode]]
+    rewards: Tensor  # (P, G)
+    lengths: Tensor  # (E,) response tokens of each episode
+    old_log_probs: Tensor  # (N,)
+    advantages: Tensor  # (N,)
+    ref_log_probs: Tensor  # (N,)
+
+    @property
+    def trees(self) -> list[list]:
+        """The steps of each group: what shares a prompt."""
+        return [[step for episode in group for step in episode.steps] for group in self.groups]
+
+
+def collect(run: Run, tasks: Sequence, generator: torch.Generator) -> Batch:
+    """Stages 1 to 3: sample, reward, compare."""
+    options, device = run.options, run.policy.device
+    groups = run.agent.rollout(run.policy, tasks, options.group_size, options.temperature, generator)
+    episodes = [episode for group in groups for episode in group]
+    steps = [step for episode in episodes for step in episode.steps]
+    rewards = torch.tensor([[e.reward for e in group] for group in groups])  # (P, G)
+    lengths = torch.tensor([sum(len(s.response_ids) for s in e.steps) for e in episodes])  # (E,)
+    advantages = group_advantages(rewards, options.normalise == "on").flatten()  # (E,)
+    old_log_probs = torch.tensor([p for step in steps for p in step.log_probs], device=device)
+    batch = Batch(groups, rewards, lengths, old_log_probs,
+                  advantages.repeat_interleave(lengths).to(device), old_log_probs)
+    with torch.no_grad():
+        batch.ref_log_probs = run.reference.token_log_probs(batch.trees, options.temperature)
+    return batch
+
+
+def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
+    """Learn; returns the logged rows and the validation scores by step."""
+    options, policy, device = run.options, run.policy, run.policy.device
+    generator = torch.Generator(device).manual_seed(options.seed)
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=options.lr, weight_decay=0.0)
+    # The rate falls to a tenth: at a constant rate the reward drifts down again after its peak.
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, max(options.steps, 1))
+    rows: list[dict[str, float]] = []
+    scores = {0: evaluate(run, run.validation)[0]["exact_match"]}
+    batches = run.batches()
+    progress = tqdm(range(1, options.steps + 1), desc="grpo", ncols=100)
+    for step in progress:
+        start = time.time()
+        batch = collect(run, next(batches), generator)
+        weights = token_weights(batch.lengths, options.reduction, options.max_new_tokens).to(device)
+        sums: Counter[str] = Counter()  # metrics, weighted over tokens of the first epoch
+        for epoch in range(options.epochs):
+            optimizer.zero_grad()
+            for rows_of_batch in micro_batches(policy.rows(batch.trees), policy.micro_batch_tokens):
+                index = torch.tensor([i for r in rows_of_batch for i in r.token_index], device=device)
+                log_probs, entropies = policy.score(rows_of_batch, options.temperature)  # (n,)
+                per_token, metrics = clipped_loss(
+                    log_probs, batch.old_log_probs[index], batch.advantages[index], options.clip)
+                kl = kl_k3(log_probs, batch.ref_log_probs[index])
+                (weights[index] * (per_token + options.kl * kl)).sum().backward()
+                n = len(batch.old_log_probs)
+                if epoch == 0:
+                    sums["kl"] += kl.sum().item() / n
+                    sums["entropy"] += entropies.sum().item() / n
+                    worst = metrics["ratio_error"].max().item()
+                    sums["ratio_error"] = max(sums["ratio_error"], worst)
+                if epoch == options.epochs - 1:
+                    sums["clip_fraction"] += metrics["clip_fraction"].sum().item() / n
+            norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), options.max_grad_norm)
+            if not torch.isfinite(norm):
+                stop(f"step {step}: the gradient is not finite; lower --lr or raise --kl")
+            optimizer.step()
+        schedule.step()
+        run.n_tokens += len(batch.old_log_probs)
+        rows.append({"step": step, **describe(batch), **sums, "grad_norm": norm.item(),
+                     "lr": schedule.get_last_lr()[0], "seconds": time.time() - start})
+        run.log_step(rows[-1])
+        if step % 10 == 0 or step == 1:
+            run.log_samples(step, batch.groups)
+        if step % 6 == 0 or step == options.steps:
+            scores[step] = evaluate(run, run.validation)[0]["exact_match"]
+        progress.set_postfix(reward=f"{rows[-1]['reward']:.2f}", kl=f"{sums['kl']:.3f}",
+                             tok_s=f"{len(batch.old_log_probs) / rows[-1]['seconds']:.0f}")
+    return rows, scores
+
+
+def describe(batch: Batch) -> dict[str, float]:
+    """What a batch looks like: rewards, lengths, and a manager's operations."""
+    episodes = [episode for group in batch.groups for episode in group]
+    operations = Counter()
+    for episode in episodes:
+        operations.update(episode.log.get("operations", {}))
+    spread = batch.rewards.amax(1) - batch.rewards.amin(1)  # (P,)
+    return {
+        "reward": batch.rewards.mean().item(),
+        "reward_std": batch.rewards.std().item(),
+        "no_signal": (spread < 1e-4).float().mean().item(),
+        "response_length": batch.lengths.float().mean().item(),
+        "finished": sum(e.steps[-1].finished for e in episodes) / len(episodes),
+        **{name.lower(): operations[name] / len(episodes)
+           for name in ("ADD", "UPDATE", "DELETE", "NOOP", "invalid")},
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> dict:
+    """Train one agent and report; returns what summary.json holds."""
+    options = parse_options(GRPOOptions, "Train a memory agent with GRPO.", argv)
+    if options.reduction not in ("token", "sequence", "constant"):
+        stop(f"--reduction {options.reduction}: must be one of token, sequence, constant")
+    run = prepare(options, "grpo")
+    before = evaluate_test(run)
+    rows, scores = train(run)
+    return finish(run, before, evaluate_test(run), rows, scores)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,324 @@
+"""Memory-R1 (arXiv 2508.19828): a Memory Manager and an Answer Agent, paid by exact match alone.
+
+    turn ──1──> fact ──2──> Memory Manager ──3──> operations ──4──> MemoryBank
+    question ──5──> 30 memories per speaker ──6──> Answer Agent ──7──> selected memories, answer
+
+1. `turn_facts`        what a turn states: the turn itself, LoCoMo's observations, or a model's words
+2. `manager_messages`  the fact and the memories most like it, numbered 0, 1, ...   (Eq. 1)
+3. `parse_operations`  ADD, UPDATE, DELETE or NOOP, in JSON; never raises
+4. `apply_operations`  the bank changes (Algorithm 3)
+5. `candidates`        cosine search in each speaker's memories (Algorithm 2)
+6. `answer_messages`   all candidates and the question (Figure 11)
+7. `parse_answer`      the answer is what follows **Answer:**
+
+Both agents learn from one number (Eq. 4): whether the final answer is exactly the gold answer. For
+the manager a *frozen* answer agent gives that answer from the bank the manager leaves behind.
+
+Where this differs from the paper
+1. A training example of the manager is one decision: the bank of all earlier turns, the last turn
+   that a question's evidence names, and that question. The paper links a turn to every question
+   whose evidence contains it; but before the last of the turns nobody can answer.
+2. The earlier bank is the right one where the data knows it (the synthetic world), and otherwise
+   holds every earlier fact. The paper lets GPT-4o-mini build it from the last 24 or 50 turns (its
+   text and its Algorithm 1 disagree).
+3. The manager sees the 5 most similar memories, as in the authors' code; the paper does not say.
+4. Candidates stand in the order of the bank, as a timeline, not in the order of similarity.
+5. Exact match is SQuAD's (metrics.py says why); the paper does not say.
+6. While the manager learns, the answer agent is the start model, not one that was trained.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from data import Dialogue, Question, Turn
+from memory_bank import Embedder, Memory, MemoryBank
+from metrics import squad_exact_match
+from policy import Episode, Policy
+from prompts import (Operation, answer_messages, extract_messages, manager_messages, parse_answer,
+                     parse_facts, parse_operations)
+from world import oracle_memories, second_pet
+
+SIMILAR = 5  # memories shown to the manager with a new fact
+PER_SPEAKER = 30  # memories of each speaker shown to the answer agent
+
+# ---- Acting --------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class AnswerTask:
+    """A question and the bank to answer it from."""
+
+    bank: MemoryBank
+    question: Question
+    speakers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ManagerTask:
+    """One decision of the manager, and the question that will judge it."""
+
+    bank: MemoryBank  # before the turn; never changed
+    fact: str
+    speaker: str
+    timestamp: str
+    question: Question
+    speakers: tuple[str, ...]
+    merged: str = ""  # for a second pet: the memory that ought to stand afterwards (world only)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an answer agent made of a question."""
+
+    text: str
+    selected: str
+    prompt: str  # the user message, as it was read
+    response: str
+
+
+def candidates(bank: MemoryBank, question: str, speakers: Sequence[str],
+               per_speaker: int = PER_SPEAKER) -> dict[str, list[Memory]]:
+    """The memories of each speaker most similar to the question, in the order of the bank."""
+    return {speaker: sorted(bank.search(question, per_speaker, speaker), key=lambda m: m.id)
+            for speaker in speakers}
+
+
+def greedy(policy: Policy, prompts: list[list[int]], max_new_tokens: int) -> list[str]:
+    """The likeliest response to each prompt; equal prompts are answered once."""
+    distinct = {tuple(prompt): prompt for prompt in prompts}
+    groups = policy.sample(list(distinct.values()), 1, max_new_tokens, temperature=0)
+    texts = dict(zip(distinct, (policy.decode(group[0].response_ids) for group in groups)))
+    return [texts[tuple(prompt)] for prompt in prompts]
+
+
+def answer_all(policy: Policy, tasks: Sequence[AnswerTask], distill: bool = True,
+               max_new_tokens: int = 64) -> list[Answer]:
+    """The greedy answers of an answer agent."""
+    messages = [answer_messages(t.question.text, candidates(t.bank, t.question.text, t.speakers),
+                                distill) for t in tasks]
+    responses = greedy(policy, [policy.encode(m) for m in messages], max_new_tokens)
+    answers = []
+    for message, response in zip(messages, responses):
+        selected, text = parse_answer(response)
+        answers.append(Answer(text, selected, message[-1]["content"], response))
+    return answers
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a manager did with one fact."""
+
+    fact: str
+    shown: list[Memory]
+    response: str
+    counts: Counter[str]
+
+
+def observe_all(policy: Policy, banks: Sequence[MemoryBank],
+                facts: Sequence[tuple[str, str, str]], max_new_tokens: int = 64) -> list[Observation]:
+    """Let a manager put one fact `(text, speaker, timestamp)` into each bank, in place, greedily.
+
+    The banks must be different objects: one decision a bank and call.
+    """
+    shown = [bank.search(fact, SIMILAR, speaker)
+             for bank, (fact, speaker, _) in zip(banks, facts)]
+    prompts = [policy.encode(manager_messages(fact, memories))
+               for (fact, _, _), memories in zip(facts, shown)]
+    seen = []
+    responses = greedy(policy, prompts, max_new_tokens)
+    for bank, (fact, speaker, timestamp), memories, response in zip(banks, facts, shown, responses):
+        operations, invalid = parse_operations(response, len(memories))
+        counts = apply_operations(bank, memories, operations, speaker, timestamp)
+        counts["invalid"] += invalid
+        seen.append(Observation(fact, memories, response, counts))
+    return seen
+
+
+def apply_operations(bank: MemoryBank, shown: Sequence[Memory], operations: Sequence[Operation],
+                     speaker: str, timestamp: str) -> Counter[str]:
+    """Change the bank in place (Algorithm 3, entry by entry); count events and "invalid" ones.
+
+    `shown` are the memories as they were numbered in the prompt. An operation on a memory that an
+    earlier operation deleted changes nothing.
+    """
+    counts: Counter[str] = Counter()
+    for operation in operations:
+        try:
+            if operation.event == "ADD":
+                bank.add(operation.text, speaker, timestamp)
+            elif operation.event == "UPDATE":
+                bank.update(shown[operation.number].id, operation.text, timestamp)
+            elif operation.event == "DELETE":
+                bank.delete(shown[operation.number].id)
+            counts[operation.event] += 1
+        except KeyError:
+            counts["invalid"] += 1
+    return counts
+
+
+def turn_facts(turn: Turn, source: str, policy: Policy | None = None) -> list[str]:
+    """What a turn states, by `--facts`: "turns" as said, "observations" of the data, or "llm"."""
+    if source == "turns":
+        return [f"{turn.speaker}: {turn.text}"]
+    if source == "observations":
+        return list(turn.facts)
+    if source == "llm":
+        return parse_facts(greedy(policy, [policy.encode(extract_messages(turn))], 256)[0])
+    raise ValueError(f"facts come from turns, observations or llm, not from {source!r}")
+
+
+class MemoryR1:
+    """The whole system over one conversation: `observe` every turn, `answer` any question."""
+
+    def __init__(self, manager: Policy, answerer: Policy, embed: Embedder,
+                 speakers: Sequence[str], facts: str = "turns", distill: bool = True):
+        self.manager, self.answerer, self.speakers = manager, answerer, tuple(speakers)
+        self.facts, self.distill = facts, distill
+        self.bank = MemoryBank(embed)
+
+    def observe(self, turn: Turn) -> list[Observation]:
+        """Read one turn: each of its facts goes through the manager into the bank."""
+        return [observe_all(self.manager, [self.bank], [(fact, turn.speaker, turn.timestamp)])[0]
+                for fact in turn_facts(turn, self.facts, self.manager)]
+
+    def answer(self, question: str) -> Answer:
+        """Answer from the bank."""
+        asked = Question(question, "", 0, ())
+        return answer_all(self.answerer, [AnswerTask(self.bank, asked, self.speakers)],
+                          self.distill)[0]
+
+
+def build_banks(policy: Policy, dialogues: Sequence[Dialogue], embed: Embedder,
+                facts: str) -> tuple[list[MemoryBank], Counter[str]]:
+    """A manager's banks after whole dialogues, from empty; the dialogues go in step."""
+    banks = [MemoryBank(embed) for _ in dialogues]
+    counts: Counter[str] = Counter()
+    queues = [[(fact, turn.speaker, turn.timestamp) for turn in dialogue.turns
+               for fact in turn_facts(turn, facts, policy)] for dialogue in dialogues]
+    for place in range(max(map(len, queues), default=0)):
+        going = [i for i, queue in enumerate(queues) if place < len(queue)]
+        for seen in observe_all(policy, [banks[i] for i in going],
+                                [queues[i][place] for i in going]):
+            counts += seen.counts
+    return banks, counts
+
+
+# ---- Tasks and episodes --------------------------------------------------------------------------
+
+def keep_everything(turns: Sequence[Turn], embed: Embedder) -> MemoryBank:
+    """The bank of a manager that only ever adds: every fact of the turns, or the turn itself."""
+    bank = MemoryBank(embed)
+    bank.add_many((fact, turn.speaker, turn.timestamp) for turn in turns
+                  for fact in turn.facts or (f"{turn.speaker}: {turn.text}",))
+    return bank
+
+
+def answer_tasks(dialogues: Sequence[Dialogue], embed: Embedder) -> list[AnswerTask]:
+    """Every question over a bank that kept everything: what is stale is the agent's to tell."""
+    tasks = []
+    for dialogue in dialogues:
+        bank = keep_everything(dialogue.turns, embed)
+        tasks += [AnswerTask(bank, question, dialogue.speakers) for question in dialogue.questions]
+    return tasks
+
+
+def manager_tasks(dialogues: Sequence[Dialogue], embed: Embedder, facts: str,
+                  policy: Policy | None = None) -> list[ManagerTask]:
+    """One decision for each question whose evidence names a turn: see "differs", 1 and 2."""
+    tasks = []
+    for dialogue in dialogues:
+        places = {turn.turn_id: place for place, turn in enumerate(dialogue.turns)}
+        for question in dialogue.questions:
+            if not question.evidence:
+                continue
+            place = max(places[turn_id] for turn_id in question.evidence)
+            before, turn = dialogue.turns[:place], dialogue.turns[place]
+            merged = ""
+            if turn.fact is None:
+                bank = keep_everything(before, embed)
+            else:
+                bank = MemoryBank(embed)
+                bank.add_many(oracle_memories(before).values())
+                merged = second_pet(before, turn)
+            fact = " ".join(turn_facts(turn, facts, policy)) or f"{turn.speaker}: {turn.text}"
+            tasks.append(ManagerTask(bank, fact, turn.speaker, turn.timestamp, question,
+                                     dialogue.speakers, merged))
+    return tasks
+
+
+class ManagerAgent:
+    """Turns manager tasks into episodes of one step, judged by a frozen answer agent."""
+
+    def __init__(self, frozen: Policy, distill: bool = True, max_new_tokens: int = 64):
+        self.frozen, self.distill, self.max_new_tokens = frozen, distill, max_new_tokens
+
+    def rollout(self, policy: Policy, tasks: Sequence[ManagerTask], group_size: int,
+                temperature: float, generator: torch.Generator | None = None,
+                ) -> list[list[Episode]]:
+        """`group_size` decisions for each task; the reward is the exact match of the answer."""
+        shown = [task.bank.search(task.fact, SIMILAR, task.speaker) for task in tasks]
+        messages = [manager_messages(task.fact, memories) for task, memories in zip(tasks, shown)]
+        groups = policy.sample([policy.encode(m) for m in messages], group_size,
+                               self.max_new_tokens, temperature, generator)
+        # Equal responses leave equal banks: ask the answer agent once for each that differs.
+        outcomes: dict[tuple[int, str], tuple[AnswerTask, Counter[str]]] = {}
+        for index, (task, memories, group) in enumerate(zip(tasks, shown, groups)):
+            for response in {policy.decode(step.response_ids) for step in group}:
+                bank = task.bank.copy()
+                operations, invalid = parse_operations(response, len(memories))
+                counts = apply_operations(bank, memories, operations, task.speaker, task.timestamp)
+                counts["invalid"] += invalid
+                outcomes[index, response] = (
+                    AnswerTask(bank, task.question, task.speakers), counts)
+        answers = dict(zip(outcomes, answer_all(
+            self.frozen, [task for task, _ in outcomes.values()], self.distill)))
+        episodes = []
+        for index, (task, message, group) in enumerate(zip(tasks, messages, groups)):
+            episodes.append([])
+            for step in group:
+                response = policy.decode(step.response_ids)
+                after, counts = outcomes[index, response]
+                answer = answers[index, response]
+                reward = float(squad_exact_match(answer.text, task.question.answer))
+                log = {"prompt": message[-1]["content"], "response": response,
+                       "question": task.question.text, "answer": answer.text,
+                       "gold": task.question.answer, "category": task.question.category,
+                       "answer_response": answer.response, "operations": dict(counts)}
+                if task.merged:
+                    log["merged"] = any(m.text == task.merged for m in after.bank)
+                episodes[-1].append(Episode([step], reward, log))
+        return episodes
+
+
+class AnswerAgent:
+    """Turns questions into episodes of one step: select memories, answer."""
+
+    def __init__(self, distill: bool = True, max_new_tokens: int = 64):
+        self.distill, self.max_new_tokens = distill, max_new_tokens
+
+    def rollout(self, policy: Policy, tasks: Sequence[AnswerTask], group_size: int,
+                temperature: float, generator: torch.Generator | None = None,
+                ) -> list[list[Episode]]:
+        """`group_size` answers to each question; the reward is their exact match."""
+        messages = [answer_messages(t.question.text,
+                                    candidates(t.bank, t.question.text, t.speakers), self.distill)
+                    for t in tasks]
+        groups = policy.sample([policy.encode(m) for m in messages], group_size,
+                               self.max_new_tokens, temperature, generator)
+        episodes = []
+        for task, message, group in zip(tasks, messages, groups):
+            episodes.append([])
+            for step in group:
+                response = policy.decode(step.response_ids)
+                selected, answer = parse_answer(response)
+                log = {"prompt": message[-1]["content"], "response": response,
+                       "question": task.question.text, "answer": answer,
+                       "gold": task.question.answer, "category": task.question.category,
+                       "n_selected": len(selected.splitlines())}
+                reward = float(squad_exact_match(answer, task.question.answer))
+                episodes[-1].append(Episode([step], reward, log))
+        return episodes

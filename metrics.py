@@ -1,0 +1,196 @@
+"""How an answer is scored: exact match, token F1 and BLEU-1. Pure functions of two strings.
+
+Exact match is also the reward of Memory-R1 (arXiv 2508.19828, Eq. 4). F1 and BLEU-1 are the two
+word-overlap columns of its tables; the third column, an LLM judge, needs a paid model and is left
+out. The paper's scores come from Mem0's evaluation/metrics/utils.py (itself from A-Mem's utils.py),
+and `exact_match`, `f1` and `bleu1` give that code's values, without NLTK.
+
+Where this differs from the paper
+1. The paper does not say how it normalises before comparing for the reward. We use SQuAD's way
+   (`squad_exact_match`); Mem0's own, stricter comparison is `exact_match`.
+2. NLTK first cuts a text into sentences with a trained model ("punkt"). We cut after every run of
+   . ! or ? followed by white space. Of 1,100 answers that the authors scored, 1,095 got the same
+   BLEU-1 to the last bit; the others hold abbreviations or numbered lists ("Dr. Wu", "1. Tea").
+3. Where Mem0's code returns 0 for an empty pair, `exact_match` finds two empty strings equal.
+4. Scores are means in 0..1; the paper prints them times 100.
+
+    python -c "import metrics; print(metrics.f1('two dogs', 'Two dogs, Rex and Milo'))"
+
+prints 0.5714285714285715, which is 2 / (1/1 + 5/2).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+# ---- exact match ---------------------------------------------------------------------------------
+
+
+def exact_match(prediction: Any, answer: Any) -> int:
+    """1 if the two are equal up to case and outer white space, else 0: Mem0's comparison."""
+    return int(str(prediction).strip().lower() == str(answer).strip().lower())
+
+
+def _squad_normalise(text: str) -> str:
+    """Lower case, no ASCII punctuation, no articles, single spaces: SQuAD's evaluation script."""
+    text = text.lower().translate(str.maketrans("", "", string.punctuation))
+    # The articles go only after the punctuation, as in SQuAD: "the." must be seen as "the".
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def squad_exact_match(prediction: Any, answer: Any) -> int:
+    """1 if the two are equal after SQuAD's normalisation, else 0: the reward for training.
+
+    The paper leaves the normalisation open. Strict equality would punish "The beach." for the
+    answer "beach": a trailing period or an article says nothing about memory, and with a reward
+    this sparse each such miss is one rollout in a group wasted. Search-R1 and MEM1 reward in the
+    same way. Its known blind spots: "3.5" equals "35", and "-5" equals "5".
+
+    An answer of nothing but articles and punctuation normalises to nothing, and an empty
+    prediction would then earn the reward; such an answer is compared strictly instead.
+
+    Source: the SQuAD 1.1 evaluation script (Rajpurkar et al. 2016, arXiv 1606.05250).
+    """
+    wanted = _squad_normalise(str(answer))
+    if not wanted:
+        return exact_match(prediction, answer)
+    return int(_squad_normalise(str(prediction)) == wanted)
+
+
+# ---- F1 over sets of words -----------------------------------------------------------------------
+
+
+def _word_set(text: str) -> set[str]:
+    # Only these four marks go. "Rex;" and "(Rex)" stay different words from "Rex", as in Mem0.
+    return set(re.sub(r"[.,!?]", " ", text.lower()).split())
+
+
+def f1(prediction: Any, answer: Any) -> float:
+    """Harmonic mean of precision and recall over sets of words; 0 if they share none.
+
+    Sets, not multisets as in SQuAD and in LoCoMo's own scorer: a repeated word counts once. There
+    is no stemming, and articles count as words.
+    """
+    predicted, wanted = _word_set(str(prediction)), _word_set(str(answer))
+    common = len(predicted & wanted)
+    if common == 0:  # so also if one of the two is empty
+        return 0.0
+    precision, recall = common / len(predicted), common / len(wanted)
+    return 2 * precision * recall / (precision + recall)
+
+
+# ---- BLEU-1 --------------------------------------------------------------------------------------
+
+# The Penn Treebank rules as the word tokeniser of NLTK 3.9.1 applies them (nltk/tokenize/
+# destructive.py, Apache 2.0), in this order. They put spaces around what is a token of its own;
+# splitting at white space then ends the work. Later versions also cut at long dashes (3.9.4) and
+# after the opening quote of a 'word' (3.10); the authors' stored scores follow the old rules.
+_TOKEN_RULES = [(re.compile(pattern), replacement) for pattern, replacement in [
+    # Opening quotes. A double quote opens at the start and after a space or bracket.
+    (r"([«“‘„]|`+)", r" \1 "),
+    (r'^"', "``"),
+    (r"(``)", r" \1 "),
+    (r"([ (\[{<])(\"|'{2})", r"\1 `` "),
+    (r"(?i)(')(?!re|ve|ll|m|t|s|d|n)(\w)\b", r"\1 \2"),
+    # Punctuation. Only a sentence's last period is a token, so that "3.5" and "U.S" stay whole; a
+    # comma or colon stays in "3,000" and "7:30".
+    (r"([^.])(\.)([\])}>\"'»”’ ]*)\s*$", r"\1 \2 \3 "),
+    (r"([:,])([^\d])", r" \1 \2"),
+    (r"([:,])$", r" \1 "),
+    (r"\.{2,}", r" \g<0> "),
+    (r"[;@#$%&]", r" \g<0> "),
+    (r"[?!]", r" \g<0> "),
+    (r"([^'])' ", r"\1 ' "),
+    (r"[*]", r" \g<0> "),
+    (r"[\]\[(){}<>]", r" \g<0> "),
+    (r"--", " -- "),
+    # A space at both ends, which the rules below count on; then closing quotes, and 's, 'll, n't.
+    (r"^|\Z", " "),
+    (r"([»”’])", r" \1 "),
+    (r"''|\"", " '' "),
+    (r"\s+", " "),
+    (r"([^' ])('[sSmMdD]|') ", r"\1 \2 "),
+    (r"([^' ])('ll|'LL|'re|'RE|'ve|'VE|n't|N'T) ", r"\1 \2 "),
+    # Words grown together: cannot, d'ye, gimme, gonna, gotta, lemme, more'n, wanna, 'tis, 'twas.
+    *[(rf"(?i)\b({first})({second})\b", r" \1 \2 ") for first, second in [
+        ("can", "not"), ("d", "'ye"), ("gim", "me"), ("gon", "na"), ("got", "ta"), ("lem", "me"),
+        ("more", "'n")]],
+    (r"(?i)\b(wan)(na)(?=\s)", r" \1 \2 "),
+    (r"(?i) ('t)(is|was)\b", r" \1 \2 "),
+]]
+
+
+def word_tokens(text: str) -> list[str]:
+    """The tokens that NLTK's word_tokenize gives for `text`, but for rare sentence boundaries."""
+    tokens: list[str] = []
+    # Sentence by sentence, because the rule for the last period looks at the end of the string.
+    for sentence in re.split(r"(?<=[.!?])\s+", text):
+        for pattern, replacement in _TOKEN_RULES:
+            sentence = pattern.sub(replacement, sentence)
+        tokens += sentence.split()
+    return tokens
+
+
+def bleu1(prediction: Any, answer: Any) -> float:
+    """Clipped unigram precision times the brevity penalty; 0 if no token is shared.
+
+    Equals NLTK's sentence_bleu with weights (1, 0, 0, 0) and smoothing method 1. That smoothing
+    adds 0.1 to empty counts, but NLTK returns 0 before it when no unigram matches, so at order one
+    it never acts. Source: Papineni et al. 2002 (ACL), sections 2.1 and 2.2.2.
+    """
+    predicted = Counter(word_tokens(str(prediction).strip().lower()))
+    wanted = Counter(word_tokens(str(answer).strip().lower()))
+    common = (predicted & wanted).total()  # & keeps the smaller count: each word pays only once
+    if common == 0:
+        return 0.0
+    length, wanted_length = predicted.total(), wanted.total()
+    brevity = 1.0 if length > wanted_length else math.exp(1 - wanted_length / length)
+    # exp(log(p)) is p but for the last bit; NLTK computes it so, and equal bits are easy to test.
+    return brevity * math.exp(math.log(common / length))
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+# "exact_match" is the reward, so that a table and a training curve speak of the same number.
+_SCORES: dict[str, Callable[[Any, Any], float]] = {
+    "exact_match": squad_exact_match,
+    "strict_exact_match": exact_match,
+    "f1": f1,
+    "bleu1": bleu1,
+}
+
+
+def _means(rows: Sequence[dict[str, float]]) -> dict[str, Any]:
+    # Nothing asked scores 0 and is no division error; its count of 0 tells it from a bad score.
+    means = {name: sum(row[name] for row in rows) / max(len(rows), 1) for name in _SCORES}
+    return {**means, "count": len(rows)}
+
+
+def summarise(predictions: Sequence[Any], answers: Sequence[Any],
+              categories: Sequence[Hashable]) -> dict[str, Any]:
+    """Mean scores in 0..1 over all questions, and by category.
+
+    Returns {"exact_match", "strict_exact_match", "f1", "bleu1", "count", "by_category"}; the last
+    maps each category, named as in `categories`, to the same five numbers. "exact_match" is
+    `squad_exact_match`, the reward; "strict_exact_match" is `exact_match`, Mem0's. The means are
+    over questions, as in the paper, so large categories weigh more. No questions: zeros.
+
+    Raises ValueError if the three differ in length.
+    """
+    if not len(predictions) == len(answers) == len(categories):
+        raise ValueError(f"summarise: {len(predictions)} predictions, {len(answers)} answers and "
+                         f"{len(categories)} categories; pass one of each for every question")
+    rows = [{name: score(prediction, answer) for name, score in _SCORES.items()}
+            for prediction, answer in zip(predictions, answers)]
+    by_category: dict[Hashable, list[dict[str, float]]] = {}
+    for category, row in zip(categories, rows):
+        by_category.setdefault(category, []).append(row)
+    return {**_means(rows),
+            "by_category": {category: _means(members)
+                            for category, members in sorted(by_category.items(),
+                                                            key=lambda item: str(item[0]))}}

@@ -1,0 +1,339 @@
+"""What every training run needs and no reader of the algorithm does: options, data, run folder.
+
+    runs/NAME/config.json    every option as it was resolved
+              metrics.csv    one line a training step
+              samples.jsonl  the episodes of every tenth step, as text
+              curve.png      training reward and validation score over the steps
+              checkpoint/    the trained policy, an ordinary Hugging Face folder
+              summary.json   held-out scores before and after, time, memory
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+import matplotlib
+import torch
+
+from data import DataError, Dialogue, fetch_locomo, load_locomo, split_locomo
+from memory_bank import Embedder, hashed_words
+from memr1 import (AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, answer_all, answer_tasks,
+                   build_banks, manager_tasks)
+from metrics import summarise
+from policy import Episode, Policy, PolicyError, load_policy
+from world import world_splits
+
+matplotlib.use("Agg")  # pictures go to files: no screen needed
+import matplotlib.pyplot as plt  # noqa: E402
+
+EMBEDDED_MODEL = Path(__file__).parent / "tiny"
+Task = ManagerTask | AnswerTask
+
+
+def option(default, text: str):
+    """A field of an options class: its default and its line in --help."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class Options:
+    """The options of every training command; None stands for "depends on the model"."""
+
+    model: str = option(str(EMBEDDED_MODEL), "Hugging Face folder or hub name; default: the "
+                                             "embedded model in tiny/")
+    data: str | None = option(None, "world, locomo (downloaded once), or a LoCoMo file; default: "
+                                    "world for the embedded model, locomo for any other")
+    agent: str = option("manager", "which agent learns: manager or answer")
+    facts: str | None = option(None, "facts of a turn: turns (as said), observations (of the data) "
+                                     "or llm; default: turns for the world, else observations")
+    distill: str = option("on", "on: the answer agent selects memories before it answers; off")
+    steps: int | None = option(None, "training steps, 10 to 200; default: 24, or 100 for a model "
+                                     "other than the embedded one")
+    questions: int = option(16, "questions a step, 8 to 128")
+    group_size: int = option(8, "sampled episodes a question, 4 to 16, at least 2")
+    epochs: int = option(2, "updates from each batch of episodes, 1 to 4")
+    lr: float | None = option(None, "learning rate, 1e-6 for 3B models to 3e-4 for the embedded one")
+    temperature: float = option(1.0, "sampling temperature, 0.7 to 1.2")
+    max_new_tokens: int | None = option(None, "longest response; default: 48, or 512 for a model "
+                                              "other than the embedded one")
+    max_grad_norm: float = option(1.0, "the gradient is scaled down to this norm, 0.5 to 2")
+    limit: int | None = option(None, "use only so many held-out questions, for a quick look")
+    seed: int = option(0, "of the sampling and the order of the questions")
+    out: str | None = option(None, "run folder; default: runs/ALGORITHM-AGENT")
+
+
+def stop(message: str) -> NoReturn:
+    """End the program: one line on what is wrong, exit code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def parse_options(cls: type[Options], description: str, argv: Sequence[str] | None) -> Options:
+    """Read the command line into an options class: --group-size for `group_size`, and so on."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    for f in dataclasses.fields(cls):
+        kind = {"int": int, "float": float}.get(str(f.type).split(" ")[0], str)
+        shown = "" if f.default is None or f.name == "model" else f" (default: {f.default})"
+        parser.add_argument("--" + f.name.replace("_", "-"), type=kind, default=f.default,
+                            metavar=kind.__name__.upper(), help=f.metadata["help"] + shown)
+    options = cls(**vars(parser.parse_args(argv)))
+    choices = {"agent": ("manager", "answer"), "distill": ("on", "off"),
+               "facts": (None, "turns", "observations", "llm")}
+    for name, allowed in choices.items():
+        if getattr(options, name) not in allowed:
+            wanted = ", ".join(a for a in allowed if a)
+            parser.error(f"--{name} {getattr(options, name)}: must be one of {wanted}")
+    for f in dataclasses.fields(cls):
+        value = getattr(options, f.name)
+        least = 2 if f.name == "group_size" else 0 if f.name in ("seed", "steps") else 1
+        if isinstance(value, int) and value < least:
+            why = ": with one sample there is nothing to compare it with" if least == 2 else ""
+            parser.error(f"--{f.name.replace('_', '-')} {value}: must be at least {least}{why}")
+        if f.name in ("lr", "temperature", "max_grad_norm") and value is not None and not value > 0:
+            parser.error(f"--{f.name.replace('_', '-')} {value}: must be above 0")
+    return options
+
+
+def resolve(options: Options, algorithm: str) -> Options:
+    """Fill in what depends on the model and the data."""
+    embedded = Path(options.model).resolve() == EMBEDDED_MODEL.resolve()
+    defaults = {
+        "data": "world" if embedded else "locomo", "steps": 24 if embedded else 100,
+        "lr": 3e-4 if embedded else 1e-6, "max_new_tokens": 48 if embedded else 512,
+        "out": f"runs/{algorithm}-{options.agent}"}
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    resolved = dataclasses.replace(options, **{**defaults, **given})
+    if resolved.facts is None:
+        resolved.facts = "turns" if resolved.data == "world" else "observations"
+    return resolved
+
+
+def load_data(data: str) -> tuple[list[Dialogue], list[Dialogue], list[Dialogue]]:
+    """Training, validation and test dialogues of `--data`."""
+    if data == "world":
+        return world_splits()
+    return split_locomo(load_locomo(fetch_locomo() if data == "locomo" else data))
+
+
+@dataclass
+class Run:
+    """A resolved run: models, tasks, and the folder that keeps what happens."""
+
+    options: Options
+    algorithm: str
+    policy: Policy
+    reference: Policy  # the start model, frozen: for KL, and as the manager's answer agent
+    agent: ManagerAgent | AnswerAgent
+    train: list[Task]
+    validation: list[Task]
+    test: list[Task]
+    test_dialogues: list[Dialogue]
+    embed: Embedder
+    folder: Path
+    started: float = field(default_factory=time.time)
+    n_tokens: int = 0  # response tokens trained on
+
+    def log_step(self, row: dict[str, float]) -> None:
+        """Append one line to metrics.csv."""
+        path = self.folder / "metrics.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if new:
+                writer.writeheader()
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+
+    def log_samples(self, step: int, groups: Iterable[Iterable[Episode]]) -> None:
+        """Append episodes to samples.jsonl, as text."""
+        with (self.folder / "samples.jsonl").open("a", encoding="utf-8") as file:
+            for index, group in enumerate(groups):
+                for episode in group:
+                    line = {"step": step, "group": index, "reward": episode.reward, **episode.log}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def batches(self) -> Iterable[list[Task]]:
+        """Endless batches of training tasks: every task once before any comes again."""
+        order = random.Random(self.options.seed)
+        tasks: list[Task] = []
+        while True:
+            while len(tasks) < self.options.questions:
+                tasks += order.sample(self.train, len(self.train))
+            yield tasks[: self.options.questions]
+            tasks = tasks[self.options.questions:]
+
+
+def prepare(options: Options, algorithm: str) -> Run:
+    """Load model and data, build the tasks, make the folder. Stops the program on bad input."""
+    options = resolve(options, algorithm)
+    torch.manual_seed(options.seed)
+    try:
+        policy, reference = load_policy(options.model), load_policy(options.model)
+        splits = load_data(options.data)
+    except (PolicyError, DataError) as error:
+        stop(str(error))
+    reference.model.requires_grad_(False)
+    embed = hashed_words()
+    distill = options.distill == "on"
+    if options.agent == "manager":
+        agent = ManagerAgent(reference, distill, options.max_new_tokens)
+        tasks = [manager_tasks(split, embed, options.facts, reference) for split in splits]
+    else:
+        agent = AnswerAgent(distill, options.max_new_tokens)
+        tasks = [answer_tasks(split, embed) for split in splits]
+    train, validation, test = tasks
+    folder = Path(options.out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("metrics.csv", "samples.jsonl"):
+            (folder / name).unlink(missing_ok=True)
+        (folder / "config.json").write_text(json.dumps(vars(options), indent=2) + "\n")
+    except OSError as error:
+        stop(f"cannot write to the run folder {folder}: {error.strerror}; choose another with --out")
+    return Run(options, algorithm, policy, reference, agent, train, validation,
+               test[: options.limit], splits[2], embed, folder)
+
+
+def score(episodes: Sequence[Episode]) -> dict:
+    """The metrics of greedy episodes, over all and by category."""
+    logs = [episode.log for episode in episodes]
+    scores = summarise([log["answer"] for log in logs], [log["gold"] for log in logs],
+                       [log["category"] for log in logs])
+    merged = [log["merged"] for log in logs if "merged" in log]
+    if merged:
+        scores["second_pets_merged"] = sum(merged) / len(merged)
+    return scores
+
+
+def evaluate(run: Run, tasks: Sequence[Task]) -> tuple[dict, list[Episode]]:
+    """Greedy scores of the policy as it is now on some tasks."""
+    groups = run.agent.rollout(run.policy, tasks, 1, temperature=0)
+    episodes = [group[0] for group in groups]
+    return score(episodes), episodes
+
+
+def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
+    """Held-out scores; for a manager also over whole dialogues, from an empty bank."""
+    scores, episodes = evaluate(run, run.test)
+    if run.options.agent == "manager" and run.options.data == "world" and not run.options.limit:
+        banks, _ = build_banks(run.policy, run.test_dialogues, run.embed, run.options.facts)
+        asked = [AnswerTask(bank, question, dialogue.speakers)
+                 for bank, dialogue in zip(banks, run.test_dialogues)
+                 for question in dialogue.questions]
+        answers = answer_all(run.reference, asked, run.options.distill == "on")
+        whole = summarise([answer.text for answer in answers],
+                          [task.question.answer for task in asked],
+                          [task.question.category for task in asked])
+        scores["whole_dialogues"] = whole["exact_match"]
+        scores["memories_per_dialogue"] = sum(map(len, banks)) / len(banks)
+    return scores, episodes
+
+
+def _panel(axes, title: str, x: Sequence[float], series: dict[str, Sequence[float]]) -> None:
+    for label, y in series.items():
+        axes.plot(x[: len(y)], y, label=label, linewidth=1.6)
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("training step")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+
+
+def draw_curve(rows: Sequence[dict[str, float]], scores: dict[int, float], title: str,
+               path: Path) -> None:
+    """Reward, KL and entropy over the steps; `scores` are held-out scores at some of them."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    steps = [row["step"] for row in rows]
+    _panel(left, "exact match", steps, {"training reward, sampled": [r["reward"] for r in rows]})
+    left.plot(list(scores), list(scores.values()), "o--", label="validation, greedy")
+    left.set_ylim(0, 1.02)
+    left.legend(fontsize=8)
+    _panel(right, "drift from the start model (nats a token)", steps,
+           {name: [row[name] for row in rows] for name in ("kl", "entropy")})
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def table(before: dict, after: dict) -> str:
+    """Held-out scores before and after, by question type."""
+    lines = [f"{'held-out questions':<24}{'count':>6}{'before':>9}{'after':>8}"]
+    for name, scores in before["by_category"].items():
+        lines.append(f"{name:<24}{scores['count']:>6}{scores['exact_match']:>9.3f}"
+                     f"{after['by_category'][name]['exact_match']:>8.3f}")
+    lines.append(f"{'all, exact match':<24}{before['count']:>6}"
+                 f"{before['exact_match']:>9.3f}{after['exact_match']:>8.3f}")
+    names = {"f1": "all, F1", "bleu1": "all, BLEU-1", "second_pets_merged": "second pets merged",
+             "whole_dialogues": "whole dialogues, EM", "memories_per_dialogue": "memories, each"}
+    for key, name in names.items():
+        if key in before:
+            lines.append(f"{name:<24}{'':>6}{before[key]:>9.3f}{after[key]:>8.3f}")
+    return "\n".join(lines)
+
+
+def transcripts(before: Sequence[Episode], after: Sequence[Episode], count: int = 3) -> str:
+    """Held-out cases the training changed for the better, a second pet first, as text."""
+    pairs = list(zip(before, after))
+    better = [(b, a) for b, a in pairs if a.reward > b.reward]
+    better.sort(key=lambda pair: not pair[1].log.get("merged", False))  # stable: else in order
+    # One of each kind of operation or question where there is a choice.
+    chosen: list[tuple[Episode, Episode]] = []
+    for fresh in (True, False):
+        for b, a in better if fresh else [*better, *pairs]:
+            kinds = [(c.log["category"], str(c.log.get("operations"))) for _, c in chosen]
+            known = (a.log["category"], str(a.log.get("operations"))) in kinds
+            if len(chosen) < count and (b, a) not in chosen and not (fresh and known):
+                chosen.append((b, a))
+    parts = []
+    for b, a in chosen:
+        prompt = a.log["prompt"].splitlines()
+        if len(prompt) > 12:  # an answer agent's sixty memories: those it chose from are enough
+            prompt = [f"({len(prompt)} lines of memories and question)"]
+        parts.append("\n".join([
+            *prompt,
+            *[f"  {name:<7}{line}" for name, episode in (("before", b), ("after", a))
+              for line in episode.log["response"].splitlines()],
+            f"  question {a.log['question']}  gold: {a.log['gold']}",
+            f"  answer before: {b.log['answer']}  after: {a.log['answer']}"]))
+    return "\n\n".join(parts)
+
+
+def peak_memory_bytes() -> int:
+    """The most this process ever held: on the GPU if it used one, else resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list[Episode]],
+           rows: Sequence[dict[str, float]], scores: dict[int, float]) -> dict:
+    """Write checkpoint, picture and summary; print the table, three transcripts and the folder."""
+    options, seconds = run.options, time.time() - run.started
+    run.policy.save(run.folder / "checkpoint")
+    if rows:
+        title = f"{run.algorithm.upper()}, {options.agent}, {options.data}, seed {options.seed}"
+        draw_curve(rows, scores, title, run.folder / "curve.png")
+    summary = {
+        "algorithm": run.algorithm, "agent": options.agent, "model": options.model,
+        "data": options.data, "steps": options.steps, "seconds": round(seconds, 1),
+        "tokens_per_second": round(run.n_tokens / max(sum(r["seconds"] for r in rows), 1e-9), 1),
+        "peak_memory_bytes": peak_memory_bytes(), "train_questions": len(run.train),
+        "test_questions": len(run.test), "before": before[0], "after": after[0],
+    }
+    (run.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    print("\n" + transcripts(before[1], after[1]))
+    print("\n" + table(before[0], after[0]))
+    print(f"\n{run.algorithm} {options.agent}: held-out exact match "
+          f"{before[0]['exact_match']:.3f} -> {after[0]['exact_match']:.3f} in {seconds:.0f} s, "
+          f"{peak_memory_bytes() / 2**30:.1f} GiB; run folder {run.folder}")
+    return summary

@@ -1,0 +1,292 @@
+"""Tests of metrics.py: hand-worked cases, independent re-implementations, and NLTK where installed.
+
+    python -m pytest tests/test_metrics.py        (a few seconds)
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+import string
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import metrics  # noqa: E402
+
+# Pieces that meet every tokeniser rule: quotes of all kinds, clitics, grown-together words,
+# numbers with marks inside, brackets, dashes, odd white space, non-ASCII.
+PIECES = [
+    "dog", "Milo", "the", "a", "An", "12", "3,000", "7:30", "3.5", "$5", "50%", "U.S.", "e.g.",
+    "Dr.", "don't", "DON'T", "isn't", "she's", "they'll", "I've", "we're", "he'd", "I'm", "dogs'",
+    "'90s", "'tis", "'twas", "'quoted'", "'a'", "'x", "''", "'", '"', '"word"', '("', '".', "``",
+    "`", "“well”", "‘so’", "«non»", "„da", "cannot", "gonna", "gotta", "gimme", "lemme", "wanna",
+    "d'ye", "more'n", "--", "-", "–", "—", "...", "..", ".", "!", "?", "?!", ",", ":", ";", "@",
+    "#", "&", "*", "(", ")", "[", "]", "{", "}", "<", ">", ".)", '.")', ".'", "x:", "x,", ":9",
+    "naïve", "東京", "İstanbul", "ß", "\u00a0", "\u200b", "🙂", "_", "/", "\\", "state-of-the-art",
+]
+GAPS = [" ", " ", " ", "", "", "  ", "\t", "\n"]
+
+
+def awkward(generator: random.Random, pieces: int = 8) -> str:
+    """A random string of up to `pieces` pieces with random gaps, sometimes raw characters."""
+    if generator.random() < 0.2:
+        return "".join(generator.choice(string.printable) for _ in range(generator.randrange(15)))
+    return "".join(generator.choice(PIECES) + generator.choice(GAPS)
+                   for _ in range(generator.randrange(pieces + 1)))
+
+
+def pairs(seed: int, count: int) -> list[tuple[str, str]]:
+    """Random pairs that often share words, so that scores are not all 0."""
+    generator = random.Random(seed)
+    result = []
+    for _ in range(count):
+        first = awkward(generator)
+        second = awkward(generator, 4)
+        kind = generator.random()
+        if kind < 0.4:
+            second = first[: len(first) // 2] + second
+        elif kind < 0.5:
+            second = " " + first.swapcase() + "."
+        result.append((first, second))
+    return result
+
+
+# ---- exact match ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prediction, answer, expected, mistake", [
+    ("Beach", " beach\n", 1, "case or outer white space was compared"),
+    ("beach.", "beach", 0, "punctuation was dropped: that is squad_exact_match's work"),
+    ("the beach", "beach", 0, "articles were dropped: that is squad_exact_match's work"),
+    ("two  dogs", "two dogs", 0, "inner white space was squeezed"),
+    (2022, "2022", 1, "inputs must pass through str(): LoCoMo has whole-number answers"),
+    ("", "", 1, "two empty strings are equal"),
+    ("", "beach", 0, "an empty prediction is no match"),
+])
+def test_exact_match_by_hand(prediction, answer, expected, mistake):
+    assert metrics.exact_match(prediction, answer) == expected, mistake
+
+
+@pytest.mark.parametrize("prediction, answer, expected, mistake", [
+    ("The beach.", "beach", 1, "articles and punctuation must not cost the reward"),
+    ("beach", "At the beach", 0, "only a, an and the are dropped, never other words"),
+    ("  two\tdogs ", "Two dogs", 1, "white space must be squeezed"),
+    ("theatre", "atre", 0, "articles go as whole words only"),
+    ("(the) dog", "dog", 1, "punctuation goes first, then articles: '(the)' is an article"),
+    ("7 May 2023", "7 May, 2023", 1, "a comma was compared"),
+    ("may 7 2023", "7 may 2023", 0, "word order counts: these are not sets"),
+    ("state-of-the-art", "stateoftheart", 1, "a hyphen is dropped, not replaced by a space"),
+    ("Milo Milo", "Milo", 0, "repetition counts: these are not sets"),
+    (3, 3, 1, "inputs must pass through str()"),
+    ("", "A", 0, "an empty prediction must never earn the reward"),
+    ("the", "A", 0, "an answer that normalises to nothing must be compared strictly"),
+    ("a", "A", 1, "an answer that normalises to nothing must be compared strictly"),
+    ("“beach”", "beach", 0, "SQuAD drops ASCII punctuation only"),
+])
+def test_squad_exact_match_by_hand(prediction, answer, expected, mistake):
+    assert metrics.squad_exact_match(prediction, answer) == expected, mistake
+
+
+def squad_oracle(text: str) -> str:
+    """SQuAD's normalisation, written step by step: lower, punctuation, articles, white space."""
+    kept = "".join(letter for letter in text.lower() if letter not in set(string.punctuation))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
+
+
+def test_squad_exact_match_against_an_independent_normalisation():
+    matches = 0
+    for first, second in pairs(1, 4000):
+        if squad_oracle(second):
+            expected = int(squad_oracle(first) == squad_oracle(second))
+            matches += expected
+            assert metrics.squad_exact_match(first, second) == expected, (
+                f"{first!r} and {second!r}: order must be lower, punctuation, articles, spaces")
+    assert matches > 100, "the test's own pairs hardly ever match, so it shows nothing"
+
+
+@pytest.mark.parametrize("score", [metrics.exact_match, metrics.squad_exact_match, metrics.f1,
+                                   metrics.bleu1])
+def test_every_score_is_in_range_and_full_for_equal_texts(score):
+    for first, second in pairs(2, 1500):
+        value = score(first, second)
+        assert 0 <= value <= 1, f"{score.__name__}({first!r}, {second!r}) = {value} leaves 0..1"
+        if re.search("[a-z0-9]", second):  # some word is left after any normalisation
+            assert score(second, second) == pytest.approx(1, abs=1e-12), (
+                f"{score.__name__} of {second!r} with itself is not 1")
+        assert score("", "beach") == 0, f"{score.__name__} pays for an empty prediction"
+
+
+# ---- F1 ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prediction, answer, expected, mistake", [
+    ("two dogs", "Two dogs, Rex and Milo", 4 / 7, "P = 1, R = 2/5: mean must be harmonic"),
+    ("dog dog dog", "dog", 1.0, "repeated words were counted: F1 here is over sets"),
+    ("the dog", "dog", 2 / 3, "articles were dropped: Mem0 keeps them"),
+    ("dogs", "dog", 0.0, "words were stemmed: Mem0 does not"),
+    ("dog!", "Dog?", 1.0, ". , ! and ? must go and case must not matter"),
+    ("end.Start", "start end", 1.0, "the four marks become spaces, they are not just deleted"),
+    ("(dog)", "dog", 0.0, "other punctuation stays glued to its word"),
+    ("dog;", "dog", 0.0, "other punctuation stays glued to its word"),
+    ("", "dog", 0.0, "empty prediction"), ("dog", "", 0.0, "empty answer"),
+    ("", "", 0.0, "two empty strings give 0"), ("...", ".", 0.0, "no words give 0, not an error"),
+    (2022, "in 2022", 2 / 3, "inputs must pass through str()"),
+])
+def test_f1_by_hand(prediction, answer, expected, mistake):
+    assert metrics.f1(prediction, answer) == pytest.approx(expected, abs=1e-15), mistake
+
+
+def test_f1_against_counting():
+    for first, second in pairs(3, 4000):
+        words = []
+        for text in (first, second):
+            for mark in ".,!?":
+                text = text.replace(mark, " ")
+            words.append(list(dict.fromkeys(text.lower().split())))
+        common = sum(word in words[1] for word in words[0])
+        # 2PR / (P + R) = 2 common / (|prediction| + |answer|): the Dice coefficient
+        expected = 2 * common / (len(words[0]) + len(words[1])) if common else 0.0
+        assert metrics.f1(first, second) == pytest.approx(expected, abs=1e-12), (
+            f"{first!r}, {second!r}: F1 over word sets equals their Dice coefficient")
+        assert metrics.f1(first, second) == pytest.approx(metrics.f1(second, first), abs=1e-12), (
+            "F1 is symmetric; precision or recall is divided by the wrong length")
+
+
+# ---- BLEU-1 --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("", []),
+    ("two dogs.", ["two", "dogs", "."]),
+    ("he isn't sam's friend", ["he", "is", "n't", "sam", "'s", "friend"]),
+    ("paid $3,000 at 7:30, twice", ["paid", "$", "3,000", "at", "7:30", ",", "twice"]),
+    ("st. john rests. really?", ["st", ".", "john", "rests", ".", "really", "?"]),
+    ("one. two", ["one", ".", "two"]),  # two sentences: both periods are tokens
+    ("one.two", ["one.two"]),  # no space, no sentence
+    ('"quoted" (so)', ["``", "quoted", "''", "(", "so", ")"]),
+    ("i cannot, gonna -- wanna go", ["i", "can", "not", ",", "gon", "na", "--", "wan", "na", "go"]),
+    ("'tis the dogs' bowl...", ["'t", "is", "the", "dogs", "'", "bowl", "..."]),
+    ("it was 'quoted' twice", ["it", "was", "'quoted", "'", "twice"]),  # NLTK <= 3.9.1
+])
+def test_word_tokens_by_hand(text, expected):
+    assert metrics.word_tokens(text) == expected, "a rule is missing, changed, or out of order"
+
+
+@pytest.mark.parametrize("prediction, answer, expected, mistake", [
+    ("two dogs", "two dogs", 1.0, "equal texts"),
+    ("dog dog dog", "dog cat", 1 / 3, "a word pays only as often as the answer has it (clipping)"),
+    ("dog", "dog cat bird", math.exp(-2), "the brevity penalty is exp(1 - 3/1)"),
+    ("dog cat bird fish", "dog", 1 / 4, "a long prediction gets no brevity penalty"),
+    ("dog owl", "dog cat", 1 / 2, "equal lengths have no penalty"),
+    ("Dog", "dog", 1.0, "both texts are lowered"),
+    ("owl", "dog", 0.0, "no common word gives 0: smoothing never acts at order one"),
+    ("", "dog", 0.0, "empty prediction"), ("dog", "", 0.0, "empty answer"), ("", "", 0.0, "empty"),
+    ("dog.", "dog", 1 / 2, "the period is a token of its own"),
+    (2022, "2022", 1.0, "inputs must pass through str()"),
+])
+def test_bleu1_by_hand(prediction, answer, expected, mistake):
+    assert metrics.bleu1(prediction, answer) == pytest.approx(expected, abs=1e-15), mistake
+
+
+def test_bleu1_ignores_word_order_but_not_direction():
+    assert metrics.bleu1("b a", "a b") == 1.0, "BLEU-1 counts unigrams only"
+    assert metrics.bleu1("a", "a b") != metrics.bleu1("a b", "a"), (
+        "prediction and answer were swapped: precision and brevity look at the prediction")
+
+
+def nltk_tokens():
+    """NLTK's tokeniser with the rules of 3.9.1, whatever version is installed; no punkt needed."""
+    destructive = pytest.importorskip("nltk.tokenize.destructive")
+    original = destructive.NLTKWordTokenizer
+
+    class Tokenizer(original):
+        # 3.10 changed the rule of opening single quotes (the last), 3.9.4 added one for dashes.
+        STARTING_QUOTES = [
+            *original.STARTING_QUOTES[:-1],
+            (re.compile(r"(?i)(\')(?!re|ve|ll|m|t|s|d|n)(\w)\b"), r"\1 \2"),
+        ]
+        PUNCTUATION = [rule for rule in original.PUNCTUATION if "2012" not in rule[0].pattern]
+
+    tokenizer = Tokenizer()
+
+    def tokens(text: str) -> list[str]:
+        # The naive sentence split, by hand: cut at white space after . ! or ?
+        sentences, start = [], 0
+        for found in re.finditer(r"\s+", text):
+            if found.start() > 0 and text[found.start() - 1] in ".!?":
+                sentences.append(text[start:found.start()])
+                start = found.end()
+        sentences.append(text[start:])
+        return [token for sentence in sentences for token in tokenizer.tokenize(sentence)]
+
+    return tokens
+
+
+def test_word_tokens_against_nltk():
+    tokens = nltk_tokens()
+    seen: Counter[str] = Counter()
+    for first, second in pairs(4, 4000):
+        for text in (first, first.lower(), second):
+            expected = tokens(text)
+            seen.update(expected)
+            assert metrics.word_tokens(text) == expected, f"{text!r}: NLTK has other tokens"
+    for token in ["``", "''", "n't", "'s", "'ll", "...", "--", "can", "gon", "'t", "3,000", "$"]:
+        assert seen[token] > 5, f"the test's own texts hardly ever hold {token!r}"
+
+
+def test_bleu1_against_nltk_to_the_last_bit():
+    tokens = nltk_tokens()
+    bleu_score = pytest.importorskip("nltk.translate.bleu_score")
+    smoothing = bleu_score.SmoothingFunction().method1
+    partial = 0
+    for first, second in pairs(5, 2500):
+        predicted, wanted = (tokens(text.strip().lower()) for text in (first, second))
+        expected = bleu_score.sentence_bleu([wanted], predicted, weights=(1, 0, 0, 0),
+                                            smoothing_function=smoothing)
+        partial += 0 < expected < 1
+        assert metrics.bleu1(first, second) == expected, (
+            f"{first!r}, {second!r}: NLTK says {expected!r}; check clipping, penalty, smoothing")
+    assert partial > 500, "the test's own pairs hardly ever overlap in part, so it shows nothing"
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+def test_summarise_by_hand():
+    table = metrics.summarise(["The beach.", "two dogs", "owl", "2022"],
+                              ["beach", "Two dogs, Rex and Milo", "dog", 2022],
+                              ["temporal", "single-hop", "single-hop", "temporal"])
+    assert table["count"] == 4
+    assert table["exact_match"] == 0.5, "exact_match must be the reward, squad_exact_match"
+    assert table["strict_exact_match"] == 0.25, "strict_exact_match must be exact_match"
+    assert table["f1"] == pytest.approx((2 / 3 + 4 / 7 + 0 + 1) / 4), "mean over all questions"
+    assert list(table["by_category"]) == ["single-hop", "temporal"], "categories as given, sorted"
+    single = table["by_category"]["single-hop"]
+    assert single["count"] == 2 and single["exact_match"] == 0
+    assert single["f1"] == pytest.approx(2 / 7), "a category's mean is over its own questions"
+    assert set(single) == set(table) - {"by_category"}, "each category has the same five numbers"
+
+
+def test_summarise_totals_are_means_over_questions():
+    generator = random.Random(6)
+    predictions, answers = zip(*pairs(7, 300))
+    categories = [generator.choice([1, 1, 1, 1, 2, 4]) for _ in predictions]
+    table = metrics.summarise(predictions, answers, categories)
+    assert list(table["by_category"]) == [1, 2, 4], "numbers must serve as categories too"
+    for name in ("exact_match", "strict_exact_match", "f1", "bleu1"):
+        weighted = sum(part[name] * part["count"] for part in table["by_category"].values()) / 300
+        assert table[name] == pytest.approx(weighted, abs=1e-12), (
+            f"{name}: the total is a mean over questions, not a mean of the category means")
+
+
+def test_summarise_of_nothing_and_of_unequal_lengths():
+    assert metrics.summarise([], [], []) == {
+        "exact_match": 0, "strict_exact_match": 0, "f1": 0, "bleu1": 0, "count": 0,
+        "by_category": {}}, "no questions must give zeros, not a division by zero"
+    with pytest.raises(ValueError, match="2 predictions, 1 answers and 1 categories"):
+        metrics.summarise(["a", "b"], ["a"], [1])  # zip() alone would drop the rest in silence

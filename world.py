@@ -1,0 +1,437 @@
+"""The synthetic world: dialogues small enough for a million-parameter model, shaped like LoCoMo.
+
+Two people talk over ten dated sessions. What they say about themselves and about two acquaintances
+each *adds* to what is known (a second dog joins the first), *replaces* it (moved house, new job),
+*ends* it (no longer likes sushi), *dates* it (ran a marathon that day), or is small talk. At the end
+stand nineteen questions of LoCoMo's four categories, each with the turns that prove its answer:
+
+    1 multi-hop    lists gathered over turns ("What dogs does Anna have?"), and two steps
+                   ("Where does Anna's cousin live?")
+    2 temporal     the day of an event ("When did Anna run a marathon?")
+    3 open-domain  something no turn says ("In which country does Anna live?")
+    4 single-hop   one turn decides, though an older one may contradict it
+
+It is hard in the way the real thing is: names come in look-alike pairs (Anna and Hanna in one
+dialogue), several people share every relation, old values stay in the history, and a dialogue fills
+the 2 x 30 memories that an answer agent is shown.
+
+Training and held-out dialogues use the same words, but no pair of a person and a value (Anna and
+Oslo) ever stands on both sides: a model that has learned pairs by heart instead of reading its
+memories scores nothing on the held-out side.
+
+Unlike LoCoMo, the world knows what each turn means (`Turn.fact`), so the right memory after any turn
+can be computed: `advance` is the oracle that heuristics, cloning and tests are measured against.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+
+from data import Dialogue, Fact, Question, Turn
+
+# Look-alike pairs: a dialogue's six people are three of these pairs.
+NAME_PAIRS = [
+    ("Anna", "Hanna"), ("Maria", "Marie"), ("Eric", "Erica"), ("Carl", "Carla"),
+    ("Daniel", "Daniela"), ("Paul", "Paula"), ("Julia", "Julian"), ("Martin", "Martina"),
+    ("Robert", "Roberta"), ("Simon", "Simone"), ("Victor", "Victoria"), ("Alex", "Alexa"),
+    ("Andrew", "Andrea"), ("Louis", "Louise"), ("Philip", "Philippa"), ("Emma", "Emily"),
+    ("Sara", "Sarah"), ("John", "Joan"), ("Ellen", "Helen"), ("Clara", "Claire"),
+]
+NAMES = [name for pair in NAME_PAIRS for name in pair]
+PETS = (
+    "Buddy Scout Milo Simba Rex Bella Luna Coco Rocky Daisy Toby Max Ziggy Pepper Oreo Ginger Shadow "
+    "Rusty Biscuit Nala Felix Tiger Mocha Bruno Olive Pickle Muffin Cookie Snowy Bandit Hazel Jasper"
+).split()
+COUNTRIES = {
+    "Germany": "Berlin Munich Hamburg", "France": "Paris Lyon Bordeaux",
+    "Spain": "Madrid Seville Valencia", "Italy": "Rome Milan Naples",
+    "Japan": "Tokyo Osaka Kyoto", "Canada": "Toronto Montreal Calgary",
+    "Brazil": "Recife Salvador Brasilia", "India": "Mumbai Delhi Chennai",
+    "Australia": "Sydney Perth Brisbane", "Norway": "Oslo Bergen Trondheim",
+    "Egypt": "Cairo Luxor Alexandria", "Mexico": "Puebla Tijuana Merida",
+}
+COUNTRY_OF = {city: country for country, cities in COUNTRIES.items() for city in cities.split()}
+WORKPLACES = {
+    "hospital": "nurse surgeon", "school": "teacher janitor", "restaurant": "chef waiter",
+    "airport": "pilot steward", "farm": "farmer shepherd", "court": "judge lawyer",
+    "bank": "banker cashier", "studio": "painter sculptor", "theater": "dancer singer",
+    "harbor": "sailor captain",
+}
+WORKPLACE_OF = {job: place for place, jobs in WORKPLACES.items() for job in jobs.split()}
+CARS = (
+    "Honda Toyota Volvo Tesla Ford Fiat Mazda Skoda Subaru Nissan Jeep Porsche Renault Kia Audi Lexus"
+).split()
+FOODS = (
+    "sushi pizza ramen tacos curry pasta salad soup paella lasagna falafel hummus burgers waffles "
+    "pancakes dumplings kebabs risotto gnocchi noodles chili oysters lobster mushrooms"
+).split()
+GAMES = (
+    "tennis chess piano guitar violin drums football golf hockey cello flute poker badminton cricket "
+    "rugby trumpet"
+).split()
+EVENTS = {  # what a memory says -> what a question asks
+    "graduated": "graduate", "retired": "retire", "married": "marry", "ran a marathon":
+    "run a marathon", "climbed a volcano": "climb a volcano", "won a lottery": "win a lottery",
+    "wrote a novel": "write a novel", "broke a leg": "break a leg", "met a senator":
+    "meet a senator", "sold a boat": "sell a boat", "bought a house": "buy a house",
+    "planted a tree": "plant a tree", "lost a wallet": "lose a wallet", "found a ring":
+    "find a ring",
+}
+LINKS = "friend boss neighbor cousin roommate coach".split()
+SMALL_TALK = [  # what is said, and how a memory that should not have been kept would put it
+    ("What a sunny day!", "{} had a sunny day"), ("It rained all week.", "{} saw a week of rain"),
+    ("I slept so badly.", "{} slept badly"), ("Traffic was awful.", "{} was stuck in traffic"),
+    ("I need a coffee.", "{} needs a coffee"), ("My phone is slow.", "{} has a slow phone"),
+    ("That film was fun.", "{} saw a fun film"), ("I missed the bus.", "{} missed the bus"),
+    ("Monday again, sigh.", "{} is tired of Monday"), ("I cleaned all day.", "{} cleaned all day"),
+    ("The news is grim.", "{} read the news"), ("Happy to see you!", "{} said hello"),
+]
+MONTHS = (
+    "January February March April May June July August September October November December"
+).split()
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One kind of fact: how it is said, kept and asked, and what a new value does to the old one.
+
+    `{s}` is the subject, `{v}` the value. Sentences of one relation share a word stem ("lives",
+    "live"), so that a memory bank that compares words can find the old entry for the new fact.
+    """
+
+    kind: str  # "single": a new value replaces; "list": it joins; "link": names somebody
+    values: tuple[str, ...]
+    memory: str  # how one value is kept; two values are joined with "and"
+    said: tuple[str, ...]  # by the person, in the first person
+    said_of: tuple[str, ...]  # by somebody else
+    question: str
+    ended: str = ""  # what follows "I" or the name when a value ends; "" if values never end
+
+
+RELATIONS = {
+    "lives": Relation(
+        "single", tuple(COUNTRY_OF), "{s} lives in {v}",
+        ("I live in {v} now.", "We live in {v} these days.", "I packed up and live in {v}."),
+        ("{s} lives in {v} now.", "These days {s} lives in {v}."), "Where does {s} live?"),
+    "works": Relation(
+        "single", tuple(WORKPLACE_OF), "{s} works as a {v}",
+        ("I work as a {v} now.", "Guess what, I work as a {v}.", "They hired me to work as a {v}."),
+        ("{s} works as a {v} now.", "I hear {s} works as a {v}."), "What does {s} work as?"),
+    "drives": Relation(
+        "single", tuple(CARS), "{s} drives a {v}",
+        ("I drive a {v} now.", "I finally drive a {v}.", "You should see me drive a {v}."),
+        ("{s} drives a {v} now.", "Now {s} drives a {v}."), "What car does {s} drive?"),
+    "dogs": Relation(
+        "list", tuple(PETS), "{s} has a dog named {v}",
+        ("I have a dog named {v} now.", "I adopted a dog named {v}.", "Our new dog is named {v}."),
+        ("{s} has a dog named {v} now.", "{s} adopted a dog named {v}."), "What dogs does {s} have?"),
+    "cats": Relation(
+        "list", tuple(PETS), "{s} has a cat named {v}",
+        ("I have a cat named {v} now.", "I adopted a cat named {v}.", "Our new cat is named {v}."),
+        ("{s} has a cat named {v} now.", "{s} adopted a cat named {v}."), "What cats does {s} have?"),
+    "likes": Relation(
+        "list", tuple(FOODS), "{s} likes {v}",
+        ("I like {v} a lot.", "I found out that I like {v}.", "I really like {v} now."),
+        ("{s} likes {v} a lot.", "It turns out {s} likes {v}."), "What food does {s} like?",
+        "no longer like{} {v}"),
+    "plays": Relation(
+        "list", tuple(GAMES), "{s} plays {v}",
+        ("I play {v} now.", "I started to play {v}.", "I play {v} every week."),
+        ("{s} plays {v} now.", "These days {s} plays {v}."), "What does {s} play?",
+        "no longer play{} {v}"),
+    **{link: Relation(
+        "link", tuple(NAMES), f"{{s}} has a {link} named {{v}}",
+        (f"I have a {link} named {{v}}.", f"My {link} is named {{v}}."), (),
+        f"Who is {{s}}'s {link}?") for link in LINKS},
+}
+# What follows from a memory without being in it: relation -> (question, value -> answer).
+INFERENCES = {
+    "lives": ("In which country does {s} live?", COUNTRY_OF),
+    "works": ("In what place does {s} work?", WORKPLACE_OF),
+}
+FACTS_OF_SPEAKER, FACTS_OF_OTHERS = 5, 3  # relations told of a speaker, of each acquaintance
+TURNS_PER_SPEAKER, SESSIONS = 30, 10
+QUESTIONS_PER_DIALOGUE = {1: 7, 2: 3, 3: 2, 4: 7}  # by category
+
+Key = tuple[str, str]  # (subject, relation), or (subject, what happened) for an event
+State = dict[Key, list[str]]  # the values that hold now
+
+
+def held_out_values(subject: str, values: Iterable[str]) -> set[str]:
+    """The third of the values that only held-out dialogues may pair with this person."""
+    ranked = sorted(values, key=lambda v: hashlib.sha256(f"{subject}|{v}".encode()).digest())
+    return set(ranked[: len(ranked) // 3])
+
+
+def sentence(subject: str, relation: str, values: list[str]) -> str:
+    """The memory that holds exactly these values: "Anna has dogs named Rex and Milo"."""
+    if relation == "event":
+        return f"{subject} {values[0]}"
+    text = RELATIONS[relation].memory.format(s=subject, v=" and ".join(values))
+    if len(values) > 1:  # only pets change with number
+        text = text.replace("has a dog ", "has dogs ").replace("has a cat ", "has cats ")
+    return text
+
+
+def advance(state: State, turn: Turn) -> tuple[str | None, str | None]:
+    """Let one turn change what holds (in place); return the memory before it and after it.
+
+    (None, new) is an ADD, (old, new) an UPDATE unless they are equal, (old, None) a DELETE and
+    (None, None), for small talk, a NOOP. An event never touches another memory.
+    """
+    fact = turn.fact
+    if fact is None:
+        return None, None
+    if fact.relation == "event":
+        return None, sentence(fact.subject, "event", [fact.value])
+    key = fact.subject, fact.relation
+    values = state.get(key, [])
+    old = sentence(*key, values) if values else None
+    if fact.change == "end":
+        values = [value for value in values if value != fact.value]
+    elif fact.change == "replace":
+        values = [fact.value]
+    else:
+        values = values + [fact.value]
+    state[key] = values
+    return old, sentence(*key, values) if values else None
+
+
+def memory_key(fact: Fact) -> Key:
+    """What a memory is about: facts with the same key belong into one entry."""
+    return fact.subject, fact.value if fact.relation == "event" else fact.relation
+
+
+def oracle_memories(turns: Iterable[Turn]) -> dict[Key, tuple[str, str, str]]:
+    """The right memory after these turns: key -> `(text, speaker, timestamp)`, oldest entry first.
+
+    An updated entry keeps its place and takes the date of the update, as in a `MemoryBank`.
+    """
+    state: State = {}
+    entries: dict[Key, tuple[str, str, str]] = {}
+    for turn in turns:
+        old, new = advance(state, turn)
+        if new is not None:
+            entries[memory_key(turn.fact)] = new, turn.speaker, turn.timestamp
+        elif old is not None:
+            del entries[memory_key(turn.fact)]
+    return entries
+
+
+def second_pet(before: Iterable[Turn], turn: Turn) -> str:
+    """For a dog or cat that joins others: the memory that holds them all. Else ""."""
+    state: State = {}
+    for earlier in before:
+        advance(state, earlier)
+    old, new = advance(state, turn)
+    return new if old and new and turn.fact.relation in ("dogs", "cats") else ""
+
+
+def _changes(relation: str, values: list[str], rng: random.Random) -> list[tuple[str, str]]:
+    """What happens to one relation over the months: (value, change) in order."""
+    first, second, third = rng.sample(values, 3)
+    if RELATIONS[relation].kind == "single":
+        length = rng.choices([1, 2, 3], [0.25, 0.5, 0.25])[0]
+        moves = [(second, "replace"), (third, "replace")]
+        return [(first, "add"), *moves[: length - 1]]
+    joined = [(first, "add"), (second, "add")]
+    if not RELATIONS[relation].ended:
+        return joined[: rng.choices([1, 2], [0.25, 0.75])[0]]
+    given_up = (rng.choice([first, second]), "end")
+    stories = [joined[:1], joined, [*joined, given_up], [joined[0], (first, "end")]]
+    return rng.choices(stories, [0.15, 0.4, 0.3, 0.15])[0]
+
+
+def _story(subject: str, n_relations: int, n_events: int, held_out: bool,
+           rng: random.Random) -> list[list[Fact]]:
+    """Threads of facts about one person; the order inside a thread matters, across threads not."""
+
+    def allowed(values: Iterable[str]) -> list[str]:
+        values = list(values)
+        reserved = held_out_values(subject, values)
+        return [value for value in values if (value in reserved) == held_out]
+
+    told = rng.sample([name for name, r in RELATIONS.items() if r.kind != "link"], n_relations)
+    threads = [
+        [Fact(subject, relation, value, change)
+         for value, change in _changes(relation, allowed(RELATIONS[relation].values), rng)]
+        for relation in told
+    ]
+    happened = rng.sample(allowed(EVENTS), n_events)
+    return threads + [[Fact(subject, "event", value, "event")] for value in happened]
+
+
+def _people(held_out: bool, rng: random.Random) -> tuple[list[str], list[list[str]]]:
+    """Two speakers and two acquaintances of each: six names, three look-alike pairs."""
+    while True:
+        names = [name for pair in rng.sample(NAME_PAIRS, 3) for name in pair]
+        rng.shuffle(names)
+        speakers, others = names[:2], [names[2:4], names[4:]]
+        links = [(s, other) for s, theirs in zip(speakers, others) for other in theirs]
+        if all((other in held_out_values(s, NAMES)) == held_out for s, other in links):
+            return speakers, others
+
+
+def _interleave(threads: list[list[Fact]], rng: random.Random) -> list[Fact]:
+    """A random order of all facts that keeps the order inside every thread."""
+    order = [index for index, thread in enumerate(threads) for _ in thread]
+    rng.shuffle(order)
+    remaining = [iter(thread) for thread in threads]
+    return [next(remaining[index]) for index in order]
+
+
+def _turn(fact: Fact | None, speaker: str, rng: random.Random) -> tuple[str, str]:
+    """What is said, and the sentence a memory would keep of it if it kept everything."""
+    if fact is None:
+        said, kept = rng.choice(SMALL_TALK)
+        return said, kept.format(speaker)
+    own = fact.subject == speaker
+    who = "I" if own else fact.subject
+    if fact.relation == "event":
+        return f"{who} {fact.value} today.", f"{fact.subject} {fact.value}"
+    relation = RELATIONS[fact.relation]
+    if fact.change == "end":
+        told = relation.ended.format("" if own else "s", v=fact.value)
+        return f"{who} {told}.", f"{fact.subject} {relation.ended.format('s', v=fact.value)}"
+    said = rng.choice(relation.said if own else relation.said_of)
+    return (said.format(s=fact.subject, v=fact.value),
+            sentence(fact.subject, fact.relation, [fact.value]))
+
+
+def _dates(rng: random.Random) -> list[str]:
+    """The days of the sessions, ascending, one to five weeks apart: "8 May 2023"."""
+    day = date(2022, 1, 1) + timedelta(days=rng.randrange(600))
+    dates = []
+    for _ in range(SESSIONS):
+        dates.append(f"{day.day} {MONTHS[day.month - 1]} {day.year}")
+        day += timedelta(days=rng.randrange(7, 36))
+    return dates
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question, the kind of memory work it takes, and the memories that answer it."""
+
+    kind: str  # "list", "two steps", "event", "inference", "changed" or "told once"
+    question: Question
+    needs: tuple[Key, ...]  # keys of `oracle_memories`, in the order they are followed
+
+
+def probes(turns: Iterable[Turn]) -> list[Probe]:
+    """Every question these turns can answer."""
+    proofs: dict[Key, list[Turn]] = {}  # the turns that decide what holds in the end
+    links: dict[str, tuple[str, Turn]] = {}  # acquaintance -> ("Anna's cousin", the turn saying so)
+    found: list[Probe] = []
+    state: State = {}
+    order: dict[str, int] = {}
+    for place, turn in enumerate(turns):
+        order[turn.turn_id] = place
+        advance(state, turn)
+        fact = turn.fact
+        if fact is None:
+            continue
+        key = memory_key(fact)
+        if fact.relation == "event":
+            asked = f"When did {fact.subject} {EVENTS[fact.value]}?"
+            question = Question(asked, turn.timestamp, 2, (turn.turn_id,))
+            found.append(Probe("event", question, (key,)))
+        elif fact.change == "replace":
+            proofs[key] = [turn]
+        else:
+            # A value that ended takes its own proof with it; the turn that ended it stays.
+            kept = [t for t in proofs.get(key, []) if t.fact.value != fact.value]
+            proofs[key] = [*kept, turn]
+        if fact.relation in LINKS:
+            links[fact.value] = f"{fact.subject}'s {fact.relation}", turn
+    for key, evidence in proofs.items():
+        subject, relation = key
+        values = state[key]
+        answer = " and ".join(values) if values else "nothing"
+        needs = (key,) if values else ()
+        form = RELATIONS[relation].question
+        ids = tuple(turn.turn_id for turn in evidence)
+        if len(ids) > 1:
+            kind, category = "list", 1
+        else:
+            kind, category = "told once" if evidence[0].fact.change == "add" else "changed", 4
+        found.append(Probe(kind, Question(form.format(s=subject), answer, category, ids), needs))
+        if relation in INFERENCES:
+            form_inferred, answers = INFERENCES[relation]
+            asked = form_inferred.format(s=subject)
+            found.append(Probe("inference", Question(asked, answers[values[0]], 3, ids), needs))
+        if subject in links and relation not in LINKS:
+            called, link_turn = links[subject]
+            proof = tuple(sorted({link_turn.turn_id, *ids}, key=order.get))
+            question = Question(form.format(s=called), answer, 1, proof)
+            found.append(Probe("two steps", question, (memory_key(link_turn.fact), *needs)))
+    return found
+
+
+def _dialogue(name: str, held_out: bool, rng: random.Random) -> Dialogue | None:
+    """One dialogue, or None when this draw has too many facts or too few questions of a kind."""
+    speakers, others = _people(held_out, rng)
+    queues = []
+    for speaker, theirs in zip(speakers, others):
+        threads = _story(speaker, FACTS_OF_SPEAKER, 3, held_out, rng)
+        for link, other in zip(rng.sample(LINKS, len(theirs)), theirs):
+            threads.append([Fact(speaker, link, other, "add")])
+            threads += _story(other, FACTS_OF_OTHERS, 1, held_out, rng)
+        n_facts = sum(map(len, threads))
+        if n_facts > TURNS_PER_SPEAKER - 2:
+            return None
+        queues.append(_interleave([*threads, *[[None]] * (TURNS_PER_SPEAKER - n_facts)], rng))
+    per_session = 2 * TURNS_PER_SPEAKER // SESSIONS
+    dates, turns = _dates(rng), []
+    for index, fact in enumerate(fact for pair in zip(*queues) for fact in pair):
+        session, place = divmod(index, per_session)
+        speaker = speakers[index % 2]
+        said, kept = _turn(fact, speaker, rng)
+        turns.append(
+            Turn(f"D{session + 1}:{place + 1}", speaker, said, dates[session], (kept,), fact))
+    found: dict[str, list[Question]] = defaultdict(list)
+    for probe in rng.sample(everything := probes(turns), len(everything)):
+        found[probe.kind].append(probe.question)
+    # Lists and changed facts first: they are where a memory manager can be right or wrong.
+    by_category = {
+        1: found["list"][:4] + found["two steps"], 2: found["event"], 3: found["inference"],
+        4: found["changed"][:5] + found["told once"],
+    }
+    questions = []
+    for category, count in QUESTIONS_PER_DIALOGUE.items():
+        if len(by_category[category]) < count:
+            return None
+        questions += by_category[category][:count]
+    order = {turn.turn_id: place for place, turn in enumerate(turns)}
+    questions.sort(key=lambda question: order[question.evidence[-1]])
+    return Dialogue(name, (speakers[0], speakers[1]), tuple(turns), tuple(questions))
+
+
+def world(n_dialogues: int, seed: int, held_out: bool = False) -> list[Dialogue]:
+    """`n_dialogues` dialogues of 60 turns and 19 questions each; the same seed, the same world.
+
+    `held_out` chooses the side: no (person, value) pair of one side is ever said on the other.
+    """
+    rng = random.Random(f"world {seed} {held_out}")
+    dialogues: list[Dialogue] = []
+    while len(dialogues) < n_dialogues:
+        name = f"{'held-out' if held_out else 'train'}-{seed}-{len(dialogues)}"
+        dialogue = _dialogue(name, held_out, rng)
+        if dialogue is not None:
+            dialogues.append(dialogue)
+    return dialogues
+
+
+def world_splits(seed: int = 0) -> tuple[list[Dialogue], list[Dialogue], list[Dialogue]]:
+    """Training (152 questions), validation (81) and test (513): the first two as many as LoCoMo's.
+
+    Validation and test are both held out from training, and differ from each other.
+    """
+    validation = world(5, 2 * seed + 1, held_out=True)
+    last = validation[-1]
+    validation[-1] = replace(last, questions=last.questions[: 81 - 4 * len(last.questions)])
+    return world(8, seed), validation, world(27, 2 * seed, held_out=True)
