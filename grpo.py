@@ -38,8 +38,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from policy import Episode, micro_batches
 from run import Options, Run, evaluate, evaluate_test, finish, option, parse_options, prepare, stop
+from trees import Episode, micro_batches
 
 # ---- The algorithm: pure functions ---------------------------------------------------------------
 
@@ -126,8 +126,10 @@ class GRPOOptions(Options):
 
     clip: float = option(0.2, "the ratio is clipped to 1 - clip .. 1 + clip, 0.1 to 0.3")
     kl: float = option(0.01, "beta, weight of the KL to the start model, 0 to 0.05")
-    reduction: str = option("token", "average the loss by token, sequence or constant")
-    normalise: str = option("on", "on: divide advantages by the group's standard deviation; off")
+    reduction: str = option("token", "average the loss by token, sequence or constant",
+                            "token", "sequence", "constant")
+    normalise: str = option("on", "on: divide advantages by the group's standard deviation; off",
+                            "on", "off")
 
 
 @dataclass
@@ -153,7 +155,7 @@ def collect(run: Run, tasks: Sequence, generator: torch.Generator) -> Batch:
     groups = run.agent.rollout(run.policy, tasks, options.group_size, options.temperature, generator)
     episodes = [episode for group in groups for episode in group]
     steps = [step for episode in episodes for step in episode.steps]
-    rewards = torch.tensor([[e.reward for e in group] for group in groups])  # (P, G)
+    rewards = torch.tensor([[float(e.reward) for e in group] for group in groups])  # (P, G)
     lengths = torch.tensor([sum(len(s.response_ids) for s in e.steps) for e in episodes])  # (E,)
     advantages = group_advantages(rewards, options.normalise == "on").flatten()  # (E,)
     old_log_probs = torch.tensor([p for step in steps for p in step.log_probs], device=device)
@@ -168,9 +170,12 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     """Learn; returns the logged rows and the validation scores by step."""
     options, policy, device = run.options, run.policy, run.policy.device
     generator = torch.Generator(device).manual_seed(options.seed)
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=options.lr, weight_decay=0.0)
-    # The rate falls to a tenth: at a constant rate the reward drifts down again after its peak.
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, max(options.steps, 1))
+    optimizer = torch.optim.AdamW(
+        policy.model.parameters(), lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    # Adam's first steps have the full length whatever the gradient: warm up over four. Later the
+    # rate falls to a tenth: at a constant rate the reward drifts down again after its peak.
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
+        (step + 1) / 4, 1 - 0.9 * step / max(options.steps, 1)))
     rows: list[dict[str, float]] = []
     scores = {0: evaluate(run, run.validation)[0]["exact_match"]}
     batches = run.batches()
@@ -201,10 +206,10 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
             if not torch.isfinite(norm):
                 stop(f"step {step}: the gradient is not finite; lower --lr or raise --kl")
             optimizer.step()
-        schedule.step()
         run.n_tokens += len(batch.old_log_probs)
         rows.append({"step": step, **describe(batch), **sums, "grad_norm": norm.item(),
                      "lr": schedule.get_last_lr()[0], "seconds": time.time() - start})
+        schedule.step()
         run.log_step(rows[-1])
         if step % 10 == 0 or step == 1:
             run.log_samples(step, batch.groups)
@@ -236,8 +241,6 @@ def describe(batch: Batch) -> dict[str, float]:
 def main(argv: Sequence[str] | None = None) -> dict:
     """Train one agent and report; returns what summary.json holds."""
     options = parse_options(GRPOOptions, "Train a memory agent with GRPO.", argv)
-    if options.reduction not in ("token", "sequence", "constant"):
-        stop(f"--reduction {options.reduction}: must be one of token, sequence, constant")
     run = prepare(options, "grpo")
     before = evaluate_test(run)
     rows, scores = train(run)

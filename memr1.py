@@ -3,7 +3,7 @@
     turn ──1──> fact ──2──> Memory Manager ──3──> operations ──4──> MemoryBank
     question ──5──> 30 memories per speaker ──6──> Answer Agent ──7──> selected memories, answer
 
-1. `turn_facts`        what a turn states: the turn itself, LoCoMo's observations, or a model's words
+1. `turn_facts`        what a turn states: itself, LoCoMo's observations, or a model's words
 2. `manager_messages`  the fact and the memories most like it, numbered 0, 1, ...   (Eq. 1)
 3. `parse_operations`  ADD, UPDATE, DELETE or NOOP, in JSON; never raises
 4. `apply_operations`  the bank changes (Algorithm 3)
@@ -25,23 +25,32 @@ Where this differs from the paper
 4. Candidates stand in the order of the bank, as a timeline, not in the order of similarity.
 5. Exact match is SQuAD's (metrics.py says why); the paper does not say.
 6. While the manager learns, the answer agent is the start model, not one that was trained.
+
+`python memr1.py` starts a chat with both agents in the terminal, which shows every operation.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
 
 import torch
 
 from data import Dialogue, Question, Turn
-from memory_bank import Embedder, Memory, MemoryBank
+from embedders import Embedder, hashed_words
+from memory_bank import Memory, MemoryBank
 from metrics import squad_exact_match
-from policy import Episode, Policy
-from prompts import (Operation, answer_messages, extract_messages, manager_messages, parse_answer,
-                     parse_facts, parse_operations)
-from world import oracle_memories, second_pet
+from policy import Policy, PolicyError, load_policy
+from prompts import (Operation, answer_messages, extract_messages, manager_messages, one_line,
+                     parse_answer, parse_facts, parse_operations)
+from trees import Episode
+from world import MONTHS, RELATIONS, oracle_memories, second_pet
 
 SIMILAR = 5  # memories shown to the manager with a new fact
 PER_SPEAKER = 30  # memories of each speaker shown to the answer agent
@@ -119,7 +128,8 @@ class Observation:
 
 
 def observe_all(policy: Policy, banks: Sequence[MemoryBank],
-                facts: Sequence[tuple[str, str, str]], max_new_tokens: int = 64) -> list[Observation]:
+                facts: Sequence[tuple[str, str, str]],
+                max_new_tokens: int = 64) -> list[Observation]:
     """Let a manager put one fact `(text, speaker, timestamp)` into each bank, in place, greedily.
 
     The banks must be different objects: one decision a bank and call.
@@ -267,7 +277,8 @@ class ManagerAgent:
         # Equal responses leave equal banks: ask the answer agent once for each that differs.
         outcomes: dict[tuple[int, str], tuple[AnswerTask, Counter[str]]] = {}
         for index, (task, memories, group) in enumerate(zip(tasks, shown, groups)):
-            for response in {policy.decode(step.response_ids) for step in group}:
+            # No set: its order, and so the answer agent's batches, would differ by process.
+            for response in dict.fromkeys(policy.decode(step.response_ids) for step in group):
                 bank = task.bank.copy()
                 operations, invalid = parse_operations(response, len(memories))
                 counts = apply_operations(bank, memories, operations, task.speaker, task.timestamp)
@@ -322,3 +333,88 @@ class AnswerAgent:
                 reward = float(squad_exact_match(answer, task.question.answer))
                 episodes[-1].append(Episode([step], reward, log))
         return episodes
+
+
+# ---- A chat in the terminal ----------------------------------------------------------------------
+
+FIRST_DAY = date(2023, 5, 8)  # of the years that the embedded model has seen
+LONGEST_LINE = 500  # characters
+HELP = """\
+State facts about yourself or others, one a line, each a day after the last: the manager decides
+what becomes of it. A line that ends in "?" is a question for the answer agent.
+/bank shows the memories, /help this text, /quit or the end of input leaves.
+The embedded model understands only the language of the synthetic world (world.py), in which people
+are called by their names. Four lines of it:"""
+
+
+def chat(system: MemoryR1) -> None:
+    """Lines from `input` go to a system with one speaker, until /quit or the end of input."""
+    name, n_facts = system.speakers[0], 0
+    lives, dogs = RELATIONS["lives"], RELATIONS["dogs"]
+    examples = [lives.said[0].format(v="Oslo"), dogs.said[1].format(v="Rex"),
+                dogs.said[1].format(v="Milo"), dogs.question.format(s=name)]
+    print("Memory-R1: state facts, ask questions. /help shows how, /quit leaves.")
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while (line := input(f"{name}> ").strip()) != "/quit":
+            if line == "/help":
+                print(HELP, *examples, sep="\n  ")
+            elif line == "/bank":
+                show_bank(system.bank)
+            elif line.startswith("/"):
+                print(f"  There is no command {line.split()[0]}; /help lists them.")
+            elif len(line) > LONGEST_LINE:
+                print(f"  Nothing was read: {len(line)} characters; at most {LONGEST_LINE} a line.")
+            elif line.endswith("?"):
+                answer = system.answer(line)
+                print("  selected:", " | ".join(answer.selected.splitlines()) or "nothing")
+                print("  answer:  ", answer.text or f"none, in the response {answer.response!r}")
+            elif line:
+                day = FIRST_DAY + timedelta(days=n_facts)
+                n_facts += 1
+                today = f"{day.day} {MONTHS[day.month - 1]} {day.year}"
+                for seen in system.observe(Turn(f"D1:{n_facts}", name, line, today)):
+                    show_operations(seen)
+                show_bank(system.bank)
+    print("\nGood-bye.")
+
+
+def show_operations(seen: Observation) -> None:
+    """Print what the manager wrote, with memories instead of their numbers."""
+    for operation in parse_operations(seen.response, len(seen.shown))[0]:
+        old = "" if operation.number is None else seen.shown[operation.number].text
+        print(f"  {operation.event:8}", " -> ".join(filter(None, (old, operation.text))))
+    if seen.counts["invalid"]:
+        print(f"  invalid:  {seen.counts['invalid']}, in the response {seen.response!r}")
+
+
+def show_bank(bank: MemoryBank) -> None:
+    """Print every memory behind its date."""
+    print(f"  {len(bank)} in the bank:")
+    for memory in bank:
+        print(f"    {memory.timestamp}: {memory.text}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the options, load the model and chat."""
+    parser = argparse.ArgumentParser(description="Talk to Memory-R1.", allow_abbrev=False)
+    parser.add_argument("--model", metavar="FOLDER", default=Path(__file__).with_name("tiny"),
+                        help="Hugging Face folder or hub name (default: tiny/)")
+    parser.add_argument("--name", default="Anna", help="who you are in the chat (default: Anna)")
+    options = parser.parse_args(argv)
+    name = one_line(options.name.encode(errors="replace").decode())
+    if not name:
+        parser.error("--name is blank: give a name, such as Anna")
+    try:
+        policy = load_policy(options.model)
+    except PolicyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    with contextlib.suppress(ImportError):  # not on Windows
+        import readline  # noqa: F401  arrow keys and history for `input`
+    for stream in (sys.stdin, sys.stdout):  # no traceback on bytes that are no text
+        stream.reconfigure(errors="replace")
+    chat(MemoryR1(policy, policy, hashed_words(), [name]))
+
+
+if __name__ == "__main__":
+    main()

@@ -64,7 +64,7 @@ def one_line(text: str) -> str:
     Every marker of ours stands at the start of a line or is written in **; the chat's own special
     tokens are broken up by `Policy.encode`.
     """
-    return " ".join(text.split()).replace("**", "*").replace("**", "*")
+    return re.sub(r"\*{2,}", "*", " ".join(text.split()))
 
 
 def manager_messages(fact: str, memories: Sequence[Memory]) -> list[Message]:
@@ -165,17 +165,19 @@ def parse_operations(text: str, n_memories: int) -> tuple[list[Operation], int]:
 def _operation(entry: object, n_memories: int) -> Operation | None:
     if not isinstance(entry, dict):
         return None
-    event = EVENTS.get(str(entry.get("event", "")).strip().upper())
+    event, written = entry.get("event"), entry.get("id")
+    event = EVENTS.get(event.strip().upper()) if isinstance(event, str) else None
     text, number = "", None
     if event in ("ADD", "UPDATE"):
         text = _writable(entry.get("text"))
         if not text:
             return None
     if event in ("UPDATE", "DELETE"):
-        written = str(entry.get("id", "")).strip()  # the paper's ids are strings, ours numbers
-        if not re.fullmatch(r"[0-9]{1,9}", written) or int(written) >= n_memories:
+        # The paper's ids are strings, ours numbers; type() because to Python `true` is a number.
+        digits = str(written).strip() if type(written) in (int, str) else ""
+        if not re.fullmatch(r"[0-9]{1,9}", digits) or int(digits) >= n_memories:
             return None
-        number = int(written)
+        number = int(digits)
     return Operation(event, number, text) if event else None
 
 
@@ -183,9 +185,9 @@ def parse_answer(text: str) -> tuple[str, str]:
     """(what was selected, the answer) of an answer agent's response. Never raises.
 
     In the authors' order: **Answer:** and the rest of its line, **Answer: ...**, Answer: ..., and
-    else the whole text.
+    else the whole text. As with them, an answer may also stand on the next line that is not blank.
     """
-    for pattern in (r"\*\*Answer:\*\*[ \t]*(.*)", r"\*\*Answer:[ \t]*(.*?)\*\*", r"Answer:[ \t]*(.*)"):
+    for pattern in (r"\*\*Answer:\*\*\s*(.*)", r"\*\*Answer:\s*(.*?)\*\*", r"Answer:\s*(.*)"):
         found = re.search(pattern, text)
         if found:
             selected = text[: found.start()].replace("**Memories:**", "")

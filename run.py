@@ -26,12 +26,13 @@ from typing import NoReturn
 import matplotlib
 import torch
 
-from data import DataError, Dialogue, fetch_locomo, load_locomo, split_locomo
-from memory_bank import Embedder, hashed_words
+from data import CATEGORIES, DataError, Dialogue, fetch_locomo, load_locomo, split_locomo
+from embedders import Embedder, hashed_words
 from memr1 import (AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, answer_all, answer_tasks,
                    build_banks, manager_tasks)
 from metrics import summarise
-from policy import Episode, Policy, PolicyError, load_policy
+from policy import Policy, PolicyError, load_policy
+from trees import Episode
 from world import world_splits
 
 matplotlib.use("Agg")  # pictures go to files: no screen needed
@@ -41,34 +42,32 @@ EMBEDDED_MODEL = Path(__file__).parent / "tiny"
 Task = ManagerTask | AnswerTask
 
 
-def option(default, text: str):
-    """A field of an options class: its default and its line in --help."""
-    return field(default=default, metadata={"help": text})
+def option(default, text: str, *choices: str):
+    """A field of an options class: its default, its line in --help, and the values it may take."""
+    return field(default=default, metadata={"help": text, "choices": choices})
 
 
 @dataclass
 class Options:
     """The options of every training command; None stands for "depends on the model"."""
 
-    model: str = option(str(EMBEDDED_MODEL), "Hugging Face folder or hub name; default: the "
-                                             "embedded model in tiny/")
+    model: str = option(str(EMBEDDED_MODEL), "Hugging Face folder or hub name; default: tiny/")
     data: str | None = option(None, "world, locomo (downloaded once), or a LoCoMo file; default: "
                                     "world for the embedded model, locomo for any other")
-    agent: str = option("manager", "which agent learns: manager or answer")
-    facts: str | None = option(None, "facts of a turn: turns (as said), observations (of the data) "
-                                     "or llm; default: turns for the world, else observations")
-    distill: str = option("on", "on: the answer agent selects memories before it answers; off")
-    steps: int | None = option(None, "training steps, 10 to 200; default: 24, or 100 for a model "
-                                     "other than the embedded one")
+    agent: str = option("manager", "which agent learns: manager or answer", "manager", "answer")
+    facts: str | None = option(None, "of a turn: as said (turns), the data's observations or llm; "
+                               "default: turns for the world, else observations",
+                               "turns", "observations", "llm")
+    distill: str = option("on", "on: select memories, then answer; off", "on", "off")
+    steps: int | None = option(None, "training steps, 10 to 200; default: 24, or 100 if not tiny/")
     questions: int = option(16, "questions a step, 8 to 128")
     group_size: int = option(8, "sampled episodes a question, 4 to 16, at least 2")
     epochs: int = option(2, "updates from each batch of episodes, 1 to 4")
-    lr: float | None = option(None, "learning rate, 1e-6 for 3B models to 3e-4 for the embedded one")
+    lr: float | None = option(None, "learning rate, 1e-6 (3B models) to 3e-4 (tiny/)")
     temperature: float = option(1.0, "sampling temperature, 0.7 to 1.2")
-    max_new_tokens: int | None = option(None, "longest response; default: 48, or 512 for a model "
-                                              "other than the embedded one")
+    max_new_tokens: int | None = option(None, "longest response; default: 48, or 512 if not tiny/")
     max_grad_norm: float = option(1.0, "the gradient is scaled down to this norm, 0.5 to 2")
-    limit: int | None = option(None, "use only so many held-out questions, for a quick look")
+    limit: int | None = option(None, "use only so many held-out questions, 20 to 100: a quick look")
     seed: int = option(0, "of the sampling and the order of the questions")
     out: str | None = option(None, "run folder; default: runs/ALGORITHM-AGENT")
 
@@ -79,44 +78,43 @@ def stop(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def parse_options(cls: type[Options], description: str, argv: Sequence[str] | None) -> Options:
+def parse_options(cls: type, description: str, argv: Sequence[str] | None):
     """Read the command line into an options class: --group-size for `group_size`, and so on."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=description, allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=100))
+    parser.error = lambda message: stop(f"{message}; --help lists all options")
     for f in dataclasses.fields(cls):
+        name, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
         kind = {"int": int, "float": float}.get(str(f.type).split(" ")[0], str)
-        shown = "" if f.default is None or f.name == "model" else f" (default: {f.default})"
-        parser.add_argument("--" + f.name.replace("_", "-"), type=kind, default=f.default,
-                            metavar=kind.__name__.upper(), help=f.metadata["help"] + shown)
+        shown = "" if f.default in (None, str(EMBEDDED_MODEL)) else f" (default: {f.default})"
+        kinds = {"type": kind, "default": f.default, "metavar": kind.__name__.upper()}
+        parser.add_argument(name, help=text + shown,
+                            **(kinds if f.type != "bool" else {"action": "store_true"}))
     options = cls(**vars(parser.parse_args(argv)))
-    choices = {"agent": ("manager", "answer"), "distill": ("on", "off"),
-               "facts": (None, "turns", "observations", "llm")}
-    for name, allowed in choices.items():
-        if getattr(options, name) not in allowed:
-            wanted = ", ".join(a for a in allowed if a)
-            parser.error(f"--{name} {getattr(options, name)}: must be one of {wanted}")
     for f in dataclasses.fields(cls):
-        value = getattr(options, f.name)
-        least = 2 if f.name == "group_size" else 0 if f.name in ("seed", "steps") else 1
-        if isinstance(value, int) and value < least:
-            why = ": with one sample there is nothing to compare it with" if least == 2 else ""
-            parser.error(f"--{f.name.replace('_', '-')} {value}: must be at least {least}{why}")
-        if f.name in ("lr", "temperature", "max_grad_norm") and value is not None and not value > 0:
-            parser.error(f"--{f.name.replace('_', '-')} {value}: must be above 0")
+        name, value = "--" + f.name.replace("_", "-"), getattr(options, f.name)
+        choices = f.metadata["choices"]
+        if choices and value is not None and value not in choices:
+            parser.error(f"{name} {value}: must be one of {', '.join(choices)}")
+        least = {"group_size": 2, "seed": 0, "steps": 0, "lr": 1e-12, "temperature": 1e-3,
+                 "max_grad_norm": 1e-6, "clip": 1e-3}.get(f.name, type(value) is int)
+        if type(value) in (int, float) and not least <= value < float("inf"):
+            parser.error(f"{name} {value}: must be a finite number of at least {least:g}")
     return options
 
 
-def resolve(options: Options, algorithm: str) -> Options:
+def resolve(options, algorithm: str):
     """Fill in what depends on the model and the data."""
     embedded = Path(options.model).resolve() == EMBEDDED_MODEL.resolve()
-    defaults = {
-        "data": "world" if embedded else "locomo", "steps": 24 if embedded else 100,
-        "lr": 3e-4 if embedded else 1e-6, "max_new_tokens": 48 if embedded else 512,
-        "out": f"runs/{algorithm}-{options.agent}"}
+    defaults = {"data": "world" if embedded else "locomo", "steps": 24 if embedded else 100,
+                "lr": 3e-4 if embedded else 1e-6, "max_new_tokens": 48 if embedded else 512}
     given = {name: value for name, value in vars(options).items() if value is not None}
-    resolved = dataclasses.replace(options, **{**defaults, **given})
-    if resolved.facts is None:
-        resolved.facts = "turns" if resolved.data == "world" else "observations"
-    return resolved
+    values = {**{name: defaults[name] for name in defaults if hasattr(options, name)}, **given}
+    values.setdefault("facts", "turns" if values["data"] == "world" else "observations")
+    # evaluate.py has no agent of its own: its folder is named after the data.
+    values.setdefault("out", f"runs/{algorithm}-{values.get('agent') or Path(values['data']).stem}")
+    return dataclasses.replace(options, **values)
 
 
 def load_data(data: str) -> tuple[list[Dialogue], list[Dialogue], list[Dialogue]]:
@@ -124,6 +122,20 @@ def load_data(data: str) -> tuple[list[Dialogue], list[Dialogue], list[Dialogue]
     if data == "world":
         return world_splits()
     return split_locomo(load_locomo(fetch_locomo() if data == "locomo" else data))
+
+
+def load_or_stop(name: str) -> Policy:
+    """The policy of a folder or hub name; stops the program with one line if there is none."""
+    try:
+        policy = load_policy(name)
+        if policy.encode([{"role": "user", "content": "hello"}]):
+            return policy
+        reason = "its tokenizer knows no tokens"
+    except PolicyError as error:
+        stop(str(error))
+    except Exception as error:  # each part of a broken folder raises a type of its own
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    stop(f"cannot use the model {name}: {reason}; save or download it again")
 
 
 @dataclass
@@ -147,10 +159,9 @@ class Run:
     def log_step(self, row: dict[str, float]) -> None:
         """Append one line to metrics.csv."""
         path = self.folder / "metrics.csv"
-        new = not path.exists()
         with path.open("a", newline="") as file:
             writer = csv.DictWriter(file, row)
-            if new:
+            if file.tell() == 0:
                 writer.writeheader()
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
 
@@ -163,14 +174,18 @@ class Run:
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def batches(self) -> Iterable[list[Task]]:
-        """Endless batches of training tasks: every task once before any comes again."""
+        """Endless batches of training tasks: every task once before any comes again.
+
+        Inside a batch they keep their order, so that questions about one dialogue are neighbours:
+        they can share one row of memories.
+        """
         order = random.Random(self.options.seed)
-        tasks: list[Task] = []
+        places: list[int] = []
         while True:
-            while len(tasks) < self.options.questions:
-                tasks += order.sample(self.train, len(self.train))
-            yield tasks[: self.options.questions]
-            tasks = tasks[self.options.questions:]
+            while len(places) < self.options.questions:
+                places += order.sample(range(len(self.train)), len(self.train))
+            yield [self.train[place] for place in sorted(places[: self.options.questions])]
+            places = places[self.options.questions:]
 
 
 def prepare(options: Options, algorithm: str) -> Run:
@@ -178,10 +193,10 @@ def prepare(options: Options, algorithm: str) -> Run:
     options = resolve(options, algorithm)
     torch.manual_seed(options.seed)
     try:
-        policy, reference = load_policy(options.model), load_policy(options.model)
         splits = load_data(options.data)
-    except (PolicyError, DataError) as error:
+    except DataError as error:
         stop(str(error))
+    policy, reference = load_or_stop(options.model), load_or_stop(options.model)
     reference.model.requires_grad_(False)
     embed = hashed_words()
     distill = options.distill == "on"
@@ -192,6 +207,8 @@ def prepare(options: Options, algorithm: str) -> Run:
         agent = AnswerAgent(distill, options.max_new_tokens)
         tasks = [answer_tasks(split, embed) for split in splits]
     train, validation, test = tasks
+    if not train or not test:  # a manager's questions need evidence
+        stop(f"{options.data}: no usable question to {'test on' if train else 'learn from'}")
     folder = Path(options.out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -199,7 +216,8 @@ def prepare(options: Options, algorithm: str) -> Run:
             (folder / name).unlink(missing_ok=True)
         (folder / "config.json").write_text(json.dumps(vars(options), indent=2) + "\n")
     except OSError as error:
-        stop(f"cannot write to the run folder {folder}: {error.strerror}; choose another with --out")
+        stop(f"cannot write to the run folder {folder} ({error.strerror}); choose another --out")
+    print(" ".join(f"{name}={value}" for name, value in vars(options).items()))
     return Run(options, algorithm, policy, reference, agent, train, validation,
                test[: options.limit], splits[2], embed, folder)
 
@@ -253,10 +271,9 @@ def draw_curve(rows: Sequence[dict[str, float]], scores: dict[int, float], title
     """Reward, KL and entropy over the steps; `scores` are held-out scores at some of them."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     steps = [row["step"] for row in rows]
-    _panel(left, "exact match", steps, {"training reward, sampled": [r["reward"] for r in rows]})
-    left.plot(list(scores), list(scores.values()), "o--", label="validation, greedy")
+    left.plot(list(scores), list(scores.values()), "o--", color="C1", label="validation, greedy")
     left.set_ylim(0, 1.02)
-    left.legend(fontsize=8)
+    _panel(left, "exact match", steps, {"training reward, sampled": [r["reward"] for r in rows]})
     _panel(right, "drift from the start model (nats a token)", steps,
            {name: [row[name] for row in rows] for name in ("kl", "entropy")})
     figure.suptitle(title, fontsize=11)
@@ -268,7 +285,8 @@ def table(before: dict, after: dict) -> str:
     """Held-out scores before and after, by question type."""
     lines = [f"{'held-out questions':<24}{'count':>6}{'before':>9}{'after':>8}"]
     for name, scores in before["by_category"].items():
-        lines.append(f"{name:<24}{scores['count']:>6}{scores['exact_match']:>9.3f}"
+        label = f"{name} {CATEGORIES[name]}"
+        lines.append(f"{label:<24}{scores['count']:>6}{scores['exact_match']:>9.3f}"
                      f"{after['by_category'][name]['exact_match']:>8.3f}")
     lines.append(f"{'all, exact match':<24}{before['count']:>6}"
                  f"{before['exact_match']:>9.3f}{after['exact_match']:>8.3f}")
@@ -320,9 +338,8 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
     """Write checkpoint, picture and summary; print the table, three transcripts and the folder."""
     options, seconds = run.options, time.time() - run.started
     run.policy.save(run.folder / "checkpoint")
-    if rows:
-        title = f"{run.algorithm.upper()}, {options.agent}, {options.data}, seed {options.seed}"
-        draw_curve(rows, scores, title, run.folder / "curve.png")
+    title = f"{run.algorithm.upper()}, {options.agent}, {options.data}, seed {options.seed}"
+    draw_curve(rows, scores, title, run.folder / "curve.png")
     summary = {
         "algorithm": run.algorithm, "agent": options.agent, "model": options.model,
         "data": options.data, "steps": options.steps, "seconds": round(seconds, 1),

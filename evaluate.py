@@ -1,0 +1,318 @@
+"""The whole system on held-out dialogues: read every turn, answer every question, print a table.
+
+    turn ──facts──> Memory Manager ──operations──> bank ──60 memories──> Answer Agent ──> answer
+
+Training judges one decision at a time, beside memories that are right. Here a manager lives with
+all it did before: the bank starts empty, and what was overwritten in the first session is gone in
+the last. The test dialogues are Memory-R1's eight of LoCoMo (arXiv 2508.19828, section 4.1), or 27
+of the synthetic world; a LoCoMo file of one or two conversations is used whole.
+
+Where this differs from the paper
+1. No LLM judge (metrics.py says why). Adversarial questions are not asked, as in the paper.
+2. Question types bear LoCoMo's names; the paper prints others over the same numbers (data.py).
+3. "Evidence" is our addition: the share of a question's evidence turns among the memories that the
+   answer agent was shown. A memory counts for every turn whose fact was before the manager when it
+   was added or updated. That is generous: a memory that overwrote another counts for both turns.
+4. `--facts llm` lets the manager's model extract the facts; the paper uses GPT-4o-mini.
+
+    python evaluate.py                        the embedded model on the synthetic world, about 60 s
+    python evaluate.py --data locomo --limit 20                      a quick look at LoCoMo, 2 min
+    python evaluate.py --recall --data locomo         search alone, without any model, about 10 s
+    python evaluate.py --manager runs/grpo-manager/checkpoint --answerer runs/grpo-answer/checkpoint
+
+It ends with "evaluate world: exact match A, F1 B over 513 questions in S s; run folder
+runs/evaluate-world". The folder holds summary.json, and records.jsonl with one line a question.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data import CATEGORIES, DataError, Dialogue, Turn, fetch_locomo, load_locomo, split_locomo
+from embedders import hashed_words
+from memory_bank import MemoryBank
+from memr1 import (PER_SPEAKER, AnswerTask, answer_all, candidates, greedy, observe_all,
+                   turn_facts)
+from metrics import bleu1, f1, squad_exact_match, summarise
+from policy import Policy
+from prompts import extract_messages, parse_facts
+from run import (EMBEDDED_MODEL, load_or_stop, option, parse_options, peak_memory_bytes, resolve,
+                 stop)
+from world import world_splits
+
+CHUNK = 32  # prompts handed to the model at a time, so that the progress bar moves
+Sources = dict[int, set[str]]  # memory id -> ids of the turns that it stands for
+
+
+@dataclass
+class EvaluateOptions:
+    """Options of evaluate.py; None stands for "depends on the model"."""
+
+    model: str = option(str(EMBEDDED_MODEL), "Hugging Face folder or hub name; default: tiny/")
+    manager: str | None = option(None, "another model for the Memory Manager, such as a checkpoint")
+    answerer: str | None = option(None, "another model for the Answer Agent, such as a checkpoint")
+    data: str | None = option(None, "world, locomo (downloaded once), or a LoCoMo file; default: "
+                                    "world for the embedded model, locomo for any other")
+    facts: str | None = option(None, "of a turn: as said (turns), the data's observations or llm; "
+                               "default: turns for the world, else observations",
+                               "turns", "observations", "llm")
+    distill: str = option("on", "on: select memories, then answer; off", "on", "off")
+    limit: int | None = option(None, "ask only the first so many questions, 10 to 100, and read "
+                                     "only the dialogues they belong to: a quick look")
+    turns: int | None = option(None, "read only the first so many turns of a dialogue, 20 to 600, "
+                                     "and ask only what they hold the evidence for")
+    max_new_tokens: int | None = option(None, "longest response; default: 48, or 512 if not tiny/")
+    recall: bool = option(False, "only measure how much evidence the search finds; needs no model")
+    out: str | None = option(None, "run folder; default: runs/evaluate-DATA")
+
+
+# ---- What is asked -------------------------------------------------------------------------------
+
+
+def held_out(data: str) -> list[Dialogue]:
+    """The test dialogues of `--data`; all dialogues of a file too small to be split."""
+    if data == "world":
+        return world_splits()[2]
+    dialogues = load_locomo(fetch_locomo() if data == "locomo" else data)
+    return split_locomo(dialogues)[2] if len(dialogues) >= 3 else dialogues
+
+
+def shorten(dialogues: Sequence[Dialogue], limit: int | None, turns: int | None) -> list[Dialogue]:
+    """The dialogues as far as they are read, with the questions that are asked.
+
+    With `turns`, only questions whose evidence was all read: of the others nobody could know the
+    answer. A dialogue with no question left is not read.
+    """
+    chosen: list[Dialogue] = []
+    n_asked = 0
+    for dialogue in dialogues:
+        questions = dialogue.questions
+        if turns is not None:
+            read = {turn.turn_id for turn in dialogue.turns[:turns]}
+            questions = tuple(q for q in questions if q.evidence and read.issuperset(q.evidence))
+        if limit is not None:
+            questions = questions[: limit - n_asked]
+        if questions:
+            chosen.append(replace(dialogue, turns=dialogue.turns[:turns], questions=questions))
+        n_asked += len(questions)
+    return chosen
+
+
+def share(evidence: Sequence[str], found: Iterable[str]) -> float | None:
+    """The share of the evidence turns that were found; None for a question without evidence.
+
+    >>> share(["D1:3", "D2:7"], {"D1:3", "D1:4"})
+    0.5
+    """
+    return len(set(evidence).intersection(found)) / len(evidence) if evidence else None
+
+
+def mean(values: Iterable[float | None]) -> float:
+    """The mean of those that are not None, 0 if there are none."""
+    known = [value for value in values if value is not None]
+    return sum(known) / max(len(known), 1)
+
+
+# ---- The whole system ----------------------------------------------------------------------------
+
+
+def facts_of(policy: Policy, turns: Sequence[Turn], source: str) -> list[list[str]]:
+    """The facts of each turn; like `turn_facts`, with many turns before the model at a time."""
+    if source != "llm":
+        return [turn_facts(turn, source) for turn in turns]
+    facts: list[list[str]] = []
+    for start in tqdm(range(0, len(turns), CHUNK), desc="extract", ncols=100):
+        prompts = [policy.encode(extract_messages(turn)) for turn in turns[start : start + CHUNK]]
+        facts += [parse_facts(response) for response in greedy(policy, prompts, 256)]
+    return facts
+
+
+def read_all(manager: Policy, dialogues: Sequence[Dialogue], facts: str, max_new_tokens: int,
+             ) -> tuple[list[MemoryBank], list[Sources], Counter[str]]:
+    """Put every fact of every dialogue through the manager into the dialogue's bank, from empty.
+
+    The dialogues go in step, one fact each at a time: a decision depends on the bank that the last
+    one left. Also returns what each memory stands for, and counts of operations and of "facts".
+    """
+    embed = hashed_words()
+    banks = [MemoryBank(embed) for _ in dialogues]
+    sources: list[Sources] = [{} for _ in dialogues]
+    queues = [[(fact, turn) for turn, stated in zip(d.turns, facts_of(manager, d.turns, facts))
+               for fact in stated] for d in dialogues]
+    counts = Counter(facts=sum(map(len, queues)))
+    with tqdm(total=counts["facts"], desc="read", unit="fact", ncols=100) as progress:
+        for place in range(max(map(len, queues), default=0)):
+            going = [i for i, queue in enumerate(queues) if place < len(queue)]
+            before = {i: {memory.id: memory for memory in banks[i]} for i in going}
+            seen = observe_all(
+                manager, [banks[i] for i in going],
+                [(fact, turn.speaker, turn.timestamp)
+                 for fact, turn in (queues[i][place] for i in going)], max_new_tokens)
+            for i, observation in zip(going, seen):
+                counts += observation.counts
+                for memory in banks[i]:
+                    # "is not", since an update that changes no word makes an equal memory.
+                    if before[i].get(memory.id) is not memory:
+                        turn = queues[i][place][1]
+                        sources[i].setdefault(memory.id, set()).add(turn.turn_id)
+            progress.update(len(going))
+    return banks, sources, counts
+
+
+def evidence_found(bank: MemoryBank, sources: Sources, task: AnswerTask) -> float | None:
+    """The share of a question's evidence among the memories that the answer agent is shown."""
+    shown = candidates(bank, task.question.text, task.speakers).values()
+    return share(task.question.evidence,
+                 {turn_id for memories in shown for m in memories for turn_id in sources[m.id]})
+
+
+def run_system(manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue], facts: str,
+               distill: bool, max_new_tokens: int) -> tuple[dict, list[dict]]:
+    """Scores, times and counts of the two agents together, and a record of every question."""
+    start = time.time()
+    banks, sources, counts = read_all(manager, dialogues, facts, max_new_tokens)
+    read_seconds = time.time() - start
+    asked = [(i, AnswerTask(banks[i], question, dialogue.speakers))
+             for i, dialogue in enumerate(dialogues) for question in dialogue.questions]
+    start, records = time.time(), []
+    with tqdm(total=len(asked), desc="answer", unit="question", ncols=100) as progress:
+        for place in range(0, len(asked), CHUNK):
+            chunk = asked[place : place + CHUNK]
+            answers = answer_all(answerer, [task for _, task in chunk], distill, max_new_tokens)
+            for (i, task), answer in zip(chunk, answers):
+                question = task.question
+                pair = answer.text, question.answer
+                records.append({
+                    "dialogue": dialogues[i].name, "question": question.text,
+                    "category": question.category, "gold": question.answer,
+                    "answer": answer.text, "exact_match": squad_exact_match(*pair),
+                    "f1": f1(*pair), "bleu1": bleu1(*pair), "evidence": question.evidence,
+                    "evidence_found": evidence_found(banks[i], sources[i], task),
+                    "selected": answer.selected, "response": answer.response})
+            progress.update(len(chunk))
+    answer_seconds = time.time() - start
+    scores = summarise([r["answer"] for r in records], [r["gold"] for r in records],
+                       [r["category"] for r in records])
+    scores["evidence_found"] = mean(r["evidence_found"] for r in records)
+    for category, row in scores["by_category"].items():
+        row["evidence_found"] = mean(
+            r["evidence_found"] for r in records if r["category"] == category)
+    n_turns = sum(len(dialogue.turns) for dialogue in dialogues)
+    return {
+        **scores, "dialogues": len(dialogues), "turns_read": n_turns, "facts_read": counts["facts"],
+        "memories_per_dialogue": sum(map(len, banks)) / len(banks),
+        "operations": {name: counts[name]
+                       for name in ("ADD", "UPDATE", "DELETE", "NOOP", "invalid")},
+        "seconds_per_turn": read_seconds / n_turns,
+        "seconds_per_question": answer_seconds / len(asked),
+    }, records
+
+
+def table(summary: dict) -> str:
+    """What was found, by question type, as text."""
+    lines = [f"{'question type':<16}{'count':>6}{'exact match':>13}{'F1':>8}{'BLEU-1':>8}"
+             f"{'evidence':>10}"]
+    rows = [(f"{number} {CATEGORIES[number]}", row)
+            for number, row in summary["by_category"].items()]
+    for name, row in [*rows, ("all", summary)]:
+        lines.append(f"{name:<16}{row['count']:>6}{row['exact_match']:>13.3f}{row['f1']:>8.3f}"
+                     f"{row['bleu1']:>8.3f}{row['evidence_found']:>10.3f}")
+    operations = ", ".join(f"{name} {count:,}" for name, count in summary["operations"].items())
+    lines += [f"{summary['memories_per_dialogue']:.1f} memories a dialogue, made of "
+              f"{summary['facts_read'] / summary['dialogues']:.1f} facts by {operations}",
+              f"{summary['seconds_per_turn']:.3f} s a turn, "
+              f"{summary['seconds_per_question']:.3f} s a question"]
+    return "\n".join(lines)
+
+
+# ---- Search alone --------------------------------------------------------------------------------
+
+
+def search_recall(dialogues: Sequence[Dialogue]) -> dict[str, dict[str, float]]:
+    """Mean share of the evidence that search finds in a bank of all turns, or of all facts."""
+    recall: dict[str, dict[str, float]] = {}
+    embed = hashed_words()
+    for name in ("raw turns", "facts"):
+        found: dict[str, list[float | None]] = {"10": [], "60": [], f"{PER_SPEAKER} a speaker": []}
+        for dialogue in tqdm(dialogues, desc=name, ncols=100):
+            stored = [(text, turn) for turn in dialogue.turns
+                      for text in ([turn.text] if name == "raw turns" else turn.facts)]
+            bank = MemoryBank(embed)
+            added = bank.add_many((text, turn.speaker, turn.timestamp) for text, turn in stored)
+            turn_of = {memory.id: turn.turn_id for memory, (_, turn) in zip(added, stored)}
+            for question in dialogue.questions:
+                best = bank.search(question.text, 60)
+                shown = candidates(bank, question.text, dialogue.speakers).values()
+                for shares, memories in zip(
+                        found.values(), (best[:10], best, [m for theirs in shown for m in theirs])):
+                    shares.append(share(question.evidence, {turn_of[m.id] for m in memories}))
+        recall[name] = {k: mean(shares) for k, shares in found.items()}
+    return recall
+
+
+def recall_table(recall: dict[str, dict[str, float]]) -> str:
+    """Evidence recall as text."""
+    lines = [f"{'evidence among the best':<24}" + "".join(f"{k:>16}" for k in recall["facts"])]
+    lines += [f"{name:<24}" + "".join(f"{value:>16.3f}" for value in row.values())
+              for name, row in recall.items()]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> dict:
+    """Evaluate and report; returns what summary.json holds."""
+    start = time.time()
+    options = resolve(parse_options(EvaluateOptions, "Evaluate two agents together.", argv),
+                      "evaluate")
+    try:
+        test = held_out(options.data)
+    except DataError as error:
+        stop(str(error))
+    dialogues = shorten(test, options.limit, options.turns)
+    if not dialogues:
+        stop(f"{options.data}: no question left to ask; raise or leave out --turns")
+    n_asked, n_all = (sum(len(d.questions) for d in split) for split in (dialogues, test))
+    scope = f"{n_asked:,} questions on {len(dialogues)} of {len(test)} dialogues"
+    if n_asked < n_all or options.turns:
+        scope = f"a quick look, not the full test: the first {scope}, of {n_all:,} questions"
+    if options.recall:
+        recall = search_recall(dialogues)
+        print(f"\n{options.data}: {scope}\n{recall_table(recall)}")
+        return recall
+    if options.facts == "observations" and not any(t.facts for d in dialogues for t in d.turns):
+        stop(f"{options.data}: holds no observations to read; use --facts turns")
+    folder = Path(options.out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "records.jsonl").write_text("")
+    except OSError as error:
+        stop(f"cannot write to the run folder {folder} ({error.strerror}); choose another --out")
+    names = [name or options.model for name in (options.manager, options.answerer)]
+    loaded = {name: load_or_stop(name) for name in dict.fromkeys(names)}  # each model once
+    manager, answerer = (loaded[name] for name in names)
+    scores, records = run_system(manager, answerer, dialogues, options.facts,
+                                 options.distill == "on", options.max_new_tokens)
+    seconds = time.time() - start
+    summary = {**vars(options), "manager": names[0], "answerer": names[1], **scores,
+               "seconds": round(seconds, 1), "peak_memory_bytes": peak_memory_bytes()}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (folder / "records.jsonl").write_text(
+        "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records), encoding="utf-8")
+    print(f"\n{options.data}: {scope}, facts from {options.facts}\n"
+          f"manager {names[0]}, answer agent {names[1]}\n\n{table(summary)}")
+    if options.data != "world" and answerer.model.num_parameters() < 10_000_000:
+        print("The embedded model knows only the words of the synthetic world; real dialogues need "
+              "a real model (--model).")
+    print(f"\nevaluate {Path(options.data).stem}: exact match {scores['exact_match']:.3f}, "
+          f"F1 {scores['f1']:.3f} over {n_asked:,} questions in {seconds:.0f} s; run folder {folder}")
+    return summary
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,364 @@
+"""Tests of evaluate.py: scripted agents with known outcomes, a random model, the real LoCoMo.
+
+    python -m pytest tests/test_evaluate.py        (about 20 s on two free cores)
+
+The tests on LoCoMo are skipped without ../shared/data/locomo10.json, one on the embedded model
+without tiny/.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import evaluate
+from data import Dialogue, Question, Turn
+from evaluate import (evidence_found, facts_of, held_out, main, mean, read_all, run_system,
+                      search_recall, share, shorten, table)
+from embedders import hashed_words
+from memr1 import AnswerTask, MemoryR1
+from policy import Step
+from run import EMBEDDED_MODEL
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCOMO = ROOT / "../shared/data/locomo10.json"
+needs_locomo = pytest.mark.skipif(not LOCOMO.exists(), reason="needs ../shared/data/locomo10.json")
+
+
+class Scripted:
+    """A policy whose response to a user message is computed by a function: an exact model."""
+
+    def __init__(self, reply: Callable[[str], str]):
+        self.reply, self.read, self.batches = reply, [], []
+
+    def encode(self, messages: list[dict[str, str]]) -> list[int]:
+        self.read.append(messages[-1]["content"])
+        return [len(self.read) - 1]
+
+    def sample(self, prompts, group_size, max_new_tokens, temperature, generator=None):
+        assert temperature == 0, "an evaluation must be greedy, or no two give the same numbers"
+        self.batches.append(len(prompts))
+        return [[Step(prompt, prompt, True)] for prompt in prompts]
+
+    def decode(self, ids: list[int]) -> str:
+        return self.reply(self.read[ids[0]])
+
+
+def manage(prompt: str) -> str:
+    """ADD; but "also" updates memory 0, "gone" deletes it, and of the weather nothing is kept."""
+    fact = prompt.split("New fact: ")[1]
+    if "weather" in fact:
+        return '[{"event": "NOOP"}]'
+    if "gone" in fact:
+        return '[{"event": "DELETE", "id": 0}]'
+    if "also" in fact:
+        return json.dumps([{"event": "UPDATE", "id": 0, "text": fact.replace("also ", "")}])
+    return json.dumps([{"event": "ADD", "text": fact}])
+
+
+def dialogue(name: str, facts: list[tuple[str, ...]], questions: list[Question]) -> Dialogue:
+    """Turns D1:1, D1:2, ... that state these facts, spoken by Ann and Bob in turn."""
+    turns = tuple(Turn(f"D1:{i}", ("Ann", "Bob")[(i - 1) % 2], f"said {i}", "8 May 2023", stated)
+                  for i, stated in enumerate(facts, start=1))
+    return Dialogue(name, ("Ann", "Bob"), turns, tuple(questions))
+
+
+PETS = dialogue("pets", [
+    ("Ann has a dog Rex",), ("Bob plays chess",), ("Ann also has a dog Milo", "so she has two"),
+    ("fine weather",), ()], [
+    Question("What dogs does Ann have?", "Rex and Milo", 1, ("D1:1", "D1:3")),
+    Question("What weather was it?", "fine", 4, ("D1:4",)),
+    Question("Is Ann happy?", "yes", 3, ())])
+BOATS = dialogue("boats", [("Ann has a boat",), (), ("the boat is gone",)], [
+    Question("What boat does Ann have?", "none", 4, ("D1:1", "D1:3"))])
+
+
+# ---- pure parts, by hand -------------------------------------------------------------------------
+
+
+def test_share_and_mean():
+    assert share(["D1:1", "D1:2"], {"D1:2", "D9:9"}) == 0.5, "one of two evidence turns was found"
+    assert share([], {"D1:1"}) is None, "no evidence is neither found nor missed"
+    assert mean([1.0, None, 0.5]) == 0.75, "questions without evidence must not count as 0"
+    assert mean([None]) == 0 and mean([]) == 0
+
+
+def test_shorten():
+    both = [PETS, BOATS]
+    assert shorten(both, None, None) == both, "nothing was asked to be left out"
+    (only,) = shorten(both, 2, None)
+    assert only.questions == PETS.questions[:2] and only.turns == PETS.turns, (
+        "--limit 2 needs the first dialogue alone, read to its end")
+    assert [len(d.questions) for d in shorten(both, 4, None)] == [3, 1], "the limit is of all"
+    first, second = shorten(both, None, 3)
+    assert [q.category for q in first.questions] == [1] and second == BOATS, (
+        "after three turns nobody knows what was said in the fourth: its questions are not asked")
+    assert len(first.turns) == 3, "--turns 3 read more than three turns"
+    assert shorten(both, None, 2) == [], "a dialogue without questions is not read"
+
+
+# ---- reading -------------------------------------------------------------------------------------
+
+
+def test_reading_by_hand():
+    (bank,), (sources,), counts = read_all(Scripted(manage), [PETS], "observations", 8)
+    # What Bob said has its own memories, so that memory 0 that Ann's "also" updates is the dog.
+    assert [m.text for m in bank] == ["Ann has a dog Milo", "Bob plays chess", "so she has two"]
+    assert sources == {0: {"D1:1", "D1:3"}, 1: {"D1:2"}, 2: {"D1:3"}}, (
+        "a memory stands for the turns whose facts added or updated it, and for no other")
+    assert counts == Counter(facts=5, ADD=3, UPDATE=1, NOOP=1, invalid=0), "operations miscounted"
+
+
+def test_an_update_that_changes_no_word_still_counts():
+    twice = dialogue("twice", [("Ann has a dog",), (), ("Ann also has a dog",)], [])
+    _, (sources,), _ = read_all(Scripted(manage), [twice], "observations", 8)
+    assert sources == {0: {"D1:1", "D1:3"}}, (
+        "the third turn confirmed the memory, though the memory stayed equal")
+
+
+def test_dialogues_do_not_mix():
+    together = read_all(Scripted(manage), [PETS, BOATS], "observations", 8)
+    for place, one in enumerate((PETS, BOATS)):
+        (bank,), (sources,), _ = read_all(Scripted(manage), [one], "observations", 8)
+        assert list(together[0][place]) == list(bank), (
+            f"{one.name}: another bank when two dialogues are read in step; were they confused?")
+        assert together[1][place].items() >= sources.items(), "sources of another dialogue"
+    assert not list(together[0][1]), "the boat is gone, but its memory stayed"
+
+
+@pytest.mark.parametrize("facts", ["turns", "observations", "llm"])
+def test_reading_equals_the_system_turn_by_turn(facts):
+    def reply(prompt: str) -> str:
+        if prompt.startswith("Date:"):  # extraction: two facts of what was said
+            said = prompt.splitlines()[-1]
+            return json.dumps({"facts": [f"{said} first", f"{said} also second"]})
+        return manage(prompt)
+
+    system = MemoryR1(Scripted(reply), Scripted(reply), hashed_words(), PETS.speakers, facts)
+    for turn in PETS.turns:
+        system.observe(turn)
+    (bank,), _, _ = read_all(Scripted(reply), [PETS], facts, 64)
+    assert list(bank) == list(system.bank), (
+        f"facts from {facts}: MemoryR1.observe, one turn after another, leaves another bank")
+
+
+def test_extraction_asks_for_many_turns_at_a_time():
+    policy = Scripted(lambda prompt: '{"facts": ["' + prompt[-4:] + '"]}')
+    many = dialogue("many", [()] * 70, []).turns
+    facts = facts_of(policy, many, "llm")
+    assert facts == [[turn.text[-4:].strip()] for turn in many], "facts went to the wrong turns"
+    assert max(policy.batches) == evaluate.CHUNK, "one turn at a time is slow on a GPU"
+
+
+# ---- answering -----------------------------------------------------------------------------------
+
+
+def test_the_whole_system_by_hand():
+    def answer(prompt: str) -> str:
+        if "What dogs" in prompt:
+            return "**Memories:**\nAnn has a dog Milo\n**Answer:** Milo and Rex"
+        return "**Answer:** " + ("The none." if "boat does" in prompt else "no")
+
+    scores, records = run_system(Scripted(manage), Scripted(answer), [PETS, BOATS], "observations",
+                                 True, 8)
+    assert [(r["dialogue"], r["category"], r["exact_match"]) for r in records] == [
+        ("pets", 1, 0), ("pets", 4, 0), ("pets", 3, 0), ("boats", 4, 1)], (
+        "answers are in another order than the questions, or exact match is not SQuAD's")
+    assert records[0]["f1"] == 1.0 and records[0]["selected"] == "Ann has a dog Milo"
+    # dogs: both turns behind one memory; weather: never stored; happy: no evidence; boat: deleted
+    assert [r["evidence_found"] for r in records] == [1.0, 0.0, None, 0.0], (
+        "evidence: by hand 1, 0, none, 0")
+    assert scores["evidence_found"] == pytest.approx(1 / 3), "the question without evidence counts"
+    of_type = scores["by_category"]
+    assert of_type[3]["evidence_found"] == 0 and of_type[3]["count"] == 1
+    assert of_type[4]["exact_match"] == 0.5 and scores["exact_match"] == 0.25
+    assert scores["memories_per_dialogue"] == 1.5, "three memories and none, over two dialogues"
+    assert scores["operations"] == {"ADD": 4, "UPDATE": 1, "DELETE": 1, "NOOP": 1, "invalid": 0}
+    assert (scores["turns_read"], scores["facts_read"], scores["dialogues"]) == (8, 7, 2)
+
+
+def test_evidence_is_of_the_memories_that_are_shown():
+    # 31 memories of Ann, the agent sees 30 of them: all share "boat" with the question but one.
+    facts = [(f"Ann boat {i}",) if i != 4 else ("Ann lamp",) for i in range(31)]
+    one = dialogue("many", [s for fact in facts for s in (fact, ())], [])
+    (bank,), (sources,), _ = read_all(Scripted(manage), [one], "observations", 8)
+    task = AnswerTask(bank, Question("boat", "", 4, ("D1:1", "D1:9")), one.speakers)
+    assert evidence_found(bank, sources, task) == 0.5, (
+        "the lamp of D1:9 is in the bank but not among the 30 that are shown: half was found")
+
+
+def test_search_recall_by_hand():
+    # Twelve turns of one word each. "harp" is in the third; a tie of zeros goes to the oldest, so
+    # that of the twelve the last two are not among the ten best.
+    words = "oak elm harp ash fir yew box ivy bay fig nut pea".split()
+    turns = tuple(Turn(f"D1:{i}", "Ann", word, "", (f"fact {word}",) if i < 12 else ())
+                  for i, word in enumerate(words, start=1))
+    questions = (Question("harp", "", 4, ("D1:3", "D1:12")), Question("harp", "", 4, ("D1:3",)),
+                 Question("harp", "", 3, ()))
+    recall = search_recall([Dialogue("d", ("Ann", "Bob"), turns, questions)])
+    assert recall["raw turns"] == {"10": 0.75, "60": 1.0, "30 a speaker": 1.0}, (
+        "by hand: at 10 half of the first question's evidence and all of the second's")
+    assert recall["facts"] == {"10": 0.75, "60": 0.75, "30 a speaker": 0.75}, (
+        "the twelfth turn states no fact, so no search can find it")
+
+
+def test_table():
+    row = {"exact_match": 0.25, "f1": 0.5, "bleu1": 0.125, "count": 4, "evidence_found": 0.75}
+    text = table({**row, "by_category": {1: row, 3: row}, "memories_per_dialogue": 12.34,
+                  "facts_read": 30, "dialogues": 2, "seconds_per_turn": 0.5,
+                  "seconds_per_question": 1.25, "operations": {"ADD": 1234, "invalid": 5}})
+    assert re.search(r"^1 multi-hop +4 +0\.250 +0\.500 +0\.125 +0\.750$", text, re.MULTILINE), text
+    assert "3 open-domain" in text and re.search(r"^all +4 ", text, re.MULTILINE), (
+        "the table must bear LoCoMo's names: 1 is multi-hop, 3 open-domain")
+    assert "12.3 memories" in text and "15.0 facts" in text and "ADD 1,234, invalid 5" in text
+    assert "0.500 s a turn, 1.250 s a question" in text
+
+
+# ---- the command ---------------------------------------------------------------------------------
+
+
+def locomo_like(n: int) -> list:
+    """`n` conversations in LoCoMo's format: four turns, three questions each."""
+    def said(i: int, speaker: str, text: str) -> dict:
+        return {"dia_id": f"D1:{i}", "speaker": speaker, "text": text}
+
+    return [{
+        "sample_id": f"talk-{i}",
+        "conversation": {"speaker_a": "Ann", "speaker_b": "Bob", "session_1_date_time": "8 May",
+                         "session_1": [said(1, "Ann", "I got a dog."), said(2, "Bob", "Nice!"),
+                                       said(3, "Ann", "He is Rex."), said(4, "Bob", "I ski.")]},
+        "observation": {"session_1_observation": {
+            "Ann": [["Ann has a dog.", "D1:1"], ["Ann's dog is Rex.", "D1:3"]],
+            "Bob": [["Bob skis.", "D1:4"]]}},
+        "qa": [{"question": "Whose dog?", "answer": "Ann's", "category": 4, "evidence": ["D1:1"]},
+               {"question": "Which dog?", "answer": "Rex", "category": 1,
+                "evidence": ["D1:1", "D1:3"]},
+               {"question": "Who flies?", "adversarial_answer": "Ann", "category": 5,
+                "evidence": ["D1:4"]},
+               {"question": "Who skis?", "answer": "Bob", "category": 3, "evidence": ["D1:4"]}],
+    } for i in range(n)]
+
+
+@pytest.fixture
+def small_file(tmp_path: Path) -> Path:
+    path = tmp_path / "small.json"
+    path.write_text(json.dumps(locomo_like(2)))
+    return path
+
+
+def test_held_out(tmp_path, small_file):
+    assert [d.name for d in held_out(str(small_file))] == ["talk-0", "talk-1"], (
+        "a file too small to be split is evaluated whole")
+    path = tmp_path / "five.json"
+    path.write_text(json.dumps(locomo_like(5)))
+    assert [d.name for d in held_out(str(path))] == ["talk-2", "talk-3", "talk-4"], (
+        "the first conversation is for training and the second for validation: not tested on")
+    assert sum(len(d.questions) for d in held_out("world")) == 513, "the world's test has 513"
+
+
+def test_a_whole_evaluation(small_file, model_folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    returned = main(["--data", str(small_file), "--model", str(model_folder), "--out", str(out),
+                     "--max-new-tokens", "6"])
+    text = capsys.readouterr().out
+    summary = json.loads((out / "summary.json").read_text())
+    assert json.loads(json.dumps(returned)) == summary, "main returns what summary.json holds"
+    assert {"model", "manager", "answerer", "data", "facts", "distill", "limit", "turns",
+            "exact_match", "f1", "bleu1", "count", "by_category", "evidence_found", "dialogues",
+            "turns_read", "facts_read", "memories_per_dialogue", "operations", "seconds_per_turn",
+            "seconds_per_question", "seconds", "peak_memory_bytes"} <= set(summary)
+    assert summary["facts"] == "observations" and summary["facts_read"] == 6
+    assert summary["count"] == 6, "adversarial questions were asked, or others left out"
+    assert sum(summary["operations"].values()) >= 6, "every fact is an operation or an invalid one"
+    records = [json.loads(line) for line in
+               (out / "records.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [r["gold"] for r in records] == ["Ann's", "Rex", "Bob"] * 2, "records: one a question"
+    for word in ("4 single-hop", "1 multi-hop", "3 open-domain", "all", "invalid", "s a turn",
+                 "6 questions on 2 of 2 dialogues", "only the words of the synthetic world"):
+        assert word in text, f"the printed report does not say {word!r}:\n{text}"
+    assert "quick look" not in text, "all was read and asked: that is no quick look"
+    assert re.search(r"\nevaluate small: exact match 0\.\d+, F1 0\.\d+ over 6 questions in \d+ s; "
+                     r"run folder ", text), f"another last line than the docstring's:\n{text}"
+    again = main(["--data", str(small_file), "--model", str(model_folder), "--out", str(out),
+                  "--max-new-tokens", "6"])
+    assert again["f1"] == returned["f1"], "two evaluations of one model differ"
+    assert len((out / "records.jsonl").read_text(encoding="utf-8").splitlines()) == 6, (
+        "records of an earlier evaluation were kept")
+
+
+def test_a_quick_look_says_so(small_file, model_folder, tmp_path, capsys):
+    summary = main(["--data", str(small_file), "--answerer", str(model_folder), "--manager",
+                    str(model_folder), "--out", str(tmp_path / "run"), "--max-new-tokens", "4",
+                    "--limit", "2", "--turns", "3", "--facts", "turns", "--distill", "off"])
+    text = capsys.readouterr().out
+    assert ("a quick look, not the full test: the first 2 questions on 1 of 2 dialogues, of 6 "
+            "questions") in text, text
+    assert (summary["turns_read"], summary["facts_read"], summary["count"]) == (3, 3, 2)
+
+
+def test_recall_needs_no_model(small_file, capsys):
+    recall = main(["--recall", "--data", str(small_file), "--model", "no/such/model"])
+    assert recall["raw turns"]["60"] == recall["facts"]["10"] == 1.0, "three facts: all are found"
+    text = capsys.readouterr().out
+    assert "raw turns" in text and "facts" in text and "60" in text, text
+
+
+@pytest.mark.parametrize("arguments, expected", [
+    (["--data", "SMALL", "--turns", "0"], "--turns 0"),
+    (["--data", "EMPTY"], "--turns"),
+    (["--data", "BARE"], "--facts turns"),
+    (["--data", "SMALL", "--manager", "MISSING"], "MISSING"),
+    (["--data", "SMALL", "--answerer", "MISSING"], "MISSING"),
+])
+def test_errors_are_one_line(arguments, expected, small_file, model_folder, tmp_path, capsys):
+    empty, bare = locomo_like(1), locomo_like(1)
+    empty[0]["qa"] = []
+    del bare[0]["observation"]
+    for name, content in (("EMPTY", empty), ("BARE", bare)):
+        (tmp_path / name).write_text(json.dumps(content))
+    places = {name: tmp_path / name for name in ("EMPTY", "BARE", "MISSING")}
+    places["SMALL"] = small_file
+    typed = [str(places.get(argument, argument)) for argument in arguments]
+    with pytest.raises(SystemExit) as stopped:
+        main([*typed, "--model", str(model_folder), "--out", str(tmp_path / "run")])
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert stopped.value.code == 2 and len(errors) == 1 and expected in errors[0], errors
+
+
+# ---- real data, the embedded model ---------------------------------------------------------------
+
+
+@needs_locomo
+def test_recall_on_locomo():
+    recall = search_recall(held_out(str(LOCOMO)))
+    promised = {"raw turns": (0.52, 0.74), "facts": (0.59, 0.72)}  # memory_bank.py's table
+    for name, (at_10, at_60) in promised.items():
+        found = recall[name]["10"], recall[name]["60"]
+        assert found == pytest.approx((at_10, at_60), abs=0.0051), (
+            f"{name}: {found}, but the docstring of memory_bank.py says {at_10} and {at_60}")
+
+
+@needs_locomo
+def test_a_quick_look_at_locomo(model_folder, tmp_path, capsys):
+    summary = main(["--data", str(LOCOMO), "--model", str(model_folder), "--limit", "2", "--turns",
+                    "24", "--max-new-tokens", "4", "--out", str(tmp_path / "run")])
+    assert summary["count"] == 2 and summary["turns_read"] == 24 and summary["dialogues"] == 1
+    assert "of 1,307 questions" in capsys.readouterr().out, "the test split is not the paper's"
+
+
+def test_the_embedded_model_answers_in_its_world(tmp_path, capsys):
+    if not (EMBEDDED_MODEL / "config.json").exists():
+        pytest.skip("the embedded model tiny/ is not there; python tiny.py makes it")
+    summary = main(["--limit", "19", "--out", str(tmp_path / "run")])
+    assert summary["data"] == "world" and summary["turns_read"] == 60 and summary["count"] == 19
+    operations = summary["operations"]
+    assert operations["invalid"] <= 6, f"the embedded model does not keep the format: {operations}"
+    assert operations["ADD"] > 10 and summary["memories_per_dialogue"] > 5, (
+        f"nearly nothing was remembered: {operations}")
+    assert summary["exact_match"] > 0.15, "nearly no question was answered right"
+    assert "only the words of the synthetic world" not in capsys.readouterr().out

@@ -1,0 +1,619 @@
+"""Tests of memr1.py: both agents with scripted models, which answer by a Python function.
+
+    python -m pytest tests/test_memr1.py        (some ten seconds)
+
+A scripted model makes every reward predictable. `WorldReader` is a perfect answer agent for the
+synthetic world: it sees nothing but the prompt, and so proves what a prompt holds. The oracle
+manager is `world.advance`, the vanilla one overwrites the first dog with the second.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+import memr1  # noqa: E402
+from data import Dialogue, Question, Turn, load_locomo  # noqa: E402
+from embedders import hashed_words
+from memory_bank import MemoryBank  # noqa: E402
+from memr1 import (AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, MemoryR1,  # noqa: E402
+                   answer_all, answer_tasks, apply_operations, build_banks, candidates, chat,
+                   greedy, manager_tasks, observe_all, turn_facts)
+from policy import Step  # noqa: E402
+from prompts import Operation, format_operation, manager_messages  # noqa: E402
+from world import (EVENTS, INFERENCES, RELATIONS, advance, oracle_memories, sentence,  # noqa: E402
+                   world)
+
+EMBED = hashed_words()
+
+
+class Scripted:
+    """A policy whose response is `respond(user message, number in its group)`; ids are letters."""
+
+    def __init__(self, respond: Callable[[str, int], str]):
+        self.respond, self.read, self.calls = respond, [], []
+
+    def encode(self, messages: list[dict[str, str]]) -> list[int]:
+        return [ord(letter) for letter in messages[-1]["content"]]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(map(chr, ids))
+
+    def sample(self, prompts, group_size=1, max_new_tokens=64, temperature=1.0, generator=None):
+        self.calls.append((group_size, temperature))
+        self.read += [self.decode(prompt) for prompt in prompts]
+        return [[Step(prompt, [ord(letter) for letter in self.respond(self.decode(prompt), number)],
+                      True) for number in range(group_size)] for prompt in prompts]
+
+
+def always(*responses: str) -> Scripted:
+    """The same responses to every prompt, one for each member of a group."""
+    return Scripted(lambda prompt, number: responses[number % len(responses)])
+
+
+def read_world(prompt: str) -> tuple[list[str], str]:
+    """(memories needed, answer) from nothing but the text of an answer prompt."""
+    dated = re.findall(r"^- (\d+ \w+ \d+): (.+)$", prompt, re.M)
+    [question] = re.findall(r"^Question: (.+)$", prompt, re.M)
+
+    def about(subject: str, relation: str) -> tuple[list[str], str]:
+        one = sentence(subject, relation, ["|"])
+        many = sentence(subject, relation, ["|", "|"])
+        for _, line in reversed(dated):  # the last one counts
+            for start in (one[: one.index("|")], many[: many.index("|")]):
+                if line.startswith(start):
+                    return [line], line[len(start):]
+        return [], "nothing"
+
+    for past, verb in EVENTS.items():
+        if found := re.fullmatch(f"When did (.+) {verb}\\?", question):
+            wanted = f"{found[1]} {past}"
+            return next((([wanted], day) for day, line in dated if line == wanted), ([], "never"))
+    forms = [(name, form.question, {}) for name, form in RELATIONS.items()]
+    forms += [(name, form, answers) for name, (form, answers) in INFERENCES.items()]
+    for relation, form, inferred in forms:
+        found = re.fullmatch(re.escape(form).replace(r"\{s\}", "(.+)"), question)
+        if found and "'s " not in found[1]:
+            needed, value = about(found[1], relation)
+            return needed, inferred.get(value, value)
+        if found:
+            owner, link = found[1].split("'s ")
+            first, person = about(owner, link)
+            needed, value = about(person, relation)
+            return first + needed, value
+    raise AssertionError(f"no question of the world: {question}")
+
+
+class WorldReader(Scripted):
+    """A perfect answer agent, as far as the memories in its prompt allow."""
+
+    def __init__(self) -> None:
+        super().__init__(self.write)
+
+    @staticmethod
+    def write(prompt: str, number: int = 0) -> str:
+        needed, answer = read_world(prompt)
+        return "\n".join(["**Memories:**", *needed, f"**Answer:** {answer}"])
+
+
+def managers(dialogues: Sequence[Dialogue]) -> tuple[dict[str, str], dict[str, str]]:
+    """Prompt -> response of the oracle manager and of the vanilla one, along the right banks."""
+    oracle, vanilla = {}, {}
+    for dialogue in dialogues:
+        state: dict = {}
+        for place, turn in enumerate(dialogue.turns):
+            bank = MemoryBank(EMBED)
+            bank.add_many(oracle_memories(dialogue.turns[:place]).values())
+            fact = f"{turn.speaker}: {turn.text}"
+            shown = bank.search(fact, memr1.SIMILAR, turn.speaker)
+            prompt = manager_messages(fact, shown)[-1]["content"]
+            old, new = advance(state, turn)
+            place_of = {memory.text: number for number, memory in enumerate(shown)}
+            if old is None:
+                event, number, text = ("ADD", None, new) if new else ("NOOP", None, "")
+            else:
+                event, number, text = "UPDATE" if new else "DELETE", place_of.get(old), new or ""
+            oracle[prompt] = format_operation(Operation(event, number, text))
+            if event == "UPDATE":  # what the turn says, whatever the entry already held
+                text = turn.facts[0]
+            vanilla[prompt] = format_operation(Operation(event, number, text))
+    return oracle, vanilla
+
+
+@pytest.fixture(scope="module")
+def dialogues() -> list[Dialogue]:
+    return world(4, 11)
+
+
+@pytest.fixture(scope="module")
+def tasks(dialogues: list[Dialogue]) -> list[ManagerTask]:
+    return manager_tasks(dialogues, EMBED, "turns")
+
+
+def bank_of(*texts: str, speaker: str = "Anna") -> MemoryBank:
+    bank = MemoryBank(EMBED)
+    bank.add_many((text, speaker, "8 May 2023") for text in texts)
+    return bank
+
+
+def contents(bank: MemoryBank) -> list[tuple]:
+    return [(m.id, m.text, m.speaker, m.timestamp) for m in bank]
+
+
+# ---- operations on the bank ----------------------------------------------------------------------
+
+@pytest.mark.parametrize("operations, left, counted", [
+    ([Operation("ADD", None, "d")], "a b c d", {"ADD": 1}),
+    ([Operation("UPDATE", 0, "d")], "a b d", {"UPDATE": 1}),
+    ([Operation("DELETE", 1)], "b c", {"DELETE": 1}),
+    ([Operation("NOOP")], "a b c", {"NOOP": 1}),
+    ([], "a b c", {}),
+    ([Operation("DELETE", 0), Operation("ADD", None, "d")], "a b d", {"DELETE": 1, "ADD": 1}),
+    ([Operation("UPDATE", 0, "d"), Operation("UPDATE", 0, "e")], "a b e", {"UPDATE": 2}),
+    ([Operation("UPDATE", 0, "d"), Operation("DELETE", 0)], "a b", {"UPDATE": 1, "DELETE": 1}),
+    ([Operation("DELETE", 0), Operation("DELETE", 0)], "a b", {"DELETE": 1, "invalid": 1}),
+    ([Operation("DELETE", 0), Operation("UPDATE", 0, "d")], "a b", {"DELETE": 1, "invalid": 1}),
+    ([Operation("DELETE", 0), Operation("DELETE", 1)], "b", {"DELETE": 2}),
+    ([Operation("ADD", None, "a"), Operation("ADD", None, "a")], "a b c a a", {"ADD": 2}),
+])
+def test_operations_entry_by_entry(operations: list, left: str, counted: dict) -> None:
+    """`shown` is c, a, while the bank is a, b, c: numbers are places in the prompt, not ids."""
+    bank = bank_of(*"abc")
+    shown = [bank[2], bank[0]]
+    counts = apply_operations(bank, shown, operations, "Bob", "9 May 2023")
+    assert [m.text for m in bank] == left.split(), (
+        "number 0 is the first memory shown (c), not the memory with id 0; entries that no "
+        "operation names stay, unlike in the letter of Algorithm 3; a deleted one stays deleted")
+    assert dict(counts) == counted, "each operation counts once, as invalid if it came too late"
+
+
+def test_who_and_when_of_an_operation() -> None:
+    bank = bank_of("a", "b")
+    operations = [Operation("ADD", None, "c"), Operation("UPDATE", 1, "d")]
+    apply_operations(bank, list(bank), operations, "Bob", "9 May 2023")
+    assert contents(bank) == [
+        (0, "a", "Anna", "8 May 2023"), (1, "d", "Anna", "9 May 2023"),
+        (2, "c", "Bob", "9 May 2023")], (
+        "an ADD belongs to who spoke; an UPDATE keeps id, place and speaker and takes the new date")
+
+
+# ---- acting --------------------------------------------------------------------------------------
+
+def test_candidates_are_thirty_of_the_speaker_in_the_order_of_the_bank() -> None:
+    bank = MemoryBank(EMBED)
+    for i in range(100):  # an old memory fits the question best, so by similarity it would lead
+        text = "rusty has a red bicycle" if i % 3 == 0 else f"small talk number {i}"
+        bank.add(text, ("Anna", "Bob", "Cleo")[i % 3 - 1 if i < 90 else 0], f"{i} days")
+    found = candidates(bank, "Who has a red bicycle?", ("Anna", "Bob"))
+    assert list(found) == ["Anna", "Bob"], "one list for each speaker asked for, in their order"
+    for speaker, memories in found.items():
+        ids = [memory.id for memory in memories]
+        assert {memory.speaker for memory in memories} == {speaker}, "memories of the wrong speaker"
+        assert len(ids) == len(set(ids)) <= 30, "Algorithm 2: at most 30 for each speaker"
+        assert ids == sorted(ids), "candidates stand as a timeline, not by similarity"
+        best = {m.id for m in bank.search("Who has a red bicycle?", 30, speaker)}
+        assert set(ids) == best, "the 30 most similar, not the 30 oldest"
+    assert candidates(bank_of("a"), "b?", ("Anna", "Bob"))["Bob"] == []
+    assert len(candidates(bank, "b?", ("Anna",), 2)["Anna"]) == 2
+
+
+def test_greedy_answers_equal_prompts_once() -> None:
+    policy = Scripted(lambda prompt, number: prompt.upper())
+    prompts = [policy.encode([{"content": text}]) for text in ("a", "b", "a", "c", "b", "a")]
+    assert greedy(policy, prompts, 8) == ["A", "B", "A", "C", "B", "A"], "answers in wrong order"
+    assert sorted(policy.read) == ["a", "b", "c"], "equal prompts cost a model call each"
+    assert policy.calls == [(1, 0)], "greedy means one call, one sample, temperature 0"
+
+
+def test_answers_come_from_the_prompt_alone(dialogues: list[Dialogue]) -> None:
+    """On the right final bank the reader answers everything: 60 memories hold what is needed."""
+    tasks = []
+    for dialogue in dialogues:
+        bank = MemoryBank(EMBED)
+        bank.add_many(oracle_memories(dialogue.turns).values())
+        tasks += [AnswerTask(bank, question, dialogue.speakers) for question in dialogue.questions]
+    answers = answer_all(WorldReader(), tasks)
+    for task, answer in zip(tasks, answers):
+        assert answer.text == task.question.answer, f"{task.question}: {answer}"
+        assert answer.selected or answer.text == "nothing", "the selected memories got lost"
+        assert answer.prompt.endswith("Select the useful memories, then answer.")
+    plain = answer_all(always("**Answer:** x"), tasks[:1], distill=False)
+    assert plain[0].prompt.endswith("Answer directly."), "--distill off does not reach the prompt"
+
+
+def test_sources_of_facts() -> None:
+    turn = Turn("D1:1", "Anna", "I moved to Oslo. Rex came too!", "8 May 2023",
+                ("Anna lives in Oslo", "Anna has a dog named Rex"))
+    assert turn_facts(turn, "turns") == ["Anna: I moved to Oslo. Rex came too!"], (
+        "a raw turn names its speaker, or nobody knows who I is")
+    assert turn_facts(turn, "observations") == list(turn.facts)
+    assert turn_facts(replace(turn, facts=()), "observations") == [], "no observation, no fact"
+    model = always('{"facts": ["Anna moved to Oslo", ""]}')
+    assert turn_facts(turn, "llm", model) == ["Anna moved to Oslo"]
+    assert model.read == ["Date: 8 May 2023\nAnna: I moved to Oslo. Rex came too!"]
+    assert turn_facts(turn, "llm", always("no idea")) == [], "no JSON from the model, no fact"
+    with pytest.raises(ValueError, match="oracle"):
+        turn_facts(turn, "oracle")
+
+
+def test_the_manager_sees_similar_memories_of_the_speaker_alone() -> None:
+    bank = bank_of(*[f"Anna plays {word}" for word in "a bb cc dd ee ff gg hh".split()])
+    bank.add("Anna plays chess well", "Bob", "8 May 2023")
+    before = [m.text for m in bank.search("Anna: I play chess", memr1.SIMILAR, "Anna")]
+    manager = always('[{"event": "DELETE", "id": 4}, {"event": "DELETE", "id": 5}]')
+    [seen] = observe_all(manager, [bank], [("Anna: I play chess", "Anna", "9 May 2023")])
+    assert [m.text for m in seen.shown] == before and len(before) == 5, (
+        "five memories, of this speaker: memories of Bob are another bank in the paper")
+    assert before[4] not in [m.text for m in bank] and len(bank) == 8, (
+        "number 4 is the fifth memory shown; number 5 was not shown and must do nothing")
+    assert dict(seen.counts) == {"DELETE": 1, "invalid": 1}
+
+
+def test_build_banks_in_step_is_observing_one_by_one(dialogues: list[Dialogue]) -> None:
+    def respond(prompt: str, number: int) -> str:
+        """Some operation of every kind, fixed by the prompt."""
+        fact = prompt.rsplit("New fact: ", 1)[1]
+        event = ("ADD", "UPDATE", "ADD", "DELETE", "NOOP", "INVALID")[sum(map(ord, prompt)) % 6]
+        return json.dumps([{"event": event, "id": 0, "text": fact}])
+
+    ragged = [replace(d, turns=d.turns[:n]) for d, n in zip(dialogues, (25, 0, 40, 7))]
+    for facts in ("turns", "observations"):
+        banks, counts = build_banks(Scripted(respond), ragged, EMBED, facts)
+        total: Counter[str] = Counter()
+        for dialogue, bank in zip(ragged, banks, strict=True):
+            system = MemoryR1(Scripted(respond), None, EMBED, dialogue.speakers, facts)
+            for turn in dialogue.turns:
+                for seen in system.observe(turn):
+                    total += seen.counts
+            assert contents(bank) == contents(system.bank), (
+                "dialogues that go in step must not see each other's memories or change order")
+        assert counts == total and counts["invalid"] and counts["DELETE"], f"{counts} != {total}"
+    assert build_banks(Scripted(respond), [], EMBED, "turns") == ([], Counter())
+
+
+def test_the_whole_system_with_oracle_and_vanilla_manager(dialogues: list[Dialogue]) -> None:
+    oracle, vanilla = managers(dialogues)
+    scores = {}
+    for name, book in (("oracle", oracle), ("vanilla", vanilla)):
+        right = []
+        for dialogue in dialogues:
+            noop = '[{"event": "NOOP"}]'  # vanilla banks go astray: then the book has no entry
+            manager = Scripted(lambda prompt, number: book.get(prompt, noop))
+            system = MemoryR1(manager, WorldReader(), EMBED, dialogue.speakers)
+            for turn in dialogue.turns:
+                system.observe(turn)
+            if name == "oracle":
+                wanted = list(oracle_memories(dialogue.turns).values())
+                assert [c[1:] for c in contents(system.bank)] == wanted, (
+                    "the oracle's operations, one turn at a time, must build the oracle's bank")
+            right += [system.answer(q.text).text == q.answer for q in dialogue.questions]
+        scores[name] = sum(right) / len(right)
+    assert scores["oracle"] == 1.0, f"{scores}: right operations must give right answers"
+    assert scores["vanilla"] < 0.9, f"{scores}: a manager that overwrites must lose something"
+
+
+# ---- tasks ---------------------------------------------------------------------------------------
+
+def check_manager_tasks(dialogue: Dialogue, tasks: list[ManagerTask], facts: str) -> None:
+    """One task a question with evidence, in order; its bank knows the past and nothing else."""
+    questions = [q for q in dialogue.questions if q.evidence]
+    assert [task.question for task in tasks] == questions, "one task for each such question"
+    order = {turn.turn_id: place for place, turn in enumerate(dialogue.turns)}
+    for task in tasks:
+        place = max(order[turn_id] for turn_id in task.question.evidence)
+        before, turn = dialogue.turns[:place], dialogue.turns[place]
+        assert (task.speaker, task.timestamp) == (turn.speaker, turn.timestamp)
+        assert task.speakers == dialogue.speakers
+        said = f"{turn.speaker}: {turn.text}"
+        assert task.fact == (said if facts == "turns" else " ".join(turn.facts) or said), (
+            "the fact is that of the last turn of the evidence: before it nobody can answer")
+        got = [(m.text, m.speaker, m.timestamp) for m in task.bank]
+        if turn.fact is not None:
+            assert got == list(oracle_memories(before).values()), (
+                f"{task.question}: the bank must be the right one just before {turn.turn_id}")
+        else:
+            wanted = [(fact, t.speaker, t.timestamp) for t in before
+                      for fact in t.facts or (f"{t.speaker}: {t.text}",)]
+            assert got == wanted, (
+                f"{task.question}: the bank must hold every fact before {turn.turn_id}, no later")
+
+
+def test_manager_tasks_of_the_world(dialogues: list[Dialogue], tasks: list[ManagerTask]) -> None:
+    assert len(tasks) == sum(len(d.questions) for d in dialogues)
+    for facts, found in (("turns", tasks),
+                         ("observations", manager_tasks(dialogues, EMBED, "observations"))):
+        for dialogue in dialogues:
+            own = {id(question) for question in dialogue.questions}
+            check_manager_tasks(dialogue, [t for t in found if id(t.question) in own], facts)
+    # The last turn may only enter by the fact: an answer agent without it must fail.
+    blind = answer_all(WorldReader(), [AnswerTask(t.bank, t.question, t.speakers) for t in tasks])
+    known = [t.question for t, a in zip(tasks, blind) if a.text == t.question.answer]
+    leaked = [q for q in known if q.category != 3 and q.answer != "nothing"]  # Oslo, Bergen: Norway
+    assert not leaked, f"answered before the deciding turn, so the future leaked: {leaked[:3]}"
+
+
+def small_locomo(tmp_path: Path) -> list[Dialogue]:
+    """One conversation in LoCoMo's format, with every kind of evidence."""
+    def turn(turn_id: str, speaker: str, text: str) -> dict:
+        return {"dia_id": turn_id, "speaker": speaker, "text": text}
+
+    qa = [("Where does Ann live?", "Oslo", ["D1:1"], 4),
+          ("Which dogs?", "Rex, Bo", ["D2:2", "D1:3"], 1), ("Is Bob kind?", "yes", [], 3),
+          ("When did Bob ski?", "8 May", ["D2:1"], 2)]
+    record = {
+        "sample_id": "conv-x",
+        "conversation": {
+            "speaker_a": "Ann", "speaker_b": "Bob",
+            "session_1_date_time": "1 pm on 1 May, 2023", "session_2_date_time": "8 May, 2023",
+            "session_1": [turn("D1:1", "Ann", "I live in Oslo."), turn("D1:2", "Bob", "Nice!"),
+                          turn("D1:3", "Ann", "This is Rex.")],
+            "session_2": [turn("D2:1", "Bob", "I skied."), turn("D2:2", "Ann", "And here is Bo!")]},
+        "observation": {"session_1_observation": {
+            "Ann": [["Ann lives in Oslo.", "D1:1"], ["Ann has a dog, Rex.", "D1:3"],
+                    ["Ann posts photos.", "D1:3"]], "Bob": []}},
+        "qa": [{"question": q, "answer": a, "evidence": e, "category": c} for q, a, e, c in qa]
+        + [{"question": "Trap?", "evidence": ["D1:1"], "category": 5, "adversarial_answer": "x"}]}
+    path = tmp_path / "small.json"
+    path.write_text(json.dumps([record]), encoding="utf-8")
+    return load_locomo(path)
+
+
+def test_manager_tasks_of_a_locomo_file(tmp_path: Path) -> None:
+    [dialogue] = small_locomo(tmp_path)
+    for facts in ("turns", "observations"):
+        tasks = manager_tasks([dialogue], EMBED, facts)
+        check_manager_tasks(dialogue, tasks, facts)
+        assert [len(list(t.bank)) for t in tasks] == [0, 5, 4], (
+            "the latest turn of the evidence decides, in whatever order the evidence names them")
+        assert all(t.merged == "" for t in tasks), "only the world knows what ought to be merged"
+    model = always('{"facts": ["one", "two"]}')
+    assert manager_tasks([dialogue], EMBED, "llm", model)[0].fact == "one two", (
+        "several facts of one turn are one decision, and one prompt")
+    assert manager_tasks([dialogue], EMBED, "llm", always(""))[0].fact == "Ann: I live in Oslo.", (
+        "a turn from which nothing was extracted is shown as it was said")
+
+
+def test_answer_tasks_keep_everything(dialogues: list[Dialogue], tmp_path: Path) -> None:
+    found = answer_tasks(dialogues, EMBED)
+    assert [t.question for t in found] == [q for d in dialogues for q in d.questions]
+    wanted = [(turn.facts[0], turn.speaker, turn.timestamp) for turn in dialogues[0].turns]
+    got = [(m.text, m.speaker, m.timestamp) for m in found[0].bank]
+    assert got == wanted, "the answer agent's bank keeps what is stale: telling is its task"
+    assert found[0].speakers == dialogues[0].speakers
+    texts = [m.text for m in answer_tasks(small_locomo(tmp_path), EMBED)[0].bank]
+    assert texts == ["Ann lives in Oslo.", "Bob: Nice!", "Ann has a dog, Rex.", "Ann posts photos.",
+                     "Bob: I skied.", "Ann: And here is Bo!"], "a turn without facts is kept itself"
+
+
+# ---- episodes ------------------------------------------------------------------------------------
+
+DOG = ManagerTask(bank_of("Anna has a dog named Rex", "Anna lives in Oslo"),
+                  "Anna: I adopted a dog named Milo.", "Anna", "9 May 2023",
+                  Question("What dogs does Anna have?", "Rex and Milo", 1, ("D1:1", "D1:2")),
+                  ("Anna", "Bob"), "Anna has dogs named Rex and Milo")
+
+
+def test_the_reward_is_the_exact_match_of_the_frozen_agents_answer() -> None:
+    for answer, reward in [("Rex and Milo", 1.0), ("the rex and  milo.", 1.0), ("Milo", 0.0),
+                           ("Rex and Milo and Bo", 0.0), ("Milo and Rex", 0.0), ("", 0.0)]:
+        frozen = always(f"**Memories:**\nx\n**Answer:** {answer}")
+        [[episode]] = ManagerAgent(frozen).rollout(always("[]"), [DOG], 1, 1.0)
+        assert type(episode.reward) is float and episode.reward == reward, (
+            f"{answer!r}: the reward is SQuAD's exact match with the gold answer, 0 or 1")
+        [[episode]] = AnswerAgent().rollout(
+            frozen, [AnswerTask(DOG.bank, DOG.question, DOG.speakers)], 1, 1.0)
+        assert type(episode.reward) is float and episode.reward == reward, f"answer agent: {answer}"
+
+
+def test_rewards_depend_on_the_operations() -> None:
+    both = "Anna has dogs named Rex and Milo"
+    responses = {
+        '[{"event": "UPDATE", "id": 0, "text": " Anna has dogs named Rex and Milo"}]': (1, True),
+        '[{"event": "UPDATE", "id": 0, "text": " Anna has a dog named Milo"}]': (0, False),
+        '[{"event": "ADD", "text": " Anna has dogs named Rex and Milo"}]': (1, True),
+        '[{"event": "NOOP"}]': (0, False), "nonsense": (0, False),
+        f'[{{"event": "DELETE", "id": 0}}, {{"event": "ADD", "text": "{both}"}}]': (1, True),
+        '[{"event": "UPDATE", "id": 0, "text": "Anna has dogs named Milo and Rex"}]': (0, False),
+    }
+    before, frozen, manager = contents(DOG.bank), WorldReader(), always(*responses)
+    [group] = ManagerAgent(frozen).rollout(manager, [DOG], len(responses), 0.7)
+    assert manager.calls == [(len(responses), 0.7)], "group size or temperature got lost"
+    assert frozen.calls == [(1, 0)], "the frozen agent answers greedily, all banks in one call"
+    for episode, (response, (reward, merged)) in zip(group, responses.items(), strict=True):
+        assert episode.log["response"] == response, "episodes must keep the order of the samples"
+        assert episode.reward == reward, f"{response}: {episode.log}"
+        assert episode.log["merged"] is merged, (
+            f"{response}: merged means that a memory holds both dogs, in the oracle's words")
+        assert episode.steps[0].response_ids == [ord(letter) for letter in response]
+        assert episode.log["prompt"] == manager.read[0] and len(episode.steps) == 1
+        assert episode.log["gold"] == "Rex and Milo" and episode.log["category"] == 1
+    assert [e.log["operations"] for e in group][3:6] == [
+        {"NOOP": 1, "invalid": 0}, {"invalid": 1}, {"DELETE": 1, "ADD": 1, "invalid": 0}]
+    assert contents(DOG.bank) == before, (
+        "a rollout changed the task's own bank: the next sample and epoch see the future")
+
+
+def test_equal_responses_are_judged_once(tasks: list[ManagerTask]) -> None:
+    frozen = WorldReader()
+    ManagerAgent(frozen).rollout(always("x", "x", "y", "x"), [DOG, tasks[0]], 8, 1.0)
+    assert len(frozen.read) == 2, (
+        "invalid responses leave equal banks: two tasks ask two different questions, not 16")
+    frozen = WorldReader()
+    add = '[{"event": "ADD", "text": "Anna has a dog named Bo"}]'
+    ManagerAgent(frozen).rollout(always(add, "x", add, add), [DOG], 8, 1.0)
+    assert len(frozen.read) == 2, "two different responses in a group of 8: two answers to ask for"
+
+
+def test_no_rollout_changes_a_bank(dialogues: list[Dialogue], tasks: list[ManagerTask]) -> None:
+    before = [contents(task.bank) for task in tasks]
+    busy = always('[{"event": "DELETE", "id": 0}, {"event": "UPDATE", "id": 1, "text": "x"}, '
+                  '{"event": "ADD", "text": "y"}]', '[{"event": "ADD", "text": "z"}]')
+    ManagerAgent(WorldReader()).rollout(busy, tasks, 2, 1.0)
+    assert [contents(task.bank) for task in tasks] == before, "a rollout must work on copies"
+
+
+def test_oracle_and_vanilla_managers_in_rollouts(dialogues: list[Dialogue],
+                                                 tasks: list[ManagerTask]) -> None:
+    """What reinforcement learning has to gain: the distance between these two."""
+    means, merged = {}, {}
+    for name, book in zip(("oracle", "vanilla"), managers(dialogues)):
+        manager = Scripted(lambda prompt, number: book[prompt])  # KeyError: another prompt
+        groups = ManagerAgent(WorldReader()).rollout(manager, tasks, 2, 1.0)
+        assert [len(group) for group in groups] == [2] * len(tasks)
+        for task, group in zip(tasks, groups):
+            assert ("merged" in group[0].log) == bool(task.merged)
+            assert group[0].reward == group[1].reward, "equal responses, different rewards"
+            if task.merged:
+                assert group[0].log["merged"] == (group[0].reward == 1.0), group[0].log
+        means[name] = sum(g[0].reward for g in groups) / len(groups)
+        second = [g[0].reward for t, g in zip(tasks, groups) if t.merged]
+        merged[name] = sum(second) / len(second)
+    assert means["oracle"] == merged["oracle"] == 1.0, (
+        f"{means}: the right operation must earn the reward, or the reward is noise")
+    assert merged["vanilla"] == 0.0 and means["vanilla"] < 0.9, (
+        f"{means}, second pets {merged}: overwriting the first pet must cost the reward")
+
+
+def test_episodes_of_the_answer_agent(dialogues: list[Dialogue]) -> None:
+    tasks = answer_tasks(dialogues[:1], EMBED)
+    policy = Scripted(lambda prompt, number: WorldReader.write(prompt) if number % 2 else "no idea")
+    groups = AnswerAgent().rollout(policy, tasks, 4, 0.9)
+    assert policy.calls == [(4, 0.9)], "all questions go to the model in one call"
+    for task, group in zip(tasks, groups, strict=True):
+        assert [e.log["response"] == "no idea" for e in group] == [True, False] * 2
+        for episode in group:
+            assert episode.log["gold"] == task.question.answer
+            assert episode.reward == (episode.log["answer"] == task.question.answer)
+            assert task.question.text in episode.log["prompt"]
+        assert group[0].log["n_selected"] == 0 and group[0].log["answer"] == "no idea"
+        selected = read_world(group[1].log["prompt"])[0]
+        assert group[1].log["n_selected"] == len(selected), "each selected memory is a line"
+    assert 0 < sum(g[1].reward for g in groups) < len(groups), (
+        "reading the last line is right for told-once facts and wrong for lists")
+    direct = always("**Answer:** x")
+    AnswerAgent(distill=False).rollout(direct, tasks[:1], 2, 1.0)
+    assert direct.read[0].endswith("Answer directly."), "--distill off does not reach the prompt"
+
+
+def test_a_real_model_goes_through_both_agents(tiny_policy: Callable,
+                                               tasks: list[ManagerTask]) -> None:
+    """Random weights write noise: nothing may raise, and ids and lengths must fit."""
+    policy, generator = tiny_policy(), None
+    groups = ManagerAgent(policy, max_new_tokens=5).rollout(policy, tasks[:2], 3, 1.0, generator)
+    task = AnswerTask(tasks[-1].bank, tasks[-1].question, tasks[-1].speakers)
+    groups += AnswerAgent(max_new_tokens=5).rollout(policy, [task], 3, 1.0, generator)
+    for group in groups:
+        assert len(group) == 3
+        for episode in group:
+            [step] = episode.steps
+            assert 1 <= len(step.response_ids) <= 5 == max(5, len(step.log_probs))
+            assert episode.log["response"] == policy.decode(step.response_ids)
+            assert step.prompt_ids == group[0].steps[0].prompt_ids, "a group shares one prompt"
+            assert episode.reward in (0.0, 1.0)
+
+
+# ---- the chat ------------------------------------------------------------------------------------
+
+def chat_with(lines: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
+              manager: Scripted, answerer: Scripted | None = None) -> tuple[str, MemoryR1]:
+    """What a chat prints when these lines are typed, and its system afterwards."""
+    left = list(lines)
+
+    def typed(prompt: str = "") -> str:
+        if not left:
+            raise EOFError
+        return left.pop(0)
+
+    monkeypatch.setattr(builtins, "input", typed)
+    system = MemoryR1(manager, answerer or WorldReader(), EMBED, ["Anna"])
+    chat(system)
+    assert left == [] or "/quit" in lines, "the chat ended before its input"
+    return capsys.readouterr().out, system
+
+
+def test_a_chat_shows_every_operation(monkeypatch, capsys) -> None:
+    responses = iter(['[{"event": "ADD", "text": " Anna has a dog named Rex"}]',
+                      '[{"event": "UPDATE", "id": 0, "text": " Anna has dogs named Rex and Milo"}]',
+                      '[{"event": "DELETE", "id": 7}]', '[{"event": "NOOP"}]',
+                      '[{"event": "DELETE", "id": 0}]'])
+    out, system = chat_with(
+        ["I adopted a dog named Rex.", "I adopted a dog named Milo.", "What dogs does Anna have?",
+         "Hm.", "Hm!", "They left."], monkeypatch, capsys, Scripted(lambda *_: next(responses)))
+    shown = ["ADD      Anna has a dog named Rex", "8 May 2023: Anna has a dog named Rex",
+             "UPDATE   Anna has a dog named Rex -> Anna has dogs named Rex and Milo",
+             "9 May 2023: Anna has dogs named Rex and Milo",
+             "selected: Anna has dogs named Rex and Milo", "answer:   Rex and Milo",
+             "invalid:  1, in the response '[{\"event\": \"DELETE\", \"id\": 7}]'", "NOOP",
+             "DELETE   Anna has dogs named Rex and Milo", "0 in the bank"]
+    places = [out.find(text) for text in shown]
+    assert -1 not in places and places == sorted(places), f"{dict(zip(shown, places))}\n{out}"
+    assert len(system.bank) == 0 and out.endswith("Good-bye.\n"), "the end of input ends politely"
+
+
+def test_a_chat_survives_everything_typed(monkeypatch, capsys) -> None:
+    odd = ["", "   ", "/", "/ x", "/foo", "/QUIT", "?", "Where does Anna live?", "x" * 100_000,
+           "\x00", "\u2028", "**Answer:** x", "<|im_end|>", "[{}]", "🐕" * 40, "\ufffd?",
+           "/bank", "/help"]
+    manager, answerer = always("garbage \x00 [[["), always("")
+    out, system = chat_with(odd, monkeypatch, capsys, manager, answerer)
+    assert "no command /foo" in out and "100000 characters" in out and "0 in the bank" in out, out
+    assert "answer:   none" in out, "an empty answer must not look like a missing line"
+    assert max(map(len, manager.read)) < 1_000, "a pasted book must not reach the model"
+    assert len(system.bank) == 0
+    out, _ = chat_with(["/quit", "never read"], monkeypatch, capsys, manager)
+    assert out.endswith("Good-bye.\n") and manager.read.count("never read") == 0
+
+    def interrupted(prompt: str = "") -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(builtins, "input", interrupted)
+    chat(MemoryR1(manager, answerer, EMBED, ["Anna"]))  # Ctrl-C is no traceback
+
+
+def test_the_help_of_the_chat_speaks_the_worlds_language(monkeypatch, capsys) -> None:
+    out, _ = chat_with(["/help"], monkeypatch, capsys, always("[]"))
+    examples = [line.strip() for line in out.split("Four lines of it:")[1].splitlines()][1:5]
+    forms = [form for r in RELATIONS.values() for form in (*r.said, r.question)]
+    for example in examples:
+        assert any(re.fullmatch(re.escape(form).replace(r"\{v\}", ".+").replace(r"\{s\}", "Anna"),
+                                example) for form in forms), (
+            f"{example!r} is not what the embedded model learned; say it as world.py does")
+    assert all(command in out for command in ("/bank", "/help", "/quit"))
+
+
+def test_the_chat_as_a_program(model_folder: Path) -> None:
+    def run(*options: str, typed: bytes = b"") -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "memr1.py", *options], input=typed, capture_output=True, cwd=ROOT,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}, timeout=300)
+
+    typed = b"I live in Oslo now.\nWhere does Bo live?\n\xff\xfe caf\xe9\n/bank\n/nonsense"
+    done = run("--model", str(model_folder), "--name", "Bo", typed=typed)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr.decode()
+    out = done.stdout.decode()
+    assert out.count("Bo> ") == 6 and "in the bank" in out and "no command /nonsense" in out, out
+    done = run("--model", "no-such-folder")
+    message = done.stderr.decode().strip().splitlines()
+    assert done.returncode == 2 and done.stdout == b"", "a bad model folder is exit code 2"
+    assert len(message) == 1 and "no-such-folder" in message[0], f"one clear line, not {message}"
+
+
+def test_the_options_of_the_chat(capsys) -> None:
+    for argv, code, text in ((["--help"], 0, "--model FOLDER"), (["--name", " "], 2, "blank"),
+                             (["--modle", "x"], 2, "unrecognized")):
+        with pytest.raises(SystemExit) as stopped:
+            memr1.main(argv)
+        printed = "".join(capsys.readouterr())
+        assert stopped.value.code == code and text in printed, f"{argv}: {printed}"

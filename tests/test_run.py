@@ -1,0 +1,333 @@
+"""Tests of run.py and of every command line: options, errors in one line, batches, documentation.
+
+    python -m pytest tests/test_run.py        (about 20 s on two free cores)
+
+The commands that README.md and the modules' docstrings tell to type are checked against the options
+that the scripts have, and the examples in docstrings are run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import doctest
+import importlib
+import io
+import itertools
+import json
+import random
+import re
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import run
+from embedders import hashed_words
+from trees import Episode
+from run import EMBEDDED_MODEL, Options, Run, draw_curve, option, parse_options, resolve, table
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted(path.stem for path in ROOT.glob("*.py"))
+COMMANDS = [name for name in ("grpo", "ppo", "evaluate") if name in MODULES]
+
+
+def call(name: str, *arguments: object) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a script's main, run in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            importlib.import_module(name).main([str(argument) for argument in arguments])
+        except SystemExit as stopped:
+            code = stopped.code
+    return code, out.getvalue(), err.getvalue()
+
+
+def refused(name: str, *arguments: object) -> str:
+    """The one line with which a command refuses its arguments."""
+    code, out, err = call(name, *arguments)
+    typed = f"{name}.py {' '.join(map(str, arguments))}"
+    assert code == 2, f"{typed}: exit code {code}, expected 2"
+    # The libraries' own progress bars and warnings are not ours to silence.
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, f"{typed}: expected one line of error, got {err!r}"
+    assert "Traceback" not in err + out, f"{typed}: a traceback tells a student nothing"
+    return lines[0]
+
+
+def options_class(name: str) -> type:
+    module = importlib.import_module(name)
+    (found,) = [value for value in vars(module).values() if dataclasses.is_dataclass(value)
+                and value.__name__.endswith("Options") and value.__module__ == name]
+    return found
+
+
+# ---- options -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_lists_every_option(name):
+    code, text, _ = call(name, "--help")
+    assert code == 0, "--help must end with exit code 0"
+    for f in dataclasses.fields(options_class(name)):
+        spelled = "--" + f.name.replace("_", "-")
+        assert re.search(rf"^  {spelled}\b", text, re.MULTILINE), f"--help has no entry {spelled}"
+        words = f.metadata["help"]
+        assert len(words) > 8 and "\n" not in words, f"{spelled}: says nothing in --help"
+        assert str(f.type).split(" ")[0] not in ("int", "float") or f.name == "seed" or re.search(
+            r"\d", words), f"{spelled}: its help names no typical value"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("arguments, expected", [
+    (["--no-such-option", "1"], "--no-such-option"),
+    (["--ste", "3"], "--ste"),  # no abbreviations: what is typed is what is in --help
+    (["--limit", "0"], "--limit 0"),
+    (["--limit", "many"], "many"),
+    (["--distill", "maybe"], "on, off"),
+    (["--facts", "guesses"], "turns, observations, llm"),
+    (["--data", "no/such/file.json"], "no/such/file.json"),
+])
+def test_bad_arguments_of_every_command(name, arguments, expected):
+    assert expected in refused(name, *arguments), "the line does not name what was wrong"
+
+
+@pytest.mark.parametrize("arguments, expected", [
+    (["--group-size", "1"], "at least 2"),
+    (["--agent", "x"], "manager, answer"),
+    (["--steps", "-1"], "--steps -1"),
+    (["--epochs", "0"], "--epochs 0"),
+    (["--lr", "0"], "--lr 0"),
+    (["--lr", "nan"], "--lr nan"),
+    (["--lr", "inf"], "--lr inf"),
+    (["--kl", "-0.1"], "--kl -0.1"),
+    (["--clip", "nan"], "--clip nan"),
+    (["--temperature", "0"], "--temperature 0"),
+    (["--reduction", "mean"], "token, sequence, constant"),
+    (["--normalise", "yes"], "on, off"),
+])
+def test_bad_numbers_and_choices_of_grpo(arguments, expected):
+    assert expected in refused("grpo", *arguments), "the line does not name what was wrong"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_broken_data_model_and_folder(name, tmp_path, model_folder):
+    broken = tmp_path / "broken.json"
+    broken.write_text('[{"sample_id": 3}]')
+    assert "sample_id" in refused(name, "--data", broken), "the line must name the broken field"
+    no_json = tmp_path / "text.json"
+    no_json.write_text("{")
+    assert "JSON" in refused(name, "--data", no_json)
+    tiny_world = ["--data", "world", "--limit", "1"]
+    assert "missing" in refused(name, *tiny_world, "--model", tmp_path / "missing")
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    assert "--out" in refused(
+        name, *tiny_world, "--model", model_folder, "--out", in_the_way / "run"), (
+        "a run folder that cannot be made must be refused in one line")
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda folder: (folder / "config.json").unlink(),
+    lambda folder: (folder / "config.json").write_text("[]"),
+    lambda folder: (folder / "model.safetensors").write_bytes(b"cut"),
+    lambda folder: (folder / "tokenizer.json").write_text("{"),
+    lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
+], ids=["no config", "config is a list", "weights cut", "tokenizer cut", "no tokenizer"])
+def test_broken_model_folders(spoil, model_folder):
+    spoil(model_folder)
+    line = refused("grpo", "--data", "world", "--model", model_folder)
+    assert str(model_folder) in line, "the line does not say which folder is broken"
+
+
+def test_the_script_itself_prints_no_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "grpo.py", "--data", "world", "--model", tmp_path / "missing"], cwd=ROOT,
+        capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: "), done.stderr
+
+
+def test_numbers_words_and_switches_are_read():
+    @dataclasses.dataclass
+    class Some:
+        count: int | None = option(None, "how many, 1 to 9")
+        rate: float = option(0.5, "how fast, 0 to 1")
+        loud: bool = option(False, "with noise")
+        kind: str = option("a", "which, 1 or 2", "a", "b")
+
+    assert parse_options(Some, "", []) == Some(None, 0.5, False, "a"), "defaults changed"
+    found = parse_options(Some, "", "--count 3 --rate 0 --loud --kind b".split())
+    assert found == Some(3, 0.0, True, "b"), "an option was read wrong or as text"
+
+
+# ---- what depends on the model and the data ------------------------------------------------------
+
+
+def test_resolve():
+    embedded = resolve(Options(), "grpo")
+    assert (embedded.data, embedded.facts) == ("world", "turns"), (
+        "the embedded model learns in the synthetic world, from turns as they were said")
+    # The folder by another name is the same model.
+    assert resolve(Options(model=str(EMBEDDED_MODEL / ".." / "tiny")), "grpo").data == "world"
+    other = resolve(Options(model="some/model", agent="answer"), "ppo")
+    assert (other.data, other.facts) == ("locomo", "observations")
+    assert other.lr < embedded.lr and other.max_new_tokens > embedded.max_new_tokens
+    assert other.out == "runs/ppo-answer" and embedded.out == "runs/grpo-manager"
+    given = resolve(Options(model="some/model", data="world", steps=0, lr=0.1, facts="llm",
+                            out="here", max_new_tokens=7), "grpo")
+    assert (given.data, given.steps, given.lr, given.facts, given.out, given.max_new_tokens) == (
+        "world", 0, 0.1, "llm", "here", 7), "an option that was given was overwritten"
+    assert resolve(Options(data="my.json"), "grpo").facts == "observations"
+    assert None not in {v for k, v in vars(embedded).items() if k != "limit"}, (
+        "something is still undecided; config.json would not tell what was run")
+
+
+# ---- a run ---------------------------------------------------------------------------------------
+
+
+def make_run(folder: Path, train: list, **options) -> Run:
+    resolved = resolve(Options(**options), "grpo")
+    return Run(resolved, "grpo", None, None, None, train, [], [], [], hashed_words(), folder)
+
+
+def test_batches_use_every_task_before_any_comes_again(tmp_path):
+    for questions, n in ((4, 10), (10, 10), (16, 5), (3, 1)):
+        one = make_run(tmp_path, list(range(n)), questions=questions, seed=1)
+        batches = list(itertools.islice(one.batches(), 12))
+        assert all(len(batch) == questions for batch in batches), "a batch of another size"
+        counts = Counter()
+        for batch in batches:
+            counts.update(batch)
+            seen = [counts[task] for task in range(n)]
+            assert max(seen) - min(seen) <= 1, (
+                f"{n} tasks in batches of {questions}: one came again before all had come")
+            assert batch == sorted(batch), "questions about one dialogue are no neighbours"
+        again = list(itertools.islice(make_run(
+            tmp_path, list(range(n)), questions=questions, seed=1).batches(), 12))
+        assert batches == again, "the same seed must give the same batches"
+    first, other = (next(iter(make_run(tmp_path, list(range(50)), questions=8, seed=seed).batches()))
+                    for seed in (1, 2))
+    assert first != other, "not shuffled, or not by the seed"
+
+
+def test_batches_leave_the_global_random_state_alone(tmp_path):
+    state = random.getstate()
+    next(iter(make_run(tmp_path, [1, 2, 3]).batches()))
+    assert random.getstate() == state, "batches draws from the global generator"
+
+
+def test_a_run_without_questions_is_refused(tmp_path, model_folder):
+    conversation = {"speaker_a": "Ann", "speaker_b": "Bob", "session_1_date_time": "8 May, 2023",
+                    "session_1": [{"dia_id": "D1:1", "speaker": "Ann", "text": "Hello."}]}
+    path = tmp_path / "silent.json"
+    path.write_text(json.dumps([{"sample_id": name, "conversation": conversation, "qa": []}
+                                for name in "abc"]))
+    assert "learn from" in refused("grpo", "--data", path, "--model", model_folder), (
+        "no training question: batches would wait for one for ever")
+
+
+def test_logs(tmp_path):
+    one = make_run(tmp_path, [1])
+    for step in (1, 2):
+        one.log_step({"step": step, "reward": 1 / 3})
+        one.log_samples(step, [[Episode([], 0.5, {"response": "Zoë,\n\"x\""})]])
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["step", "reward"], ["1", "0.333333"], ["2", "0.333333"]]
+    lines = [json.loads(line) for line in
+             (tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert lines[0]["response"] == "Zoë,\n\"x\"", "samples.jsonl must give back the text as it was"
+
+
+def test_curve_and_table(tmp_path):
+    rows = [{"step": n, "reward": 0.1 * n, "kl": 0.0, "entropy": 1.0} for n in (1, 2, 3)]
+    for some in (rows, rows[:1], []):  # --steps 0 draws no line, but must not fail
+        draw_curve(some, {0: 0.2, 3: 0.4}, "title", tmp_path / "curve.png")
+        assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG", "curve.png is no PNG"
+    scores = {"exact_match": 0.25, "f1": 0.5, "bleu1": 0.5, "count": 4}
+    before = {**scores, "by_category": {1: scores, 2: scores}}
+    after = {**before, "exact_match": 0.75}
+    text = table(before, after)
+    assert "1 multi-hop" in text and "2 temporal" in text, "question types without their names"
+    assert re.search(r"all, exact match +4 +0\.250 +0\.750", text), text
+
+
+def test_no_steps_leave_everything_as_it_was(tmp_path, model_folder):
+    code, out, err = call("grpo", "--steps", "0", "--limit", "2", "--data", "world", "--model",
+                          model_folder, "--max-new-tokens", "4", "--out", tmp_path / "run")
+    assert code == 0, err
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["before"] == summary["after"], "no training step, and yet the scores changed"
+    assert (tmp_path / "run/checkpoint/config.json").exists() and "grpo manager: held-out" in out
+
+
+# ---- the documentation is true -------------------------------------------------------------------
+
+
+def documented_commands() -> list[tuple[str, str]]:
+    """(where, command) of every line that README.md or a module's docstring tells to type."""
+    texts = {f"{name}.py": (importlib.import_module(name).__doc__ or "") for name in MODULES}
+    if (ROOT / "README.md").exists():
+        texts["README.md"] = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = []
+    for where, text in texts.items():
+        for line in text.splitlines():
+            for part in line.strip().strip("`").split("&&"):
+                # What stands behind a # or two spaces explains the command.
+                command = re.split(r" {2,}|#|`", part.strip())[0].strip()
+                if re.match(r"python \w+\.py\b", command):
+                    found.append((where, command))
+    return found
+
+
+def test_documented_commands_exist():
+    found = documented_commands()
+    assert len(found) >= 4, f"only {found}: where did the commands of the docstrings go?"
+    helps: dict[str, str] = {}
+    for where, command in found:
+        script, *arguments = shlex.split(command)[1:]
+        assert (ROOT / script).exists(), f"{where}: {command!r} runs a script that does not exist"
+        name = script.removesuffix(".py")
+        if name not in helps:
+            helps[name] = call(name, "--help")[1]
+        for argument in arguments:
+            if argument.startswith("-"):
+                assert re.search(rf"(?<!\S){re.escape(argument)}\b", helps[name]), (
+                    f"{where}: {command!r} uses {argument}, which {script} --help does not know")
+            elif argument.isidentifier() and argument.isupper():
+                pytest.fail(f"{where}: {command!r} holds the placeholder {argument}")
+        if name in COMMANDS:
+            parse_options(options_class(name), "", arguments)  # refuses what the script refuses
+
+
+def test_readme_names_files_that_exist():
+    readme = ROOT / "README.md"
+    if not readme.exists():
+        pytest.skip("no README.md yet")
+    for name in set(re.findall(r"`(\w+\.py)`", readme.read_text(encoding="utf-8"))):
+        assert (ROOT / name).exists(), f"README.md speaks of {name}, which does not exist"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_doctests(name):
+    failed, _ = doctest.testmod(importlib.import_module(name))
+    assert failed == 0, f"an example in a docstring of {name}.py is not what the code does"
+
+
+def test_nobody_imports_a_command(tmp_path):
+    """The rooms of the house: a module imports only from the rows above it."""
+    for name in MODULES:
+        imported = set(re.findall(r"^(?:from|import) (\w+)", (ROOT / f"{name}.py").read_text(
+            encoding="utf-8"), re.MULTILINE))
+        assert not imported & {"grpo", "ppo", "evaluate", "tiny"}, (
+            f"{name}.py imports a command-line module; move what it needs to a row above")
+
+
+def test_embedded_model_is_beside_the_modules():
+    assert EMBEDDED_MODEL == Path(run.__file__).parent / "tiny", "tiny/ is found from any folder"

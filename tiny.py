@@ -1,0 +1,454 @@
+"""How the embedded model in tiny/ was made. Run it only to make it again.
+
+    python tiny.py          about TINY_MINUTES minutes on two cores; ends with its scores, and "saved to tiny"
+
+The result is a plain Qwen2 of a million parameters that is to the synthetic world what a 3B
+instruct model is to LoCoMo. It *reads* well: given the right memories it answers. And it *decides*
+like the agents that Memory-R1 starts from, so that reinforcement learning has something to teach:
+
+- as a manager it overwrites (told of a second dog, it forgets the first), it duplicates (told of a
+  new home, it stores it beside the old one) and it stores small talk;
+- as an answer agent it selects like a retriever: of several memories on one subject, the one that
+  it meets first, stale or not.
+
+It does so by cloning a mixture: in every such case the better choice is shown too, less often
+(BETTER), so that sampling finds it now and then. Everything comes from the training side of the
+world; held-out pairs of person and value are never seen.
+
+A small transformer trained from scratch gets stuck for very long at matching a relation and
+ignoring the name beside it. So it starts from circuits that every large language model has, set by
+hand and then trained like all other weights (`wire`):
+
+    layer 0   eight heads look exactly 1, 2, ... 8 tokens back; six note what they saw
+    layer 1   induction: what followed when these last three tokens stood together before?
+    layer 2   the same; and three heads find the day before an event that was just named
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+import world as w
+from data import Dialogue, Fact, Question, Turn
+from embedders import hashed_words
+from memory_bank import Memory, MemoryBank
+from memr1 import SIMILAR, AnswerTask, ManagerAgent, answer_all, manager_tasks
+from metrics import squad_exact_match
+from policy import Policy, load_policy
+from prompts import Operation, answer_messages, format_operation, manager_messages
+from trees import Step
+
+BETTER = 0.3  # how often the better of two choices is shown where the model is to decide badly
+WEIGHTS = "float16"  # in the saved folder; two bytes a weight keep it under 4 MB
+
+# ChatML as Qwen has it, but system messages are left out: the model knows one form of each prompt.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+END = "<|im_end|>"
+
+# ---- Tokenizer -----------------------------------------------------------------------------------
+
+
+def build_tokenizer(dialogues: Sequence[Dialogue]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE in which every word of the world, with its leading space, is one token.
+
+    Text is first cut into words, numbers and runs of anything else, so that "]}" or ": " never
+    melts into a word: a name must be the same token wherever it stands.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    pieces = Regex(r" ?[A-Za-z]+| ?[0-9]+|[^A-Za-z0-9]+?(?= ?[A-Za-z0-9]|$)")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(pieces, "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    words = {*w.NAMES, *w.PETS, *w.COUNTRY_OF, *w.COUNTRIES, *w.WORKPLACES, *w.WORKPLACE_OF,
+             *w.CARS, *w.FOODS, *w.GAMES, *w.LINKS, *w.MONTHS, *map(str, range(1, 32)),
+             *map(str, range(2022, 2028))}
+    texts = [f" {word} " for word in sorted(words)] * 200
+    for dialogue in dialogues:
+        everything = [Memory(i, turn.facts[0], turn.speaker, turn.timestamp)
+                      for i, turn in enumerate(dialogue.turns)]
+        asked = [probe.question for probe in w.probes(dialogue.turns)]
+        for question in asked:
+            for distill in (True, False):
+                texts.append(answer_messages(question.text, {"": everything[:1]}, distill)[1]["content"])
+                texts.append(answer_response([question.answer], question.answer, distill))
+        for memory, turn in zip(everything, dialogue.turns):
+            texts.append(manager_messages(f"{turn.speaker}: {turn.text}", [memory])[1]["content"])
+            texts += [format_operation(Operation(event, 0 if event != "ADD" else None, memory.text))
+                      for event in ("ADD", "UPDATE")]
+            texts += [format_operation(Operation("DELETE", 0)), format_operation(Operation("NOOP"))]
+    trainer = trainers.BpeTrainer(
+        vocab_size=1400, min_frequency=40, show_progress=False,
+        special_tokens=["<|endoftext|>", "<|im_start|>", END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END,
+                                   pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE)
+
+
+# ---- Model ---------------------------------------------------------------------------------------
+
+TOKEN_DIMS, CODE_DIMS, OFFSETS = 64, 16, 6  # the residual stream at the start: 64 + 6 x 16 = 160
+HEADS, HEAD_DIMS, LAYERS, THETA = 8, 32, 3, 1e6
+DATE_HEADS = (1, 3, 5)
+
+
+def build_model(vocabulary: int, end_id: int) -> Qwen2ForCausalLM:
+    """A Qwen2 of a million parameters, wired."""
+    model = Qwen2ForCausalLM(Qwen2Config(
+        vocab_size=vocabulary, hidden_size=TOKEN_DIMS + OFFSETS * CODE_DIMS, intermediate_size=256,
+        num_hidden_layers=LAYERS, num_attention_heads=HEADS, num_key_value_heads=HEADS,
+        head_dim=HEAD_DIMS, rope_theta=THETA, max_position_embeddings=32768,
+        tie_word_embeddings=True, bos_token_id=None, eos_token_id=end_id, pad_token_id=0))
+    with torch.no_grad():
+        wire(model)
+    return model
+
+
+def wire(model: Qwen2ForCausalLM) -> None:
+    """Set the attention so that it compares contexts from the first step on.
+
+    A token's embedding fills the first 64 dimensions of the stream; a fixed random map `code`
+    squeezes it into 16. Layer 0 writes the codes of the tokens 1 to 6 places back into six blocks
+    of their own. A later head that reads blocks j in its queries and blocks j + 1 in its keys then
+    finds the places whose *previous* tokens are the query's *current* ones, and copies what stands
+    there. Rotations keep the blocks apart inside one head. Rotary positions turn the fast half of a
+    head's dimensions beyond recognition over a long bank, so only the slow half carries content.
+    """
+    width = model.config.hidden_size
+    frequency = THETA ** (-torch.arange(0, HEAD_DIMS, 2) / HEAD_DIMS)
+    half, slow_half = HEAD_DIMS // 2, CODE_DIMS // 2
+    slow = torch.cat([torch.arange(half - slow_half, half),
+                      torch.arange(HEAD_DIMS - slow_half, HEAD_DIMS)])
+
+    def rotation(size: int) -> Tensor:
+        return torch.linalg.qr(torch.randn(size, size))[0]
+
+    embeddings = model.model.embed_tokens.weight.zero_()
+    embeddings[:, :TOKEN_DIMS].normal_(0, TOKEN_DIMS**-0.5)
+    code = torch.zeros(CODE_DIMS, width)
+    code[:, :TOKEN_DIMS] = rotation(TOKEN_DIMS)[:CODE_DIMS] * (TOKEN_DIMS / CODE_DIMS) ** 0.5
+    read = [code]  # read[j]: the code of the token j places back
+    first, *later = [layer.self_attn for layer in model.model.layers]
+    for weight in (first.q_proj.weight, first.k_proj.weight, first.o_proj.weight):
+        weight.zero_()
+    for head in range(HEADS):
+        rows = slice(head * HEAD_DIMS, (head + 1) * HEAD_DIMS)
+        # Rotary positions turn key and query by their places: this query, turned, matches the key
+        # exactly `back` places before it, whatever the tokens are.
+        back = head + 1
+        angle = back * frequency
+        first.q_proj.bias[rows] = 8 * torch.cat([angle.cos(), -angle.sin()])
+        first.k_proj.bias[rows] = 8 * torch.cat([torch.ones(half), torch.zeros(half)])
+        codes = slice(head * HEAD_DIMS, head * HEAD_DIMS + CODE_DIMS)
+        first.v_proj.weight[codes] = code
+        if back <= OFFSETS:
+            block = slice(TOKEN_DIMS + head * CODE_DIMS, TOKEN_DIMS + back * CODE_DIMS)
+            first.o_proj.weight[block, codes] = torch.eye(CODE_DIMS) * 0.5 / width**0.5
+            read.append(torch.zeros(CODE_DIMS, width))
+            read[back][:, block] = 2 * torch.eye(CODE_DIMS)
+
+    for depth, layer in enumerate(later):
+        layer.v_proj.weight.zero_()[:, :TOKEN_DIMS].normal_(0, TOKEN_DIMS**-0.5)
+        layer.o_proj.weight.copy_(0.05 * layer.v_proj.weight.T)  # copy the token that was found
+        for head in range(HEADS):
+            # (query block, key block) pairs that must agree.
+            pairs, gain = [(j, j + 1) for j in range(3)], 0.7  # what came after the same three tokens
+            if depth == 1 and head % 2:
+                pairs = [(j, j) for j in range(3)]  # the same three tokens
+            if depth == 1 and head in DATE_HEADS:
+                # "- Anna graduated\n**Answer:**" wants the day of "8 May 2023: Anna graduated": the
+                # verb was written 3 tokens ago, and in the memory the day stands 5 before it. Month
+                # and year then follow by induction.
+                pairs, gain = [(3, 0), (4, 1)], 1.2
+                rows = slice(head * HEAD_DIMS, (head + 1) * HEAD_DIMS)
+                codes = slice(head * HEAD_DIMS, head * HEAD_DIMS + CODE_DIMS)
+                layer.v_proj.weight[rows] = 0
+                layer.o_proj.weight[:, rows] = 0
+                layer.v_proj.weight[codes] = 0.5 * read[5]
+                layer.o_proj.weight[:, codes] = 0.8 * code.T
+            rotations = [rotation(CODE_DIMS) for _ in pairs]
+            rows = head * HEAD_DIMS + slow
+            layer.q_proj.weight[rows] = gain * sum(
+                r @ read[query] for r, (query, _) in zip(rotations, pairs))
+            layer.k_proj.weight[rows] = gain * sum(
+                r @ read[key] for r, (_, key) in zip(rotations, pairs))
+
+
+# ---- Lessons: what is shown ----------------------------------------------------------------------
+
+
+def answer_response(selected: Sequence[str], answer: str, distill: bool) -> str:
+    """An answer agent's response, as its prompt asks for it."""
+    if not distill:
+        return f"**Answer:** {answer}"
+    listed = [f"- {text}" for text in selected] or ["- none"]
+    return "\n".join(["**Memories:**", *listed, f"**Answer:** {answer}"])
+
+
+def drill(rng: random.Random, n_people: int, n_relations: int, n_events: int,
+          n_links: int) -> Dialogue:
+    """A dense little dialogue: a few people share the same few relations, so names decide."""
+    names = [name for pair in rng.sample(w.NAME_PAIRS, (n_people + 1) // 2) for name in pair]
+    rng.shuffle(names)
+    names = names[:n_people]
+    told = rng.sample(w.TELLABLE, n_relations)
+    threads = []
+    for name in names:
+        threads += w.story(name, told, n_events, False, rng)
+        # Friends among the people told of, so that a question can take two steps, and others.
+        others = rng.sample([other for other in names if other != name], min(1, n_people - 1))
+        others += rng.sample([other for other in w.NAMES if other not in names], 3)
+        for link, other in zip(rng.sample(w.LINKS, n_links), others):
+            if other not in w.held_out_values(name, w.NAMES):
+                threads.append([Fact(name, link, other, "add")])
+    turns = []
+    facts, dates = w.interleave(threads, rng), w.dates(rng)
+    for place, fact in enumerate(facts):
+        speaker = names[names.index(fact.subject) % 2]
+        said, kept = (w.say(fact, speaker, rng) if fact.relation not in w.LINKS
+                      else w.say(fact, fact.subject, rng))  # links are said by oneself only
+        date = dates[place * len(dates) // len(facts)]
+        turns.append(Turn(f"D1:{place}", speaker, said, date, (kept,), fact))
+    return Dialogue("drill", (names[0], names[1]), tuple(turns), ())
+
+
+def as_retriever(probe: w.Probe, turns: Sequence[Turn], selected: list[str],
+                 rng: random.Random) -> tuple[list[str], str]:
+    """What to select, and answer, from a bank that kept every fact: mostly the first hit.
+
+    `selected` are the right memories for the question, of which the last is about its key.
+    """
+    about = [turn for turn in turns if turn.fact and w.memory_key(turn.fact) == probe.about]
+    if len(about) < 2:
+        return selected, probe.question.answer
+    if rng.random() < BETTER:  # what still holds, each value from the last memory that says it
+        state: w.State = {}
+        for turn in about:
+            w.advance(state, turn)
+        values = state[probe.about]
+        said = {turn.fact.value: turn.facts[0] for turn in about if turn.fact.change != "end"}
+        chosen = [said[value] for value in values]
+    else:
+        hit = about[0] if rng.random() < 0.7 else rng.choice(about)
+        chosen, values = [hit.facts[0]], [] if hit.fact.change == "end" else [hit.fact.value]
+    if probe.kind == "inference":
+        answer = w.INFERENCES[probe.about[1]][1][values[0]]
+    else:
+        answer = " and ".join(values) if values else "nothing"
+    return selected[:len(selected) - (probe.about in probe.needs)] + chosen, answer
+
+
+def unanswerable(turns: Sequence[Turn], rng: random.Random) -> w.Probe:
+    """A question about somebody known that no memory answers: the model must notice."""
+    facts = [turn.fact for turn in turns if turn.fact]
+    linked = [fact for fact in facts if fact.relation in w.LINKS]
+    known = {w.memory_key(fact) for fact in facts}
+    through = rng.choice(linked) if linked and rng.random() < 0.3 else None
+    subject = through.value if through else rng.choice(facts).subject
+    relation = rng.choice([r for r in w.TELLABLE if (subject, r) not in known] or w.TELLABLE)
+    called = f"{through.subject}'s {through.relation}" if through else subject
+    asked = w.RELATIONS[relation].question.format(s=called)
+    needs = (w.memory_key(through),) if through else ()
+    return w.Probe("unanswerable", Question(asked, "nothing", 4, ()), (subject, relation), needs)
+
+
+def answer_lesson(policy: Policy, dialogue: Dialogue, turns: Sequence[Turn], n_questions: int,
+                  n_unanswerable: int, keep_all: bool, rng: random.Random) -> list[Step]:
+    """Several questions after one bank: the right memories, or every fact that was said."""
+    right = w.oracle_memories(turns)
+    entries = list(right.values())
+    if keep_all:
+        entries = [(turn.facts[0], turn.speaker, turn.timestamp) for turn in turns]
+    memories = {speaker: [Memory(i, *entry) for i, entry in enumerate(entries)
+                          if entry[1] == speaker] for speaker in dialogue.speakers}
+    found = w.probes(turns)
+    distill = rng.random() < 0.85
+    steps = []
+    found = rng.sample(found, min(n_questions, len(found)))
+    for _ in range(n_unanswerable):
+        probe = unanswerable(turns, rng)
+        if all(probe.about != other.about for other in w.probes(turns)):
+            found.append(probe)
+    for probe in found:
+        selected, answer = [right[key][0] for key in probe.needs], probe.question.answer
+        if keep_all:
+            selected, answer = as_retriever(probe, turns, selected, rng)
+        prompt = policy.encode(answer_messages(probe.question.text, memories, distill))
+        steps.append(lesson(policy, prompt, answer_response(selected, answer, distill)))
+    return steps
+
+
+def manager_lesson(policy: Policy, dialogue: Dialogue, embed, rng: random.Random) -> Step:
+    """One fact and the memories most like it; what a careless manager does, mostly."""
+    turns = dialogue.turns
+    changes = []  # turns that speak of something known: the decisions that matter
+    known: set[w.Key] = set()
+    for place, turn in enumerate(turns):
+        if turn.fact and w.memory_key(turn.fact) in known:
+            changes.append(place)
+        elif turn.fact:
+            known.add(w.memory_key(turn.fact))
+    place = rng.choice(changes) if changes and rng.random() < 0.6 else rng.randrange(len(turns))
+    before, turn = turns[:place], turns[place]
+    state: w.State = {}
+    for earlier in before:
+        w.advance(state, earlier)
+    old, new = w.advance(state, turn)
+    bank = MemoryBank(embed)
+    if rng.random() < 0.7:
+        bank.add_many(w.oracle_memories(before).values())
+    else:
+        bank.add_many((earlier.facts[0], earlier.speaker, earlier.timestamp) for earlier in before)
+        if old is not None:  # the newest of the memories that the bank keeps apart
+            old = [earlier.facts[0] for earlier in before
+                   if earlier.fact and w.memory_key(earlier.fact) == w.memory_key(turn.fact)][-1]
+    fact = f"{turn.speaker}: {turn.text}"
+    shown = bank.search(fact, SIMILAR, turn.speaker)
+    number = next((i for i, memory in enumerate(shown) if memory.text == old), None)
+    add = Operation("ADD", text=turn.facts[0])
+    if turn.fact is None:
+        choices = [(add, 1 - BETTER), (Operation("NOOP"), BETTER)]
+    elif number is None:
+        choices = [(add, 0.97), (Operation("NOOP"), 0.03)]
+    elif turn.fact.change == "end":
+        right = Operation("UPDATE", number, new) if new else Operation("DELETE", number)
+        choices = [(add, 1 - BETTER), (right, BETTER)]
+    elif turn.fact.change == "replace":
+        choices = [(add, 1 - BETTER), (Operation("UPDATE", number, new), BETTER)]
+    else:  # a second value joins the first
+        choices = [(Operation("UPDATE", number, turn.facts[0]), 0.9 - BETTER), (add, 0.1),
+                   (Operation("UPDATE", number, new), BETTER)]
+    operation = rng.choices(*zip(*choices))[0]
+    prompt = policy.encode(manager_messages(fact, shown))
+    return lesson(policy, prompt, format_operation(operation))
+
+
+def lesson(policy: Policy, prompt: list[int], response: str) -> Step:
+    """A prompt with the response to be learned, its end included."""
+    ids = policy.tokenizer.encode(response, add_special_tokens=False)
+    return Step(prompt, [*ids, policy.tokenizer.eos_token_id], True)
+
+
+# ---- Training ------------------------------------------------------------------------------------
+
+
+def batch(policy: Policy, progress: float, pool: Sequence[Dialogue], embed,
+          rng: random.Random) -> list[list[Step]]:
+    """The lessons of one step. A curriculum: few people and facts first, whole dialogues last."""
+    groups = []
+    if progress < 0.3:
+        n_banks, n_questions, n_decisions = 16, 8, 8
+    elif progress < 0.6:
+        n_banks, n_questions, n_decisions = 12, 10, 16
+    else:
+        n_banks, n_questions, n_decisions = 8, 12, 24
+    drills = []
+    for place in range(n_banks):
+        n_people = rng.randint(2, 4) if progress < 0.3 else rng.randint(3, 6)
+        if place % 3 == 2:  # dates are the hardest to find: days of many events
+            small = drill(rng, n_people, 1, rng.randint(2, 4), 0)
+        else:
+            small = drill(rng, n_people, rng.randint(1, 3), rng.randint(0, 1), rng.randint(0, 3))
+        drills.append(small)
+        turns, dialogue = small.turns, small
+        if progress >= 0.6 and place % 4:  # three in four are real dialogues, or parts of them
+            dialogue = rng.choice(pool)
+            n_turns = rng.randint(30, len(dialogue.turns))
+            start = rng.randint(0, len(dialogue.turns) - n_turns)
+            turns = dialogue.turns[start:start + n_turns]
+        keep_all = progress >= 0.3 and rng.random() < 0.4
+        # What is not there can only be noticed by a model that finds what is: this comes last.
+        n_unanswerable = 2 if progress >= 2 / 3 else 0
+        groups.append(answer_lesson(
+            policy, dialogue, turns, n_questions, n_unanswerable, keep_all, rng))
+    for place in range(n_decisions):
+        dialogue = rng.choice(drills) if place % 2 else rng.choice(pool)
+        groups.append([manager_lesson(policy, dialogue, embed, rng)])
+    return groups
+
+
+def scores(policy: Policy, dialogues: Sequence[Dialogue]) -> dict[str, float]:
+    """What the model card says: reading from right memories, and deciding, on held-out dialogues."""
+    embed = hashed_words()
+    tasks = []
+    for dialogue in dialogues:
+        bank = MemoryBank(embed)
+        bank.add_many(w.oracle_memories(dialogue.turns).values())
+        tasks += [AnswerTask(bank, question, dialogue.speakers) for question in dialogue.questions]
+    found: dict[str, list[int]] = defaultdict(list)
+    for task, answer in zip(tasks, answer_all(policy, tasks)):
+        right = squad_exact_match(answer.text, task.question.answer)
+        found["right memories"].append(right)
+        found[f"right memories, category {task.question.category}"].append(right)
+    decisions = manager_tasks(dialogues, embed, "turns")
+    for group in ManagerAgent(policy).rollout(policy, decisions, 1, 0.0):
+        found["manager, linked questions"].append(int(group[0].reward))
+        if "merged" in group[0].log:
+            found["manager, second pets merged"].append(group[0].log["merged"])
+    return {name: sum(values) / len(values) for name, values in sorted(found.items())}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make the tokenizer and the model, train, score, save."""
+    parser = argparse.ArgumentParser(description="Make the embedded model again.")
+    parser.add_argument("--steps", type=int, default=1800, help="training steps (default: 1800)")
+    parser.add_argument("--start", help="go on from this folder, with a fresh optimizer")
+    parser.add_argument("--first", type=int, default=1, help="the first step, with --start")
+    parser.add_argument("--lr", type=float, default=2e-3, help="learning rate (default: 2e-3)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and lessons (default: 0)")
+    parser.add_argument("--out", default=str(Path(__file__).parent / "tiny"),
+                        help="folder for the model (default: tiny/)")
+    options = parser.parse_args(argv)
+    torch.manual_seed(options.seed)
+    rng = random.Random(options.seed + options.first - 1)
+    pool = w.world(1500, seed=1000 + options.seed)
+    validation = w.world(6, seed=501, held_out=True)  # of another seed than any split
+    if options.start:
+        policy = load_policy(options.start)
+    else:
+        tokenizer = build_tokenizer(pool[:150])
+        policy = Policy(build_model(len(tokenizer), tokenizer.eos_token_id), tokenizer)
+    policy.micro_batch_tokens = 12000
+    model, tokenizer = policy.model, policy.tokenizer
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, betas=(0.9, 0.95),
+                                  weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: min(
+        (done + 1) / 50, 1.0, 2 * (1 - (done + options.first - 1) / options.steps)))
+    embed, start = hashed_words(), time.time()
+    for step in range(options.first, options.steps + 1):
+        groups = batch(policy, step / options.steps, pool, embed, rng)
+        with torch.autocast("cpu", torch.bfloat16):  # a third faster where the processor has it
+            loss = -policy.token_log_probs(groups).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0:
+            print(f"step {step}  loss {loss.item():.3f}  {time.time() - start:.0f} s", flush=True)
+        if step % 300 == 0 or step == options.steps:
+            found = scores(policy, validation)
+            print("  ".join(f"{name} {value:.3f}" for name, value in found.items()), flush=True)
+            model.save_pretrained(options.out)  # a long run may be cut short
+            tokenizer.save_pretrained(options.out)
+    model.to(getattr(torch, WEIGHTS)).save_pretrained(options.out)
+    print(f"saved to {options.out}")
+
+
+if __name__ == "__main__":
+    main()
