@@ -15,9 +15,9 @@ Where this differs from the paper
    was added or updated. That is generous: a memory that overwrote another counts for both turns.
 4. `--facts llm` lets the manager's model extract the facts; the paper uses GPT-4o-mini.
 
-    python evaluate.py                        the embedded model on the synthetic world, about 60 s
-    python evaluate.py --data locomo --limit 20                      a quick look at LoCoMo, 2 min
-    python evaluate.py --recall --data locomo         search alone, without any model, about 10 s
+    python evaluate.py                        the embedded model on the synthetic world, about 20 s
+    python evaluate.py --data locomo --limit 20                      a quick look at LoCoMo, 15 s
+    python evaluate.py --recall --data locomo         search alone, without any model, about 5 s
     python evaluate.py --manager runs/grpo-manager/checkpoint --answerer runs/grpo-answer/checkpoint
 
 It ends with "evaluate world: exact match A, F1 B over 513 questions in S s; run folder
@@ -310,7 +310,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
         print("The embedded model knows only the words of the synthetic world; real dialogues need "
               "a real model (--model).")
     print(f"\nevaluate {Path(options.data).stem}: exact match {scores['exact_match']:.3f}, "
-          f"F1 {scores['f1']:.3f} over {n_asked:,} questions in {seconds:.0f} s; run folder {folder}")
+          f"F1 {scores['f1']:.3f} over {n_asked:,} questions in {seconds:.0f} s; "
+          f"run folder {folder}")
     return summary
 
 

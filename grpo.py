@@ -24,7 +24,7 @@ Where this differs from the paper
     python grpo.py --agent answer   the Answer Agent, about ANSWER_SECONDS s
     python grpo.py --model Qwen/Qwen2.5-3B-Instruct     the same on LoCoMo, with a GPU
 
-It ends with "grpo manager: held-out exact match A -> B in S s, M GiB; run folder runs/grpo-manager".
+It ends with "grpo manager: held-out exact match A -> B in S s, M GiB; run folder ...".
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def group_advantages(rewards: Tensor, normalise: bool = True) -> Tensor:
     advantages = rewards - rewards.mean(dim=1, keepdim=True)  # (P, G)
     if normalise:
         # Divides by the spread: questions answered right once in eight push harder than those
-        # answered right four times. Dr. GRPO (arXiv 2503.20783) calls it a bias; False leaves it out.
+        # answered right four times. Dr. GRPO (arXiv 2503.20783) calls it a bias and leaves it out.
         advantages = advantages / (rewards.std(dim=1, keepdim=True) + 1e-4)
     spread = rewards.amax(dim=1, keepdim=True) - rewards.amin(dim=1, keepdim=True)  # (P, 1)
     return torch.where(spread < 1e-4, 0.0, advantages)
@@ -88,8 +88,8 @@ def kl_k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
     """KL(policy || reference) per token, estimated from the policy's own samples; (N,).
 
     Schulman's k3, r - 1 - log r with r = p_ref / p: unbiased, never negative, and 0 only where the
-    two agree. (Its gradient, taken in the loss, is not that of the KL but of the reversed one; close
-    to the reference they are the same. DeepSeekMath's Eq. 4, and the custom since.)
+    two agree. (Its gradient, taken in the loss, is not that of the KL but of the reversed one;
+    close to the reference they are the same. DeepSeekMath's Eq. 4, and the custom since.)
     """
     log_ratio = ref_log_probs - log_probs
     return log_ratio.exp() - 1 - log_ratio
@@ -125,7 +125,7 @@ class GRPOOptions(Options):
     """Options of grpo.py."""
 
     clip: float = option(0.2, "the ratio is clipped to 1 - clip .. 1 + clip, 0.1 to 0.3")
-    kl: float = option(0.01, "beta, weight of the KL to the start model, 0 to 0.05")
+    kl: float = option(0.07, "beta, weight of the KL to the start model, 0 to 0.1")
     reduction: str = option("token", "average the loss by token, sequence or constant",
                             "token", "sequence", "constant")
     normalise: str = option("on", "on: divide advantages by the group's standard deviation; off",
@@ -152,7 +152,8 @@ class Batch:
 def collect(run: Run, tasks: Sequence, generator: torch.Generator) -> Batch:
     """Stages 1 to 3: sample, reward, compare."""
     options, device = run.options, run.policy.device
-    groups = run.agent.rollout(run.policy, tasks, options.group_size, options.temperature, generator)
+    groups = run.agent.rollout(
+        run.policy, tasks, options.group_size, options.temperature, generator)
     episodes = [episode for group in groups for episode in group]
     steps = [step for episode in episodes for step in episode.steps]
     rewards = torch.tensor([[float(e.reward) for e in group] for group in groups])  # (P, G)
@@ -188,7 +189,8 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
         for epoch in range(options.epochs):
             optimizer.zero_grad()
             for rows_of_batch in micro_batches(policy.rows(batch.trees), policy.micro_batch_tokens):
-                index = torch.tensor([i for r in rows_of_batch for i in r.token_index], device=device)
+                index = torch.tensor(
+                    [i for row in rows_of_batch for i in row.token_index], device=device)  # (n,)
                 log_probs, entropies = policy.score(rows_of_batch, options.temperature)  # (n,)
                 per_token, metrics = clipped_loss(
                     log_probs, batch.old_log_probs[index], batch.advantages[index], options.clip)
@@ -213,7 +215,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
         run.log_step(rows[-1])
         if step % 10 == 0 or step == 1:
             run.log_samples(step, batch.groups)
-        if step % 6 == 0 or step == options.steps:
+        if step % 8 == 0 or step == options.steps:
             scores[step] = evaluate(run, run.validation)[0]["exact_match"]
         progress.set_postfix(reward=f"{rows[-1]['reward']:.2f}", kl=f"{sums['kl']:.3f}",
                              tok_s=f"{len(batch.old_log_probs) / rows[-1]['seconds']:.0f}")

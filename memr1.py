@@ -18,13 +18,16 @@ Where this differs from the paper
 1. A training example of the manager is one decision: the bank of all earlier turns, the last turn
    that a question's evidence names, and that question. The paper links a turn to every question
    whose evidence contains it; but before the last of the turns nobody can answer.
-2. The earlier bank is the right one where the data knows it (the synthetic world), and otherwise
+2. In training the same question also judges a later decision, on a turn that is easily mistaken
+   for its own but has nothing to do with it: there the memory must survive. Judged by linked turns
+   alone, a manager learns to overwrite whatever stands nearby, since nobody asks for it again.
+3. The earlier bank is the right one where the data knows it (the synthetic world), and otherwise
    holds every earlier fact. The paper lets GPT-4o-mini build it from the last 24 or 50 turns (its
    text and its Algorithm 1 disagree).
-3. The manager sees the 5 most similar memories, as in the authors' code; the paper does not say.
-4. Candidates stand in the order of the bank, as a timeline, not in the order of similarity.
-5. Exact match is SQuAD's (metrics.py says why); the paper does not say.
-6. While the manager learns, the answer agent is the start model, not one that was trained.
+4. The manager sees the 5 most similar memories, as in the authors' code; the paper does not say.
+5. Candidates stand in the order of the bank, as a timeline, not in the order of similarity.
+6. Exact match is SQuAD's (metrics.py says why); the paper does not say.
+7. While the manager learns, the answer agent is the start model, not one that was trained.
 
 `python memr1.py` starts a chat with both agents in the terminal, which shows every operation.
 """
@@ -33,6 +36,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import random
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -237,27 +241,47 @@ def answer_tasks(dialogues: Sequence[Dialogue], embed: Embedder) -> list[AnswerT
 
 
 def manager_tasks(dialogues: Sequence[Dialogue], embed: Embedder, facts: str,
-                  policy: Policy | None = None) -> list[ManagerTask]:
-    """One decision for each question whose evidence names a turn: see "differs", 1 and 2."""
+                  policy: Policy | None = None, guards: bool = False) -> list[ManagerTask]:
+    """One decision for each question whose evidence names a turn: see "differs", 1 to 3.
+
+    With `guards`, for training, a second one: at a later turn that has nothing to do with it.
+    """
     tasks = []
+    draw = random.Random(0)
     for dialogue in dialogues:
         places = {turn.turn_id: place for place, turn in enumerate(dialogue.turns)}
         for question in dialogue.questions:
             if not question.evidence:
                 continue
             place = max(places[turn_id] for turn_id in question.evidence)
-            before, turn = dialogue.turns[:place], dialogue.turns[place]
-            merged = ""
-            if turn.fact is None:
-                bank = keep_everything(before, embed)
-            else:
-                bank = MemoryBank(embed)
-                bank.add_many(oracle_memories(before).values())
-                merged = second_pet(before, turn)
-            fact = " ".join(turn_facts(turn, facts, policy)) or f"{turn.speaker}: {turn.text}"
-            tasks.append(ManagerTask(bank, fact, turn.speaker, turn.timestamp, question,
-                                     dialogue.speakers, merged))
+            later = guard_place(dialogue, place, embed, draw) if guards else None
+            tasks += [_manager_task(dialogue, at, question, embed, facts, policy)
+                      for at in (place, later) if at is not None]
     return tasks
+
+
+def guard_place(dialogue: Dialogue, place: int, embed: Embedder,
+                draw: random.Random) -> int | None:
+    """A later turn of the same speaker, one of the five most easily mistaken for this one."""
+    turn, bank = dialogue.turns[place], MemoryBank(embed)
+    later = [at for at in range(place + 1, len(dialogue.turns))
+             if dialogue.turns[at].speaker == turn.speaker]
+    bank.add_many((dialogue.turns[at].text, turn.speaker, "") for at in later)
+    alike = bank.search(turn.text, 5, turn.speaker)
+    return later[draw.choice(alike).id] if alike else None
+
+
+def _manager_task(dialogue: Dialogue, place: int, question: Question, embed: Embedder,
+                  facts: str, policy: Policy | None) -> ManagerTask:
+    before, turn = dialogue.turns[:place], dialogue.turns[place]
+    if any(t.fact for t in dialogue.turns):  # the data knows the right memory
+        bank, merged = MemoryBank(embed), second_pet(before, turn)
+        bank.add_many(oracle_memories(before).values())
+    else:
+        bank, merged = keep_everything(before, embed), ""
+    fact = " ".join(turn_facts(turn, facts, policy)) or f"{turn.speaker}: {turn.text}"
+    return ManagerTask(
+        bank, fact, turn.speaker, turn.timestamp, question, dialogue.speakers, merged)
 
 
 class ManagerAgent:

@@ -105,13 +105,13 @@ class Policy:
         trees.sort(key=lambda tree: tree_size([prompts[i] for i in tree]))
         while trees:
             # As many trees as the budget holds with room to write, the smallest first. The budget
-            # is four times that of scoring: a cache needs less memory than gradients do.
+            # is twice that of scoring: a cache needs less memory than gradients do.
             n, width = 1, len(trees[0])
             while n < len(trees):
                 width = max(width, len(trees[n]))
                 size = tree_size([prompts[i] for i in trees[n]])
                 size += width * group_size * max_new_tokens
-                if (n + 1) * size > self.micro_batch_tokens * 4:
+                if (n + 1) * size > self.micro_batch_tokens * 2:
                     break
                 n += 1
             batch, trees = trees[:n], trees[n:]

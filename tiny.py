@@ -1,6 +1,6 @@
 """How the embedded model in tiny/ was made. Run it only to make it again.
 
-    python tiny.py          about TINY_MINUTES minutes on two cores; ends with its scores, and "saved to tiny"
+    python tiny.py          TINY_MINUTES minutes on two cores; ends with its scores, "saved to tiny"
 
 The result is a plain Qwen2 of a million parameters that is to the synthetic world what a 3B
 instruct model is to LoCoMo. It *reads* well: given the right memories it answers. And it *decides*
@@ -83,7 +83,8 @@ def build_tokenizer(dialogues: Sequence[Dialogue]) -> PreTrainedTokenizerFast:
         asked = [probe.question for probe in w.probes(dialogue.turns)]
         for question in asked:
             for distill in (True, False):
-                texts.append(answer_messages(question.text, {"": everything[:1]}, distill)[1]["content"])
+                prompt = answer_messages(question.text, {"": everything[:1]}, distill)
+                texts.append(prompt[1]["content"])
                 texts.append(answer_response([question.answer], question.answer, distill))
         for memory, turn in zip(everything, dialogue.turns):
             texts.append(manager_messages(f"{turn.speaker}: {turn.text}", [memory])[1]["content"])
@@ -166,7 +167,7 @@ def wire(model: Qwen2ForCausalLM) -> None:
         layer.o_proj.weight.copy_(0.05 * layer.v_proj.weight.T)  # copy the token that was found
         for head in range(HEADS):
             # (query block, key block) pairs that must agree.
-            pairs, gain = [(j, j + 1) for j in range(3)], 0.7  # what came after the same three tokens
+            pairs, gain = [(j, j + 1) for j in range(3)], 0.7  # what came after the same three
             if depth == 1 and head % 2:
                 pairs = [(j, j) for j in range(3)]  # the same three tokens
             if depth == 1 and head in DATE_HEADS:
@@ -382,7 +383,7 @@ def batch(policy: Policy, progress: float, pool: Sequence[Dialogue], embed,
 
 
 def scores(policy: Policy, dialogues: Sequence[Dialogue]) -> dict[str, float]:
-    """What the model card says: reading from right memories, and deciding, on held-out dialogues."""
+    """For the model card: reading from right memories, and deciding, on held-out dialogues."""
     embed = hashed_words()
     tasks = []
     for dialogue in dialogues:

@@ -19,8 +19,8 @@ Training and held-out dialogues use the same words, but no pair of a person and 
 Oslo) ever stands on both sides: a model that has learned pairs by heart instead of reading its
 memories scores nothing on the held-out side.
 
-Unlike LoCoMo, the world knows what each turn means (`Turn.fact`), so the right memory after any turn
-can be computed: `advance` is the oracle that heuristics, cloning and tests are measured against.
+Unlike LoCoMo, the world knows what each turn means (`Turn.fact`), so the right memory after any
+turn can be computed: `advance` is the oracle that heuristics, cloning and tests are measured by.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ NAME_PAIRS = [
 ]
 NAMES = [name for pair in NAME_PAIRS for name in pair]
 PETS = (
-    "Buddy Scout Milo Simba Rex Bella Luna Coco Rocky Daisy Toby Max Ziggy Pepper Oreo Ginger Shadow "
-    "Rusty Biscuit Nala Felix Tiger Mocha Bruno Olive Pickle Muffin Cookie Snowy Bandit Hazel Jasper"
+    "Buddy Scout Milo Simba Rex Bella Luna Coco Rocky Daisy Toby Max Ziggy Pepper Oreo Ginger "
+    "Shadow Rusty Biscuit Nala Felix Tiger Mocha Bruno Olive Pickle Muffin Cookie Snowy "
+    "Bandit Hazel Jasper"
 ).split()
 COUNTRIES = {
     "Germany": "Berlin Munich Hamburg", "France": "Paris Lyon Bordeaux",
@@ -64,15 +65,17 @@ WORKPLACES = {
 }
 WORKPLACE_OF = {job: place for place, jobs in WORKPLACES.items() for job in jobs.split()}
 CARS = (
-    "Honda Toyota Volvo Tesla Ford Fiat Mazda Skoda Subaru Nissan Jeep Porsche Renault Kia Audi Lexus"
+    "Honda Toyota Volvo Tesla Ford Fiat Mazda Skoda Subaru Nissan Jeep Porsche Renault Kia "
+    "Audi Lexus"
 ).split()
 FOODS = (
-    "sushi pizza ramen tacos curry pasta salad soup paella lasagna falafel hummus burgers waffles "
-    "pancakes dumplings kebabs risotto gnocchi noodles chili oysters lobster mushrooms"
+    "sushi pizza ramen tacos curry pasta salad soup paella lasagna falafel hummus burgers "
+    "waffles pancakes dumplings kebabs risotto gnocchi noodles chili oysters lobster "
+    "mushrooms"
 ).split()
 GAMES = (
-    "tennis chess piano guitar violin drums football golf hockey cello flute poker badminton cricket "
-    "rugby trumpet"
+    "tennis chess piano guitar violin drums football golf hockey cello flute poker badminton "
+    "cricket rugby trumpet"
 ).split()
 EVENTS = {  # what a memory says -> what a question asks
     "graduated": "graduate", "retired": "retire", "married": "marry", "resigned": "resign",
@@ -127,11 +130,13 @@ RELATIONS = {
     "dogs": Relation(
         "list", tuple(PETS), "{s} has a dog named {v}",
         ("I have a dog named {v} now.", "I adopted a dog named {v}.", "Our new dog is named {v}."),
-        ("{s} has a dog named {v} now.", "{s} adopted a dog named {v}."), "What dogs does {s} have?"),
+        ("{s} has a dog named {v} now.", "{s} adopted a dog named {v}."),
+        "What dogs does {s} have?"),
     "cats": Relation(
         "list", tuple(PETS), "{s} has a cat named {v}",
         ("I have a cat named {v} now.", "I adopted a cat named {v}.", "Our new cat is named {v}."),
-        ("{s} has a cat named {v} now.", "{s} adopted a cat named {v}."), "What cats does {s} have?"),
+        ("{s} has a cat named {v} now.", "{s} adopted a cat named {v}."),
+        "What cats does {s} have?"),
     "likes": Relation(
         "list", tuple(FOODS), "{s} likes {v}",
         ("I like {v} a lot.", "I found out that I like {v}.", "I really like {v} now."),
@@ -358,11 +363,13 @@ def probes(turns: Iterable[Turn]) -> list[Probe]:
             kind, category = "list", 1
         else:
             kind, category = "told once" if evidence[0].fact.change == "add" else "changed", 4
-        found.append(Probe(kind, Question(form.format(s=subject), answer, category, ids), key, needs))
+        question = Question(form.format(s=subject), answer, category, ids)
+        found.append(Probe(kind, question, key, needs))
         if relation in INFERENCES:
             form_inferred, answers = INFERENCES[relation]
             asked = form_inferred.format(s=subject)
-            found.append(Probe("inference", Question(asked, answers[values[0]], 3, ids), key, needs))
+            question = Question(asked, answers[values[0]], 3, ids)
+            found.append(Probe("inference", question, key, needs))
         if subject in links and relation not in LINKS:
             called, link_turn = links[subject]
             proof = tuple(sorted({link_turn.turn_id, *ids}, key=order.get))
@@ -393,7 +400,9 @@ def _dialogue(name: str, held_out: bool, rng: random.Random) -> Dialogue | None:
         turns.append(
             Turn(f"D{session + 1}:{place + 1}", speaker, said, days[session], (kept,), fact))
     found: dict[str, list[Question]] = defaultdict(list)
-    for probe in rng.sample(everything := probes(turns), len(everything)):
+    everything = probes(turns)
+    rng.shuffle(everything)
+    for probe in everything:
         found[probe.kind].append(probe.question)
     # Lists and changed facts first: they are where a memory manager can be right or wrong.
     by_category = {

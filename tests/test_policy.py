@@ -1,4 +1,4 @@
-"""Tests of policy.py and trees.py: packed trees against a plain loop, the sampler against exact probabilities.
+"""Tests of policy.py and trees.py: trees against a plain loop, samples against probabilities.
 
     python -m pytest tests/test_policy.py        (some twenty seconds)
 
@@ -50,10 +50,10 @@ def group_of_samples(draw: random.Random, group_size: int, prompt: int, longest:
 
 
 def group_of_turns(draw: random.Random, turns: int) -> list[Step]:
-    """MEM1 trajectories: one question, then a state and information that differ from turn to turn."""
+    """MEM1 trajectories: one question, then a state and information of each turn."""
     question = words(draw, 9)
-    return [Step(question + words(draw, draw.randint(0, 12)), words(draw, draw.randint(1, 7)), False)
-            for _ in range(turns)]
+    return [Step(question + words(draw, draw.randint(0, 12)),
+                 words(draw, draw.randint(1, 7)), False) for _ in range(turns)]
 
 
 def mixed_groups() -> list[list[Step]]:
@@ -91,7 +91,7 @@ def budgets(qwen2):
     set_to(4096, 16384)
 
 
-# ---- Packed trees are exact ------------------------------------------------------------------------
+# ---- Packed trees are exact ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
@@ -145,13 +145,13 @@ def test_entropies_are_those_of_the_tempered_distribution_and_carry_no_gradient(
     assert log_probs.shape == entropies.shape == (len(row.targets),), "one number a scored token"
 
 
-# ---- The layout ------------------------------------------------------------------------------------
+# ---- The layout ----------------------------------------------------------------------------------
 
 
 def test_shared_prefix():
     for prompts, wanted in [([[1, 2, 3], [1, 2, 4]], 2), ([[1, 2], [1, 2, 3]], 2), ([[5, 6]], 2),
                             ([[1], [2]], 0), ([[7, 7]] * 3, 2), ([[9, 1], [9, 2, 1], [9, 0]], 1),
-                            ([[], [1]], 0)]:
+                            ([[], [1]], 0), ([[1, 2, 3], [1, 5], [1, 2, 4]], 1)]:
         for shift in range(len(prompts)):
             turned = prompts[shift:] + prompts[:shift]
             assert shared_prefix(turned) == wanted, f"longest common prefix of {turned}"
@@ -188,7 +188,7 @@ def test_rows_of_any_groups(groups, row_budget):
         assert found[index] == path, f"token {index} is predicted from the wrong context"
     for row in rows:
         assert len(row.input_ids) == len(row.position_ids) == len(row.branches), "lengths differ"
-        assert row.branches == sorted(row.branches), "the prefix comes first, then each branch whole"
+        assert row.branches == sorted(row.branches), "first the prefix, then each branch"
         if len(row.input_ids) > row_budget:
             assert max(row.branches) <= 1, "two branches in a row that is over its budget"
 
@@ -232,7 +232,7 @@ def test_an_empty_prompt_is_refused(qwen2):
 
 def test_the_tree_of_prompts():
     row = prompt_row([[1, 2, 3], [1, 2], [1, 2, 4, 5]])
-    assert row.input_ids == [1, 2, 3, 4, 5] and row.branches == [0, 0, 1, 3, 3], "branch b, prompt b"
+    assert row.input_ids == [1, 2, 3, 4, 5] and row.branches == [0, 0, 1, 3, 3], "branches"
     assert row.position_ids == [0, 1, 2, 2, 3] and row.score_at == [2, 1, 4], "where prompts end"
     assert tree_size([[1, 2, 3], [1, 2], [1, 2, 4, 5]]) == 5
     assert prompt_row([[1, 2]] * 3).input_ids == [1, 2], "equal prompts are read once"
@@ -247,10 +247,11 @@ def test_every_prompt_is_in_one_tree(prompts, largest):
 
 
 def test_tree_mask_pair_by_pair():
-    rows = [[0, 0, 0, 1, 1, 2, 2, 2, 3], [0, 1, 1, 2, 2, -1, -1, -1, -1], [1, 1, 2, 2, 3] + [-1] * 4]
+    rows = [[0, 0, 0, 1, 1, 2, 2, 2, 3], [0, 1, 1, 2, 2, -1, -1, -1, -1],
+            [1, 1, 2, 2, 3, -1, -1, -1, -1]]
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         mask = tree_mask(torch.tensor(rows), dtype)
-        assert mask.shape == (3, 1, 9, 9) and mask.dtype == dtype, "(B, 1, T, T) in the model's dtype"
+        assert mask.shape == (3, 1, 9, 9) and mask.dtype == dtype, "(B, 1, T, T), model's dtype"
         for b, (i, j) in product(range(3), product(range(9), range(9))):
             mine, other = rows[b][i], rows[b][j]
             sees = j <= i and (other == mine or (other == 0 and mine > 0))
@@ -273,7 +274,7 @@ def test_micro_batches_hold_every_row_once_within_the_budget(lengths, budget):
         assert len(batch) == 1 or size <= budget, f"{size} tokens with padding, budget {budget}"
 
 
-# ---- Padding and masks -----------------------------------------------------------------------------
+# ---- Padding and masks ---------------------------------------------------------------------------
 
 
 def test_what_stands_in_the_padding_never_matters(budgets, monkeypatch):
@@ -286,8 +287,13 @@ def test_what_stands_in_the_padding_never_matters(budgets, monkeypatch):
                 policy.sample(prompts, 2, 6, 1.0, torch.Generator().manual_seed(3)))
 
     wanted = everything()
-    monkeypatch.setattr(policy_module, "pad_right", lambda sequences, value, device: pad_right(
-        sequences, 111 if value == 0 else value, device))
+
+    def pad_otherwise(sequences, value, device):
+        # Positions, places and lengths are all below 100 here; some token id never is.
+        ids = max(max(sequence, default=0) for sequence in sequences) >= 100
+        return pad_right(sequences, 111 if ids else value, device)
+
+    monkeypatch.setattr(policy_module, "pad_right", pad_otherwise)
     got = everything()
     assert (got[0] - wanted[0]).abs().max() < 1e-6, "scoring looks at padding"
     for a, b in zip(flat(got[1]) + flat(got[2]), flat(wanted[1]) + flat(wanted[2])):
@@ -314,7 +320,7 @@ def test_token_log_probs_come_in_the_order_of_the_steps(budgets):
         "micro-batches sort rows by length; the result must go back to the order of the steps")
 
 
-# ---- Sampling --------------------------------------------------------------------------------------
+# ---- Sampling ------------------------------------------------------------------------------------
 
 
 def library_greedy(policy: Policy, prompt: list[int], max_new_tokens: int) -> list[int]:
@@ -333,7 +339,8 @@ def alike_prompts() -> list[list[int]]:
     """Trees of several prompts, of one, equal ones, and one that is the prefix of another."""
     draw = random.Random(9)
     first, second = words(draw, 20), words(draw, 11)
-    prompts = [[*first, 5, 6], second, [*first, 7], [*second, 8], first, [*first, 5, 6], [9, 10, 11]]
+    prompts = [[*first, 5, 6], second, [*first, 7], [*second, 8], first, [*first, 5, 6],
+               [9, 10, 11]]
     assert sorted(map(len, shared_trees(prompts))) == [1, 2, 4], "the test wants unequal trees"
     return prompts
 
@@ -362,7 +369,7 @@ def test_greedy_is_the_librarys_greedy(tiny_policy):
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
 def test_ratio_is_one_at_the_start(tiny_policy, kind):
-    """Branches that see siblings, stale positions, a forgotten temperature: all of them show here."""
+    """Branches that see siblings, stale positions, a forgotten temperature: all show here."""
     policy, prompts = with_ends(tiny_policy, kind), ragged_prompts() + alike_prompts()
     for temperature in (0.7, 1.3):
         groups = policy.sample(prompts, 5, 12, temperature, torch.Generator().manual_seed(0))
@@ -375,7 +382,7 @@ def test_ratio_is_one_at_the_start(tiny_policy, kind):
         assert (claimed - plain).abs().max() < 1e-4, (
             "a branch was not sampled from its own prompt and tokens alone: does it see siblings?")
         scored = policy.token_log_probs(groups, temperature)
-        assert (claimed - scored).abs().max() < 1e-4, "sampling and scoring disagree: ratio is not 1"
+        assert (claimed - scored).abs().max() < 1e-4, "sampling and scoring disagree"
 
 
 def test_prompts_that_leave_the_batch_disturb_nobody(tiny_policy, monkeypatch):
@@ -440,7 +447,7 @@ def test_every_end_id_of_the_generation_config_ends_a_response(tiny_policy):
     model.generation_config.eos_token_id = ends
     policy = Policy(model, make_tokenizer())
     assert policy.end_ids == {*ends, policy.tokenizer.eos_token_id}, (
-        "a chat model has several end ids: take all of the generation config's, and the tokenizer's")
+        "a chat model has several end ids: all of the generation config's, and the tokenizer's")
     groups = policy.sample(prompts, 1, 10, 0)
     for ids, [step] in zip(free, groups):
         cut = next((i + 1 for i, token in enumerate(ids) if token in policy.end_ids), None)
@@ -453,7 +460,9 @@ def test_every_end_id_of_the_generation_config_ends_a_response(tiny_policy):
 def test_a_response_cut_at_the_limit_is_unfinished_and_gets_no_end_id(tiny_policy):
     for policy in (tiny_policy(), tiny_policy("mistral", sliding_window=6)):
         policy.end_ids = {0, 2}
-        for step in flat(policy.sample(ragged_prompts(4), 2, 5, 0)):
+        steps = flat(policy.sample(ragged_prompts(4), 2, 5, 0))
+        assert len(steps) == 8, "group_size greedy responses to every prompt"
+        for step in steps:
             assert len(step.response_ids) == 5 and not step.finished, "cut: finished must be False"
             assert not policy.end_ids & set(step.response_ids), (
                 "an end id was forced on a truncated response (pitfall 18)")
@@ -483,7 +492,7 @@ def test_same_generator_same_samples(tiny_policy):
         assert policy.sample([], 3, 6) == [], "no prompts, no samples"
 
 
-# ---- Models that cannot be packed ------------------------------------------------------------------
+# ---- Models that cannot be packed ----------------------------------------------------------------
 
 UNPACKABLE = {
     "lfm2": {"layer_types": ["conv", "full_attention"]},  # short convolutions
@@ -491,7 +500,7 @@ UNPACKABLE = {
     "mistral": {"sliding_window": 6},
     "qwen2": {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
     "gpt_neo": {"num_layers": 2, "num_heads": 4, "window_size": 256,
-                "attention_types": [[["global", "local"], 1]]},  # the window is wider than the trial
+                "attention_types": [[["global", "local"], 1]]},  # a window wider than the trial
     "bloom": {},  # positions are biases that it makes from a mask of its own
 }
 
@@ -521,7 +530,7 @@ def test_models_that_cannot_be_packed_get_plain_rows(tiny_policy, kind):
     tokens = flat(policy.sample(prompts[:1], 40, 1, 5.0, torch.Generator().manual_seed(0)))
     logits = policy.model(torch.tensor(prompts[:1])).logits[0, -1]
     likely = set(logits.topk(100).indices.tolist())
-    assert {step.response_ids[0] for step in tokens} - likely, "top-k or top-p cuts the distribution"
+    assert {step.response_ids[0] for step in tokens} - likely, "top-k or top-p is on"
     for step in steps:
         ends = [token in policy.end_ids for token in step.response_ids]
         assert not any(ends[:-1]) and step.finished == ends[-1], "cut at the first end id, kept"
@@ -534,6 +543,25 @@ def test_a_trial_that_would_mislead_is_not_trusted(tiny_policy):
     wanted = plain_log_probs(policy.model, steps, 1.0)
     assert (policy.token_log_probs([steps]) - wanted).abs().max() < 1e-5, "the head does more"
     assert tiny_policy("gpt2").packs, "learned positions can be packed: position_ids are passed"
+
+
+def test_a_model_whose_samples_are_not_what_it_scores_is_not_packed(tiny_policy, monkeypatch):
+    original = Policy._sample_trees
+
+    def wrong(self, *arguments):
+        return [[[Step(s.prompt_ids, s.response_ids, s.finished, [p - 0.1 for p in s.log_probs])
+                  for s in group] for group in tree] for tree in original(self, *arguments)]
+
+    monkeypatch.setattr(Policy, "_sample_trees", wrong)
+    assert tiny_policy().packs is False, "the trial does not compare sampling with scoring"
+
+
+def test_questions_about_one_dialogue_share_a_row(budgets):
+    *_, first, second = mixed_groups()
+    policy = budgets(4096, 16384)
+    assert len(policy.rows([first, second])) == 1, "their long common prompt is read twice"
+    wanted = plain_log_probs(policy.model, first + second, 1.0)
+    assert (policy.token_log_probs([first, second]) - wanted).abs().max() < 1e-5
 
 
 def test_dropout_is_never_on(tiny_policy):
@@ -549,7 +577,7 @@ def test_dropout_is_never_on(tiny_policy):
         assert not policy.model.training, "sampling put the model in training mode"
 
 
-# ---- Text ------------------------------------------------------------------------------------------
+# ---- Text ----------------------------------------------------------------------------------------
 
 
 def test_text_cannot_forge_special_ids(qwen2):
@@ -591,7 +619,7 @@ def test_decode_leaves_out_special_tokens_and_nothing_else(qwen2):
     assert qwen2.decode([1, *ids, 2, 0]) == text, "special ids shown, or spaces tidied up"
 
 
-# ---- Loading and saving ----------------------------------------------------------------------------
+# ---- Loading and saving --------------------------------------------------------------------------
 
 
 def test_save_and_load(tiny_policy, model_folder, tmp_path):
@@ -599,7 +627,7 @@ def test_save_and_load(tiny_policy, model_folder, tmp_path):
     policy.save(tmp_path / "saved")
     ids = torch.tensor([[1, 87, 85, 260, 2]])
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
-    assert torch.equal(again(ids).logits, policy.model(ids).logits), "an ordinary folder, same logits"
+    assert torch.equal(again(ids).logits, policy.model(ids).logits), "another model was saved"
     loaded = load_policy(str(tmp_path / "saved"), "cpu")
     chat = [{"role": "user", "content": "Where does Sarah live?"}]
     assert loaded.encode(chat) == policy.encode(chat), "tokenizer or chat template lost on the way"

@@ -211,8 +211,9 @@ def test_batches_use_every_task_before_any_comes_again(tmp_path):
         again = list(itertools.islice(make_run(
             tmp_path, list(range(n)), questions=questions, seed=1).batches(), 12))
         assert batches == again, "the same seed must give the same batches"
-    first, other = (next(iter(make_run(tmp_path, list(range(50)), questions=8, seed=seed).batches()))
-                    for seed in (1, 2))
+    first, other = (
+        next(iter(make_run(tmp_path, list(range(50)), questions=8, seed=seed).batches()))
+        for seed in (1, 2))
     assert first != other, "not shuffled, or not by the seed"
 
 
@@ -222,12 +223,17 @@ def test_batches_leave_the_global_random_state_alone(tmp_path):
     assert random.getstate() == state, "batches draws from the global generator"
 
 
-def test_a_run_without_questions_is_refused(tmp_path, model_folder):
+def small_file(path: Path, questions: list[dict]) -> Path:
+    """Three conversations of one turn in LoCoMo's format: training, validation, test."""
     conversation = {"speaker_a": "Ann", "speaker_b": "Bob", "session_1_date_time": "8 May, 2023",
-                    "session_1": [{"dia_id": "D1:1", "speaker": "Ann", "text": "Hello."}]}
-    path = tmp_path / "silent.json"
-    path.write_text(json.dumps([{"sample_id": name, "conversation": conversation, "qa": []}
+                    "session_1": [{"dia_id": "D1:1", "speaker": "Ann", "text": "I ski."}]}
+    path.write_text(json.dumps([{"sample_id": name, "conversation": conversation, "qa": questions}
                                 for name in "abc"]))
+    return path
+
+
+def test_a_run_without_questions_is_refused(tmp_path, model_folder):
+    path = small_file(tmp_path / "silent.json", [])
     assert "learn from" in refused("grpo", "--data", path, "--model", model_folder), (
         "no training question: batches would wait for one for ever")
 
@@ -259,8 +265,10 @@ def test_curve_and_table(tmp_path):
 
 
 def test_no_steps_leave_everything_as_it_was(tmp_path, model_folder):
-    code, out, err = call("grpo", "--steps", "0", "--limit", "2", "--data", "world", "--model",
-                          model_folder, "--max-new-tokens", "4", "--out", tmp_path / "run")
+    path = small_file(tmp_path / "small.json", [
+        {"question": "Who skis?", "answer": "Ann", "category": 4, "evidence": ["D1:1"]}])
+    code, out, err = call("grpo", "--steps", "0", "--data", path, "--model", model_folder,
+                          "--max-new-tokens", "4", "--out", tmp_path / "run")
     assert code == 0, err
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["before"] == summary["after"], "no training step, and yet the scores changed"
