@@ -20,8 +20,8 @@ Where this differs from the paper
 4. The old log-probs are those the sampler computed while sampling: they are the behaviour policy's
    own, and cost nothing. `ratio_error` shows that sampling and scoring agree (in float32, to 1e-5).
 
-    python grpo.py                  the Memory Manager, about MANAGER_SECONDS s on two cores
-    python grpo.py --agent answer   the Answer Agent, about ANSWER_SECONDS s
+    python grpo.py                  the Memory Manager, about 110 s on two cores
+    python grpo.py --agent answer   the Answer Agent, about 130 s
     python grpo.py --model Qwen/Qwen2.5-3B-Instruct     the same on LoCoMo, with a GPU
 
 It ends with "grpo manager: held-out exact match A -> B in S s, M GiB; run folder ...".

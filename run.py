@@ -59,7 +59,8 @@ class Options:
                                "default: turns for the world, else observations",
                                "turns", "observations", "llm")
     distill: str = option("on", "on: select memories, then answer; off", "on", "off")
-    steps: int | None = option(None, "training steps, 10 to 200; default: 30, or 100 if not tiny/")
+    steps: int | None = option(None, "training steps, 10 to 200; default: 30 (answer agent: 14), or "
+                                     "100 if not tiny/")
     questions: int = option(24, "questions a step, 8 to 128")
     group_size: int = option(8, "sampled episodes a question, 4 to 16, at least 2")
     epochs: int = option(2, "updates from each batch of episodes, 1 to 4")
@@ -107,7 +108,9 @@ def parse_options(cls: type, description: str, argv: Sequence[str] | None):
 def resolve(options, algorithm: str):
     """Fill in what depends on the model and the data."""
     embedded = Path(options.model).resolve() == EMBEDDED_MODEL.resolve()
-    defaults = {"data": "world" if embedded else "locomo", "steps": 30 if embedded else 100,
+    # An answer agent's prompts are longer: fewer steps for the same two minutes.
+    short = 14 if getattr(options, "agent", "") == "answer" else 30
+    defaults = {"data": "world" if embedded else "locomo", "steps": short if embedded else 100,
                 "lr": 3e-4 if embedded else 1e-6, "max_new_tokens": 48 if embedded else 512}
     given = {name: value for name, value in vars(options).items() if value is not None}
     values = {**{name: defaults[name] for name in defaults if hasattr(options, name)}, **given}

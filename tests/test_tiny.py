@@ -1,0 +1,100 @@
+"""Tests of the embedded model: it is small, reads well, decides badly, and can be taught.
+
+    python -m pytest tests/test_tiny.py        (some ten seconds)
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+import tiny
+from embedders import hashed_words
+from memory_bank import MemoryBank
+from memr1 import AnswerTask, ManagerAgent, answer_all, manager_tasks
+from metrics import squad_exact_match
+from policy import load_policy, load_tokenizer
+from run import EMBEDDED_MODEL
+from world import oracle_memories, probes, world, world_splits
+
+EMBED = hashed_words()
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return load_policy(EMBEDDED_MODEL)
+
+
+def test_the_folder_is_small_enough_to_live_in_the_repository():
+    size = sum(path.stat().st_size for path in EMBEDDED_MODEL.iterdir())
+    assert size <= 4 * 2**20, f"tiny/ holds {size} bytes: more than 4 MB"
+
+
+def test_it_is_packed_and_every_name_is_one_token_everywhere(policy):
+    assert policy.packs, "the embedded model fell back to plain rows: everything is slower"
+    tokens = [policy.decode([i]) for i in policy.tokenizer.encode("\n- 8 May 2023: Anna married\n- x")]
+    assert tokens[:7] == ["\n-", " 8", " May", " 2023", ":", " Anna", " married"], (
+        f"{tokens}: the tokenizer cuts text another way than in training")
+
+
+def test_autotokenizer_would_cut_text_another_way():
+    text = "\n- 8 May 2023: Anna married"
+    ours, theirs = (t.encode(text) for t in (
+        load_tokenizer(EMBEDDED_MODEL), AutoTokenizer.from_pretrained(EMBEDDED_MODEL)))
+    assert ours != theirs, "AutoTokenizer reads tokenizer.json again: load_tokenizer may go"
+
+
+def test_it_answers_from_right_memories(policy):
+    tasks = []
+    for dialogue in world_splits()[2][:12]:
+        bank = MemoryBank(EMBED)
+        bank.add_many(oracle_memories(dialogue.turns).values())
+        tasks += [AnswerTask(bank, question, dialogue.speakers) for question in dialogue.questions]
+    right = [squad_exact_match(answer.text, task.question.answer)
+             for answer, task in zip(answer_all(policy, tasks), tasks)]
+    assert sum(right) / len(right) >= 0.95, (
+        f"{sum(right)} of {len(right)} right: the prompts differ from those of its training?")
+
+
+def test_it_decides_like_the_vanilla_manager_but_sometimes_better(policy):
+    tasks = [t for t in manager_tasks(world_splits()[2][:12], EMBED, "turns") if t.merged]
+    agent = ManagerAgent(policy)
+    greedy = [g[0].log["merged"] for g in agent.rollout(policy, tasks, 1, 0.0)]
+    assert sum(greedy) <= 0.2 * len(greedy), "it merges already: nothing left to learn"
+    sampled = [e.log["merged"] for g in agent.rollout(
+        policy, tasks, 8, 1.0, torch.Generator().manual_seed(0)) for e in g]
+    assert sum(sampled) >= 0.1 * len(sampled), "it never merges: nothing to reinforce"
+
+
+def test_wired_heads_find_what_followed_the_same_words():
+    dialogue = world(1, seed=3)[0]
+    tokenizer = tiny.build_tokenizer(world(20, seed=4))
+    torch.manual_seed(0)
+    model = tiny.build_model(len(tokenizer), tokenizer.eos_token_id).eval()
+    facts = [turn.facts[0] for turn in dialogue.turns if turn.fact and turn.fact.relation == "lives"]
+    listed = "".join(f"\n- 8 May 2023: {fact}" for fact in dict.fromkeys(facts))
+    found = 0
+    for fact in facts:  # "... Anna lives in", and the city is to follow
+        ids = tokenizer.encode(f"{listed}\n- {fact}")
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids[:-1]])).logits[0, -1]
+        cities = {tokenizer.encode(f" {text.split()[-1]}")[0] for text in facts}
+        latest = max(cities, key=lambda city: logits[city])
+        same = {tokenizer.encode(f" {f.split()[-1]}")[0] for f in facts
+                if f.split()[0] == fact.split()[0]}
+        found += latest in same
+    assert found >= 0.7 * len(facts), f"{found} of {len(facts)}: the heads do not bind names"
+
+
+def test_lessons_are_right_where_the_memories_are_right(policy):
+    draw = random.Random(0)
+    for _ in range(20):
+        dialogue = tiny.drill(draw, 4, 2, 1, 2)
+        answers = {probe.question.text: probe.question.answer for probe in probes(dialogue.turns)}
+        for step in tiny.answer_lesson(policy, dialogue, dialogue.turns, 6, 1, False, draw):
+            question = policy.decode(step.prompt_ids).split("Question: ")[1].split("\n")[0]
+            answer = policy.decode(step.response_ids).split("**Answer:** ")[1]
+            assert answers.get(question, "nothing") == answer, f"{question}: taught {answer}"
