@@ -59,8 +59,8 @@ class Options:
                                "default: turns for the world, else observations",
                                "turns", "observations", "llm")
     distill: str = option("on", "on: select memories, then answer; off", "on", "off")
-    steps: int | None = option(None, "training steps, 10 to 200; default: 30 (answer agent: 14), or "
-                                     "100 if not tiny/")
+    steps: int | None = option(None, "training steps, 10 to 200; default: 30 (answer agent: 14), "
+                                     "or 100 if not tiny/")
     questions: int = option(24, "questions a step, 8 to 128")
     group_size: int = option(8, "sampled episodes a question, 4 to 16, at least 2")
     epochs: int = option(2, "updates from each batch of episodes, 1 to 4")
