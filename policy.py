@@ -27,7 +27,7 @@ from transformers import (AutoModelForCausalLM, DynamicCache, GenerationConfig,
                           PreTrainedTokenizerFast)
 
 from trees import (Row, Step, alike, micro_batches, pack, pad_right, prompt_row, shared_trees,
-                   tree_mask, tree_size)
+                   tree_mask)
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 
@@ -102,15 +102,15 @@ class Policy:
             return self._generate(prompts, group_size, max_new_tokens, temperature, generator)
         groups: list[list[Step]] = [[] for _ in prompts]
         trees = shared_trees(prompts)
-        trees.sort(key=lambda tree: tree_size([prompts[i] for i in tree]))
+        sizes = {tree[0]: len(prompt_row([prompts[i] for i in tree]).input_ids) for tree in trees}
+        trees.sort(key=lambda tree: sizes[tree[0]])
         while trees:
             # As many trees as the budget holds with room to write, the smallest first. The budget
             # is twice that of scoring: a cache needs less memory than gradients do.
             n, width = 1, len(trees[0])
             while n < len(trees):
                 width = max(width, len(trees[n]))
-                size = tree_size([prompts[i] for i in trees[n]])
-                size += width * group_size * max_new_tokens
+                size = sizes[trees[n][0]] + width * group_size * max_new_tokens
                 if (n + 1) * size > self.micro_batch_tokens * 2:
                     break
                 n += 1
@@ -127,14 +127,13 @@ class Policy:
                       generator: torch.Generator | None) -> list[list[list[Step]]]:
         """One batch of R trees grown token by token; each holds one or more prompts.
 
-        A tree is laid out as for scoring: what its prompts share, then the rest of each. Its B
-        branches are `group_size` to a prompt; a tree of fewer prompts has branches that are done
-        from the start.
+        A tree of prompts is laid out as for scoring. B branches grow from it, `group_size` from
+        the end of each prompt; a tree of fewer prompts has branches that are done from the start.
         """
         device, dtype, low = self.device, self.model.dtype, torch.finfo(self.model.dtype).min
         rows = [prompt_row(tree) for tree in trees]
         ids = pad_right([row.input_ids for row in rows], 0, device)  # (R, L)
-        branches = pad_right([row.branches for row in rows], -1, device)  # (R, L)
+        ends = pad_right([row.ends for row in rows], ids.shape[1], device)  # (R, L)
         positions = pad_right([row.position_ids for row in rows], 0, device)
 
         def per_branch(values: list[list[int]], padding: int) -> Tensor:
@@ -142,25 +141,25 @@ class Policy:
             return pad_right([[v for v in vs for _ in range(group_size)] for vs in values],
                              padding, device)
 
-        ends = per_branch([row.score_at for row in rows], 0)  # where each prompt ends in its row
+        roots = per_branch([row.score_at for row in rows], -1)  # where the branch's prompt ends
         lengths = per_branch([[len(prompt) for prompt in tree] for tree in trees], 0)
-        prompt_of = per_branch([list(range(1, len(tree) + 1)) for tree in trees], 0)
-        done = prompt_of == 0  # (R, B)
+        done = roots < 0  # (R, B)
         # Without a fork causal order is all the mask there is, and the faster one.
         forked = any(len(tree) > 1 for tree in trees)
         cache = DynamicCache(config=self.model.config)
         hidden = self.model.base_model(
             input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True,
-            attention_mask=tree_mask(branches, dtype) if forked else None).last_hidden_state
+            attention_mask=tree_mask(ends, dtype) if forked else None).last_hidden_state
         going = torch.arange(len(trees), device=device)  # the trees that still grow
-        logits = self.model.get_output_embeddings()(hidden[going[:, None], ends])  # (R, B, V)
+        logits = self.model.get_output_embeddings()(hidden[going[:, None], roots])  # (R, B, V)
 
-        # Additive masks again: a branch sees the shared prefix and its own prompt, no padding, and
-        # of the blocks of B columns by which the cache grows, its own column of each.
-        own = (branches[:, None] == 0) | (branches[:, None] == prompt_of[:, :, None])  # (R, B, L)
+        # Additive masks again: a branch sees the path to its root, and of the blocks of B columns
+        # by which the cache grows, its own column of each.
+        places, root = torch.arange(ids.shape[1], device=device), roots[:, :, None]
+        own = (places <= root) & (root < ends[:, None])  # (R, B, L)
         see_prompt = torch.zeros(own.shape, dtype=dtype, device=device)
         see_prompt = see_prompt.masked_fill_(~own, low)[:, None]  # (R, 1, B, L)
-        width = ends.shape[1]
+        width = roots.shape[1]
         see_branch = torch.full((width, width), low, dtype=dtype, device=device).fill_diagonal_(0)
         end = torch.tensor(sorted(self.end_ids), device=device)
         tokens, scores = [], []  # a step each: (R, B)
@@ -251,18 +250,21 @@ class Policy:
         targets = torch.tensor([t for row in rows for t in row.targets], device=self.device)
         if self.packs:
             positions = pad_right([row.position_ids for row in rows], 0, self.device)
-            branches = pad_right([row.branches for row in rows], -1, self.device)
-            mask = tree_mask(branches, self.model.dtype)
+            ends = pad_right([row.ends for row in rows], ids.shape[1], self.device)
             hidden = self.model.base_model(
-                input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False)
+                input_ids=ids, position_ids=positions, use_cache=False,
+                attention_mask=tree_mask(ends, self.model.dtype)).last_hidden_state  # (B, T, D)
             # The head only where a token is scored: the logits of whole rows would be most memory.
-            logits = self.model.get_output_embeddings()(hidden.last_hidden_state[row_of, score_at])
+            # Samples that agree so far are scored at one place: M places for N tokens.
+            places, token_at = (row_of * ids.shape[1] + score_at).unique(return_inverse=True)
+            logits = self.model.get_output_embeddings()(hidden.flatten(0, 1)[places])  # (M, V)
         else:
             logits = self.model(input_ids=ids, use_cache=False).logits[row_of, score_at]
-        log_probs = (logits.float() / temperature).log_softmax(-1)  # (N, V)
+            token_at = torch.arange(len(targets), device=self.device)
+        log_probs = (logits.float() / temperature).log_softmax(-1)  # (M, V)
         with torch.no_grad():
-            entropies = -log_probs.exp().mul_(log_probs).sum(-1)  # (N,)
-        return log_probs.gather(-1, targets[:, None])[:, 0], entropies
+            entropies = -log_probs.exp().mul_(log_probs).sum(-1)  # (M,)
+        return log_probs[token_at, targets], entropies[token_at]
 
     def token_log_probs(self, groups: Sequence[Sequence[Step]], temperature: float = 1.0) -> Tensor:
         """Log-probs of all response tokens of all steps in order, (N,); gradients if enabled."""

@@ -1,15 +1,16 @@
-"""Packed trees: sequences that begin alike, laid out in one row so that the beginning is read once.
+"""Packed trees: sequences that begin alike, laid out in one row so that nothing is read twice.
 
 Every expensive thing here is a set of short continuations of one long context, so a row holds
 
-    prompt ──┬── response 1          the shared prefix once, then every branch. Positions of each
-             ├── response 2          branch continue the prefix, and a token attends to the prefix
-             └── response G          and to its own branch, never to a sibling.
+    prompt ──┬── "- Anna" ──┬── " likes sushi"     tokens in depth-first order; the position of each
+             │              └── " lives in Oslo"   is its depth, and it attends to the tokens on
+             └── "- none"                          its own path from the root, and to no other.
 
-The G responses of a GRPO group continue one prompt; the turns of a MEM1 trajectory one question;
-the questions about one dialogue the same sixty memories. The layout is exact, since a transformer
-mixes positions only in attention: log-probs and gradients are those of separate rows, up to float
-rounding.
+The responses of a GRPO group continue one prompt, the turns of a MEM1 trajectory one question, the
+questions about one dialogue the same sixty memories; and responses that were sampled twice, or that
+begin alike, share what they have in common. The layout is exact, since a transformer mixes
+positions only in attention: what a token computes depends on its path alone. Log-probs and
+gradients are those of separate rows, up to float rounding.
 
 Lists of ids in, lists of ids out: no model here. `policy.py` samples and scores with these rows.
 """
@@ -45,82 +46,80 @@ class Episode:
 
 @dataclass(frozen=True)
 class Row:
-    """A packed tree: one prefix and the branches that continue it. T tokens, N of them scored."""
+    """A packed tree of T tokens, with N predictions to score. It grows by `add`."""
 
-    input_ids: list[int]  # (T,)
-    position_ids: list[int]  # (T,) a branch goes on where the prefix ended
-    branches: list[int]  # (T,) 0 for the prefix, then 1, 2, ... for each branch
-    score_at: list[int]  # (N,) where in the row the logits stand that predict each scored token
-    targets: list[int]  # (N,) the scored tokens
-    token_index: list[int]  # (N,) their places among all response tokens of the batch
+    input_ids: list[int] = field(default_factory=list)  # (T,) depth first
+    position_ids: list[int] = field(default_factory=list)  # (T,) depth below the root
+    ends: list[int] = field(default_factory=list)  # (T,) the place behind a token's last descendant
+    score_at: list[int] = field(default_factory=list)  # (N,) where the logits stand that predict
+    targets: list[int] = field(default_factory=list)  # (N,) these tokens
+    token_index: list[int] = field(default_factory=list)  # (N,) numbers of the targets in the batch
+    path: list[int] = field(default_factory=list)  # where the tokens of the last sequence stand
+
+    def n_new(self, sequence: list[int]) -> int:
+        """How many tokens a sequence would add."""
+        return len(sequence) - shared_prefix([self.input_ids[p] for p in self.path], sequence)
+
+    def add(self, sequence: list[int]) -> None:
+        """Put in one more sequence, not smaller than the last: in sorted order a trie's paths come
+        depth first, so all that a sequence shares with any earlier one it shares with the last."""
+        n_new = self.n_new(sequence)
+        del self.path[len(sequence) - n_new:]
+        start = len(self.input_ids)
+        self.path.extend(range(start, start + n_new))
+        self.input_ids.extend(sequence[len(sequence) - n_new:])
+        self.position_ids.extend(range(len(sequence) - n_new, len(sequence)))
+        self.ends.extend([0] * n_new)
+        for place in self.path:
+            self.ends[place] = len(self.input_ids)
 
 
-def shared_prefix(prompts: Sequence[list[int]]) -> int:
+def shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     """Length of the longest common prefix."""
-    first, last = min(prompts), max(prompts)  # all others lie between these two, so share as much
-    for place, (a, b) in enumerate(zip(first, last)):
+    for place, (a, b) in enumerate(zip(first, second)):
         if a != b:
             return place
-    return min(len(first), len(last))
+    return min(len(first), len(second))
 
 
 def pack(groups: Sequence[Sequence[Step]], row_budget: int) -> list[Row]:
-    """Lay out groups of steps as trees of at most `row_budget` tokens (but never cut a branch).
+    """Lay out each group of steps as a tree of at most `row_budget` tokens (but never cut a step).
 
-    Steps of a group share what their prompts have in common. The rest of a prompt stands in the
-    branch, unscored, before its response: so a MEM1 turn carries its own copy of the last state.
-    Branches beyond the budget go to another row that repeats the prefix. The response tokens of
-    all steps, in order, are numbered 0, 1, ...: `token_index` points into that numbering.
+    Steps beyond the budget go to another row that repeats what it shares with this one. The
+    response tokens of all steps, in order, are numbered 0, 1, ...: `token_index` points into that
+    numbering, so that several of them may be scored at one place of the tree.
     """
     rows: list[Row] = []
     n_tokens = 0
     for group in groups:
-        n_shared = shared_prefix([step.prompt_ids for step in group])
-        row: Row | None = None
-        for step in group:
+        leaves = []  # what is read of each step, its number in the group, its first token's number
+        for number, step in enumerate(group):
             if not step.prompt_ids:
                 raise ValueError("an empty prompt: nothing predicts the first response token")
             # The last response token predicts nothing, so it is scored but never read.
-            suffix = step.prompt_ids[n_shared:] + step.response_ids[:-1]
-            if row is None or len(row.input_ids) + len(suffix) > row_budget:
-                prefix = step.prompt_ids[:n_shared]
-                row = Row(list(prefix), list(range(n_shared)), [0] * n_shared, [], [], [])
-                rows.append(row)
-            start, branch = len(row.input_ids), max(row.branches, default=0) + 1
-            row.input_ids.extend(suffix)
-            row.position_ids.extend(range(n_shared, n_shared + len(suffix)))
-            row.branches.extend([branch] * len(suffix))
-            # Token i of the response is predicted one place earlier; for the first one that is
-            # the last token of the prompt, in the branch or, if all is shared, in the prefix.
-            first = start + len(step.prompt_ids) - n_shared
-            for i, token in enumerate(step.response_ids):
-                place = first + i - 1
-                row.score_at.append(n_shared - 1 if place < start else place)
-                row.targets.append(token)
-                row.token_index.append(n_tokens + i)
+            leaves.append((step.prompt_ids + step.response_ids[:-1], number, n_tokens))
             n_tokens += len(step.response_ids)
+        row: Row | None = None
+        for sequence, number, first in sorted(leaves):
+            if row is None or len(row.input_ids) + row.n_new(sequence) > row_budget:
+                row = Row()
+                rows.append(row)
+            row.add(sequence)
+            response = group[number].response_ids
+            row.score_at.extend(row.path[len(sequence) - len(response):])  # one place earlier
+            row.targets.extend(response)
+            row.token_index.extend(range(first, first + len(response)))
     return rows
 
 
 def prompt_row(prompts: Sequence[list[int]]) -> Row:
-    """The tree of prompts that are about to be answered; `score_at` is where each of them ends.
-
-    Branch b holds what prompt b (from 1) has beyond the shared prefix: nothing, if all are equal.
-    """
-    n_shared = shared_prefix(prompts)
-    row = Row(list(prompts[0][:n_shared]), list(range(n_shared)), [0] * n_shared, [], [], [])
-    for branch, prompt in enumerate(prompts, start=1):
-        row.input_ids.extend(prompt[n_shared:])
-        row.position_ids.extend(range(n_shared, len(prompt)))
-        row.branches.extend([branch] * (len(prompt) - n_shared))
-        row.score_at.append(len(row.input_ids) - 1 if len(prompt) > n_shared else n_shared - 1)
+    """The tree of prompts that are about to be answered; `score_at` is where each of them ends."""
+    row, ends = Row(), {}
+    for number in sorted(range(len(prompts)), key=lambda number: prompts[number]):
+        row.add(prompts[number])
+        ends[number] = row.path[-1]
+    row.score_at.extend(ends[number] for number in range(len(prompts)))
     return row
-
-
-def tree_size(prompts: Sequence[list[int]]) -> int:
-    """Tokens in the tree of some prompts."""
-    n_shared = shared_prefix(prompts)
-    return n_shared + sum(len(prompt) - n_shared for prompt in prompts)
 
 
 def alike(first: list[int], second: list[int]) -> bool:
@@ -128,7 +127,7 @@ def alike(first: list[int], second: list[int]) -> bool:
 
     The questions about one dialogue stand behind the same sixty memories.
     """
-    return 4 * shared_prefix([first, second]) >= 3 * max(len(first), len(second))
+    return 4 * shared_prefix(first, second) >= 3 * max(len(first), len(second))
 
 
 def shared_trees(prompts: Sequence[list[int]], largest: int = 32) -> list[list[int]]:
@@ -142,16 +141,17 @@ def shared_trees(prompts: Sequence[list[int]], largest: int = 32) -> list[list[i
     return trees
 
 
-def tree_mask(branches: Tensor, dtype: torch.dtype) -> Tensor:
+def tree_mask(ends: Tensor, dtype: torch.dtype) -> Tensor:
     """Additive attention mask of packed rows: 0 where a token may look, the dtype's minimum else.
 
-    `branches` is (B, T): 0 the prefix, 1.. the branches, -1 padding. Returns (B, 1, T, T).
+    `ends` is (B, T): a token sees those at or before its place whose subtree has not ended there.
+    Padding, behind everything, has ends of T or more and sees only padding. Returns (B, 1, T, T).
     (A mask of ones and zeros would be *added* to the scores and forbid nothing.)
     """
-    query, key = branches[:, :, None], branches[:, None, :]  # (B, T, 1), (B, 1, T)
-    causal = torch.ones(branches.shape[1], branches.shape[1], device=branches.device).tril().bool()
-    allowed = causal & ((key == query) | ((key == 0) & (query > 0)))  # padding sees only padding
-    mask = torch.zeros(allowed.shape, dtype=dtype, device=branches.device)
+    places = torch.arange(ends.shape[1], device=ends.device)
+    query, key = places[:, None], places[None, :]  # (T, 1), (1, T)
+    allowed = (key <= query) & (query < ends[:, None, :])  # (B, T, T)
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=ends.device)
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]  # (B, 1, T, T)
 
 

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, Bert
 import policy as policy_module
 from policy import Policy, PolicyError, load_policy
 from trees import (Row, Step, micro_batches, pack, pad_right, prompt_row, shared_prefix,
-                   shared_trees, tree_mask, tree_size)
+                   shared_trees, tree_mask)
 
 VOCABULARY = 320
 
@@ -124,7 +124,7 @@ def test_a_mask_of_ones_and_zeros_is_not_a_mask(budgets, monkeypatch):
     policy, groups = budgets(4096, 16384), mixed_groups()[:2]
     wanted = policy.token_log_probs(groups).detach()
     monkeypatch.setattr(policy_module, "tree_mask",
-                        lambda branches, dtype: (tree_mask(branches, dtype) == 0).to(dtype))
+                        lambda ends, dtype: (tree_mask(ends, dtype) == 0).to(dtype))
     error = (policy.token_log_probs(groups) - wanted).abs().max().item()
     assert error > 0.1, (
         f"a 0/1 mask changed the log-probs by only {error:.1e}: the mask is not the one used, or "
@@ -149,22 +149,24 @@ def test_entropies_are_those_of_the_tempered_distribution_and_carry_no_gradient(
 
 
 def test_shared_prefix():
-    for prompts, wanted in [([[1, 2, 3], [1, 2, 4]], 2), ([[1, 2], [1, 2, 3]], 2), ([[5, 6]], 2),
-                            ([[1], [2]], 0), ([[7, 7]] * 3, 2), ([[9, 1], [9, 2, 1], [9, 0]], 1),
-                            ([[], [1]], 0), ([[1, 2, 3], [1, 5], [1, 2, 4]], 1)]:
-        for shift in range(len(prompts)):
-            turned = prompts[shift:] + prompts[:shift]
-            assert shared_prefix(turned) == wanted, f"longest common prefix of {turned}"
+    for first, second, wanted in [([1, 2, 3], [1, 2, 4], 2), ([1, 2], [1, 2, 3], 2), ([], [1], 0),
+                                  ([1], [2], 0), ([7, 7], [7, 7], 2), ([1, 2, 3], [5, 2, 3], 0)]:
+        for one, other in ((first, second), (second, first)):
+            assert shared_prefix(one, other) == wanted, f"longest common prefix of {one}, {other}"
+
+
+def seen_from(row: Row, place: int) -> list[int]:
+    """The places a token attends to, by the definition of `ends`."""
+    return [i for i in range(place + 1) if place < row.ends[i]]
 
 
 def contexts(row: Row) -> dict[int, list[int]]:
     """By token index, all that this token is predicted from, read off the row."""
     found = {}
     for place, target, index in zip(row.score_at, row.targets, row.token_index, strict=True):
-        branch = row.branches[place]
-        seen = [i for i in range(place + 1) if row.branches[i] in (0, branch)]
+        seen = seen_from(row, place)
         assert [row.position_ids[i] for i in seen] == list(range(len(seen))), (
-            "positions along a branch must go on where the prefix ended, without a gap")
+            "positions along a path must be 0, 1, 2, ... without a gap")
         assert index not in found, "a token is scored twice"
         found[index] = [row.input_ids[i] for i in seen] + [target]
     return found
@@ -187,10 +189,13 @@ def test_rows_of_any_groups(groups, row_budget):
     for index, path in enumerate(wanted):
         assert found[index] == path, f"token {index} is predicted from the wrong context"
     for row in rows:
-        assert len(row.input_ids) == len(row.position_ids) == len(row.branches), "lengths differ"
-        assert row.branches == sorted(row.branches), "first the prefix, then each branch"
+        assert len(row.input_ids) == len(row.position_ids) == len(row.ends), "lengths differ"
+        paths = [tuple(row.input_ids[i] for i in seen_from(row, place))
+                 for place in range(len(row.input_ids))]
+        assert len(set(paths)) == len(paths), "the same tokens in the same context, read twice"
         if len(row.input_ids) > row_budget:
-            assert max(row.branches) <= 1, "two branches in a row that is over its budget"
+            assert row.position_ids == list(range(len(row.input_ids))), (
+                "two sequences in a row that is over its budget")
 
 
 def test_branches_beyond_the_budget_repeat_the_prefix_and_are_never_cut():
@@ -202,7 +207,7 @@ def test_branches_beyond_the_budget_repeat_the_prefix_and_are_never_cut():
         "a row of 10 holds the prefix and two branches; the last token of a response predicts "
         "nothing and needs no place")
     assert rows[0].position_ids == [0, 1, 2, 3, 4, 5, 6, 4, 5, 6], "every branch goes on at 4"
-    assert rows[0].branches == [0] * 4 + [1] * 3 + [2] * 3, "0 the prefix, then 1, 2"
+    assert rows[0].ends == [10] * 4 + [7] * 3 + [10] * 3, "the prefix lasts, branches end"
     assert rows[0].score_at == [3, 4, 5, 6, 3, 7, 8, 9], "first tokens are predicted by the prefix"
     assert len(pack([group], row_budget=1)) == 4, "a branch over the budget gets a row, uncut"
     assert all(len(row.input_ids) == 7 for row in pack([group], row_budget=1)), "a branch was cut"
@@ -216,10 +221,21 @@ def test_responses_of_one_token_read_only_the_prompt():
 
 def test_prompts_of_one_group_may_end_in_the_prefix_or_in_the_branch():
     [row] = pack([[Step([1, 2], [3, 4], True), Step([1, 2, 5, 6], [7, 8], True)]], 100)
-    assert row.input_ids == [1, 2, 3, 5, 6, 7] and row.branches == [0, 0, 1, 2, 2, 2], \
+    assert row.input_ids == [1, 2, 3, 5, 6, 7] and row.ends == [6, 6, 3, 6, 6, 6], \
         "the rest of a prompt stands in its branch"
     assert row.score_at == [1, 2, 4, 5] and row.targets == [3, 4, 7, 8], (
         "the rest of a prompt is read, not scored; its last token predicts the response's first")
+
+
+def test_what_samples_have_in_common_is_read_once():
+    samples = [[3, 4, 5, 9], [3, 4, 6, 9], [3, 4, 5, 9], [8, 9]]
+    [row] = pack([[Step([1, 2], ids, True) for ids in samples]], 100)
+    assert row.input_ids == [1, 2, 3, 4, 5, 6, 8], "equal beginnings, and equal samples, share"
+    assert row.position_ids == [0, 1, 2, 3, 4, 4, 2] and row.ends == [7, 7, 6, 6, 5, 6, 7]
+    scored = dict(zip(row.token_index, zip(row.score_at, row.targets)))
+    assert [scored[i] for i in range(14)] == [
+        (1, 3), (2, 4), (3, 5), (4, 9), (1, 3), (2, 4), (3, 6), (5, 9), (1, 3), (2, 4), (3, 5),
+        (4, 9), (1, 8), (6, 9)], "every sampled token is scored, shared or not"
 
 
 def test_an_empty_prompt_is_refused(qwen2):
@@ -232,9 +248,8 @@ def test_an_empty_prompt_is_refused(qwen2):
 
 def test_the_tree_of_prompts():
     row = prompt_row([[1, 2, 3], [1, 2], [1, 2, 4, 5]])
-    assert row.input_ids == [1, 2, 3, 4, 5] and row.branches == [0, 0, 1, 3, 3], "branches"
+    assert row.input_ids == [1, 2, 3, 4, 5] and row.ends == [5, 5, 3, 5, 5], "subtrees"
     assert row.position_ids == [0, 1, 2, 2, 3] and row.score_at == [2, 1, 4], "where prompts end"
-    assert tree_size([[1, 2, 3], [1, 2], [1, 2, 4, 5]]) == 5
     assert prompt_row([[1, 2]] * 3).input_ids == [1, 2], "equal prompts are read once"
 
 
@@ -246,26 +261,37 @@ def test_every_prompt_is_in_one_tree(prompts, largest):
     assert all(len(tree) <= largest for tree in trees), "a tree larger than allowed"
 
 
+def ancestry(parents: list[int], place: int) -> list[int]:
+    """A token and all above it."""
+    found = []
+    while place >= 0:
+        found.append(place)
+        place = parents[place]
+    return found
+
+
 def test_tree_mask_pair_by_pair():
-    rows = [[0, 0, 0, 1, 1, 2, 2, 2, 3], [0, 1, 1, 2, 2, -1, -1, -1, -1],
-            [1, 1, 2, 2, 3, -1, -1, -1, -1]]
+    trees = [  # for each token its parent, -1 for a root
+        [-1, 0, 1, 2, 3, 2, 5, 6, 0], [-1, 0, 0, 2, 2], [-1, 0, -1, 2, 2, 4]]
+    ends = pad_right([[max(k for k in range(len(parents)) if i in ancestry(parents, k)) + 1
+                       for i in range(len(parents))] for parents in trees], 9, torch.device("cpu"))
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        mask = tree_mask(torch.tensor(rows), dtype)
+        mask = tree_mask(ends, dtype)
         assert mask.shape == (3, 1, 9, 9) and mask.dtype == dtype, "(B, 1, T, T), model's dtype"
         for b, (i, j) in product(range(3), product(range(9), range(9))):
-            mine, other = rows[b][i], rows[b][j]
-            sees = j <= i and (other == mine or (other == 0 and mine > 0))
+            size = len(trees[b])
+            sees = j in ancestry(trees[b], i) if i < size else size <= j <= i
             wanted = 0.0 if sees else torch.finfo(dtype).min
             assert mask[b, 0, i, j].item() == wanted, (
-                f"row {b}: token {i} of branch {mine} and token {j} of branch {other}: additive "
-                f"mask should be {wanted}")
+                f"row {b}: a token sees itself, its ancestors and nothing else, padding only "
+                f"padding; so the additive mask of token {i} at {j} should be {wanted}")
         assert mask.isfinite().all(), "minus infinity makes NaN of a row that sees nothing"
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(st.integers(1, 30), max_size=20), st.integers(1, 80))
 def test_micro_batches_hold_every_row_once_within_the_budget(lengths, budget):
-    rows = [Row([0] * length, [], [], [], [], [i]) for i, length in enumerate(lengths)]
+    rows = [Row([0] * length, token_index=[i]) for i, length in enumerate(lengths)]
     batches = list(micro_batches(rows, budget))
     assert sorted(r.token_index[0] for b in batches for r in b) == list(range(len(rows))), \
         "a row is lost or comes twice"
