@@ -42,6 +42,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -81,6 +82,11 @@ class ManagerTask:
     question: Question
     speakers: tuple[str, ...]
     merged: str = ""  # for a second pet: the memory that ought to stand afterwards (world only)
+
+    @cached_property
+    def shown(self) -> list[Memory]:
+        """The memories most similar to the fact, in the order of their numbers in the prompt."""
+        return self.bank.search(self.fact, SIMILAR, self.speaker)
 
 
 @dataclass(frozen=True)
@@ -289,44 +295,47 @@ class ManagerAgent:
 
     def __init__(self, frozen: Policy, distill: bool = True, max_new_tokens: int = 64):
         self.frozen, self.distill, self.max_new_tokens = frozen, distill, max_new_tokens
+        # The judge is frozen and greedy: what was judged once need not be judged again.
+        self.outcomes: dict[tuple[ManagerTask, str], dict] = {}
 
     def rollout(self, policy: Policy, tasks: Sequence[ManagerTask], group_size: int,
                 temperature: float, generator: torch.Generator | None = None,
                 ) -> list[list[Episode]]:
         """`group_size` decisions for each task; the reward is the exact match of the answer."""
-        shown = [task.bank.search(task.fact, SIMILAR, task.speaker) for task in tasks]
-        messages = [manager_messages(task.fact, memories) for task, memories in zip(tasks, shown)]
+        messages = [manager_messages(task.fact, task.shown) for task in tasks]
         groups = policy.sample([policy.encode(m) for m in messages], group_size,
                                self.max_new_tokens, temperature, generator)
-        # Equal responses leave equal banks: ask the answer agent once for each that differs.
-        outcomes: dict[tuple[int, str], tuple[AnswerTask, Counter[str]]] = {}
-        for index, (task, memories, group) in enumerate(zip(tasks, shown, groups)):
-            # No set: its order, and so the answer agent's batches, would differ by process.
-            for response in dict.fromkeys(policy.decode(step.response_ids) for step in group):
-                bank = task.bank.copy()
-                operations, invalid = parse_operations(response, len(memories))
-                counts = apply_operations(bank, memories, operations, task.speaker, task.timestamp)
-                counts["invalid"] += invalid
-                outcomes[index, response] = (
-                    AnswerTask(bank, task.question, task.speakers), counts)
-        answers = dict(zip(outcomes, answer_all(
-            self.frozen, [task for task, _ in outcomes.values()], self.distill)))
+        responses = [[policy.decode(step.response_ids) for step in group] for group in groups]
+        self.judge([(task, response) for task, theirs in zip(tasks, responses)
+                    for response in theirs])
         episodes = []
-        for index, (task, message, group) in enumerate(zip(tasks, messages, groups)):
+        for task, message, group, theirs in zip(tasks, messages, groups, responses):
             episodes.append([])
-            for step in group:
-                response = policy.decode(step.response_ids)
-                after, counts = outcomes[index, response]
-                answer = answers[index, response]
-                reward = float(squad_exact_match(answer.text, task.question.answer))
+            for step, response in zip(group, theirs):
+                outcome = self.outcomes[task, response]
+                reward = float(squad_exact_match(outcome["answer"], task.question.answer))
                 log = {"prompt": message[-1]["content"], "response": response,
-                       "question": task.question.text, "answer": answer.text,
-                       "gold": task.question.answer, "category": task.question.category,
-                       "answer_response": answer.response, "operations": dict(counts)}
-                if task.merged:
-                    log["merged"] = any(m.text == task.merged for m in after.bank)
+                       "question": task.question.text, "gold": task.question.answer,
+                       "category": task.question.category, **outcome}
                 episodes[-1].append(Episode([step], reward, log))
         return episodes
+
+    def judge(self, decisions: Sequence[tuple[ManagerTask, str]]) -> None:
+        """Put into `outcomes` what the answer agent says after each decision that is new."""
+        # No set: its order, and so the answer agent's batches, would differ by process.
+        fresh = [d for d in dict.fromkeys(decisions) if d not in self.outcomes]
+        asked = []
+        for task, response in fresh:
+            bank = task.bank.copy()
+            operations, invalid = parse_operations(response, len(task.shown))
+            counts = apply_operations(bank, task.shown, operations, task.speaker, task.timestamp)
+            counts["invalid"] += invalid
+            self.outcomes[task, response] = {"operations": dict(counts)}
+            if task.merged:
+                self.outcomes[task, response]["merged"] = any(m.text == task.merged for m in bank)
+            asked.append(AnswerTask(bank, task.question, task.speakers))
+        for decision, answer in zip(fresh, answer_all(self.frozen, asked, self.distill)):
+            self.outcomes[decision].update(answer=answer.text, answer_response=answer.response)
 
 
 class AnswerAgent:

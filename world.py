@@ -107,10 +107,11 @@ class Relation:
 
     kind: str  # "single": a new value replaces; "list": it joins; "link": names somebody
     values: tuple[str, ...]
-    memory: str  # how one value is kept; two values are joined with "and"
+    memory: str  # how one value is kept
     said: tuple[str, ...]  # by the person, in the first person
     said_of: tuple[str, ...]  # by somebody else
     question: str
+    both: str = ""  # how two values are kept, joined with "and"; only for lists
     ended: str = ""  # what follows "I" or the name when a value ends; "" if values never end
 
 
@@ -131,22 +132,22 @@ RELATIONS = {
         "list", tuple(PETS), "{s} has a dog named {v}",
         ("I have a dog named {v} now.", "I adopted a dog named {v}.", "Our new dog is named {v}."),
         ("{s} has a dog named {v} now.", "{s} adopted a dog named {v}."),
-        "What dogs does {s} have?"),
+        "What dogs does {s} have?", "{s} has dogs named {v}"),
     "cats": Relation(
         "list", tuple(PETS), "{s} has a cat named {v}",
         ("I have a cat named {v} now.", "I adopted a cat named {v}.", "Our new cat is named {v}."),
         ("{s} has a cat named {v} now.", "{s} adopted a cat named {v}."),
-        "What cats does {s} have?"),
+        "What cats does {s} have?", "{s} has cats named {v}"),
     "likes": Relation(
         "list", tuple(FOODS), "{s} likes {v}",
         ("I like {v} a lot.", "I found out that I like {v}.", "I really like {v} now."),
         ("{s} likes {v} a lot.", "It turns out {s} likes {v}."), "What food does {s} like?",
-        "no longer like{} {v}"),
+        "{s} likes both {v}", "no longer like{} {v}"),
     "plays": Relation(
         "list", tuple(GAMES), "{s} plays {v}",
         ("I play {v} now.", "I started to play {v}.", "I play {v} every week."),
         ("{s} plays {v} now.", "These days {s} plays {v}."), "What does {s} play?",
-        "no longer play{} {v}"),
+        "{s} plays both {v}", "no longer play{} {v}"),
     **{link: Relation(
         "link", tuple(NAMES), f"{{s}} has a {link} named {{v}}",
         (f"I have a {link} named {{v}}.", f"My {link} is named {{v}}."), (),
@@ -176,10 +177,8 @@ def sentence(subject: str, relation: str, values: list[str]) -> str:
     """The memory that holds exactly these values: "Anna has dogs named Rex and Milo"."""
     if relation == "event":
         return f"{subject} {values[0]}"
-    text = RELATIONS[relation].memory.format(s=subject, v=" and ".join(values))
-    if len(values) > 1:  # only pets change with number
-        text = text.replace("has a dog ", "has dogs ").replace("has a cat ", "has cats ")
-    return text
+    form = RELATIONS[relation].both if len(values) > 1 else RELATIONS[relation].memory
+    return form.format(s=subject, v=" and ".join(values))
 
 
 def advance(state: State, turn: Turn) -> tuple[str | None, str | None]:
@@ -248,7 +247,7 @@ def _changes(relation: str, values: list[str], rng: random.Random) -> list[tuple
         return joined[: rng.choices([1, 2], [0.25, 0.75])[0]]
     given_up = (rng.choice([first, second]), "end")
     stories = [joined[:1], joined, [*joined, given_up], [joined[0], (first, "end")]]
-    return rng.choices(stories, [0.15, 0.4, 0.3, 0.15])[0]
+    return rng.choices(stories, [0.1, 0.35, 0.35, 0.2])[0]
 
 
 def story(subject: str, told: Sequence[str], n_events: int, held_out: bool,
@@ -320,7 +319,7 @@ def dates(rng: random.Random) -> list[str]:
 class Probe:
     """A question, the kind of memory work it takes, and the memories that answer it."""
 
-    kind: str  # "list", "two steps", "event", "inference", "changed" or "told once"
+    kind: str  # "list", "shortened", "two steps", "event", "inference", "changed", "told once"
     question: Question
     about: Key  # the key asked for in the last step, though nothing may hold for it
     needs: tuple[Key, ...]  # keys of `oracle_memories`, in the order they are followed
@@ -360,7 +359,8 @@ def probes(turns: Iterable[Turn]) -> list[Probe]:
         form = RELATIONS[relation].question
         ids = tuple(turn.turn_id for turn in evidence)
         if len(ids) > 1:
-            kind, category = "list", 1
+            kind = "shortened" if evidence[-1].fact.change == "end" else "list"
+            category = 1
         else:
             kind, category = "told once" if evidence[0].fact.change == "add" else "changed", 4
         question = Question(form.format(s=subject), answer, category, ids)
@@ -406,7 +406,8 @@ def _dialogue(name: str, held_out: bool, rng: random.Random) -> Dialogue | None:
         found[probe.kind].append(probe.question)
     # Lists and changed facts first: they are where a memory manager can be right or wrong.
     by_category = {
-        1: found["list"][:4] + found["two steps"], 2: found["event"], 3: found["inference"],
+        1: found["shortened"][:2] + found["list"][:3] + found["two steps"],
+        2: found["event"], 3: found["inference"],
         4: found["changed"][:5] + found["told once"],
     }
     questions = []

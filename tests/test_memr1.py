@@ -70,9 +70,9 @@ def read_world(prompt: str) -> tuple[list[str], str]:
 
     def about(subject: str, relation: str) -> tuple[list[str], str]:
         one = sentence(subject, relation, ["|"])
-        many = sentence(subject, relation, ["|", "|"])
+        many = sentence(subject, relation, ["|", "|"]) if RELATIONS[relation].both else one
         for _, line in reversed(dated):  # the last one counts
-            for start in (one[: one.index("|")], many[: many.index("|")]):
+            for start in (many[: many.index("|")], one[: one.index("|")]):
                 if line.startswith(start):
                     return [line], line[len(start):]
         return [], "nothing"
