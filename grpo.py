@@ -38,7 +38,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from run import Options, Run, evaluate, evaluate_test, finish, option, parse_options, prepare, stop
+from run import (Options, Run, describe, evaluate, evaluate_test, finish, option, parse_options,
+                 prepare, stop)
 from trees import Episode, micro_batches
 
 # ---- The algorithm: pure functions ---------------------------------------------------------------
@@ -209,7 +210,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
                 stop(f"step {step}: the gradient is not finite; lower --lr or raise --kl")
             optimizer.step()
         run.n_tokens += len(batch.old_log_probs)
-        rows.append({"step": step, **describe(batch), **sums, "grad_norm": norm.item(),
+        rows.append({"step": step, **describe(batch.groups), **sums, "grad_norm": norm.item(),
                      "lr": schedule.get_last_lr()[0], "seconds": time.time() - start})
         schedule.step()
         run.log_step(rows[-1])
@@ -220,24 +221,6 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
         progress.set_postfix(reward=f"{rows[-1]['reward']:.2f}", kl=f"{sums['kl']:.3f}",
                              tok_s=f"{len(batch.old_log_probs) / rows[-1]['seconds']:.0f}")
     return rows, scores
-
-
-def describe(batch: Batch) -> dict[str, float]:
-    """What a batch looks like: rewards, lengths, and a manager's operations."""
-    episodes = [episode for group in batch.groups for episode in group]
-    operations = Counter()
-    for episode in episodes:
-        operations.update(episode.log.get("operations", {}))
-    spread = batch.rewards.amax(1) - batch.rewards.amin(1)  # (P,)
-    return {
-        "reward": batch.rewards.mean().item(),
-        "reward_std": batch.rewards.std().item(),
-        "no_signal": (spread < 1e-4).float().mean().item(),
-        "response_length": batch.lengths.float().mean().item(),
-        "finished": sum(e.steps[-1].finished for e in episodes) / len(episodes),
-        **{name.lower(): operations[name] / len(episodes)
-           for name in ("ADD", "UPDATE", "DELETE", "NOOP", "invalid")},
-    }
 
 
 def main(argv: Sequence[str] | None = None) -> dict:

@@ -238,30 +238,45 @@ class Policy:
             return pack(trees, self.row_budget)
         return pack([[step] for group in groups for step in group], self.row_budget)
 
-    def score(self, rows: Sequence[Row], temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Log-probs of a micro-batch's scored tokens, with gradients, and entropies without.
+    def read(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """The last hidden states of a micro-batch where a token is predicted, with gradients.
 
-        Both are (N,), in the order of the rows' `token_index`.
+        Returns `hidden` (M, D) of the M places, and for each of the N scored tokens, in the order
+        of the rows' `token_index`, which place is its own (N,): samples that agree so far share.
         """
-        ids = pad_right([row.input_ids for row in rows], 0, self.device)  # (B, T)
-        row_of = torch.tensor(
-            [b for b, row in enumerate(rows) for _ in row.targets], device=self.device)  # (N,)
-        score_at = torch.tensor([i for row in rows for i in row.score_at], device=self.device)
-        targets = torch.tensor([t for row in rows for t in row.targets], device=self.device)
+        ids, places, token_at = self._layout(rows)
         if self.packs:
             positions = pad_right([row.position_ids for row in rows], 0, self.device)
             ends = pad_right([row.ends for row in rows], ids.shape[1], self.device)
             hidden = self.model.base_model(
                 input_ids=ids, position_ids=positions, use_cache=False,
                 attention_mask=tree_mask(ends, self.model.dtype)).last_hidden_state  # (B, T, D)
-            # The head only where a token is scored: the logits of whole rows would be most memory.
-            # Samples that agree so far are scored at one place: M places for N tokens.
-            places, token_at = (row_of * ids.shape[1] + score_at).unique(return_inverse=True)
-            logits = self.model.get_output_embeddings()(hidden.flatten(0, 1)[places])  # (M, V)
         else:
-            logits = self.model(input_ids=ids, use_cache=False).logits[row_of, score_at]
-            token_at = torch.arange(len(targets), device=self.device)
+            hidden = self.model(
+                input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states[-1]
+        return hidden.flatten(0, 1)[places], token_at
+
+    def _layout(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
+        """Padded ids (B, T), the places in B * T that predict a token (M,), each token's (N,)."""
+        ids = pad_right([row.input_ids for row in rows], 0, self.device)
+        score_at = [b * ids.shape[1] + place for b, row in enumerate(rows) for place in row.score_at]
+        places, token_at = torch.tensor(score_at, device=self.device).unique(return_inverse=True)
+        return ids, places, token_at
+
+    def score(self, rows: Sequence[Row], temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Log-probs of a micro-batch's scored tokens, with gradients, and entropies without.
+
+        Both are (N,), in the order of the rows' `token_index`.
+        """
+        if self.packs:
+            # The head only where a token is scored: the logits of whole rows would be most memory.
+            hidden, token_at = self.read(rows)
+            logits = self.model.get_output_embeddings()(hidden)  # (M, V)
+        else:  # some of these scale their logits behind the head
+            ids, places, token_at = self._layout(rows)
+            logits = self.model(input_ids=ids, use_cache=False).logits.flatten(0, 1)[places]
         log_probs = (logits.float() / temperature).log_softmax(-1)  # (M, V)
+        targets = torch.tensor([t for row in rows for t in row.targets], device=self.device)  # (N,)
         with torch.no_grad():
             entropies = -log_probs.exp().mul_(log_probs).sum(-1)  # (M,)
         return log_probs[token_at, targets], entropies[token_at]

@@ -18,6 +18,7 @@ import random
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -229,6 +230,25 @@ def score(episodes: Sequence[Episode]) -> dict:
     if merged:
         scores["second_pets_merged"] = sum(merged) / len(merged)
     return scores
+
+
+def describe(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
+    """What a batch looks like: rewards, lengths, and a manager's operations."""
+    episodes = [episode for group in groups for episode in group]
+    rewards = torch.tensor([[float(e.reward) for e in group] for group in groups])  # (P, G)
+    lengths = torch.tensor([sum(len(s.response_ids) for s in e.steps) for e in episodes])  # (E,)
+    operations = Counter()
+    for episode in episodes:
+        operations.update(episode.log.get("operations", {}))
+    return {
+        "reward": rewards.mean().item(),
+        "reward_std": rewards.std().item(),
+        "no_signal": (rewards.amax(1) - rewards.amin(1) < 1e-4).float().mean().item(),
+        "response_length": lengths.float().mean().item(),
+        "finished": sum(e.steps[-1].finished for e in episodes) / len(episodes),
+        **{name.lower(): operations[name] / len(episodes)
+           for name in ("ADD", "UPDATE", "DELETE", "NOOP", "invalid")},
+    }
 
 
 def evaluate(run: Run, tasks: Sequence[Task]) -> tuple[dict, list[Episode]]:
