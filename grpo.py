@@ -40,7 +40,7 @@ from tqdm import tqdm
 
 from run import (Options, Run, describe, evaluate, evaluate_test, finish, option, parse_options,
                  prepare, stop)
-from trees import Episode, micro_batches
+from trees import Episode, micro_batches, trees_of
 
 # ---- The algorithm: pure functions ---------------------------------------------------------------
 
@@ -144,27 +144,22 @@ class Batch:
     advantages: Tensor  # (N,)
     ref_log_probs: Tensor  # (N,)
 
-    @property
-    def trees(self) -> list[list]:
-        """The steps of each group: what shares a prompt."""
-        return [[step for episode in group for step in episode.steps] for group in self.groups]
-
 
 def collect(run: Run, tasks: Sequence, generator: torch.Generator) -> Batch:
     """Stages 1 to 3: sample, reward, compare."""
     options, device = run.options, run.policy.device
     groups = run.agent.rollout(
         run.policy, tasks, options.group_size, options.temperature, generator)
-    episodes = [episode for group in groups for episode in group]
-    steps = [step for episode in episodes for step in episode.steps]
+    trees, episodes = trees_of(groups), [episode for group in groups for episode in group]
     rewards = torch.tensor([[float(e.reward) for e in group] for group in groups])  # (P, G)
     lengths = torch.tensor([sum(len(s.response_ids) for s in e.steps) for e in episodes])  # (E,)
     advantages = group_advantages(rewards, options.normalise == "on").flatten()  # (E,)
-    old_log_probs = torch.tensor([p for step in steps for p in step.log_probs], device=device)
+    old_log_probs = torch.tensor([p for tree in trees for step in tree for p in step.log_probs],
+                                 device=device)  # (N,)
     batch = Batch(groups, rewards, lengths, old_log_probs,
                   advantages.repeat_interleave(lengths).to(device), old_log_probs)
     with torch.no_grad():
-        batch.ref_log_probs = run.reference.token_log_probs(batch.trees, options.temperature)
+        batch.ref_log_probs = run.reference.token_log_probs(trees, options.temperature)
     return batch
 
 
@@ -186,10 +181,11 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
         start = time.time()
         batch = collect(run, next(batches), generator)
         weights = token_weights(batch.lengths, options.reduction, options.max_new_tokens).to(device)
+        rows_of_step = policy.rows(trees_of(batch.groups))
         sums: Counter[str] = Counter()  # metrics, weighted over tokens of the first epoch
         for epoch in range(options.epochs):
             optimizer.zero_grad()
-            for rows_of_batch in micro_batches(policy.rows(batch.trees), policy.micro_batch_tokens):
+            for rows_of_batch in micro_batches(rows_of_step, policy.micro_batch_tokens):
                 index = torch.tensor(
                     [i for row in rows_of_batch for i in row.token_index], device=device)  # (n,)
                 log_probs, entropies = policy.score(rows_of_batch, options.temperature)  # (n,)
@@ -226,6 +222,8 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
 def main(argv: Sequence[str] | None = None) -> dict:
     """Train one agent and report; returns what summary.json holds."""
     options = parse_options(GRPOOptions, "Train a memory agent with GRPO.", argv)
+    if options.group_size < 2:
+        stop("--group-size 1: in a group of one there is nothing to compare with; at least 2")
     run = prepare(options, "grpo")
     before = evaluate_test(run)
     rows, scores = train(run)

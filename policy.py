@@ -259,7 +259,7 @@ class Policy:
     def _layout(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
         """Padded ids (B, T), the places in B * T that predict a token (M,), each token's (N,)."""
         ids = pad_right([row.input_ids for row in rows], 0, self.device)
-        score_at = [b * ids.shape[1] + place for b, row in enumerate(rows) for place in row.score_at]
+        score_at = [b * ids.shape[1] + i for b, row in enumerate(rows) for i in row.score_at]
         places, token_at = torch.tensor(score_at, device=self.device).unique(return_inverse=True)
         return ids, places, token_at
 

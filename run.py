@@ -63,7 +63,7 @@ class Options:
     steps: int | None = option(None, "training steps, 10 to 200; default: 30 (answer agent: 14), "
                                      "or 100 if not tiny/")
     questions: int = option(24, "questions a step, 8 to 128")
-    group_size: int = option(8, "sampled episodes a question, 4 to 16, at least 2")
+    group_size: int = option(8, "sampled episodes a question, 4 to 16")
     epochs: int = option(2, "updates from each batch of episodes, 1 to 4")
     lr: float | None = option(None, "learning rate, 1e-6 (3B models) to 3e-4 (tiny/)")
     temperature: float = option(1.0, "sampling temperature, 0.7 to 1.2")
@@ -99,8 +99,9 @@ def parse_options(cls: type, description: str, argv: Sequence[str] | None):
         choices = f.metadata["choices"]
         if choices and value is not None and value not in choices:
             parser.error(f"{name} {value}: must be one of {', '.join(choices)}")
-        least = {"group_size": 2, "seed": 0, "steps": 0, "lr": 1e-12, "temperature": 1e-3,
-                 "max_grad_norm": 1e-6, "clip": 1e-3}.get(f.name, type(value) is int)
+        least = {"seed": 0, "steps": 0, "lr": 1e-12, "temperature": 1e-3,
+                 "max_grad_norm": 1e-6, "clip": 1e-3,
+                 "critic_lr": 1e-12}.get(f.name, type(value) is int)
         if type(value) in (int, float) and not least <= value < float("inf"):
             parser.error(f"{name} {value}: must be a finite number of at least {least:g}")
     return options
@@ -112,7 +113,8 @@ def resolve(options, algorithm: str):
     # An answer agent's prompts are longer: fewer steps for the same two minutes.
     short = 14 if getattr(options, "agent", "") == "answer" else 30
     defaults = {"data": "world" if embedded else "locomo", "steps": short if embedded else 100,
-                "lr": 3e-4 if embedded else 1e-6, "max_new_tokens": 48 if embedded else 512}
+                "lr": 3e-4 if embedded else 1e-6,
+                "critic_lr": 1e-3 if embedded else 1e-5, "max_new_tokens": 48 if embedded else 512}
     given = {name: value for name, value in vars(options).items() if value is not None}
     values = {**{name: defaults[name] for name in defaults if hasattr(options, name)}, **given}
     values.setdefault("facts", "turns" if values["data"] == "world" else "observations")

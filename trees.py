@@ -74,6 +74,11 @@ class Row:
             self.ends[place] = len(self.input_ids)
 
 
+def trees_of(groups: Sequence[Sequence[Episode]]) -> list[list[Step]]:
+    """The steps of each group of episodes, in the order in which their tokens are numbered."""
+    return [[step for episode in group for step in episode.steps] for group in groups]
+
+
 def shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     """Length of the longest common prefix."""
     for place, (a, b) in enumerate(zip(first, second)):

@@ -27,7 +27,7 @@ from grpo import (GRPOOptions, clipped_loss, collect, group_advantages, kl_k3, t
                   train)
 from embedders import hashed_words
 from policy import Policy
-from trees import Episode, Step
+from trees import Episode, Step, trees_of
 from run import EMBEDDED_MODEL, Run, resolve
 
 # ---- advantages ----------------------------------------------------------------------------------
@@ -371,7 +371,7 @@ def test_the_end_token_is_trained_though_it_pads(tiny_policy, tmp_path):
     assert batch.lengths.tolist() == [2, 2] and len(batch.advantages) == 4, (
         "an end token that is also the padding was dropped; masks must come from lengths, or the "
         "model never learns to stop")
-    targets = [t for row in policy.rows(batch.trees) for t in row.targets]
+    targets = [t for row in policy.rows(trees_of(batch.groups)) for t in row.targets]
     assert targets == [7, 0, 7, 0], f"the scored tokens are {targets}, not [7, 0, 7, 0]"
 
 

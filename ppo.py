@@ -1,0 +1,322 @@
+"""Proximal Policy Optimization, by hand: a critic expects, what happens surprises, push.
+
+    for each step:
+        1. sample   G responses to each of P questions           agent.rollout
+        2. reward   1 if the final answer is an exact match,     agent.rollout
+                    less beta * KL at every token                token_rewards
+        3. compare  each token with what the critic expected     gae
+        4. push     up what did better than expected             clipped_loss
+                    and the critic towards what happened         clipped_value_loss
+        5. log      and, now and then, look at unseen questions
+
+The lesson is in the difference to grpo.py: there the mean of a group is the baseline of all its
+tokens; here a second network gives each token a baseline of its own, so a group may be of one.
+Memory-R1 (arXiv 2508.19828, Eq. 2) and MEM1 (arXiv 2506.15841) train so, after Schulman et al.
+(arXiv 1707.06347; GAE: arXiv 1506.02438, Eq. 16).
+
+Where this differs from the papers
+1. The KL is k1 in the reward, as in InstructGPT. MEM1's code clamps each token's at 0, which makes
+   drifting cheap: half of the estimate's noise is gone, and with it its mean.
+2. GAE runs over response tokens only, from the end of one step of an episode straight to the start
+   of the next. MEM1's code also runs it over what the environment wrote, and with lambda < 1 each
+   such token discounts the reward once more.
+3. The old log-probs are those the sampler computed, as in grpo.py.
+
+What the critic costs, in bytes a weight of the policy (float32, Adam): `--critic own`, a trunk of
+its own as in both papers, 16 more (weights, gradient, two moments) beside the policy's 16 and the
+reference's 4, and a second forward and backward. `--critic shared`, a head on the policy's own
+hidden states, none of that and one forward more; it cannot shape the features that it reads, since
+no gradient passes from it into the policy.
+
+    python ppo.py                  the Memory Manager
+    python ppo.py --agent answer   the Answer Agent
+
+It ends with "ppo manager: held-out exact match A -> B in S s, M GiB; run folder ...".
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from policy import Policy
+from run import (Options, Run, describe, evaluate, evaluate_test, finish, load_or_stop, option,
+                 parse_options, prepare, stop)
+from trees import Episode, Row, Step, micro_batches, trees_of
+
+# ---- The algorithm: pure functions ---------------------------------------------------------------
+
+
+def token_rewards(rewards: Tensor, lengths: Tensor, log_probs: Tensor, ref_log_probs: Tensor,
+                  beta: float) -> Tensor:
+    """What each token earned: (N,) from rewards and lengths (E,) and log-probs (N,).
+
+    The episode's reward stands on its last response token. Every token pays beta times k1,
+    log p - log p_ref: its mean over the policy's samples is KL(policy || reference). (In a loss k1
+    would do nothing: the expected gradient of log p is 0.)
+    """
+    earned = -beta * (log_probs - ref_log_probs)
+    last = lengths.cumsum(0) - 1  # (E,) an episode without tokens has no place for its reward
+    written = lengths > 0
+    return earned.index_add(0, last[written], rewards[written].to(earned))
+
+
+def gae(rewards: Tensor, values: Tensor, lengths: Tensor, last_values: Tensor, gamma: float,
+        lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimates and returns, both (N,), of E episodes laid end to end.
+
+    `rewards` and `values` are (N,): what a token earned, and what was expected before it was
+    written. `last_values` (E,) is what was expected behind the last one: 0 where the episode is
+    over. With d_t = r_t + gamma V_t+1 - V_t, the advantage is the sum of (gamma lambda)^k d_t+k;
+    lambda 1 makes it the return minus the value, lambda 0 one step's surprise. The return that the
+    critic should have expected is advantage + value, taken before any whitening.
+
+    >>> one, two = torch.tensor([2]), torch.tensor([0.0])
+    >>> gae(torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.25]), one, two, 1.0, 1.0)
+    (tensor([0.5000, 0.7500]), tensor([1., 1.]))
+    """
+    sizes = lengths.tolist()
+    mask = pad_sequence([torch.ones(size) for size in sizes], batch_first=True).to(values)  # (E, L)
+    reward, value = (pad_sequence(x.split(sizes), batch_first=True) for x in (rewards, values))
+    advantages = torch.zeros_like(value)  # (E, L)
+    following, expected = torch.zeros_like(last_values), last_values  # (E,) A_t+1 and V_t+1
+    for t in range(value.shape[1] - 1, -1, -1):
+        surprise = reward[:, t] + gamma * expected - value[:, t]
+        advantages[:, t] = surprise + gamma * lam * following
+        # Behind the end of a shorter episode nothing has happened yet.
+        inside = mask[:, t] > 0
+        following = torch.where(inside, advantages[:, t], following)
+        expected = torch.where(inside, value[:, t], expected)
+    flat = advantages[mask > 0]  # (N,)
+    return flat, flat + values
+
+
+def whiten(advantages: Tensor) -> Tensor:
+    """Mean 0 and deviation 1 over all response tokens of the batch; of one token, as it is."""
+    if len(advantages) < 2:
+        return advantages
+    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+
+
+def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor,
+                 clip: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """PPO's pessimistic surrogate, per token, as in grpo.py: all tensors are (N,)."""
+    ratio = (log_probs - old_log_probs).exp()  # (N,)
+    unclipped = ratio * advantages
+    clipped = ratio.clamp(1 - clip, 1 + clip) * advantages
+    metrics = {
+        "clip_fraction": (clipped < unclipped).float(),
+        "ratio_error": (ratio - 1).abs().detach(),
+    }
+    return -torch.minimum(unclipped, clipped), metrics
+
+
+def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
+    """Half the squared error, per token (N,); with `clip` > 0 pessimistic like the policy's.
+
+    A value that has moved more than `clip` towards its return gets no more gradient in this step;
+    one that has moved away is pulled back in full. `clip` 0 is the plain squared error: whether
+    clipping helps is doubtful (arXiv 2006.05990), it is here because verl and TRL do it.
+    """
+    error = (values - returns) ** 2
+    if clip > 0:
+        near = old_values + (values - old_values).clamp(-clip, clip)
+        error = torch.maximum(error, (near - returns) ** 2)
+    return error / 2
+
+
+# ---- The critic ----------------------------------------------------------------------------------
+
+
+class Critic(torch.nn.Module):
+    """What reward is to be expected before each token: a linear head on hidden states.
+
+    With `shared` the trunk is the policy's, and no gradient flows into it.
+    """
+
+    def __init__(self, trunk: Policy, shared: bool):
+        super().__init__()
+        self.trunk, self.shared = trunk, shared
+        width = trunk.model.config.get_text_config().hidden_size
+        self.head = torch.nn.Linear(width, 1).to(trunk.device)
+        torch.nn.init.zeros_(self.head.weight)  # every reward is a surprise at first
+        torch.nn.init.zeros_(self.head.bias)
+        if not shared:
+            self.model = trunk.model  # a module's parameters are found by its attributes
+
+    def forward(self, rows: Sequence[Row]) -> Tensor:
+        """Values before the scored tokens of a micro-batch, (N,), in the rows' `token_index`."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.shared):
+            hidden, token_at = self.trunk.read(rows)  # (M, D), (N,)
+        return self.head(hidden.float())[token_at, 0]
+
+    @torch.no_grad()
+    def values(self, trees: Sequence[Sequence[Step]]) -> Tensor:
+        """Values before all response tokens of all steps in order, (N,)."""
+        found = torch.zeros(sum(len(step.response_ids) for tree in trees for step in tree),
+                            device=self.trunk.device)
+        for rows in micro_batches(self.trunk.rows(trees), self.trunk.micro_batch_tokens):
+            index = torch.tensor([i for row in rows for i in row.token_index], device=found.device)
+            found[index] = self(rows)
+        return found
+
+
+# ---- The loop ------------------------------------------------------------------------------------
+
+
+@dataclass
+class PPOOptions(Options):
+    """Options of ppo.py."""
+
+    clip: float = option(0.2, "the ratio is clipped to 1 - clip .. 1 + clip, 0.1 to 0.3")
+    kl: float = option(0.05, "beta, weight of the KL in the rewards, 0 to 0.1")
+    gamma: float = option(1.0, "discount a token, 0.99 to 1")
+    lam: float = option(0.95, "GAE's lambda: 1 trusts rewards alone, 0 the critic alone; 0.9 to 1")
+    critic: str = option("own", "own: a trunk of its own; shared: a head on the policy's states",
+                         "own", "shared")
+    critic_lr: float | None = option(None, "the critic's learning rate, 1e-5 (3B) to 1e-3 (tiny/)")
+    value_clip: float = option(0.5, "clip of the value loss, 0.2 to 0.5; 0 is off")
+    bootstrap: str = option("off", "off: an episode cut at the length limit is over, and failed; "
+                                   "on: what the critic expects behind the cut counts", "on", "off")
+
+
+@dataclass
+class Batch:
+    """The episodes of one step, laid flat: N response tokens in the order of `Policy.rows`."""
+
+    groups: list[list[Episode]]
+    lengths: Tensor  # (E,) response tokens of each episode
+    old_log_probs: Tensor  # (N,)
+    ref_log_probs: Tensor  # (N,)
+    old_values: Tensor  # (N,)
+    advantages: Tensor  # (N,) not whitened
+    returns: Tensor  # (N,)
+
+
+def values_behind(critic: Critic, episodes: Sequence[Episode]) -> Tensor:
+    """(E,) what the critic expects behind an episode that was cut; 0 where it ended by itself."""
+    found = torch.zeros(len(episodes), device=critic.trunk.device)
+    cut = [i for i, e in enumerate(episodes) if e.steps and not e.steps[-1].finished]
+    # The last token was never read. As part of a prompt it is; what would follow does not matter.
+    asked = [[Step(e.steps[-1].prompt_ids + e.steps[-1].response_ids, [0], False)]
+             for e in (episodes[i] for i in cut)]
+    if cut:
+        found[cut] = critic.values(asked)
+    return found
+
+
+def collect(run: Run, critic: Critic, tasks: Sequence, generator: torch.Generator) -> Batch:
+    """Stages 1 to 3: sample, reward, compare."""
+    options, device = run.options, run.policy.device
+    groups = run.agent.rollout(
+        run.policy, tasks, options.group_size, options.temperature, generator)
+    trees, episodes = trees_of(groups), [episode for group in groups for episode in group]
+    rewards = torch.tensor([float(e.reward) for e in episodes], device=device)  # (E,)
+    lengths = torch.tensor([sum(len(s.response_ids) for s in e.steps) for e in episodes],
+                           device=device)  # (E,)
+    old_log_probs = torch.tensor([p for tree in trees for step in tree for p in step.log_probs],
+                                 device=device)  # (N,)
+    with torch.no_grad():
+        ref_log_probs = run.reference.token_log_probs(trees, options.temperature)  # (N,)
+    old_values = critic.values(trees)  # (N,)
+    last_values = torch.zeros_like(rewards)  # (E,)
+    if options.bootstrap == "on":
+        last_values = values_behind(critic, episodes)
+    earned = token_rewards(rewards, lengths, old_log_probs, ref_log_probs, options.kl)
+    advantages, returns = gae(
+        earned, old_values, lengths, last_values, options.gamma, options.lam)
+    return Batch(groups, lengths, old_log_probs, ref_log_probs, old_values, advantages, returns)
+
+
+def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
+    """Learn; returns the logged rows and the validation scores by step."""
+    options, policy, device = run.options, run.policy, run.policy.device
+    generator = torch.Generator(device).manual_seed(options.seed)
+    shared = options.critic == "shared"
+    critic = Critic(policy if shared else load_or_stop(options.model), shared)
+    optimizer = torch.optim.AdamW([
+        {"params": policy.model.parameters(), "lr": options.lr},
+        {"params": critic.parameters(), "lr": options.critic_lr}],
+        betas=(0.9, 0.95), weight_decay=0.0)
+    # Adam's first steps have the full length whatever the gradient: warm up over four. Later the
+    # rate falls to a tenth: at a constant rate the reward drifts down again after its peak.
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
+        (step + 1) / 4, 1 - 0.9 * step / max(options.steps, 1)))
+    rows: list[dict[str, float]] = []
+    scores = {0: evaluate(run, run.validation)[0]["exact_match"]}
+    batches = run.batches()
+    progress = tqdm(range(1, options.steps + 1), desc="ppo", ncols=100)
+    for step in progress:
+        start = time.time()
+        batch = collect(run, critic, next(batches), generator)
+        advantages, n = whiten(batch.advantages), len(batch.old_log_probs)
+        rows_of_step = policy.rows(trees_of(batch.groups))
+        sums: Counter[str] = Counter()  # metrics, averaged over tokens of the first epoch
+        for epoch in range(options.epochs):
+            optimizer.zero_grad()
+            for rows_of_batch in micro_batches(rows_of_step, policy.micro_batch_tokens):
+                index = torch.tensor(
+                    [i for row in rows_of_batch for i in row.token_index], device=device)  # (n,)
+                log_probs, entropies = policy.score(rows_of_batch, options.temperature)  # (n,)
+                per_token, metrics = clipped_loss(
+                    log_probs, batch.old_log_probs[index], advantages[index], options.clip)
+                value_loss = clipped_value_loss(critic(rows_of_batch), batch.old_values[index],
+                                                batch.returns[index], options.value_clip)  # (n,)
+                # The mean over the tokens of the whole batch, however it is cut up. No weight
+                # between the two losses: no parameter is in both.
+                ((per_token + value_loss).sum() / n).backward()
+                if epoch == 0:
+                    log_ratio = (batch.ref_log_probs[index] - log_probs).detach()
+                    sums["kl"] += (log_ratio.exp() - 1 - log_ratio).sum().item() / n
+                    sums["entropy"] += entropies.sum().item() / n
+                    sums["value_loss"] += value_loss.sum().item() / n
+                    worst = metrics["ratio_error"].max().item()
+                    sums["ratio_error"] = max(sums["ratio_error"], worst)
+                if epoch == options.epochs - 1:
+                    sums["clip_fraction"] += metrics["clip_fraction"].sum().item() / n
+            norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), options.max_grad_norm)
+            critic_norm = torch.nn.utils.clip_grad_norm_(
+                critic.parameters(), options.max_grad_norm)
+            if not torch.isfinite(norm + critic_norm):
+                stop(f"step {step}: the gradient is not finite; lower --lr or raise --kl")
+            optimizer.step()
+        run.n_tokens += n
+        rows.append({"step": step, **describe(batch.groups), **sums, "grad_norm": norm.item(),
+                     "explained_variance": explained_variance(batch.old_values, batch.returns),
+                     "advantage_std": batch.advantages.std().item(),
+                     "lr": schedule.get_last_lr()[0], "seconds": time.time() - start})
+        schedule.step()
+        run.log_step(rows[-1])
+        if step % 10 == 0 or step == 1:
+            run.log_samples(step, batch.groups)
+        if step % 8 == 0 or step == options.steps:
+            scores[step] = evaluate(run, run.validation)[0]["exact_match"]
+        progress.set_postfix(reward=f"{rows[-1]['reward']:.2f}", kl=f"{sums['kl']:.3f}",
+                             tok_s=f"{n / rows[-1]['seconds']:.0f}")
+    return rows, scores
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> float:
+    """How much of the returns' variance the critic foresaw: 1 all, 0 no more than their mean."""
+    spread = returns.var()
+    return (1 - (returns - values).var() / spread).item() if spread > 1e-8 else 0.0
+
+
+def main(argv: Sequence[str] | None = None) -> dict:
+    """Train one agent and report; returns what summary.json holds."""
+    options = parse_options(PPOOptions, "Train a memory agent with PPO.", argv)
+    run = prepare(options, "ppo")
+    before = evaluate_test(run)
+    rows, scores = train(run)
+    return finish(run, before, evaluate_test(run), rows, scores)
+
+
+if __name__ == "__main__":
+    main()
