@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 import grpo
-from grpo import (GRPOOptions, clipped_loss, collect, group_advantages, kl_k3, token_weights,
-                  train)
-from embedders import hashed_words
+from canned import (LOG, CannedAgent, FirstTokenAgent, distance, make_run, plain_log_probs,
+                    random_episodes)
+from grpo import clipped_loss, collect, group_advantages, kl_k3, token_weights, train
 from policy import Policy
+from run import EMBEDDED_MODEL
 from trees import Episode, Step, trees_of
-from run import EMBEDDED_MODEL, Run, resolve
 
 # ---- advantages ----------------------------------------------------------------------------------
 
@@ -166,79 +166,6 @@ def test_token_weights_sums(lengths):
 # ---- the gradient of a whole step ----------------------------------------------------------------
 
 
-class CannedAgent:
-    """Hands out the same episodes whatever the policy is."""
-
-    def __init__(self, groups: list[list[Episode]]):
-        self.groups = groups
-
-    def rollout(self, policy, tasks, group_size, temperature, generator=None):
-        return self.groups[: len(tasks)]
-
-
-class FirstTokenAgent:
-    """Really samples, and pays for responses that begin with an odd token."""
-
-    def rollout(self, policy, tasks, group_size, temperature, generator=None):
-        groups = policy.sample(tasks, group_size, 6, temperature, generator)
-        return [[Episode([step], float(step.response_ids[0] % 2), dict(LOG)) for step in group]
-                for group in groups]
-
-
-LOG = {"answer": "a", "gold": "a", "category": 1, "response": "", "prompt": "", "question": ""}
-
-
-def make_run(policy: Policy, reference: Policy, agent, n_tasks: int, folder: Path,
-             tasks: Sequence | None = None, **options) -> Run:
-    """A run around any agent, with the tasks 0, 1, ... unless others are given."""
-    folder.mkdir(exist_ok=True)
-    settings_ = {"model": "none", "data": "world", "steps": 1, "epochs": 1, "questions": n_tasks,
-                 "group_size": 2, "max_grad_norm": 1e9, "max_new_tokens": 6, "lr": 1e-3, "out": "x"}
-    resolved = resolve(GRPOOptions(**{**settings_, **options}), "grpo")
-    reference.model.requires_grad_(False)
-    tasks = list(tasks or range(n_tasks))
-    return Run(resolved, "grpo", policy, reference, agent, tasks, tasks[:1], [], [],
-               hashed_words(), folder)
-
-
-def random_episodes(policy: Policy, seed: int) -> list[list[Episode]]:
-    """Three groups of four episodes, of one or two steps, some of which end with the padding id.
-
-    The old log-probs are off the policy's by up to 0.4, so that some tokens are clipped.
-    """
-    draw = random.Random(seed)
-    groups = []
-    for _ in range(3):
-        shared = [draw.randrange(3, 320) for _ in range(draw.randrange(2, 12))]
-        group = []
-        for place in range(4):
-            steps = []
-            for _ in range(draw.choice([1, 1, 2])):
-                own = [draw.randrange(3, 320) for _ in range(draw.choice([0, 0, 4]))]
-                response = [draw.randrange(3, 320) for _ in range(draw.randrange(0, 5))]
-                finished = draw.random() < 0.7 or not response
-                response += [draw.choice([0, 2])] if finished else []
-                steps.append(Step(shared + own, response, finished))
-            reward = float(place % 2) if draw.random() < 0.8 else 0.5
-            group.append(Episode(steps, reward, dict(LOG)))
-        groups.append(group)
-    for episode in itertools.chain(*groups):
-        with torch.no_grad():
-            episode.steps = [
-                Step(s.prompt_ids, s.response_ids, s.finished,
-                     [p + draw.uniform(-0.4, 0.4)
-                      for p in policy.token_log_probs([[s]]).tolist()]) for s in episode.steps]
-    return groups
-
-
-def plain_log_probs(policy: Policy, step: Step) -> torch.Tensor:
-    """The oracle: one row, no packing, the model's own forward pass, a loop over the tokens."""
-    logits = policy.model(torch.tensor([step.prompt_ids + step.response_ids])).logits[0]
-    first = len(step.prompt_ids) - 1
-    return torch.stack([logits[first + i].log_softmax(-1)[token]
-                        for i, token in enumerate(step.response_ids)])
-
-
 def hand_written_gradient(policy: Policy, reference: Policy, groups, reduction: str,
                           beta: float) -> list[torch.Tensor]:
     """The gradient of a step from the definitions, episode by episode and without any batching."""
@@ -264,12 +191,6 @@ def hand_written_gradient(policy: Policy, reference: Policy, groups, reduction: 
                     kl = (ref - new).exp() - 1 - (ref - new)
                     loss = loss + weight * (beta * kl - gain)
     return list(torch.autograd.grad(loss, list(policy.model.parameters())))
-
-
-def distance(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
-    """Largest difference between two gradients, relative to the largest entry."""
-    largest = max(g.abs().max().item() for g in wanted)
-    return max((a - b).abs().max().item() for a, b in zip(found, wanted)) / largest
 
 
 @pytest.mark.parametrize("reduction", ["token", "sequence", "constant"])
