@@ -29,6 +29,7 @@ from transformers import (AutoModelForCausalLM, DynamicCache, GenerationConfig,
 from trees import (Row, Step, alike, micro_batches, pack, pad_right, prompt_row, shared_trees,
                    tree_mask)
 
+STOP_TOKENS = 16  # the longest stop text, in tokens
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 
 
@@ -49,6 +50,7 @@ class Policy:
         self.row_budget, self.micro_batch_tokens = row_budget, micro_batch_tokens
         model.eval()  # never .train(): dropout would make the trained policy another one
         self.end_ids = end_ids(model, tokenizer)
+        self._closings: dict[tuple[str, ...], set[int]] = {}
         self.packs = False
         self.packs = self._packs()
 
@@ -90,16 +92,18 @@ class Policy:
     @torch.no_grad()
     def sample(self, prompts: list[list[int]], group_size: int = 1, max_new_tokens: int = 64,
                temperature: float = 1.0, generator: torch.Generator | None = None,
-               ) -> list[list[Step]]:
+               stop: tuple[str, ...] = ()) -> list[list[Step]]:
         """`group_size` responses to each prompt; `temperature` 0 takes the likeliest token.
 
+        A response ends with an end id, or with the token that completes one of the texts `stop`.
         Returns one list of steps a prompt, in the order of the prompts. The same generator state
         gives the same responses to the same call.
         """
         if not all(prompts) or max_new_tokens < 1:
             raise PolicyError("cannot sample: a prompt is empty or max_new_tokens is below 1")
         if not self.packs:
-            return self._generate(prompts, group_size, max_new_tokens, temperature, generator)
+            return self._generate(
+                prompts, group_size, max_new_tokens, temperature, generator, stop)
         groups: list[list[Step]] = [[] for _ in prompts]
         trees = shared_trees(prompts)
         sizes = {tree[0]: len(prompt_row([prompts[i] for i in tree]).input_ids) for tree in trees}
@@ -116,15 +120,15 @@ class Policy:
                 n += 1
             batch, trees = trees[:n], trees[n:]
             answers = self._sample_trees([[prompts[i] for i in tree] for tree in batch],
-                                         group_size, max_new_tokens, temperature, generator)
+                                         group_size, max_new_tokens, temperature, generator, stop)
             for tree, tree_answers in zip(batch, answers):
                 for i, group in zip(tree, tree_answers):
                     groups[i] = group
         return groups
 
     def _sample_trees(self, trees: Sequence[Sequence[list[int]]], group_size: int,
-                      max_new_tokens: int, temperature: float,
-                      generator: torch.Generator | None) -> list[list[list[Step]]]:
+                      max_new_tokens: int, temperature: float, generator: torch.Generator | None,
+                      stop: tuple[str, ...] = ()) -> list[list[list[Step]]]:
         """One batch of R trees grown token by token; each holds one or more prompts.
 
         A tree of prompts is laid out as for scoring. B branches grow from it, `group_size` from
@@ -162,6 +166,7 @@ class Policy:
         width = roots.shape[1]
         see_branch = torch.full((width, width), low, dtype=dtype, device=device).fill_diagonal_(0)
         end = torch.tensor(sorted(self.end_ids), device=device)
+        closing = torch.tensor(sorted(self._closing(stop)), device=device)
         tokens, scores = [], []  # a step each: (R, B)
         for step in range(max_new_tokens):
             log_probs = (logits.float() / (temperature or 1.0)).log_softmax(-1)  # (R', B, V)
@@ -175,6 +180,11 @@ class Policy:
             tokens.append(ids.new_zeros(done.shape).index_copy_(0, going, chosen))
             scores.append(picked.new_zeros(done.shape).index_copy_(0, going, picked))
             done[going] = done[going] | torch.isin(chosen, end)
+            if stop:
+                for r, b in (torch.isin(chosen, closing) & ~done[going]).nonzero().tolist():
+                    row = going[r]
+                    last = torch.stack([t[row, b] for t in tokens[-STOP_TOKENS:]]).tolist()
+                    done[row, b] = self._ended(last, stop)
             unfinished = ~done[going].all(-1)
             if step + 1 == max_new_tokens or not unfinished.any():
                 break
@@ -189,19 +199,36 @@ class Policy:
                 past_key_values=cache, use_cache=True).last_hidden_state  # (R', B, D)
             logits = self.model.get_output_embeddings()(hidden)  # (R', B, V)
         written, scores = torch.stack(tokens, -1).tolist(), torch.stack(scores, -1).tolist()
-        return [[[self._step(prompt, written[r][b], scores[r][b])
+        return [[[self._step(prompt, written[r][b], stop, scores[r][b])
                   for b in range(p * group_size, (p + 1) * group_size)]
                  for p, prompt in enumerate(tree)] for r, tree in enumerate(trees)]
 
-    def _step(self, prompt: list[int], ids: list[int], log_probs: Sequence[float] = ()) -> Step:
-        """What was written, up to the first end id: behind it a branch only waits for others."""
-        length = next((i + 1 for i, token in enumerate(ids) if token in self.end_ids), len(ids))
-        finished = ids[length - 1] in self.end_ids
-        return Step(prompt, ids[:length], finished, list(log_probs[:length]))
+    def _step(self, prompt: list[int], ids: list[int], stop: tuple[str, ...],
+              log_probs: Sequence[float] = ()) -> Step:
+        """What was written, up to where it ended: behind that a branch only waits for others."""
+        ending = self.end_ids | self._closing(stop)
+        for length in range(1, len(ids) + 1):
+            if ids[length - 1] in ending and self._ended(ids[:length][-STOP_TOKENS:], stop):
+                return Step(prompt, ids[:length], True, list(log_probs[:length]))
+        return Step(prompt, ids, False, list(log_probs))
+
+    def _closing(self, stop: tuple[str, ...]) -> set[int]:
+        """The ids that may complete a stop text: those with the last letter of one."""
+        if stop not in self._closings:
+            last = {text[-1] for text in stop}
+            self._closings[stop] = {i for i in range(len(self.tokenizer) if stop else 0)
+                                    if last & set(self.tokenizer.decode([i]))}
+        return self._closings[stop]
+
+    def _ended(self, ids: list[int], stop: tuple[str, ...]) -> bool:
+        """Whether a response whose last tokens are these has ended with the last of them."""
+        return ids[-1] in self.end_ids or any(text in self.decode(ids) for text in stop)
 
     def _generate(self, prompts: list[list[int]], group_size: int, max_new_tokens: int,
-                  temperature: float, generator: torch.Generator | None) -> list[list[Step]]:
+                  temperature: float, generator: torch.Generator | None,
+                  stop: tuple[str, ...]) -> list[list[Step]]:
         """Sampling for a model that cannot be packed: the library's loop, one prompt at a time."""
+        ways = {"stop_strings": list(stop), "tokenizer": self.tokenizer} if stop else {}
         how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0,
                "num_return_sequences": group_size} if temperature else {}
         if generator is not None:  # the library draws from the global one: start that from ours
@@ -215,8 +242,8 @@ class Policy:
             ids = torch.tensor([prompt], device=self.device)
             rows = self.model.generate(
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens,
-                eos_token_id=sorted(self.end_ids), pad_token_id=min(self.end_ids), **how)
-            steps = [self._step(prompt, row) for row in rows[:, len(prompt):].tolist()]
+                eos_token_id=sorted(self.end_ids), pad_token_id=min(self.end_ids), **how, **ways)
+            steps = [self._step(prompt, row, stop) for row in rows[:, len(prompt):].tolist()]
             steps *= 1 if temperature else group_size  # greedy responses are all the same
             scores = self.token_log_probs([steps], temperature or 1.0)
             parts = scores.split([len(step.response_ids) for step in steps])

@@ -483,6 +483,29 @@ def test_every_end_id_of_the_generation_config_ends_a_response(tiny_policy):
     assert ended.response_ids[-1] in ends and other.response_ids[-1] in ends, "the end id is kept"
 
 
+@pytest.mark.parametrize("kind", ["qwen2", "mistral"])
+def test_a_stop_text_ends_a_response_with_the_token_that_completes_it(tiny_policy, kind):
+    policy = tiny_policy(kind, **({"sliding_window": 6} if kind == "mistral" else {}))
+    policy.end_ids = {0}
+    prompts = ragged_prompts(6)
+    draws = [torch.Generator().manual_seed(7) for _ in range(2)]
+    free = flat(policy.sample(prompts, 4, 16, 1.0, draws[0]))
+    texts = Counter(policy.decode(step.response_ids[i:i + 2]) for step in free for i in range(14))
+    # Texts that two tokens make together, and that no single one holds.
+    stop = tuple(text for text, _ in texts.most_common() if text.isascii() and len(text) > 1)[:40]
+    cut = 0
+    for step in flat(policy.sample(prompts, 4, 16, 1.0, draws[1], stop=stop)):
+        for length in range(1, len(step.response_ids)):
+            early = policy.decode(step.response_ids[:length])
+            assert not any(text in early for text in stop), f"went on behind {early!r}"
+        ended = any(text in policy.decode(step.response_ids) for text in stop)
+        cut += ended
+        assert step.finished == (ended or step.response_ids[-1] in policy.end_ids)
+        assert len(step.log_probs) == len(step.response_ids) and (
+            step.finished or len(step.response_ids) == 16)
+    assert cut > 4, "the test itself: no stop text was ever written"
+
+
 def test_a_response_cut_at_the_limit_is_unfinished_and_gets_no_end_id(tiny_policy):
     for policy in (tiny_policy(), tiny_policy("mistral", sliding_window=6)):
         policy.end_ids = {0, 2}
