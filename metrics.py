@@ -157,6 +157,64 @@ def bleu1(prediction: Any, answer: Any) -> float:
 # ---- tables --------------------------------------------------------------------------------------
 
 # "exact_match" is the reward, so that a table and a training curve speak of the same number.
+# ---- several objectives at once (MEM1, arXiv 2506.15841) -----------------------------------------
+
+
+def split_answers(text: str) -> list[str]:
+    """The answers in a response to several questions: what stands between semicolons.
+
+    >>> split_answers(" Oslo; Rex and Milo ;")
+    ['Oslo', 'Rex and Milo']
+    """
+    parts = [part.strip() for part in text.split(";")]
+    while parts and not parts[-1]:  # a trailing semicolon announces nothing
+        parts.pop()
+    return parts
+
+
+def objectives_right(prediction: str, answers: Sequence[str]) -> list[int]:
+    """For each question 1 if the answer at its position is right: summed, MEM1's reward.
+
+    A missing answer is wrong; surplus answers cost nothing, as in the paper's code.
+    """
+    given = split_answers(prediction)
+    return [squad_exact_match(given[i], answer) if i < len(given) else 0
+            for i, answer in enumerate(answers)]
+
+
+def objectives_scores(prediction: str, answers: Sequence[str]) -> dict[str, float]:
+    """MEM1's evaluation: exact match and F1, each summed over the questions (0 .. their number).
+
+    Unlike the reward, both are 0 unless there are exactly as many answers as questions. (The
+    paper's code reports beside them a substring match against the first alias only, and a judge
+    that always says 1; neither is here.)
+    """
+    given = split_answers(prediction)
+    if len(given) != len(answers):
+        return {"exact_match": 0.0, "f1": 0.0}
+    return {"exact_match": float(sum(objectives_right(prediction, answers))),
+            "f1": sum(f1(one, answer) for one, answer in zip(given, answers))}
+
+
+def context_sizes(prompt_lengths: Sequence[int], response_lengths: Sequence[int]) -> dict[str, int]:
+    """What a trajectory of several calls of the model had in context, in tokens.
+
+    "peak_tokens_with_prompt" is the longest prompt with its response. "peak_tokens", the paper's
+    figure, leaves out what every call is told, the task: here the length of the first prompt.
+    "dependency" is the sum over all calls of (prompt + response / 2) * response, the pairs of a
+    generated token with what it was generated from. The paper's code counts the thought twice and
+    ignores all turns from the tenth on; this one does not.
+    """
+    whole = [prompt + response for prompt, response in zip(prompt_lengths, response_lengths)]
+    pairs = [(prompt + response // 2) * response
+             for prompt, response in zip(prompt_lengths, response_lengths)]
+    return {"peak_tokens_with_prompt": max(whole, default=0),
+            "peak_tokens": max(whole, default=0) - (prompt_lengths[0] if whole else 0),
+            "dependency": sum(pairs)}
+
+
+# ---- many questions ------------------------------------------------------------------------------
+
 _SCORES: dict[str, Callable[[Any, Any], float]] = {
     "exact_match": squad_exact_match,
     "strict_exact_match": exact_match,

@@ -262,8 +262,9 @@ class Policy:
                     trees[-1].extend(group)
                 else:
                     trees.append(list(group))
-            return pack(trees, self.row_budget)
-        return pack([[step] for group in groups for step in group], self.row_budget)
+        else:
+            trees = [[step] for group in groups for step in group]
+        return pack(trees, self.row_budget, self.model.config.get_text_config().hidden_size)
 
     def read(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         """The last hidden states of a micro-batch where a token is predicted, with gradients.

@@ -40,6 +40,7 @@ matplotlib.use("Agg")  # pictures go to files: no screen needed
 import matplotlib.pyplot as plt  # noqa: E402
 
 EMBEDDED_MODEL = Path(__file__).parent / "tiny"
+EMBEDDED_MEM1 = EMBEDDED_MODEL / "mem1"
 Task = ManagerTask | AnswerTask
 
 

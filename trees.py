@@ -87,12 +87,16 @@ def shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     return min(len(first), len(second))
 
 
-def pack(groups: Sequence[Sequence[Step]], row_budget: int) -> list[Row]:
+def pack(groups: Sequence[Sequence[Step]], row_budget: int, width: int) -> list[Row]:
     """Lay out each group of steps as a tree of at most `row_budget` tokens (but never cut a step).
 
-    Steps beyond the budget go to another row that repeats what it shares with this one. The
-    response tokens of all steps, in order, are numbered 0, 1, ...: `token_index` points into that
-    numbering, so that several of them may be scored at one place of the tree.
+    Steps beyond the budget go to another row that repeats what it shares with this one; so do steps
+    that share too little. To read a shared token again costs some 24 `width`^2 operations a layer,
+    `width` being the model's; to join a row of T tokens costs 4 `width` for every pair of a new
+    token with one it does not see, twice T in a masked square.
+
+    The response tokens of all steps, in order, are numbered 0, 1, ...: `token_index` points into
+    that numbering, so that several of them may be scored at one place of the tree.
     """
     rows: list[Row] = []
     n_tokens = 0
@@ -106,7 +110,10 @@ def pack(groups: Sequence[Sequence[Step]], row_budget: int) -> list[Row]:
             n_tokens += len(step.response_ids)
         row: Row | None = None
         for sequence, number, first in sorted(leaves):
-            if row is None or len(row.input_ids) + row.n_new(sequence) > row_budget:
+            if row is not None:
+                n_new, size = row.n_new(sequence), len(row.input_ids)
+                worth = 3 * width * (len(sequence) - n_new) >= size * n_new
+            if row is None or not worth or size + n_new > row_budget:
                 row = Row()
                 rows.append(row)
             row.add(sequence)

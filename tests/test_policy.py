@@ -148,6 +148,9 @@ def test_entropies_are_those_of_the_tempered_distribution_and_carry_no_gradient(
 # ---- The layout ----------------------------------------------------------------------------------
 
 
+WIDE = 10 ** 6  # a model so wide that every shared token is worth a row
+
+
 def test_shared_prefix():
     for first, second, wanted in [([1, 2, 3], [1, 2, 4], 2), ([1, 2], [1, 2, 3], 2), ([], [1], 0),
                                   ([1], [2], 0), ([7, 7], [7, 7], 2), ([1, 2, 3], [5, 2, 3], 0)]:
@@ -180,7 +183,7 @@ some_steps = st.builds(Step, some_ids, some_ids, st.booleans())
 @given(st.lists(st.lists(some_steps, min_size=1, max_size=5), min_size=1, max_size=4),
        st.integers(1, 40))
 def test_rows_of_any_groups(groups, row_budget):
-    rows = pack(groups, row_budget)
+    rows = pack(groups, row_budget, WIDE)
     found = {index: path for row in rows for index, path in contexts(row).items()}
     wanted = [step.prompt_ids + step.response_ids[: i + 1]
               for step in flat(groups) for i in range(len(step.response_ids))]
@@ -201,7 +204,7 @@ def test_rows_of_any_groups(groups, row_budget):
 def test_branches_beyond_the_budget_repeat_the_prefix_and_are_never_cut():
     prompt = [1, 2, 3, 4]
     group = [Step(prompt, [10 * b + i for i in range(4)], True) for b in range(1, 5)]
-    rows = pack([group], row_budget=10)  # 4 + 3 + 3: the last response token is not read
+    rows = pack([group], 10, WIDE)  # 4 + 3 + 3: the last response token is not read
     assert [row.input_ids for row in rows] == [
         [1, 2, 3, 4, 10, 11, 12, 20, 21, 22], [1, 2, 3, 4, 30, 31, 32, 40, 41, 42]], (
         "a row of 10 holds the prefix and two branches; the last token of a response predicts "
@@ -209,18 +212,18 @@ def test_branches_beyond_the_budget_repeat_the_prefix_and_are_never_cut():
     assert rows[0].position_ids == [0, 1, 2, 3, 4, 5, 6, 4, 5, 6], "every branch goes on at 4"
     assert rows[0].ends == [10] * 4 + [7] * 3 + [10] * 3, "the prefix lasts, branches end"
     assert rows[0].score_at == [3, 4, 5, 6, 3, 7, 8, 9], "first tokens are predicted by the prefix"
-    assert len(pack([group], row_budget=1)) == 4, "a branch over the budget gets a row, uncut"
-    assert all(len(row.input_ids) == 7 for row in pack([group], row_budget=1)), "a branch was cut"
+    assert len(pack([group], 1, WIDE)) == 4, "a branch over the budget gets a row, uncut"
+    assert all(len(row.input_ids) == 7 for row in pack([group], 1, WIDE)), "a branch was cut"
 
 
 def test_responses_of_one_token_read_only_the_prompt():
-    [row] = pack([[Step([5, 6], [token], True) for token in (7, 8, 9)]], 100)
+    [row] = pack([[Step([5, 6], [token], True) for token in (7, 8, 9)]], 100, WIDE)
     assert row.input_ids == [5, 6], "a response of one token adds nothing that must be read"
     assert row.score_at == [1, 1, 1] and row.targets == [7, 8, 9], "all follow the prompt's last"
 
 
 def test_prompts_of_one_group_may_end_in_the_prefix_or_in_the_branch():
-    [row] = pack([[Step([1, 2], [3, 4], True), Step([1, 2, 5, 6], [7, 8], True)]], 100)
+    [row] = pack([[Step([1, 2], [3, 4], True), Step([1, 2, 5, 6], [7, 8], True)]], 100, WIDE)
     assert row.input_ids == [1, 2, 3, 5, 6, 7] and row.ends == [6, 6, 3, 6, 6, 6], \
         "the rest of a prompt stands in its branch"
     assert row.score_at == [1, 2, 4, 5] and row.targets == [3, 4, 7, 8], (
@@ -229,7 +232,7 @@ def test_prompts_of_one_group_may_end_in_the_prefix_or_in_the_branch():
 
 def test_what_samples_have_in_common_is_read_once():
     samples = [[3, 4, 5, 9], [3, 4, 6, 9], [3, 4, 5, 9], [8, 9]]
-    [row] = pack([[Step([1, 2], ids, True) for ids in samples]], 100)
+    [row] = pack([[Step([1, 2], ids, True) for ids in samples]], 100, WIDE)
     assert row.input_ids == [1, 2, 3, 4, 5, 6, 8], "equal beginnings, and equal samples, share"
     assert row.position_ids == [0, 1, 2, 3, 4, 4, 2] and row.ends == [7, 7, 6, 6, 5, 6, 7]
     scored = dict(zip(row.token_index, zip(row.score_at, row.targets)))
@@ -238,9 +241,17 @@ def test_what_samples_have_in_common_is_read_once():
         (4, 9), (1, 8), (6, 9)], "every sampled token is scored, shared or not"
 
 
+def test_a_row_is_shared_only_where_that_is_cheaper():
+    long, short = list(range(100, 400)), [1, 2]
+    for prompt, n_rows in ((long, 1), (short, 8)):
+        group = [Step(prompt, list(range(1000 * b, 1000 * b + 40)), False) for b in range(1, 9)]
+        assert len(pack([group], 4096, 32)) == n_rows, (
+            f"eight responses of 40 tokens behind {len(prompt)} shared ones, 32 wide")
+
+
 def test_an_empty_prompt_is_refused(qwen2):
     with pytest.raises(ValueError, match="prompt"):
-        pack([[Step([], [1, 2], False)]], 100)
+        pack([[Step([], [1, 2], False)]], 100, WIDE)
     for prompts, new in (([[1], []], 4), ([[1]], 0)):
         with pytest.raises(PolicyError, match="prompt is empty or max_new_tokens"):
             qwen2.sample(prompts, max_new_tokens=new)
