@@ -1,10 +1,13 @@
-"""Dialogues and the questions asked about them; LoCoMo is loaded, checked, split and fetched here.
+"""The data of all agents: LoCoMo is loaded, checked, split and fetched here, HotpotQA loaded.
 
 LoCoMo (Maharana et al., "Evaluating Very Long-Term Conversational Memory of LLM Agents", ACL 2024,
 snap-research/locomo, CC BY-NC 4.0) is ten conversations of about six hundred turns over months,
 with questions whose answers lie in one turn, in several, or between the lines. Memory-R1
 (arXiv 2508.19828) trains on the first conversation, validates on the second and tests on the rest.
 The synthetic world in world.py fills the same four dataclasses, so no agent can tell them apart.
+
+HotpotQA (Yang et al., EMNLP 2018, CC BY-SA 4.0) is questions, each with about ten paragraphs of
+Wikipedia, two of them needed. MEM1 (arXiv 2506.15841) joins N consecutive questions into one task.
 
 Where this differs from the paper
 1. Category names are LoCoMo's own; Memory-R1 prints other names over the same numbers: see
@@ -29,8 +32,9 @@ import os
 import re
 import reprlib
 import urllib.request
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +51,7 @@ ADVERSARIAL = 5  # questions about things never said; neither trained on nor sco
 LOCOMO_URL = "https://raw.githubusercontent.com/snap-research/locomo/main/data/locomo10.json"
 LOCOMO_BYTES = 2_805_274
 LOCOMO_SHA256 = "79fa87e90f04081343b8c8debecb80a9a6842b76a7aa537dc9fdf651ea698ff4"
+HOTPOTQA_URL = "http://curtis.ml.cmu.edu/datasets/hotpot/hotpot_dev_distractor_v1.json"
 
 
 class DataError(ValueError):
@@ -96,15 +101,25 @@ class Dialogue:
     adversarial: tuple[Question, ...] = ()  # LoCoMo's category 5, kept apart
 
 
+@dataclass(frozen=True)
+class OpenQuestion:
+    """A question whose answer has to be searched for among passages."""
+
+    question_id: str
+    text: str
+    answer: str
+    passages: tuple[tuple[str, str], ...]  # pairs of title and text, needed or not, no two equal
+    evidence: tuple[str, ...]  # titles of the passages needed, each once
+
+
 # ---- loading LoCoMo ------------------------------------------------------------------------------
 
 _KIND_NAMES = {str: "text", int: "a whole number", list: "a list", dict: "an object"}
 
 
 def _broken(where: str, found: str, wanted: str) -> DataError:
-    """The one sentence that every broken place in a file is refused with."""
-    return DataError(f"{where}: found {found}, expected {wanted}; correct this place, or use the "
-                     "original file, which data.fetch_locomo() downloads")
+    """What every broken place in a file is refused with; `_load` adds what to do."""
+    return DataError(f"{where}: found {found}, expected {wanted}")
 
 
 def _check(value: Any, kinds: tuple[type, ...], where: str) -> Any:
@@ -127,6 +142,43 @@ def _get(record: Mapping[str, Any], field: str, kinds: tuple[type, ...], where: 
     if type(value) is str and not value.strip():
         raise _broken(f"{where}, field {field!r}", "blank text", "some words")
     return value
+
+
+def _load(path: str | os.PathLike[str], read: Callable[[Mapping[str, Any], str, str], Any],
+          id_fields: tuple[str, ...], original: str, lines: bool = False) -> list[Any]:
+    """What `read(record, name, where)` makes of each element of a JSON list.
+
+    The name is in the first of `id_fields` that the element has. With `lines` the file may also be
+    JSON lines, one element each. Every DataError tells the remedy: `original`.
+    """
+    try:
+        # utf-8-sig: editors on Windows put a byte-order mark first, which JSON does not allow.
+        text = Path(path).read_text(encoding="utf-8-sig")
+        if lines and text.lstrip().startswith("{"):  # the newline stays: errors name the right line
+            text = "[" + text.replace("}\n{", "},\n{") + "]"
+        records = json.loads(text)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); check the path, or "
+                        f"{original}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
+        raise DataError(f"{path}: is not a JSON file ({error}); {original}") from error
+    loaded: dict[str, Any] = {}
+    try:
+        if not _check(records, (list,), f"{path}: top level"):
+            raise _broken(f"{path}: top level", "an empty list", "a list of objects")
+        for index, record in enumerate(records):
+            where = f"{path}: element {index}"
+            _check(record, (dict,), where)
+            field = next((field for field in id_fields if field in record), id_fields[0])
+            name = _get(record, field, (str,), where)
+            if name in loaded:
+                raise _broken(f"{where}, field {field!r}", reprlib.repr(name),
+                              "a name that no earlier element has")
+            # The name is escaped, so that the message stays one line.
+            loaded[name] = read(record, name, f"{where} ({reprlib.repr(name)[1:-1]})")
+    except DataError as error:
+        raise DataError(f"{error}; correct this place, or {original}") from None
+    return list(loaded.values())
 
 
 def find_turn_ids(written: str, known: Collection[str]) -> tuple[str, ...]:
@@ -215,11 +267,8 @@ def _read_question(record: Any, known: Collection[str], where: str) -> Question:
     return Question(text, answer, category, tuple(dict.fromkeys(evidence)))
 
 
-def _read_dialogue(record: Any, where: str) -> Dialogue:
+def _read_dialogue(record: Mapping[str, Any], name: str, where: str) -> Dialogue:
     """One element of the file."""
-    _check(record, (dict,), where)
-    name = _get(record, "sample_id", (str,), where)
-    where = f"{where} ({reprlib.repr(name)[1:-1]})"  # escaped, so that the message stays one line
     conversation = _get(record, "conversation", (dict,), where)
     speakers = (_get(conversation, "speaker_a", (str,), where),
                 _get(conversation, "speaker_b", (str,), where))
@@ -257,25 +306,8 @@ def load_locomo(path: str | os.PathLike[str]) -> list[Dialogue]:
     Raises DataError if the file is missing, not JSON, or broken anywhere. Elements and list
     positions in its message count from 0.
     """
-    try:
-        # utf-8-sig: editors on Windows put a byte-order mark first, which JSON does not allow.
-        records = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); check the path, or "
-                        "download LoCoMo with data.fetch_locomo()") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
-        raise DataError(f"{path}: is not a JSON file ({error}); use the original file, which "
-                        "data.fetch_locomo() downloads") from error
-    if not _check(records, (list,), f"{path}: top level"):
-        raise _broken(f"{path}: top level", "an empty list", "a list of conversations")
-    dialogues: list[Dialogue] = []
-    for index, record in enumerate(records):
-        dialogue = _read_dialogue(record, f"{path}: element {index}")
-        if any(dialogue.name == other.name for other in dialogues):
-            raise _broken(f"{path}: element {index}, field 'sample_id'",
-                          reprlib.repr(dialogue.name), "a name that no earlier element has")
-        dialogues.append(dialogue)
-    return dialogues
+    return _load(path, _read_dialogue, ("sample_id",),
+                 "use the original file, which data.fetch_locomo() downloads")
 
 
 def split_locomo(
@@ -340,3 +372,56 @@ def fetch_locomo(cache_folder: str | os.PathLike[str] | None = None, url: str = 
         with contextlib.suppress(OSError):  # it is there only if writing failed or was interrupted
             partial.unlink()
     return target
+
+
+# ---- loading HotpotQA ----------------------------------------------------------------------------
+
+
+def _get_pairs(record: Mapping[str, Any], field: str, second: str, kind: type, where: str) -> list:
+    """The [title, `kind`] pairs in `record[field]`, or in its lists "title" and `second`."""
+    pairs = _get(record, field, (list, dict), where)
+    if type(pairs) is dict:  # a half that is missing becomes None, and is refused like any other
+        columns = [_get(pairs, name, (list,), f"{where}, {field}") for name in ("title", second)]
+        pairs = [list(pair) for pair in zip_longest(*columns)]
+    for index, pair in enumerate(pairs):
+        place = f"{where}, {field}[{index}]"
+        if len(_check(pair, (list,), place)) != 2:
+            raise _broken(place, f"{len(pair)} items", f"a title and {second}")
+        _check(pair[0], (str,), place)
+        _check(pair[1], (kind,), place)
+    return pairs
+
+
+def _read_open_question(record: Mapping[str, Any], name: str, where: str) -> OpenQuestion:
+    """One element of the file."""
+    text = _get(record, "question", (str,), where)
+    answer = str(_get(record, "answer", (str, int), where))
+    passages: list[tuple[str, str]] = []
+    context = _get_pairs(record, "context", "sentences", list, where)
+    for index, (title, sentences) in enumerate(context):
+        # Published sentences begin with the space before them; those of one's own file may not.
+        words = " ".join(_check(sentence, (str,), f"{where}, context[{index}]")
+                         for sentence in sentences).split()
+        if title.strip() and words:
+            passages.append((title, " ".join(words)))
+    if not passages:
+        raise _broken(f"{where}, field 'context'", "no passage", "a title and sentences")
+    titles = {title for title, _ in passages}
+    facts = _get_pairs(record, "supporting_facts", "sent_id", int, where)
+    evidence = dict.fromkeys(title for title, _ in facts if title in titles)
+    return OpenQuestion(name, text, answer, tuple(dict.fromkeys(passages)), tuple(evidence))
+
+
+def load_hotpotqa(path: str | os.PathLike[str]) -> list[OpenQuestion]:
+    """Read a file in HotpotQA's format; questions and passages keep the file's order.
+
+    Also read is what the Hugging Face hub exports, JSON lines with lists of titles and sentences:
+    `datasets.load_dataset("hotpotqa/hotpot_qa", "distractor")["validation"].to_json(path)`.
+    A paragraph becomes one passage, on one line; blank and repeated ones are left out. Evidence
+    keeps titles, not sentence numbers, and only of passages that are there.
+
+    Raises DataError if the file is missing, not JSON, or broken anywhere. The test set is refused
+    (it has no answers), and so is the "fullwiki" set (some questions have no paragraphs).
+    """
+    return _load(path, _read_open_question, ("_id", "id"), f"use the original file, {HOTPOTQA_URL}",
+                 lines=True)

@@ -43,7 +43,7 @@ from memr1 import (PER_SPEAKER, AnswerTask, answer_all, candidates, greedy, obse
 from metrics import bleu1, f1, squad_exact_match, summarise
 from policy import Policy
 from prompts import extract_messages, parse_facts
-from run import (EMBEDDED_MODEL, load_or_stop, option, parse_options, peak_memory_bytes, resolve,
+from run import (load_or_stop, option, parse_options, peak_memory_bytes, resolve,
                  stop)
 from world import world_splits
 
@@ -55,7 +55,7 @@ Sources = dict[int, set[str]]  # memory id -> ids of the turns that it stands fo
 class EvaluateOptions:
     """Options of evaluate.py; None stands for "depends on the model"."""
 
-    model: str = option(str(EMBEDDED_MODEL), "Hugging Face folder or hub name; default: tiny/")
+    model: str | None = option(None, "Hugging Face folder or hub name; default: tiny/")
     manager: str | None = option(None, "another model for the Memory Manager, such as a checkpoint")
     answerer: str | None = option(None, "another model for the Answer Agent, such as a checkpoint")
     data: str | None = option(None, "world, locomo (downloaded once), or a LoCoMo file; default: "

@@ -31,6 +31,7 @@ from data import CATEGORIES, DataError, Dialogue, fetch_locomo, load_locomo, spl
 from embedders import Embedder, hashed_words
 from memr1 import (AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, answer_all, answer_tasks,
                    build_banks, manager_tasks)
+from mem1 import Mem1Agent, SearchTask, search_tasks
 from metrics import summarise
 from policy import Policy, PolicyError, load_policy
 from trees import Episode
@@ -41,7 +42,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 EMBEDDED_MODEL = Path(__file__).parent / "tiny"
 EMBEDDED_MEM1 = EMBEDDED_MODEL / "mem1"
-Task = ManagerTask | AnswerTask
+Task = ManagerTask | AnswerTask | SearchTask
 
 
 def option(default, text: str, *choices: str):
@@ -53,10 +54,12 @@ def option(default, text: str, *choices: str):
 class Options:
     """The options of every training command; None stands for "depends on the model"."""
 
-    model: str = option(str(EMBEDDED_MODEL), "Hugging Face folder or hub name; default: tiny/")
+    model: str | None = option(None, "Hugging Face folder or hub name; default: tiny/, and "
+                                     "tiny/mem1/ for mem1")
     data: str | None = option(None, "world, locomo (downloaded once), or a LoCoMo file; default: "
                                     "world for the embedded model, locomo for any other")
-    agent: str = option("manager", "which agent learns: manager or answer", "manager", "answer")
+    agent: str = option("manager", "which agent learns: manager, answer or mem1",
+                        "manager", "answer", "mem1")
     facts: str | None = option(None, "of a turn: as said (turns), the data's observations or llm; "
                                "default: turns for the world, else observations",
                                "turns", "observations", "llm")
@@ -70,6 +73,10 @@ class Options:
     temperature: float = option(1.0, "sampling temperature, 0.7 to 1.2")
     max_new_tokens: int | None = option(None, "longest response; default: 48, or 512 if not tiny/")
     max_grad_norm: float = option(1.0, "the gradient is scaled down to this norm, 0.5 to 2")
+    objectives: int = option(2, "mem1: questions in a training task, 1 to 4")
+    harness: str = option("mem1", "mem1: what stays in context: the last state (mem1), every turn "
+                                  "(full_context), the last tokens (truncation)",
+                          "mem1", "full_context", "truncation")
     limit: int | None = option(None, "use only so many held-out questions, 20 to 100: a quick look")
     seed: int = option(0, "of the sampling and the order of the questions")
     out: str | None = option(None, "run folder; default: runs/ALGORITHM-AGENT")
@@ -90,7 +97,7 @@ def parse_options(cls: type, description: str, argv: Sequence[str] | None):
     for f in dataclasses.fields(cls):
         name, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
         kind = {"int": int, "float": float}.get(str(f.type).split(" ")[0], str)
-        shown = "" if f.default in (None, str(EMBEDDED_MODEL)) else f" (default: {f.default})"
+        shown = "" if f.default is None else f" (default: {f.default})"
         kinds = {"type": kind, "default": f.default, "metavar": kind.__name__.upper()}
         parser.add_argument(name, help=text + shown,
                             **(kinds if f.type != "bool" else {"action": "store_true"}))
@@ -110,10 +117,13 @@ def parse_options(cls: type, description: str, argv: Sequence[str] | None):
 
 def resolve(options, algorithm: str):
     """Fill in what depends on the model and the data."""
-    embedded = Path(options.model).resolve() == EMBEDDED_MODEL.resolve()
-    # An answer agent's prompts are longer: fewer steps for the same two minutes.
-    short = 14 if getattr(options, "agent", "") == "answer" else 30
-    defaults = {"data": "world" if embedded else "locomo", "steps": short if embedded else 100,
+    agent = getattr(options, "agent", "")
+    own = EMBEDDED_MEM1 if agent == "mem1" else EMBEDDED_MODEL
+    model = options.model or str(own)
+    embedded = Path(model).resolve() in (EMBEDDED_MODEL.resolve(), EMBEDDED_MEM1.resolve())
+    steps = {"answer": 36, "mem1": 30}.get(agent, 30)  # two minutes of the embedded model
+    defaults = {"model": model, "data": "world" if embedded else "locomo",
+                "steps": steps if embedded else 100,
                 "lr": 3e-4 if embedded else 1e-6,
                 "critic_lr": 1e-3 if embedded else 1e-5, "max_new_tokens": 48 if embedded else 512}
     given = {name: value for name, value in vars(options).items() if value is not None}
@@ -147,7 +157,7 @@ class Run:
     algorithm: str
     policy: Policy
     reference: Policy  # the start model, frozen: for KL, and as the manager's answer agent
-    agent: ManagerAgent | AnswerAgent
+    agent: ManagerAgent | AnswerAgent | Mem1Agent
     train: list[Task]
     validation: list[Task]
     test: list[Task]
@@ -205,9 +215,12 @@ def prepare(options: Options, algorithm: str) -> Run:
         agent = ManagerAgent(reference, distill, options.max_new_tokens)
         tasks = [manager_tasks(split, embed, options.facts, reference, guards=split is splits[0])
                  for split in splits]
-    else:
+    elif options.agent == "answer":
         agent = AnswerAgent(distill, options.max_new_tokens)
         tasks = [answer_tasks(split, embed) for split in splits]
+    else:
+        agent = Mem1Agent(harness=options.harness, max_new_tokens=options.max_new_tokens)
+        tasks = [search_tasks(split, options.objectives, embed) for split in splits]
     train, validation, test = tasks
     if not train or not test:  # a manager's questions need evidence
         stop(f"{options.data}: no usable question to {'test on' if train else 'learn from'}")
@@ -227,8 +240,10 @@ def prepare(options: Options, algorithm: str) -> Run:
 def score(episodes: Sequence[Episode]) -> dict:
     """The metrics of greedy episodes, over all and by category."""
     logs = [episode.log for episode in episodes]
-    scores = summarise([log["answer"] for log in logs], [log["gold"] for log in logs],
-                       [log["category"] for log in logs])
+    # An episode of several questions lists them; the means are over questions.
+    rows = [row for log in logs for row in log.get("objectives", [log])]
+    scores = summarise([row["answer"] for row in rows], [row["gold"] for row in rows],
+                       [row["category"] for row in rows])
     merged = [log["merged"] for log in logs if "merged" in log]
     if merged:
         scores["second_pets_merged"] = sum(merged) / len(merged)

@@ -1,4 +1,4 @@
-"""Tests of data.py: a small made-up file, ways to break it, the real LoCoMo, a download.
+"""Tests of data.py: small made-up files, ways to break them, the real LoCoMo, a download.
 
     python -m pytest tests/test_data.py        (a few seconds)
 
@@ -67,6 +67,35 @@ def small_file() -> list:
     return conversations
 
 
+def small_hotpot() -> list:
+    """Three questions in HotpotQA's format, as published: sentences begin with their space."""
+    cats = ["Cats", ["Cats purr.", " They nap."]]
+    dogs = ["Dogs", ["Dogs bark.", " Some\u2028nap."]]
+    return [
+        {"_id": "5a8b", "question": "Do cats nap?", "answer": "yes", "type": "bridge",
+         "level": "easy", "supporting_facts": [["Cats", 1], ["Dogs", 0], ["Cats", 0]],
+         "context": [dogs, ["Cows", ["Cows }\n{ moo."]], cats]},
+        # a paragraph twice, two of one title, two that are blank, a fact whose paragraph is missing
+        {"_id": "5a8c", "question": "How many?", "answer": 2, "type": "comparison", "level": "hard",
+         "supporting_facts": [["Hens", 0], ["Dogs", 7]],
+         "context": [cats, dogs, cats, ["Dogs", ["Old dogs", "nap more."]], ["Pigs", [" ", ""]],
+                     [" ", ["Nobody knows."]]]},
+        {"_id": "5a8d", "question": "Who moos?", "answer": "Cows", "type": "bridge",
+         "level": "medium", "supporting_facts": [["Cows", 0]],
+         "context": [["Cows", ["Cows }\n{ moo."]], ["Ants", []]]},
+    ]
+
+
+def as_hub(questions: list) -> list:
+    """The same questions as the Hugging Face hub's copy holds them."""
+    def columns(pairs: list, second: str) -> dict:
+        return {"title": [pair[0] for pair in pairs], second: [pair[1] for pair in pairs]}
+
+    return [{"id": question["_id"], "question": question["question"], "answer": question["answer"],
+             "supporting_facts": columns(question["supporting_facts"], "sent_id"),
+             "context": columns(question["context"], "sentences")} for question in questions]
+
+
 def write(folder: Path, content: object) -> Path:
     path = folder / "small.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
@@ -118,6 +147,32 @@ def test_extra_fields_a_byte_order_mark_and_no_observations_are_fine(tmp_path):
 def test_find_turn_ids(written, expected):
     known = {"D1:2", "D3:4", "D1:20", "D1:0"}
     assert data.find_turn_ids(written, known) == expected, "only ids of real turns, in order"
+
+
+def test_hotpotqa_is_read_whole(tmp_path):
+    questions = data.load_hotpotqa(write(tmp_path, small_hotpot()))
+    cats, dogs, cows = ("Cats", "Cats purr. They nap."), ("Dogs", "Dogs bark. Some nap."), (
+        "Cows", "Cows } { moo.")
+    assert questions == [
+        data.OpenQuestion("5a8b", "Do cats nap?", "yes", (dogs, cows, cats), ("Cats", "Dogs")),
+        data.OpenQuestion("5a8c", "How many?", "2", (cats, dogs, ("Dogs", "Old dogs nap more.")),
+                          ("Dogs",)),
+        data.OpenQuestion("5a8d", "Who moos?", "Cows", (cows,), ("Cows",))], (
+        "file order; sentences on one line with one space between; nothing blank, nothing twice")
+    united = dict.fromkeys(pair for question in questions for pair in question.passages)
+    assert list(united) == [dogs, cows, cats, ("Dogs", "Old dogs nap more.")], (
+        "equal paragraphs of several questions must be equal, so that they unite")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_hotpotqa_from_the_hub_is_the_same(tmp_path, count):
+    published = small_hotpot()[:count]
+    expected = data.load_hotpotqa(write(tmp_path, "\ufeff" + json.dumps(published, indent=1)))
+    for ascii_only in (True, False):  # False: U+2028 is written as it is, and ends no line
+        lines = [json.dumps(record, ensure_ascii=ascii_only) for record in as_hub(published)]
+        for content in ["\n".join(lines), "\n".join(lines) + "\n", "\r\n".join(lines),
+                        json.dumps(as_hub(published))]:
+            assert data.load_hotpotqa(write(tmp_path, content)) == expected, content
 
 
 def test_split(tmp_path):
@@ -210,6 +265,92 @@ def test_a_broken_place_is_named(tmp_path, change, pieces):
     assert "\n" not in message and len(message) < 500, f"not one short line: {message!r}"
 
 
+CONTEXT, FACTS = [1, "context"], [1, "supporting_facts"]
+
+
+def read_hotpot_error(path: Path) -> str:
+    """What load_hotpotqa says of this path, after checking what all its refusals must have."""
+    with pytest.raises(data.DataError) as caught:
+        data.load_hotpotqa(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and message.endswith(
+        f"use the original file, {data.HOTPOTQA_URL}"), f"path first, remedy last: {message}"
+    assert "locomo" not in message.removeprefix(str(path)), "the remedy of another file"
+    assert "\n" not in message and len(message) < 500, f"not one short line: {message!r}"
+    return message
+
+
+@pytest.mark.parametrize("change, piece", [
+    (set_at([1], 7), "element 1: found 7, expected an object; correct this place, or use"),
+    (remove_at([1, "_id"]), "element 1, field '_id': found nothing, expected text"),
+    (set_at([1, "_id"], 5), "element 1, field '_id': found 5, expected text"),
+    (set_at([1, "_id"], "5a8b"), "element 1, field '_id': found '5a8b', expected a name that no"),
+    (remove_at([1, "question"]), "element 1 (5a8c), field 'question': found nothing, expected"),
+    (set_at([1, "question"], " "), "(5a8c), field 'question': found blank text"),
+    (remove_at([1, "answer"]), "element 1 (5a8c), field 'answer': found nothing, expected text"),
+    (set_at([1, "answer"], None), "field 'answer': found None, expected text or a whole number"),
+    (set_at([1, "answer"], ""), "(5a8c), field 'answer': found blank text"),
+    (set_at([1, "answer"], True), "(5a8c), field 'answer': found True"),
+    (remove_at(CONTEXT), "element 1 (5a8c), field 'context': found nothing, expected a list"),
+    (set_at(CONTEXT, "x"), "(5a8c), field 'context': found 'x', expected a list or an object"),
+    (set_at(CONTEXT, []), "field 'context': found no passage, expected a title and sentences"),
+    (set_at(CONTEXT, [["Cats", [" "]], ["", ["x"]]]), "(5a8c), field 'context': found no passage"),
+    (set_at([*CONTEXT, 3], "Cats"), "(5a8c), context[3]: found 'Cats', expected a list"),
+    (set_at([*CONTEXT, 3], ["Cats"]), "context[3]: found 1 items, expected a title and sentences"),
+    (set_at([*CONTEXT, 3, 0], 4), "(5a8c), context[3]: found 4, expected text"),
+    (set_at([*CONTEXT, 3, 1], "Cats nap."), "context[3]: found 'Cats nap.', expected a list"),
+    (set_at([*CONTEXT, 3, 1, 1], None), "(5a8c), context[3]: found None, expected text"),
+    (set_at([*CONTEXT, 3, 1, 1], "\ud83d"), "(5a8c), context[3]: found half of a surrogate pair"),
+    (set_at([*CONTEXT, 3, 0], "\ud83d"), "(5a8c), context[3]: found half of a surrogate pair"),
+    (remove_at(FACTS), "element 1 (5a8c), field 'supporting_facts': found nothing, expected a"),
+    (set_at([*FACTS, 1], ["Cats", 1, 2]), "supporting_facts[1]: found 3 items, expected a title"),
+    (set_at([*FACTS, 1, 0], []), "(5a8c), supporting_facts[1]: found [], expected text"),
+    (set_at([*FACTS, 1, 1], "0"), "supporting_facts[1]: found '0', expected a whole number"),
+])
+def test_a_broken_place_in_hotpotqa_is_named(tmp_path, change, piece):
+    questions = small_hotpot()
+    change(questions)
+    message = read_hotpot_error(write(tmp_path, questions))
+    assert "element 1" in message and piece in message
+
+
+@pytest.mark.parametrize("change, piece", [
+    (set_at([1, "id"], "5a8b"), "element 1, field 'id': found '5a8b', expected a name that no"),
+    (set_at([1, "id"], None), "element 1, field 'id': found None, expected text"),
+    (remove_at([*CONTEXT, "title"]), "(5a8c), context, field 'title': found nothing"),
+    (set_at([*CONTEXT, "sentences"], 1), "(5a8c), context, field 'sentences': found 1, expected a"),
+    (remove_at([*CONTEXT, "title", 5]), "(5a8c), context[5]: found None, expected text"),
+    (remove_at([*CONTEXT, "sentences", 5]), "(5a8c), context[5]: found None, expected a list"),
+    (set_at(CONTEXT, {"title": [], "sentences": []}), "field 'context': found no passage"),
+    (remove_at([*FACTS, "sent_id", 1]), "supporting_facts[1]: found None, expected a whole number"),
+    (remove_at([*FACTS, "sent_id"]), "(5a8c), supporting_facts, field 'sent_id': found nothing"),
+])
+def test_a_broken_place_in_the_hubs_hotpotqa_is_named(tmp_path, change, piece):
+    questions = as_hub(small_hotpot())
+    change(questions)
+    message = read_hotpot_error(write(tmp_path, "\n".join(map(json.dumps, questions))))
+    assert "element 1" in message and piece in message
+
+
+@pytest.mark.parametrize("content, piece", [
+    ("", "is not a JSON file"), ("[{]", "is not a JSON file"), ("{", "is not a JSON file"),
+    ("null", "top level: found None, expected a list"),
+    ("[]", "top level: found an empty list, expected a list of objects"),
+    ('{\n "data": []\n}', "element 0, field '_id': found nothing"),
+    ('{"id": "a"}\n{"id": }\n', "is not a JSON file (Expecting value: line 2 column 8"),
+])
+def test_a_file_that_is_no_list_of_questions_is_refused(tmp_path, content, piece):
+    assert piece in read_hotpot_error(write(tmp_path, content))
+
+
+def test_an_unreadable_hotpotqa_is_refused(tmp_path):
+    (tmp_path / "latin.json").write_bytes(b'["\xe9"]')
+    for name, piece in [("absent.json", "cannot be read (No such file or directory); check the pa"),
+                        (".", "cannot be read (Is a directory); check the path, or use the"),
+                        ("latin.json", "is not a JSON file ('utf-8' codec can't decode")]:
+        assert piece in read_hotpot_error(tmp_path / name)
+
+
 def test_a_name_of_two_lines_does_not_break_the_message(tmp_path):
     conversations = small_file()
     conversations[1]["sample_id"] = "conv\nb"
@@ -265,19 +406,39 @@ def check_loaded(dialogues: list[data.Dialogue]) -> None:
         hash(dialogue)  # tuples all the way down: nothing can be changed by accident
 
 
+def check_questions(questions: list[data.OpenQuestion]) -> None:
+    """What MEM1 relies on."""
+    ids = [question.question_id for question in questions]
+    assert ids and len(set(ids)) == len(ids)
+    for question in questions:
+        assert question.text.strip() and type(question.answer) is str and question.answer.strip()
+        assert question.passages and len(set(question.passages)) == len(question.passages)
+        for title, text in question.passages:
+            assert title.strip() and text and text == " ".join(text.split()), "text of one line"
+        assert set(question.evidence) <= {title for title, _ in question.passages}
+        assert len(set(question.evidence)) == len(question.evidence)
+        hash(question)
+
+
 JUNK = [None, True, 0, -1, 2, 1.5, float("nan"), "", " ", "x\ny", "D9:1", "\ud800", "y" * 9000, [],
         [[]], {}, {"x": None}, [None] * 50, [["a", "D9:1"]], {"session_1": 3}, 10**30]
 
 
-def test_thousands_of_random_changes_load_or_raise_data_error(tmp_path):
+@pytest.mark.parametrize("count, content, load, check, remedy", [
+    (4000, small_file(), data.load_locomo, check_loaded, "data.fetch_locomo()"),
+    (2000, small_hotpot(), data.load_hotpotqa, check_questions, data.HOTPOTQA_URL),
+    (2000, as_hub(small_hotpot()), data.load_hotpotqa, check_questions, data.HOTPOTQA_URL),
+], ids=["locomo", "hotpotqa", "hub"])
+def test_thousands_of_random_changes_load_or_raise_data_error(tmp_path, count, content, load, check,
+                                                              remedy):
     generator = random.Random(0)
-    original = json.dumps(small_file())
+    original = json.dumps(content)
     places = all_places(json.loads(original))
     outcomes: Counter[bool] = Counter()
-    for _ in range(4000):
-        conversations = json.loads(original)
+    for _ in range(count):
+        records = json.loads(original)
         place = generator.choice(places)
-        target = conversations
+        target = records
         for key in place[:-1]:
             target = target[key]
         kind = generator.choice(["replace", "replace", "remove", "repeat", "rename", "exchange"])
@@ -292,19 +453,19 @@ def test_thousands_of_random_changes_load_or_raise_data_error(tmp_path):
         else:
             target[place[-1]] = copy.deepcopy(generator.choice(list(
                 target.values() if isinstance(target, dict) else target)))
-        path = write(tmp_path, conversations)
+        path = write(tmp_path, records)
         try:
-            check_loaded(data.load_locomo(path))
+            check(load(path))
             outcomes[True] += 1
         except data.DataError as error:  # anything else, a bare KeyError say, fails the test
             message = str(error)
             outcomes[False] += 1
-            assert message.startswith(f"{path}: ") and "data.fetch_locomo()" in message
+            assert message.startswith(f"{path}: ") and remedy in message
             assert "\n" not in message and len(message) < 800, f"not one short line: {message!r}"
             message.encode()  # a message with half a surrogate pair could not even be printed
             if len(place) > 1:
                 assert f"element {place[0]}" in message, f"{place} was broken, not: {message}"
-    assert min(outcomes.values()) > 400, f"the changes are too tame or too wild: {outcomes}"
+    assert min(outcomes.values()) > count / 10, f"the changes are too tame or too wild: {outcomes}"
 
 
 def test_thousands_of_damaged_texts_load_or_raise_data_error(tmp_path):

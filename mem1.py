@@ -1,0 +1,360 @@
+"""MEM1 (arXiv 2506.15841): an agent that works through a long task in constant context.
+
+    task ──1──> prompt ──2──> <IS>state</IS> <query>...</query> ──3──> environment ──> result
+                  ^                  │                                                  │
+                  └──────4───────────┴── state, query and result; all else is dropped <─┘
+                                     │
+                                     └─ <answer>...</answer> ──5──> reward
+
+1. `turn_messages`  the task, the last state, the last query, what it returned, the turns left
+2. `parse_turn`     a new state, then a query or an answer; text ends at the closing tag
+3. `environment.step(kind, text) -> (text, reward, done)`
+4. `Trajectory.advance`  two states, two queries and one result are ever in context
+5. one reward for the whole trajectory: MEM1's is the number of questions answered right
+
+The same agent with other memories of its own past, for comparison (`harness`): "full_context" keeps
+every turn, as ReAct does, and "truncation" only as many of the last tokens as `WINDOW`.
+
+Training is exact. Each turn is a `Step` with the prompt it was sampled from, so in a packed tree
+(trees.py) a turn is a branch behind the shared task that carries its own copy of the last state,
+query and result, unscored, and then what was written, scored. MEM1's released code stitches a
+trajectory into one sequence with a *single* copy of each state. A later turn then reads hidden
+states that were computed while the pruned text was still visible: what was dropped leaks through,
+and log-probs are off by some hundredths of a nat a token (`tests/test_mem1.py` shows it; the
+authors say that exactness takes the state twice).
+
+Where this differs from the paper
+1. State and query come back in the user's message, not as the beginning of the assistant's: any
+   chat template can say that. The hint of the turns left stands in every turn's message.
+2. Generation really stops at the closing tag, and the sampled ids are trained as they are. The
+   released code samples on, cuts the text, and encodes what is left again.
+3. A turn without a usable action ends the episode with reward 0 and is counted ("invalid").
+4. Answers are compared by `squad_exact_match`, position by position, as in the paper's reward.
+
+    python mem1.py      one task turn by turn, with the tokens in context, beside full context
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from data import Dialogue
+from embedders import Embedder, hashed_words
+from memory_bank import MemoryBank
+from metrics import context_sizes, objectives_right, objectives_scores, split_answers
+from policy import Message, Policy, PolicyError, load_policy
+from prompts import one_line
+from trees import Episode, Step
+from world import oracle_memories, probes, world_splits
+
+STOP = ("</query>", "</answer>")
+WINDOW = 160  # tokens of the past that truncation keeps
+PASSAGES, PER_PASSAGE = 3, 3  # passages a search returns; memories of the world in each
+
+# ---- Text in and out: pure functions -------------------------------------------------------------
+
+INSTRUCTIONS = {
+    "mem1": """\
+You work through a task turn by turn. Each turn you see the task, the state you wrote last in <IS>, \
+your last query and what it returned in <info>. Everything else is forgotten. First write a new \
+state that merges what you just learned with all you must still remember: <IS>...</IS>. Then act: \
+<query>...</query>, or, when the task is done or it is the last turn, <answer>...</answer>.""",
+    "full_context": """\
+You work through a task turn by turn. You see the task and every turn so far: what you thought, \
+your query, and what it returned in <info>. First write what you learned: <think>...</think>. Then \
+act: <query>...</query>, or, when the task is done or it is the last turn, <answer>...</answer>.""",
+}
+QUESTIONS = """
+The task is to answer several questions with the help of a search engine. A query asks for one of \
+the questions. The answer holds all answers in the order of the questions, with semicolons between \
+them."""
+NOTES = {"mem1": "IS", "full_context": "think"}  # the tag before the action
+
+
+def harmless(text: str) -> str:
+    """Text that a tool returned or a model wrote, made unable to imitate a tag: no "<" in it."""
+    return one_line(text.replace("<", "(").replace(">", ")"))
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn that is over: what was written, as text, and what came back."""
+
+    note: str  # the state, or the thought
+    query: str
+    info: str
+
+
+def turn_messages(task: str, past: Sequence[Turn], turns_left: int, kind: str,
+                  instructions: str) -> list[Message]:
+    """The prompt of one turn; `past` are the turns that are still remembered, oldest first."""
+    tag = NOTES[kind]
+    lines = [task]
+    for turn in past:
+        # The space lets a word be the same token here as in running text.
+        lines += [f"<{tag}> {harmless(turn.note)}</{tag}>",
+                  f"<query> {harmless(turn.query)}</query>", "<info>", *(harmless(line) for line in turn.info.splitlines()), "</info>"]
+    action = "<answer>" if turns_left == 1 else "<query> or <answer>"
+    lines.append(f"Turns left: {turns_left}. Write <{tag}>, then {action}.")
+    return [{"role": "system", "content": INSTRUCTIONS[kind] + instructions},
+            {"role": "user", "content": "\n".join(lines)}]
+
+
+def parse_turn(text: str, kind: str) -> tuple[str, str, str] | None:
+    """(note, "query" or "answer", its text) of a response, or None for no usable action.
+
+    Never raises. A missing note is an empty one; the first action counts.
+    """
+    action = re.search(r"<(query|answer)>(.*?)</\1>", text, re.DOTALL)
+    if action is None or not action[2].strip():
+        return None
+    note = re.search(rf"<{NOTES[kind]}>(.*?)</{NOTES[kind]}>", text[: action.start()], re.DOTALL)
+    return (" ".join(note[1].split()) if note else "", action[1], " ".join(action[2].split()))
+
+
+# ---- Environments: reset(task) -> text, step(kind, text) -> (text, reward, done) -----------------
+
+
+@dataclass(frozen=True)
+class SearchTask:
+    """Several questions about one corpus, to be answered together."""
+
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+    categories: tuple[int, ...]
+    corpus: MemoryBank  # a memory a passage
+
+
+class Search:
+    """Multi-objective questions (Sec. 3.3 of the paper): the tool searches a memory bank."""
+
+    instructions = QUESTIONS
+
+    def reset(self, task: SearchTask) -> str:
+        """Begin a task; returns what the agent is told in every turn."""
+        self.task = task
+        return "Questions: " + "; ".join(one_line(question) for question in task.questions)
+
+    def step(self, kind: str, text: str) -> tuple[str, float, bool]:
+        """A query returns the best passages; an answer ends the task and is paid by position."""
+        if kind == "answer":
+            return "", float(sum(objectives_right(text, self.task.answers))), True
+        found = self.task.corpus.search(text, PASSAGES)
+        return "\n".join(f"- {memory.text}" for memory in found) or "- none", 0.0, False
+
+    def log(self, answer: str) -> dict:
+        """What is worth logging of a task that ended with this answer ("" for none)."""
+        task, given = self.task, split_answers(answer)
+        given += [""] * (len(task.answers) - len(given))
+        return {"question": "; ".join(task.questions), "answer": answer,
+                "gold": "; ".join(task.answers), "category": len(task.answers),
+                "objectives": [{"answer": one, "gold": gold, "category": category} for
+                               one, gold, category in zip(given, task.answers, task.categories)]}
+
+
+def max_turns(task) -> int:
+    """Turns a task may take: 6 for two questions, as in the paper."""
+    return 2 * len(task.questions) + 2 if isinstance(task, SearchTask) else 10
+
+
+def search_tasks(dialogues: Sequence[Dialogue], n_objectives: int, embed: Embedder,
+                 ) -> list[SearchTask]:
+    """Each dialogue's questions in groups of `n_objectives`, in order; a rest is dropped.
+
+    The corpus of a world's dialogue are the memories that hold in the end, person by person, three
+    to a passage, and its questions as many as a dialogue of the world has, of all that these can
+    answer; other dialogues have their turns and questions.
+    """
+    tasks = []
+    for dialogue in dialogues:
+        corpus, questions = MemoryBank(embed, line=lambda memory: memory.text), dialogue.questions
+        if any(turn.fact for turn in dialogue.turns):
+            about: dict[str, list[str]] = {}
+            for (subject, _), (text, _, day) in oracle_memories(dialogue.turns).items():
+                about.setdefault(subject, []).append(f"{text}, {day}")
+            texts = [". ".join(lines[i:i + PER_PASSAGE]) for lines in about.values()
+                     for i in range(0, len(lines), PER_PASSAGE)]
+            found = [probe.question for probe in probes(dialogue.turns)
+                     if probe.question.answer != "nothing"]  # what is not there cannot be found
+            questions = random.Random(dialogue.name).sample(found, len(dialogue.questions))
+        else:
+            texts = [f"{turn.speaker}: {turn.text}, {turn.timestamp}" for turn in dialogue.turns]
+        corpus.add_many((text, "", "") for text in texts)
+        for first in range(0, len(questions) - n_objectives + 1, n_objectives):
+            chosen = questions[first:first + n_objectives]
+            tasks.append(SearchTask(tuple(q.text for q in chosen), tuple(q.answer for q in chosen),
+                                    tuple(q.category for q in chosen), corpus))
+    return tasks
+
+
+# ---- The agent -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Trajectory:
+    """One task in progress."""
+
+    environment: Search
+    text: str  # the task, as the environment told it
+    turns_left: int
+    past: list[Turn] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    responses: list[str] = field(default_factory=list)
+    reward: float = 0.0
+    answer: str = ""
+    invalid: int = 0
+    done: bool = False
+
+    def advance(self, step: Step, response: str, kind: str) -> None:
+        """Take one turn: remember it, act, and end if the environment or the limit says so."""
+        self.steps.append(step)
+        self.responses.append(response)
+        self.turns_left -= 1
+        parsed = parse_turn(response, kind)
+        if parsed is None or (parsed[1] == "query" and self.turns_left == 0):
+            self.invalid, self.done = 1, True
+            return
+        note, action, text = parsed
+        info, self.reward, self.done = self.environment.step(action, text)
+        self.answer = text if action == "answer" else ""
+        self.past.append(Turn(note, text, info))
+
+
+class Mem1Agent:
+    """Turns tasks into episodes of one step a turn, paid once at the end."""
+
+    def __init__(self, environment: Callable[[], Search] = Search, harness: str = "mem1",
+                 max_new_tokens: int = 64):
+        self.environment, self.harness = environment, harness
+        self.kind = "mem1" if harness == "mem1" else "full_context"
+        self.max_new_tokens = max_new_tokens
+
+    def prompt(self, policy: Policy, trajectory: Trajectory) -> list[int]:
+        """What the model reads in the next turn."""
+        def encode(past: Sequence[Turn]) -> list[int]:
+            return policy.encode(turn_messages(
+                trajectory.text, past, trajectory.turns_left, self.kind,
+                trajectory.environment.instructions))
+
+        past = trajectory.past
+        if self.harness == "mem1":
+            past = past[-1:]
+        ids = encode(past)
+        if self.harness == "truncation":
+            # The task stays; of the past, whole turns from the front go until the rest fits.
+            room = len(encode([])) + WINDOW
+            while len(past) > 1 and len(ids) > room:
+                past = past[1:]
+                ids = encode(past)
+        return ids
+
+    def rollout(self, policy: Policy, tasks: Sequence, group_size: int, temperature: float,
+                generator: torch.Generator | None = None) -> list[list[Episode]]:
+        """`group_size` trajectories of each task, all one turn further at a time."""
+        groups = []
+        for task in tasks:
+            groups.append([])
+            for _ in range(group_size):
+                environment = self.environment()
+                groups[-1].append(
+                    Trajectory(environment, environment.reset(task), max_turns(task)))
+        going = [trajectory for group in groups for trajectory in group]
+        while going:
+            prompts = [self.prompt(policy, trajectory) for trajectory in going]
+            sampled = policy.sample(
+                prompts, 1, self.max_new_tokens, temperature, generator, stop=STOP)
+            for trajectory, [step] in zip(going, sampled):
+                trajectory.advance(step, policy.decode(step.response_ids), self.kind)
+            going = [trajectory for trajectory in going if not trajectory.done]
+        return [[self._episode(policy, trajectory) for trajectory in group] for group in groups]
+
+    def _episode(self, policy: Policy, trajectory: Trajectory) -> Episode:
+        log = {"prompt": trajectory.text,
+               "response": "\n".join(" ".join(text.split()) for text in trajectory.responses),
+               "n_turns": len(trajectory.steps), "operations": {"invalid": trajectory.invalid},
+               **trajectory.environment.log(trajectory.answer)}
+        return Episode(trajectory.steps, trajectory.reward, log)
+
+
+# ---- How it compares over more and more questions ------------------------------------------------
+
+OBJECTIVES = (1, 2, 4, 8, 16)
+
+
+def by_objectives(policy: Policy, harness: str, dialogues: Sequence[Dialogue], embed: Embedder,
+                  max_new_tokens: int = 64, limit: int = 27) -> dict[str, dict[str, float]]:
+    """Greedy scores by the number of questions in a task, over at most `limit` tasks of each.
+
+    Means over tasks of `objectives_scores` (exact match and F1 are sums, 0 .. the number of
+    questions), of `context_sizes`, and of seconds.
+    """
+    scores = {}
+    agent = Mem1Agent(harness=harness, max_new_tokens=max_new_tokens)
+    for n_objectives in OBJECTIVES:
+        tasks = search_tasks(dialogues, n_objectives, embed)[:limit]
+        if not tasks:
+            continue
+        start = time.time()
+        episodes = [group[0] for group in agent.rollout(policy, tasks, 1, temperature=0)]
+        seconds = (time.time() - start) / len(tasks)
+        rows = [{**objectives_scores(episode.log["answer"], task.answers),
+                 **context_sizes([len(step.prompt_ids) for step in episode.steps],
+                                 [len(step.response_ids) for step in episode.steps])}
+                for task, episode in zip(tasks, episodes)]
+        scores[str(n_objectives)] = {
+            name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+        scores[str(n_objectives)].update(seconds=seconds, count=len(tasks))
+    return scores
+
+
+# ---- One task in the terminal --------------------------------------------------------------------
+
+
+def show(policy: Policy, task: SearchTask, harness: str) -> None:
+    """Work through one task and print every turn with the tokens it had in context."""
+    agent = Mem1Agent(harness=harness)
+    [[episode]] = agent.rollout(policy, [task], 1, temperature=0)
+    print(f"\n== {harness} ==\n{episode.log['prompt']}")
+    for number, (step, response) in enumerate(
+            zip(episode.steps, episode.log["response"].split("\n")), start=1):
+        size = len(step.prompt_ids) + len(step.response_ids)
+        print(f"turn {number:2}, {size:5} tokens in context  {response}")
+    print(f"gold: {episode.log['gold']}\nright: {episode.reward:.0f} of {len(task.questions)}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Show one held-out task of the world, in constant context and with everything kept."""
+    parser = argparse.ArgumentParser(description="Watch MEM1 work.", allow_abbrev=False)
+    default = Path(__file__).parent / "tiny" / "mem1"
+    parser.add_argument("--model", metavar="FOLDER", default=default,
+                        help="Hugging Face folder or hub name (default: tiny/mem1/)")
+    parser.add_argument("--objectives", type=int, default=4,
+                        help="questions in the task, 1 to 16 (default: 4)")
+    parser.add_argument("--task", type=int, default=0, help="which task, from 0 (default: 0)")
+    options = parser.parse_args(argv)
+    if options.objectives < 1:
+        parser.error(f"--objectives {options.objectives}: must be at least 1")
+    try:
+        policy = load_policy(options.model)
+    except PolicyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    tasks = search_tasks(world_splits()[2], options.objectives, hashed_words())
+    if not 0 <= options.task < len(tasks):
+        parser.error(f"--task {options.task}: there are {len(tasks)} tasks of "
+                     f"{options.objectives} questions")
+    for harness in ("mem1", "full_context"):
+        show(policy, tasks[options.task], harness)
+
+
+if __name__ == "__main__":
+    main()

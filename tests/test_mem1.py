@@ -1,0 +1,382 @@
+"""Tests of mem1.py: its text, its environments, what stays in context, and that training is exact.
+
+    python -m pytest tests/test_mem1.py        (some ten seconds)
+"""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data import Dialogue, Question
+from data import Turn as Said
+from embedders import hashed_words
+from mem1 import (INSTRUCTIONS, NOTES, STOP, WINDOW, Mem1Agent, Search, SearchTask, Trajectory,
+                  Turn, by_objectives, harmless, max_turns, parse_turn, search_tasks,
+                  turn_messages)
+from memory_bank import MemoryBank
+from metrics import (context_sizes, objectives_right, objectives_scores, split_answers)
+from policy import Policy
+from trees import Step, pack
+from world import world, world_splits
+
+EMBED = hashed_words()
+
+# ---- text ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text, wanted", [
+    ("<IS> a | b</IS><query> who? </query>", ("a | b", "query", "who?")),
+    ("<IS>a</IS>\n<answer>x; y</answer>", ("a", "answer", "x; y")),
+    ("<query>who</query>", ("", "query", "who")),
+    ("chatter <IS>a\n b</IS> more <query>q</query><answer>x</answer>", ("a b", "query", "q")),
+    ("<IS>a</IS>", None), ("", None), ("<query>never closed", None),
+    ("<IS>a</IS><query>  </query>", None), ("<answer></answer>", None),
+    ("<query>a</answer>", None),
+    ("<query>a</query><IS>late</IS>", ("", "query", "a")),
+])
+def test_parse_turn(text, wanted):
+    assert parse_turn(text, "mem1") == wanted, text
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from(["<IS>", "</IS>", "<query>", "</query>", "<answer>", "</answer>",
+                                 "<think>", "</think>", "<", ">", "\n", ";", "a", " ", "é", "\0"])
+                | st.text(max_size=3), max_size=14).map("".join))
+def test_the_parser_is_total(text):
+    for kind in NOTES:
+        found = parse_turn(text, kind)
+        if found is not None:
+            assert found[1] in ("query", "answer") and found[2], f"{text!r}: {found}"
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from(["<", ">", "/", "info", "IS", "answer", "</info>", "<answer>", "<<",
+                                 " ", "\n", "x"]), max_size=10).map("".join))
+def test_what_is_read_cannot_imitate_a_tag(text):
+    turn = Turn(text, text, f"- {text}\n- x")
+    for kind, tag in NOTES.items():
+        user = turn_messages("Questions: a?", [turn], 3, kind, "")[1]["content"]
+        body = user.rsplit("\n", 1)[0]  # the last line names the tags to write
+        assert re.findall("<[^>]*>", body) == [f"<{tag}>", f"</{tag}>", "<query>", "</query>",
+                                               "<info>", "</info>"], (
+            "a note, query or passage wrote a tag of its own into the prompt")
+        assert len(user.splitlines()) <= 4 + 2 + 2 + text.count("\n"), "it broke out of its line"
+    assert "<" not in harmless(text) and ">" not in harmless(text)
+
+
+def test_the_hint_counts_down_and_the_last_turn_asks_for_the_answer():
+    for turns_left in (6, 2, 1):
+        line = turn_messages("t", [], turns_left, "mem1", "")[1]["content"].splitlines()[-1]
+        assert str(turns_left) in line, "the hint says how many turns are left"
+        assert ("<query>" in line) == (turns_left > 1), "on the last turn it must answer"
+
+
+# ---- rewards and metrics -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prediction, right", [
+    ("Oslo; Rex and Milo", [1, 1]), (" the oslo ;rex and milo;", [1, 1]), ("Oslo", [1, 0]),
+    ("Rex and Milo; Oslo", [0, 0]), ("; Rex and Milo", [0, 1]), ("Oslo; Rex and Milo; more", [1, 1]),
+    ("", [0, 0]), (";;;", [0, 0]), ("Oslo Rex and Milo", [0, 0])])
+def test_objectives_are_compared_by_position(prediction, right):
+    assert objectives_right(prediction, ["Oslo", "Rex and Milo"]) == right, (
+        "answers by position; a missing one is wrong, surplus ones cost nothing")
+
+
+def test_the_papers_evaluation_wants_as_many_answers_as_questions():
+    golds = ["Oslo", "Rex and Milo"]
+    assert objectives_scores("Oslo; Milo", golds) == {
+        "exact_match": 1.0, "f1": pytest.approx(1 + 0.5)}, "sums over questions; F1 of sets"
+    for wrong in ("Oslo", "Oslo; Rex and Milo; Bo", ""):
+        assert objectives_scores(wrong, golds) == {"exact_match": 0.0, "f1": 0.0}, (
+            f"{wrong!r}: the count of answers must be the count of questions")
+    assert split_answers("a; b;; ") == ["a", "b"] and split_answers("a;;b") == ["a", "", "b"]
+
+
+def test_context_sizes_by_hand():
+    found = context_sizes([10, 30, 25], [4, 6, 9])
+    assert found == {"peak_tokens_with_prompt": 36, "peak_tokens": 26,
+                     "dependency": 12 * 4 + 33 * 6 + 29 * 9}, (
+        "largest prompt + response; less the first prompt; pairs of generated tokens with theirs")
+    assert context_sizes([], []) == {"peak_tokens_with_prompt": 0, "peak_tokens": 0,
+                                     "dependency": 0}
+    many = context_sizes([10] * 11 + [500], [1] * 12)
+    assert many["peak_tokens_with_prompt"] == 501, "turns beyond the tenth count too"
+
+
+# ---- the search environment ----------------------------------------------------------------------
+
+
+def small_task(n: int = 2) -> SearchTask:
+    corpus = MemoryBank(EMBED, line=lambda memory: memory.text)
+    names = ["Anna", "Carl", "Emma", "Paul", "Sara", "John", "Alex", "Helen"][:n]
+    corpus.add_many((f"{name} lives in Oslo{i}, 8 May 2023", "", "")
+                    for i, name in enumerate(names))
+    return SearchTask(tuple(f"Where does {name} live?" for name in names),
+                      tuple(f"Oslo{i}" for i in range(n)), (4,) * n, corpus)
+
+
+def test_search_by_hand():
+    environment = Search()
+    text = environment.reset(small_task(5))
+    assert text.startswith("Questions: Where does Anna live?; Where does Carl live?")
+    found, reward, done = environment.step("query", "Carl")
+    assert found.splitlines()[0] == "- Carl lives in Oslo1, 8 May 2023", "best passage first"
+    assert len(found.splitlines()) == 3 and (reward, done) == (0.0, False), "three passages"
+    assert environment.step("answer", "Oslo0; no; Oslo2") == ("", 2.0, True), "paid by position"
+
+
+def test_world_tasks_can_be_solved(tmp_path):
+    train, _, test = world_splits()
+    for n_objectives in (1, 2, 4, 8, 16):
+        tasks = search_tasks(test, n_objectives, EMBED)
+        assert len(tasks) == 27 * (19 // n_objectives)
+        assert all(len(task.questions) == len(set(task.questions)) == n_objectives
+                   for task in tasks), "each question once"
+        assert "nothing" not in {a for task in tasks for a in task.answers}, (
+            "what is not there cannot be found by searching")
+    assert len(search_tasks(train, 1, EMBED)) == 152, "as many training questions as the paper's"
+    found = [any(answer in memory.text for memory in task.corpus.search(question, 3))
+             for task in search_tasks(test, 1, EMBED)
+             for question, answer in zip(task.questions, task.answers)
+             if "'s " not in question and task.categories[0] != 3]
+    assert sum(found) > 0.95 * len(found), "the search does not find what is asked for"
+
+
+def test_other_dialogues_are_searched_turn_by_turn():
+    turns = tuple(Said(f"D1:{i}", "Ann", f"I saw bird number {i}.", "8 May 2023") for i in range(9))
+    questions = tuple(Question(f"Which bird {i}?", str(i), 4, ("D1:0",)) for i in range(5))
+    tasks = search_tasks([Dialogue("d", ("Ann", "Bob"), turns, questions)], 2, EMBED)
+    assert [task.questions for task in tasks] == [("Which bird 0?", "Which bird 1?"),
+                                                  ("Which bird 2?", "Which bird 3?")]
+    assert len(tasks[0].corpus) == 9 and "Ann: I saw bird" in next(iter(tasks[0].corpus)).text
+
+
+# ---- the agent -----------------------------------------------------------------------------------
+
+
+class Scripted(Policy):
+    """A policy that writes what a function makes of the prompt; tokens are characters."""
+
+    def __init__(self, respond):
+        self.respond, self.prompts = respond, []
+
+    def encode(self, messages):
+        return [ord(letter) for letter in messages[-1]["content"]]
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
+
+    def sample(self, prompts, group_size=1, max_new_tokens=64, temperature=1.0, generator=None,
+               stop=()):
+        assert stop == STOP, "text stops at the closing tag"
+        self.prompts += prompts
+        return [[Step(prompt, [ord(letter) for letter in self.respond(self.decode(prompt))], True,
+                      [])] for prompt in prompts]
+
+
+def diligent(prompt: str) -> str:
+    """Asks the questions one by one and keeps all answers in its note."""
+    questions = prompt.splitlines()[0].removeprefix("Questions: ").split("; ")
+    notes = re.findall(r"^<(?:IS|think)>(.*)</", prompt, re.M)
+    queries = re.findall(r"^<query> (.*)</query>", prompt, re.M)
+    held = notes[-1].split() if notes else []
+    tag = "IS" if "Write <IS>" in prompt else "think"
+    if queries:
+        wanted = re.search(r"Where does (\w+) live", queries[-1])[1]
+        infos = prompt.split("<info>")[-1]
+        held.append(re.search(rf"{wanted} lives in (\w+)", infos)[1])
+    if len(held) == len(questions):
+        return f"<{tag}> {' '.join(held)}</{tag}><answer> {'; '.join(held)}</answer>"
+    return f"<{tag}> {' '.join(held)}</{tag}><query> {questions[len(held)]}</query>"
+
+
+@pytest.mark.parametrize("harness", ["mem1", "full_context", "truncation"])
+def test_a_task_is_worked_through(harness):
+    policy = Scripted(diligent)
+    tasks = [small_task(2), small_task(8)]
+    groups = Mem1Agent(harness=harness).rollout(policy, tasks, 2, 1.0)
+    assert [[episode.reward for episode in group] for group in groups] == [[2, 2], [8, 8]]
+    for group, task in zip(groups, tasks):
+        for episode in group:
+            assert len(episode.steps) == len(task.questions) + 1 and (
+                episode.log["answer"] == "; ".join(task.answers))
+            assert [row["answer"] for row in episode.log["objectives"]] == list(task.answers)
+
+
+@pytest.mark.parametrize("harness, n_past", [("mem1", [0] + [1] * 8),
+                                             ("full_context", list(range(9)))])
+def test_what_is_in_context(harness, n_past):
+    policy = Scripted(diligent)
+    [[episode]] = Mem1Agent(harness=harness).rollout(policy, [small_task(8)], 1, 0.0)
+    tag = NOTES["mem1" if harness == "mem1" else "full_context"]
+    prompts = [policy.decode(step.prompt_ids) for step in episode.steps]
+    bodies = [prompt.rsplit("\n", 1)[0] for prompt in prompts]
+    for mark in (f"<{tag}>", "<query>", "<info>"):
+        assert [body.count(mark) for body in bodies] == n_past, (
+            f"{mark}: at most two states and queries and one result are in context, the ones "
+            "that are written included" if harness == "mem1" else "everything is kept")
+    sizes = [len(step.prompt_ids) for step in episode.steps]
+    if harness == "mem1":
+        assert max(sizes[1:]) - min(sizes[1:]) < 60, f"context grows: {sizes}"
+    else:
+        assert sizes == sorted(sizes) and sizes[-1] > 3 * sizes[1], f"nothing is kept: {sizes}"
+
+
+def test_truncation_keeps_the_task_and_the_last_turns():
+    policy = Scripted(diligent)
+    [[episode]] = Mem1Agent(harness="truncation").rollout(policy, [small_task(8)], 1, 0.0)
+    first = len(episode.steps[0].prompt_ids)
+    for step in episode.steps:
+        prompt = policy.decode(step.prompt_ids)
+        assert prompt.startswith("Questions: Where does Anna live?"), "the task was cut away"
+        assert len(step.prompt_ids) <= first + WINDOW or prompt.count("<info>\n") == 1, (
+            "more than the last tokens, though a turn could have been dropped")
+    assert prompt.count("<query> ") == 2 and "Helen" in prompt.split("<query>")[1], (
+        "the oldest turns go first")
+
+
+@pytest.mark.parametrize("response, answer", [
+    ("<IS> a</IS>", ""), ("no tags", ""), ("<IS> a</IS><query> Anna</query>", "")])
+def test_unusable_turns_end_the_episode_with_nothing(response, answer):
+    [[episode]] = Mem1Agent().rollout(Scripted(lambda prompt: response), [small_task()], 1, 1.0)
+    n_turns = max_turns(small_task()) if "<query>" in response else 1
+    assert len(episode.steps) == n_turns == (6 if "<query>" in response else 1)
+    assert episode.reward == 0 and episode.log["operations"]["invalid"] == 1, (
+        "no action, or a query on the last turn: reward 0, counted")
+    assert episode.log["answer"] == answer
+    assert [row["answer"] for row in episode.log["objectives"]] == ["", ""]
+
+
+def test_each_trajectory_has_an_environment_of_its_own():
+    answers = iter(["Oslo0; Oslo1", "x; y"])
+    policy = Scripted(lambda prompt: f"<IS> a</IS><answer> {next(answers)}</answer>")
+    [group] = Mem1Agent().rollout(policy, [small_task()], 2, 1.0)
+    assert [episode.reward for episode in group] == [2.0, 0.0]
+
+
+def test_sampled_text_stops_at_the_closing_tag(tiny_policy):
+    """With a real tokenizer: nothing behind the tag is kept, so nothing behind it is trained."""
+    policy = tiny_policy()
+    ids = policy.tokenizer.encode("<IS> a</IS><query> b</query> and a made-up <info>")
+    step = policy._step([5], ids, STOP, [0.0] * len(ids))
+    assert policy.decode(step.response_ids).endswith("</query>") and step.finished
+    assert len(step.log_probs) == len(step.response_ids)
+
+
+def test_scores_by_objectives():
+    found = by_objectives(Scripted(diligent_of_the_world), "mem1", world(3, 9, held_out=True), EMBED)
+    assert set(found) == {"1", "2", "4", "8", "16"}
+    for n_objectives, scores in found.items():
+        assert 0 <= scores["exact_match"] <= int(n_objectives) and scores["f1"] >= 0
+        assert scores["peak_tokens"] <= scores["peak_tokens_with_prompt"] and scores["seconds"] > 0
+
+
+def diligent_of_the_world(prompt: str) -> str:
+    """Searches once, then answers the last line it saw: enough to be counted."""
+    if "<info>" not in prompt.rsplit("\n", 1)[0]:
+        return "<IS> a</IS><query> Where does Anna live?</query>"
+    n_questions = prompt.splitlines()[0].count("?")
+    return f"<IS> a</IS><answer> {'; '.join(['x'] * n_questions)}</answer>"
+
+
+# ---- training is exact ---------------------------------------------------------------------------
+
+
+def trajectory(n_turns: int, seed: int) -> list[Step]:
+    """Turns as MEM1 samples them: each prompt holds the task and a copy of the last turn alone."""
+    draw = random.Random(seed)
+
+    def words(n: int) -> list[int]:
+        return [draw.randrange(3, 320) for _ in range(n)]
+
+    task, steps, last = words(12), [], []
+    for _ in range(n_turns):
+        written = words(draw.randrange(6, 14))
+        steps.append(Step(task + last, written, True))
+        last = written + words(draw.randrange(10, 20))  # what came back
+    return steps
+
+
+def plain_log_probs(policy: Policy, steps) -> torch.Tensor:
+    """The oracle: each turn in a row of its own."""
+    found = []
+    for step in steps:
+        logits = policy.model(torch.tensor([step.prompt_ids + step.response_ids])).logits[0]
+        first = len(step.prompt_ids) - 1
+        rows = logits[first:first + len(step.response_ids)].log_softmax(-1)
+        found.append(rows.gather(-1, torch.tensor(step.response_ids)[:, None])[:, 0])
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+@pytest.mark.parametrize("n_turns", [1, 2, 5, 16])
+def test_a_packed_trajectory_is_exact(tiny_policy, kind, n_turns):
+    policy = tiny_policy(kind)
+    steps = [*trajectory(n_turns, 1), *trajectory(n_turns, 1)[:1]]  # and a sibling that begins so
+    wanted = plain_log_probs(policy, steps)
+    weights = torch.linspace(-1, 1, len(wanted))
+    expected = torch.autograd.grad((wanted * weights).sum(), list(policy.model.parameters()))
+    for width in (32, 10 ** 6):  # rows as they are cheapest, and all turns in one tree
+        rows = pack([steps], 4096, width)
+        assert width == 32 or len(rows) == 1, "all turns of a trajectory in one tree"
+        found = torch.zeros(len(wanted))
+        policy.model.zero_grad()
+        for row in rows:
+            scores = policy.score([row])[0]
+            (scores * weights[row.token_index]).sum().backward()
+            found[row.token_index] = scores.detach()
+        error = (found - wanted).abs().max().item()
+        assert error < 1e-5, f"{n_turns} turns: log-probs off by {error:.1e} nats"
+        for parameter, gradient in zip(policy.model.parameters(), expected):
+            off = (parameter.grad - gradient).abs().max() / gradient.abs().max()
+            assert off < 1e-4, f"{n_turns} turns: gradients off by {off:.1e} of their size"
+
+
+def test_one_copy_of_each_state_is_not_exact(tiny_policy):
+    """What MEM1's released code does, rightly masked: off from the third turn on."""
+    policy = tiny_policy()
+    draw = random.Random(3)
+    task = [draw.randrange(3, 320) for _ in range(12)]
+    turns = [([draw.randrange(3, 320) for _ in range(8)], [draw.randrange(3, 320) for _ in range(9)])
+             for _ in range(4)]  # what was written, what came back
+    steps = [Step(task + (sum(turns[i - 1], []) if i else []), turns[i][0], True) for i in range(4)]
+    wanted = plain_log_probs(policy, steps).split([8] * 4)
+    ids, owner = list(task), [-1] * len(task)  # -1 the task, j what belongs to turn j
+    for number, (written, returned) in enumerate(turns):
+        ids += written + returned
+        owner += [number] * (len(written) + len(returned))
+    n = len(ids)
+    allowed = torch.tensor([[j <= i and (owner[j] == -1 or owner[i] - owner[j] in (0, 1))
+                             for j in range(n)] for i in range(n)])
+    # The rotary position of a turn restarts behind the task, as when it was sampled.
+    mask = torch.zeros(n, n).masked_fill_(~allowed, torch.finfo(torch.float32).min)[None, None]
+    logits = policy.model(torch.tensor([ids]), attention_mask=mask,
+                          position_ids=torch.arange(n)[None]).logits[0].log_softmax(-1)
+    errors = []
+    for number, (written, _) in enumerate(turns):
+        first = ids.index(written[0], owner.index(number)) - 1
+        found = logits[first:first + 8].gather(-1, torch.tensor(written)[:, None])[:, 0]
+        errors.append((found - wanted[number]).abs().mean().item())
+    assert errors[0] < 1e-5 and errors[1] < 1e-5, f"{errors}: two turns are still exact"
+    assert min(errors[2:]) > 1e-3, (
+        f"{errors}: nothing leaks through a single copy? Then the docstring of mem1.py is wrong")
+
+
+def test_the_instructions_name_the_tags():
+    for kind, text in INSTRUCTIONS.items():
+        assert f"<{NOTES[kind]}>" in text and "<query>" in text and "<answer>" in text
+
+
+def test_a_trajectory_that_is_over_has_no_turns_left():
+    task = small_task()
+    environment = Search()
+    found = Trajectory(environment, environment.reset(task), max_turns(task))
+    found.advance(Step([1], [2], True), "<answer>Oslo0; Oslo1</answer>", "mem1")
+    assert found.done and found.reward == 2.0 and found.answer == "Oslo0; Oslo1"
