@@ -3,7 +3,7 @@ make it again.
 
     python tiny_mem1.py     some twenty minutes on two cores; ends with its scores, "saved to ..."
 
-It is built and wired as in tiny.py and shown single turns of multi-question tasks (mem1.py) of one
+It is wired like the first (tiny_model.py) and shown single turns of multi-question tasks (mem1.py) of one
 to four questions over the world's training side, in both forms: with a state, and with all turns in
 context. It reads, searches and counts well and remembers badly: where a state should join what was
 just found to what was known, it mostly keeps the new alone (and the old too in BETTER of the
@@ -29,7 +29,6 @@ import torch
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
-import tiny
 import world as w
 from data import Dialogue
 from embedders import Embedder, hashed_words
@@ -37,19 +36,11 @@ from mem1 import (INSTRUCTIONS, NOTES, QUESTIONS, Mem1Agent, Search, Turn, searc
                   turn_messages)
 from policy import Policy
 from run import EMBEDDED_MEM1
+from tiny_model import WEIGHTS, build_model, build_tokenizer, lesson
 from trees import Step
 
 BETTER = 0.3  # how often a state, or an answer, holds all that was found
 LONGEST = 4  # questions in a lesson
-
-
-def build_tokenizer(dialogues: Sequence[Dialogue]) -> PreTrainedTokenizerFast:
-    """The first model's tokenizer, with a token for each tag."""
-    tokenizer = tiny.build_tokenizer(dialogues)
-    tags = ["IS", "think", "query", "answer", "info"]
-    tokenizer.add_tokens([AddedToken(f"<{slash}{tag}>", special=False, normalized=False)
-                          for tag in tags for slash in ("", "/")])
-    return tokenizer
 
 
 def show(dialogue: Dialogue, embed: Embedder, kind: str,
@@ -96,6 +87,21 @@ def show(dialogue: Dialogue, embed: Embedder, kind: str,
     return prompts, responses
 
 
+def tokenizer_for(dialogues: Sequence[Dialogue], embed: Embedder,
+                  rng: random.Random) -> PreTrainedTokenizerFast:
+    """Made from some lessons, with a token for each tag."""
+    texts = []
+    for dialogue in dialogues:
+        for kind in NOTES:
+            prompts, responses = show(dialogue, embed, kind, rng)
+            texts += [prompt[-1]["content"] for prompt in prompts] + responses
+    tokenizer = build_tokenizer(texts)
+    tokenizer.add_tokens([AddedToken(f"<{slash}{tag}>", special=False, normalized=False)
+                          for tag in (*NOTES.values(), "query", "answer", "info")
+                          for slash in ("", "/")])
+    return tokenizer
+
+
 def batch(policy: Policy, n_tasks: int, pool: Sequence[Dialogue], embed: Embedder,
           rng: random.Random) -> list[list[Step]]:
     """The lessons of one training step: all turns of some tasks, half in each form."""
@@ -103,7 +109,7 @@ def batch(policy: Policy, n_tasks: int, pool: Sequence[Dialogue], embed: Embedde
     for place in range(n_tasks):
         prompts, responses = show(
             rng.choice(pool), embed, ("mem1", "full_context")[place % 2], rng)
-        groups.append([tiny.lesson(policy, policy.encode(prompt), response)
+        groups.append([lesson(policy, policy.encode(prompt), response)
                        for prompt, response in zip(prompts, responses)])
     return groups
 
@@ -134,8 +140,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     rng, embed = random.Random(options.seed), hashed_words()
     pool = w.world(1500, seed=1000 + options.seed)
     validation = w.world(4, seed=501, held_out=True)  # of another seed than any split
-    tokenizer = build_tokenizer(pool[:150])
-    model = tiny.build_model(len(tokenizer), tokenizer.eos_token_id, intermediate=112)
+    tokenizer = tokenizer_for(pool[:150], embed, rng)
+    model = build_model(len(tokenizer), tokenizer.eos_token_id, intermediate=112)
     policy = Policy(model, tokenizer, micro_batch_tokens=12000)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, betas=(0.9, 0.95),
@@ -159,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print("  ".join(f"{name}: {value:.3f}" for name, value in found.items()), flush=True)
             model.save_pretrained(options.out)  # a long run may be cut short
             tokenizer.save_pretrained(options.out)
-    model.to(getattr(torch, tiny.WEIGHTS)).save_pretrained(options.out)
+    model.to(getattr(torch, WEIGHTS)).save_pretrained(options.out)
     print(f"saved to {options.out}")
 
 

@@ -18,6 +18,7 @@ from memr1 import AnswerTask, ManagerAgent, answer_all, manager_tasks
 from metrics import squad_exact_match
 from policy import load_policy, load_tokenizer
 from run import EMBEDDED_MODEL
+from tiny_model import build_model, build_tokenizer
 from world import oracle_memories, probes, world, world_splits
 
 EMBED = hashed_words()
@@ -29,7 +30,7 @@ def policy():
 
 
 def test_the_folder_is_small_enough_to_live_in_the_repository():
-    size = sum(path.stat().st_size for path in EMBEDDED_MODEL.iterdir())
+    size = sum(path.stat().st_size for path in EMBEDDED_MODEL.rglob("*"))
     assert size <= 4 * 2**20, f"tiny/ holds {size} bytes: more than 4 MB"
 
 
@@ -71,9 +72,9 @@ def test_it_decides_like_the_vanilla_manager_but_sometimes_better(policy):
 
 def test_wired_heads_find_what_followed_the_same_words():
     dialogue = world(1, seed=3)[0]
-    tokenizer = tiny.build_tokenizer(world(20, seed=4))
+    tokenizer = build_tokenizer(tiny.texts_of(world(20, seed=4)))
     torch.manual_seed(0)
-    model = tiny.build_model(len(tokenizer), tokenizer.eos_token_id).eval()
+    model = build_model(len(tokenizer), tokenizer.eos_token_id).eval()
     facts = [turn.facts[0] for turn in dialogue.turns if turn.fact and turn.fact.relation == "lives"]
     listed = "".join(f"\n- 8 May 2023: {fact}" for fact in dict.fromkeys(facts))
     found = 0

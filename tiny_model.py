@@ -1,0 +1,165 @@
+"""A Qwen2 of a million parameters, wired by hand: what tiny.py and tiny_mem1.py then train.
+
+A small transformer trained from scratch gets stuck for very long at matching a relation and
+ignoring the name beside it. So it starts from circuits that every large language model has, set by
+hand and then trained like all other weights (`wire`):
+
+    layer 0   eight heads look exactly 1, 2, ... 8 tokens back; six note what they saw
+    layer 1   induction: what followed when these last three tokens stood together before? Where
+              that was more than once, two heads lean to the last time and two to the first
+    layer 2   the same; and three heads find the day before an event that was just named
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+import world as w
+from policy import Policy
+from trees import Step
+
+WEIGHTS = "float16"  # in the saved folder; two bytes a weight keep both models under 4 MB
+
+# ChatML as Qwen has it, but system messages are left out: the model knows one form of each prompt.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+END = "<|im_end|>"
+
+# ---- Tokenizer -----------------------------------------------------------------------------------
+
+
+def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE in which every word of the world, with its leading space, is one token.
+
+    Text is first cut into words, numbers and runs of anything else, so that "]}" or ": " never
+    melts into a word: a name must be the same token wherever it stands.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    pieces = Regex(r" ?[A-Za-z]+| ?[0-9]+|[^A-Za-z0-9]+?(?= ?[A-Za-z0-9]|$)")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(pieces, "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    words = {*w.NAMES, *w.PETS, *w.COUNTRY_OF, *w.COUNTRIES, *w.WORKPLACES, *w.WORKPLACE_OF,
+             *w.CARS, *w.FOODS, *w.GAMES, *w.LINKS, *w.MONTHS, *map(str, range(1, 32)),
+             *map(str, range(2022, 2028))}
+    trainer = trainers.BpeTrainer(
+        vocab_size=1400, min_frequency=40, show_progress=False,
+        special_tokens=["<|endoftext|>", "<|im_start|>", END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(
+        [*[f" {word} " for word in sorted(words)] * 200, *texts], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END,
+                                   pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE)
+
+
+# ---- Model ---------------------------------------------------------------------------------------
+
+TOKEN_DIMS, CODE_DIMS, OFFSETS = 64, 16, 6  # the residual stream at the start: 64 + 6 x 16 = 160
+HEADS, HEAD_DIMS, LAYERS, THETA = 8, 32, 3, 1e6
+DATE_HEADS = (1, 3, 5)
+LEANING = {0: 1, 4: 1, 2: -1, 6: -1}  # heads that prefer what stands nearer (1) or farther (-1)
+
+
+def build_model(vocabulary: int, end_id: int, intermediate: int = 256) -> Qwen2ForCausalLM:
+    """A Qwen2 of a million parameters, wired; `intermediate` is the width of its MLPs."""
+    model = Qwen2ForCausalLM(Qwen2Config(
+        vocab_size=vocabulary, hidden_size=TOKEN_DIMS + OFFSETS * CODE_DIMS, intermediate_size=intermediate,
+        num_hidden_layers=LAYERS, num_attention_heads=HEADS, num_key_value_heads=HEADS,
+        head_dim=HEAD_DIMS, rope_theta=THETA, max_position_embeddings=32768,
+        tie_word_embeddings=True, bos_token_id=None, eos_token_id=end_id, pad_token_id=0))
+    with torch.no_grad():
+        wire(model)
+    return model
+
+
+def wire(model: Qwen2ForCausalLM) -> None:
+    """Set the attention so that it compares contexts from the first step on.
+
+    A token's embedding fills the first 64 dimensions of the stream; a fixed random map `code`
+    squeezes it into 16. Layer 0 writes the codes of the tokens 1 to 6 places back into six blocks
+    of their own. A later head that reads blocks j in its queries and blocks j + 1 in its keys then
+    finds the places whose *previous* tokens are the query's *current* ones, and copies what stands
+    there. Rotations keep the blocks apart inside one head. Rotary positions turn the fast half of a
+    head's dimensions beyond recognition over a long bank, so only the slow half carries content.
+    """
+    width = model.config.hidden_size
+    frequency = THETA ** (-torch.arange(0, HEAD_DIMS, 2) / HEAD_DIMS)
+    half, slow_half = HEAD_DIMS // 2, CODE_DIMS // 2
+    slow = torch.cat([torch.arange(half - slow_half, half),
+                      torch.arange(HEAD_DIMS - slow_half, HEAD_DIMS)])
+
+    def rotation(size: int) -> Tensor:
+        return torch.linalg.qr(torch.randn(size, size))[0]
+
+    embeddings = model.model.embed_tokens.weight.zero_()
+    embeddings[:, :TOKEN_DIMS].normal_(0, TOKEN_DIMS**-0.5)
+    code = torch.zeros(CODE_DIMS, width)
+    code[:, :TOKEN_DIMS] = rotation(TOKEN_DIMS)[:CODE_DIMS] * (TOKEN_DIMS / CODE_DIMS) ** 0.5
+    read = [code]  # read[j]: the code of the token j places back
+    first, *later = [layer.self_attn for layer in model.model.layers]
+    for weight in (first.q_proj.weight, first.k_proj.weight, first.o_proj.weight):
+        weight.zero_()
+    for head in range(HEADS):
+        rows = slice(head * HEAD_DIMS, (head + 1) * HEAD_DIMS)
+        # Rotary positions turn key and query by their places: this query, turned, matches the key
+        # exactly `back` places before it, whatever the tokens are.
+        back = head + 1
+        angle = back * frequency
+        first.q_proj.bias[rows] = 8 * torch.cat([angle.cos(), -angle.sin()])
+        first.k_proj.bias[rows] = 8 * torch.cat([torch.ones(half), torch.zeros(half)])
+        codes = slice(head * HEAD_DIMS, head * HEAD_DIMS + CODE_DIMS)
+        first.v_proj.weight[codes] = code
+        if back <= OFFSETS:
+            block = slice(TOKEN_DIMS + head * CODE_DIMS, TOKEN_DIMS + back * CODE_DIMS)
+            first.o_proj.weight[block, codes] = torch.eye(CODE_DIMS) * 0.5 / width**0.5
+            read.append(torch.zeros(CODE_DIMS, width))
+            read[back][:, block] = 2 * torch.eye(CODE_DIMS)
+
+    for depth, layer in enumerate(later):
+        layer.v_proj.weight.zero_()[:, :TOKEN_DIMS].normal_(0, TOKEN_DIMS**-0.5)
+        layer.o_proj.weight.copy_(0.05 * layer.v_proj.weight.T)  # copy the token that was found
+        for head in range(HEADS):
+            # (query block, key block) pairs that must agree.
+            pairs, gain = [(j, j + 1) for j in range(3)], 0.7  # what came after the same three
+            if depth == 1 and head % 2:
+                pairs = [(j, j) for j in range(3)]  # the same three tokens
+            if depth == 1 and head in DATE_HEADS:
+                # "- Anna graduated\n**Answer:**" wants the day of "8 May 2023: Anna graduated": the
+                # verb was written 3 tokens ago, and in the memory the day stands 5 before it. Month
+                # and year then follow by induction.
+                pairs, gain = [(3, 0), (4, 1)], 1.2
+                rows = slice(head * HEAD_DIMS, (head + 1) * HEAD_DIMS)
+                codes = slice(head * HEAD_DIMS, head * HEAD_DIMS + CODE_DIMS)
+                layer.v_proj.weight[rows] = 0
+                layer.o_proj.weight[:, rows] = 0
+                layer.v_proj.weight[codes] = 0.5 * read[5]
+                layer.o_proj.weight[:, codes] = 0.8 * code.T
+            rotations = [rotation(CODE_DIMS) for _ in pairs]
+            rows = head * HEAD_DIMS + slow
+            layer.q_proj.weight[rows] = gain * sum(
+                r @ read[query] for r, (query, _) in zip(rotations, pairs))
+            layer.k_proj.weight[rows] = gain * sum(
+                r @ read[key] for r, (_, key) in zip(rotations, pairs))
+            # One slow rotary pair of fixed content: its share of the score, 1.6 times the cosine of
+            # the distance, falls from here to 1,300 tokens back. Language models have such heads;
+            # without them this one never learns to tell the newest memory from the oldest.
+            lean = head * HEAD_DIMS + half - slow_half - 1
+            layer.q_proj.bias[lean] = 3.0 * LEANING.get(head, 0)
+            layer.k_proj.bias[lean] = 3.0
+
+
+# ---- Lessons -------------------------------------------------------------------------------------
+
+
+def lesson(policy: Policy, prompt: list[int], response: str) -> Step:
+    """A prompt with the response to be learned, its end included."""
+    ids = policy.tokenizer.encode(response, add_special_tokens=False)
+    return Step(prompt, [*ids, policy.tokenizer.eos_token_id], True)
