@@ -227,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     run = prepare(options, "grpo")
     before = evaluate_test(run)
     rows, scores = train(run)
-    return finish(run, before, evaluate_test(run), rows, scores)
+    return finish(run, before, evaluate_test(run), rows, scores, train)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ from trees import Episode, Step
 from world import oracle_memories, probes, world_splits
 
 STOP = ("</query>", "</answer>")
+HARNESSES = ("mem1", "full_context", "truncation")
 WINDOW = 160  # tokens of the past that truncation keeps
 PASSAGES, PER_PASSAGE = 3, 3  # passages a search returns; memories of the world in each
 

@@ -315,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     run = prepare(options, "ppo")
     before = evaluate_test(run)
     rows, scores = train(run)
-    return finish(run, before, evaluate_test(run), rows, scores)
+    return finish(run, before, evaluate_test(run), rows, scores, train)
 
 
 if __name__ == "__main__":

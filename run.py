@@ -19,10 +19,10 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import matplotlib
 import torch
@@ -31,7 +31,7 @@ from data import CATEGORIES, DataError, Dialogue, fetch_locomo, load_locomo, spl
 from embedders import Embedder, hashed_words
 from memr1 import (AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, answer_all, answer_tasks,
                    build_banks, manager_tasks)
-from mem1 import Mem1Agent, SearchTask, search_tasks
+from mem1 import HARNESSES, Mem1Agent, SearchTask, by_objectives, search_tasks
 from metrics import summarise
 from policy import Policy, PolicyError, load_policy
 from trees import Episode
@@ -76,7 +76,7 @@ class Options:
     objectives: int = option(2, "mem1: questions in a training task, 1 to 4")
     harness: str = option("mem1", "mem1: what stays in context: the last state (mem1), every turn "
                                   "(full_context), the last tokens (truncation)",
-                          "mem1", "full_context", "truncation")
+                          *HARNESSES)
     limit: int | None = option(None, "use only so many held-out questions, 20 to 100: a quick look")
     seed: int = option(0, "of the sampling and the order of the questions")
     out: str | None = option(None, "run folder; default: runs/ALGORITHM-AGENT")
@@ -369,11 +369,73 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
+def compare_harnesses(run: Run, train: Callable[[Run], Any]) -> dict[str, dict[str, dict]]:
+    """A trained MEM1 beside the same start model, trained alike with other memories of its past.
+
+    Number of questions -> harness -> scores. The others' run folders are inside this one's.
+    """
+    found = {}
+    for harness in HARNESSES:
+        policy = run.policy
+        if harness != run.options.harness:
+            folder = str(run.folder / harness)
+            other = prepare(dataclasses.replace(run.options, harness=harness, out=folder),
+                            run.algorithm)
+            train(other)
+            policy = other.policy
+            policy.save(other.folder / "checkpoint")
+        found[harness] = by_objectives(policy, harness, run.test_dialogues, run.embed,
+                                       run.options.max_new_tokens)
+    counts = next(iter(found.values()))
+    return {count: {harness: found[harness][count] for harness in found} for count in counts}
+
+
+def objectives_table(scores: dict[str, dict[str, dict]]) -> str:
+    """Exact match and peak tokens by the number of questions, as text."""
+    lines = [f"{'questions a task':<18}{'harness':<14}{'EM, sum':>9}{'F1, sum':>9}"
+             f"{'peak':>7}{'with prompt':>13}{'seconds':>9}"]
+    for count, by_harness in scores.items():
+        for harness, s in by_harness.items():
+            lines.append(f"{count:<18}{harness:<14}{s['exact_match']:>9.2f}{s['f1']:>9.2f}"
+                         f"{s['peak_tokens']:>7.0f}{s['peak_tokens_with_prompt']:>13.0f}"
+                         f"{s['seconds']:>9.2f}")
+    return "\n".join(lines)
+
+
+def draw_objectives(scores: dict[str, dict[str, dict]], title: str, path: Path) -> None:
+    """Exact match and peak tokens over the number of questions, a line a harness."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    counts = [int(count) for count in scores]
+    for panel, name, label in zip(axes, ("exact_match", "peak_tokens"),
+                                  ("questions answered right", "peak tokens in context")):
+        for harness in next(iter(scores.values())):
+            panel.plot(counts, [scores[str(count)][harness][name] for count in counts], "o-",
+                       label=harness.replace("_", " "), linewidth=1.6, markersize=4)
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(counts, counts)
+        panel.set_xlabel("questions in a task")
+        panel.set_title(label, fontsize=10)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=8)
+    axes[1].set_yscale("log")
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list[Episode]],
-           rows: Sequence[dict[str, float]], scores: dict[int, float]) -> dict:
-    """Write checkpoint, picture and summary; print the table, three transcripts and the folder."""
-    options, seconds = run.options, time.time() - run.started
+           rows: Sequence[dict[str, float]], scores: dict[int, float],
+           train: Callable[[Run], Any]) -> dict:
+    """Write checkpoint, picture and summary; print the table, three transcripts and the folder.
+
+    For MEM1 `train` is called again for each of the harnesses it is compared with.
+    """
+    options = run.options
     run.policy.save(run.folder / "checkpoint")
+    compared = {}
+    if options.agent == "mem1" and options.harness == "mem1":
+        compared = {"by_objectives": compare_harnesses(run, train)}
+    seconds = time.time() - run.started
     title = f"{run.algorithm.upper()}, {options.agent}, {options.data}, seed {options.seed}"
     draw_curve(rows, scores, title, run.folder / "curve.png")
     summary = {
@@ -383,11 +445,14 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
         "peak_memory_bytes": peak_memory_bytes(),
         # A question of a manager's training judges two decisions.
         "train_questions": len({id(task.question) for task in run.train}),
-        "test_questions": len(run.test), "before": before[0], "after": after[0],
+        "test_questions": len(run.test), "before": before[0], "after": after[0], **compared,
     }
     (run.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print("\n" + transcripts(before[1], after[1]))
     print("\n" + table(before[0], after[0]))
+    if compared:
+        print("\n" + objectives_table(compared["by_objectives"]))
+        draw_objectives(compared["by_objectives"], title, run.folder / "objectives.png")
     print(f"\n{run.algorithm} {options.agent}: held-out exact match "
           f"{before[0]['exact_match']:.3f} -> {after[0]['exact_match']:.3f} in {seconds:.0f} s, "
           f"{peak_memory_bytes() / 2**30:.1f} GiB; run folder {run.folder}")

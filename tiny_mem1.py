@@ -1,5 +1,4 @@
-"""How the second embedded model, tiny/mem1/, was made: the one that starts MEM1. Run it only to
-make it again.
+"""How the second embedded model, tiny/mem1/, was made: MEM1 starts from it.
 
     python tiny_mem1.py     some twenty minutes on two cores; ends with its scores, "saved to ..."
 

@@ -71,9 +71,10 @@ LEANING = {0: 1, 4: 1, 2: -1, 6: -1}  # heads that prefer what stands nearer (1)
 def build_model(vocabulary: int, end_id: int, intermediate: int = 256) -> Qwen2ForCausalLM:
     """A Qwen2 of a million parameters, wired; `intermediate` is the width of its MLPs."""
     model = Qwen2ForCausalLM(Qwen2Config(
-        vocab_size=vocabulary, hidden_size=TOKEN_DIMS + OFFSETS * CODE_DIMS, intermediate_size=intermediate,
-        num_hidden_layers=LAYERS, num_attention_heads=HEADS, num_key_value_heads=HEADS,
-        head_dim=HEAD_DIMS, rope_theta=THETA, max_position_embeddings=32768,
+        vocab_size=vocabulary, hidden_size=TOKEN_DIMS + OFFSETS * CODE_DIMS,
+        intermediate_size=intermediate, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        num_key_value_heads=HEADS, head_dim=HEAD_DIMS, rope_theta=THETA,
+        max_position_embeddings=32768,
         tie_word_embeddings=True, bos_token_id=None, eos_token_id=end_id, pad_token_id=0))
     with torch.no_grad():
         wire(model)

@@ -321,6 +321,9 @@ def test_the_way_there_and_back() -> None:
     features = SEPARATOR.join(["back to search", "< prev",
                                f"features: {' '.join(product.attributes)}"])
     assert visit([*there, "click[features]"])[1] == features
+    style, material, _ = product.attributes
+    description = f"back to search [SEP] < prev [SEP] this shirt is {style} and made of {material}"
+    assert visit([*there, "click[description]"])[1] == description, "the third is a feature"
     chosen = [*there, f"click[{colors[0]}]", f"click[{sizes[1]}]", f"click[{colors[2]}]"]
     marked = item.replace(colors[-1] + SEPARATOR, f"{colors[-1]} chosen {colors[2]}{SEPARATOR}")
     marked = marked.replace(sizes[-1] + SEPARATOR, f"{sizes[-1]} chosen {sizes[1]}{SEPARATOR}")
@@ -385,14 +388,15 @@ def test_parse_action(action: str, parsed: tuple[str, str] | None) -> None:
 def test_what_cannot_be_done_changes_nothing() -> None:
     item = ["search[slim cotton shirt]"]
     item.append(f"click[{ids_on(visit(item)[1])[0]}]")
-    color = dict(BY_ID[item[1][6:9]].options)["color"][0]
+    colors = dict(BY_ID[item[1][6:9]].options)["color"]
+    color, absent = colors[0], next(other for other in COLORS if other not in colors)
     pages = {
         "first": ([], ["click[search]", "click[201]", "click[back to search]", "click[next >]",
                        "click[buy now]", "click[features]"]),
         "results": (item[:1], ["search[shirt]", "click[buy now]", "click[< prev]", "click[red]",
                                "click[features]", "click[1]", "click[page 1 of 5]"]),
-        "item": (item, ["search[shirt]", "click[next >]", item[1], "click[color]", "click[plaid]",
-                        "click[price]", f"click[{color} {color}]"]),
+        "item": (item, ["search[shirt]", "click[next >]", item[1], "click[color]", "click[price]",
+                        f"click[{absent}]", f"click[{color} {color}]"]),
         "features": ([*item, "click[features]"], ["search[shirt]", "click[buy now]",
                                                   "click[features]", f"click[{color}]"]),
     }
