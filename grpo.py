@@ -131,14 +131,17 @@ class GRPOOptions(Options):
                             "token", "sequence", "constant")
     normalise: str = option("on", "on: divide advantages by the group's standard deviation; off",
                             "on", "off")
+    no_signal: str = option("drop", "groups whose rewards are all equal: drop (no update, half the "
+                                    "time) or keep (they pull towards the start model)",
+                            "drop", "keep")
 
 
 @dataclass
 class Batch:
-    """The episodes of one step, laid flat: N response tokens in the order of `Policy.rows`."""
+    """The episodes to learn from in one step, laid flat: N response tokens, as in `Policy.rows`."""
 
-    groups: list[list[Episode]]
-    rewards: Tensor  # (P, G)
+    sampled: list[list[Episode]]  # all P groups
+    groups: list[list[Episode]]  # those to learn from
     lengths: Tensor  # (E,) response tokens of each episode
     old_log_probs: Tensor  # (N,)
     advantages: Tensor  # (N,)
@@ -150,14 +153,19 @@ def collect(run: Run, tasks: Sequence, generator: torch.Generator) -> Batch:
     options, device = run.options, run.policy.device
     groups = run.agent.rollout(
         run.policy, tasks, options.group_size, options.temperature, generator)
-    trees, episodes = trees_of(groups), [episode for group in groups for episode in group]
     rewards = torch.tensor([[float(e.reward) for e in group] for group in groups])  # (P, G)
+    sampled, advantages = groups, group_advantages(rewards, options.normalise == "on")  # (P, G)
+    told_apart = advantages.abs().amax(1) > 0  # (P,)
+    if options.no_signal == "drop" and told_apart.any():
+        # Their advantages are 0: nothing but the KL would move, for most of the time of a step.
+        groups = [group for group, kept in zip(groups, told_apart) if kept]
+        advantages = advantages[told_apart]
+    trees, episodes = trees_of(groups), [episode for group in groups for episode in group]
     lengths = torch.tensor([sum(len(s.response_ids) for s in e.steps) for e in episodes])  # (E,)
-    advantages = group_advantages(rewards, options.normalise == "on").flatten()  # (E,)
     old_log_probs = torch.tensor([p for tree in trees for step in tree for p in step.log_probs],
                                  device=device)  # (N,)
-    batch = Batch(groups, rewards, lengths, old_log_probs,
-                  advantages.repeat_interleave(lengths).to(device), old_log_probs)
+    batch = Batch(sampled, groups, lengths, old_log_probs,
+                  advantages.flatten().repeat_interleave(lengths).to(device), old_log_probs)
     with torch.no_grad():
         batch.ref_log_probs = run.reference.token_log_probs(trees, options.temperature)
     return batch
@@ -206,12 +214,12 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
                 stop(f"step {step}: the gradient is not finite; lower --lr or raise --kl")
             optimizer.step()
         run.n_tokens += len(batch.old_log_probs)
-        rows.append({"step": step, **describe(batch.groups), **sums, "grad_norm": norm.item(),
+        rows.append({"step": step, **describe(batch.sampled), **sums, "grad_norm": norm.item(),
                      "lr": schedule.get_last_lr()[0], "seconds": time.time() - start})
         schedule.step()
         run.log_step(rows[-1])
         if step % 10 == 0 or step == 1:
-            run.log_samples(step, batch.groups)
+            run.log_samples(step, batch.sampled)
         if step % 8 == 0 or step == options.steps:
             scores[step] = evaluate(run, run.validation)[0]["exact_match"]
         progress.set_postfix(reward=f"{rows[-1]['reward']:.2f}", kl=f"{sums['kl']:.3f}",

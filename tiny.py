@@ -176,7 +176,12 @@ def manager_lesson(policy: Policy, dialogue: Dialogue, embed, rng: random.Random
             changes.append(place)
         elif turn.fact:
             known.add(w.memory_key(turn.fact))
-    place = rng.choice(changes) if changes and rng.random() < 0.6 else rng.randrange(len(turns))
+    if changes and rng.random() < 0.6:
+        # What ends is rare and the hardest to write: what is left, or nothing. Show it more.
+        weights = [4 if turns[place].fact.change == "end" else 1 for place in changes]
+        [place] = rng.choices(changes, weights)
+    else:
+        place = rng.randrange(len(turns))
     before, turn = turns[:place], turns[place]
     state: w.State = {}
     for earlier in before:
@@ -200,7 +205,7 @@ def manager_lesson(policy: Policy, dialogue: Dialogue, embed, rng: random.Random
         choices = [(add, 1.0)]
     elif turn.fact.change == "end":
         right = Operation("UPDATE", number, new) if new else Operation("DELETE", number)
-        choices = [(add, 1 - BETTER), (right, BETTER)]
+        choices = [(add, 0.55), (right, 0.45)]
     elif turn.fact.change == "replace":
         choices = [(add, 1 - BETTER), (Operation("UPDATE", number, new), BETTER)]
     else:  # a second value joins the first

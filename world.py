@@ -247,7 +247,7 @@ def _changes(relation: str, values: list[str], rng: random.Random) -> list[tuple
         return joined[: rng.choices([1, 2], [0.25, 0.75])[0]]
     given_up = (rng.choice([first, second]), "end")
     stories = [joined[:1], joined, [*joined, given_up], [joined[0], (first, "end")]]
-    return rng.choices(stories, [0.1, 0.35, 0.35, 0.2])[0]
+    return rng.choices(stories, [0.1, 0.25, 0.45, 0.2])[0]
 
 
 def story(subject: str, told: Sequence[str], n_events: int, held_out: bool,

@@ -296,6 +296,26 @@ def test_the_end_token_is_trained_though_it_pads(tiny_policy, tmp_path):
     assert targets == [7, 0, 7, 0], f"the scored tokens are {targets}, not [7, 0, 7, 0]"
 
 
+def test_groups_without_signal_are_left_out_of_the_update_only(tiny_policy, tmp_path):
+    groups = random_episodes(tiny_policy(), seed=5)
+    for episode in groups[1]:
+        episode.reward = 2 / 3
+    gradients = {}
+    for name, given, option in (("drop", groups, "drop"), ("keep", groups, "keep"),
+                                ("alone", [groups[0], groups[2]], "keep")):
+        policy = tiny_policy()
+        run = make_run(policy, tiny_policy(seed=1), CannedAgent(given), len(given),
+                       tmp_path / "run", group_size=4, kl=0.1, lr=1e-12, no_signal=option)
+        batch = collect(run, range(len(given)), torch.Generator())
+        assert batch.sampled == given, "all groups are logged"
+        rows, _ = train(run)
+        assert rows[0]["no_signal"] == (0 if name == "alone" else pytest.approx(1 / 3))
+        gradients[name] = [parameter.grad for parameter in policy.model.parameters()]
+    assert distance(gradients["drop"], gradients["alone"]) < 1e-5, (
+        "a dropped group still counts: in the loss, or in the number of tokens")
+    assert distance(gradients["keep"], gradients["alone"]) > 1e-2, "keep dropped it too"
+
+
 def test_an_empty_or_signal_free_batch_is_finite(tiny_policy, tmp_path):
     groups = [[Episode([Step([5, 6], [], False)], 1.0, dict(LOG)),
                Episode([Step([5, 6], [7], False, [-1.0])], 1.0, dict(LOG))]]
