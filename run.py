@@ -24,21 +24,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-import matplotlib
 import torch
 
-from data import CATEGORIES, DataError, Dialogue, fetch_locomo, load_locomo, split_locomo
+from data import DataError, Dialogue, fetch_locomo, load_locomo, split_locomo
 from embedders import Embedder, hashed_words
 from memr1 import (AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, answer_all, answer_tasks,
                    build_banks, manager_tasks)
 from mem1 import HARNESSES, Mem1Agent, SearchTask, by_objectives, search_tasks
 from metrics import summarise
 from policy import Policy, PolicyError, load_policy
+from show import draw_curve, draw_objectives, objectives_table, table, transcripts
 from trees import Episode
 from world import world_splits
-
-matplotlib.use("Agg")  # pictures go to files: no screen needed
-import matplotlib.pyplot as plt  # noqa: E402
 
 EMBEDDED_MODEL = Path(__file__).parent / "tiny"
 EMBEDDED_MEM1 = EMBEDDED_MODEL / "mem1"
@@ -293,74 +290,6 @@ def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
     return scores, episodes
 
 
-def _panel(axes, title: str, x: Sequence[float], series: dict[str, Sequence[float]]) -> None:
-    for label, y in series.items():
-        axes.plot(x[: len(y)], y, label=label, linewidth=1.6)
-    axes.set_title(title, fontsize=10)
-    axes.set_xlabel("training step")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-
-
-def draw_curve(rows: Sequence[dict[str, float]], scores: dict[int, float], title: str,
-               path: Path) -> None:
-    """Reward, KL and entropy over the steps; `scores` are held-out scores at some of them."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    steps = [row["step"] for row in rows]
-    left.plot(list(scores), list(scores.values()), "o--", color="C1", label="validation, greedy")
-    left.set_ylim(0, 1.02)
-    _panel(left, "exact match", steps, {"training reward, sampled": [r["reward"] for r in rows]})
-    _panel(right, "drift from the start model (nats a token)", steps,
-           {name: [row[name] for row in rows] for name in ("kl", "entropy")})
-    figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def table(before: dict, after: dict) -> str:
-    """Held-out scores before and after, by question type."""
-    lines = [f"{'held-out questions':<24}{'count':>6}{'before':>9}{'after':>8}"]
-    for name, scores in before["by_category"].items():
-        label = f"{name} {CATEGORIES[name]}"
-        lines.append(f"{label:<24}{scores['count']:>6}{scores['exact_match']:>9.3f}"
-                     f"{after['by_category'][name]['exact_match']:>8.3f}")
-    lines.append(f"{'all, exact match':<24}{before['count']:>6}"
-                 f"{before['exact_match']:>9.3f}{after['exact_match']:>8.3f}")
-    names = {"f1": "all, F1", "bleu1": "all, BLEU-1", "second_pets_merged": "second pets merged",
-             "whole_dialogues": "whole dialogues, EM", "memories_per_dialogue": "memories, each"}
-    for key, name in names.items():
-        if key in before:
-            lines.append(f"{name:<24}{'':>6}{before[key]:>9.3f}{after[key]:>8.3f}")
-    return "\n".join(lines)
-
-
-def transcripts(before: Sequence[Episode], after: Sequence[Episode], count: int = 3) -> str:
-    """Held-out cases the training changed for the better, a second pet first, as text."""
-    pairs = list(zip(before, after))
-    better = [(b, a) for b, a in pairs if a.reward > b.reward]
-    better.sort(key=lambda pair: not pair[1].log.get("merged", False))  # stable: else in order
-    # One of each kind of operation or question where there is a choice.
-    chosen: list[tuple[Episode, Episode]] = []
-    for fresh in (True, False):
-        for b, a in better if fresh else [*better, *pairs]:
-            kinds = [(c.log["category"], str(c.log.get("operations"))) for _, c in chosen]
-            known = (a.log["category"], str(a.log.get("operations"))) in kinds
-            if len(chosen) < count and (b, a) not in chosen and not (fresh and known):
-                chosen.append((b, a))
-    parts = []
-    for b, a in chosen:
-        prompt = a.log["prompt"].splitlines()
-        if len(prompt) > 12:  # an answer agent's sixty memories: those it chose from are enough
-            prompt = [f"({len(prompt)} lines of memories and question)"]
-        parts.append("\n".join([
-            *prompt,
-            *[f"  {name:<7}{line}" for name, episode in (("before", b), ("after", a))
-              for line in episode.log["response"].splitlines()],
-            f"  question {a.log['question']}  gold: {a.log['gold']}",
-            f"  answer before: {b.log['answer']}  after: {a.log['answer']}"]))
-    return "\n\n".join(parts)
-
-
 def peak_memory_bytes() -> int:
     """The most this process ever held: on the GPU if it used one, else resident memory."""
     if torch.cuda.is_available():
@@ -388,39 +317,6 @@ def compare_harnesses(run: Run, train: Callable[[Run], Any]) -> dict[str, dict[s
                                        run.options.max_new_tokens)
     counts = next(iter(found.values()))
     return {count: {harness: found[harness][count] for harness in found} for count in counts}
-
-
-def objectives_table(scores: dict[str, dict[str, dict]]) -> str:
-    """Exact match and peak tokens by the number of questions, as text."""
-    lines = [f"{'questions a task':<18}{'harness':<14}{'EM, sum':>9}{'F1, sum':>9}"
-             f"{'peak':>7}{'with prompt':>13}{'seconds':>9}"]
-    for count, by_harness in scores.items():
-        for harness, s in by_harness.items():
-            lines.append(f"{count:<18}{harness:<14}{s['exact_match']:>9.2f}{s['f1']:>9.2f}"
-                         f"{s['peak_tokens']:>7.0f}{s['peak_tokens_with_prompt']:>13.0f}"
-                         f"{s['seconds']:>9.2f}")
-    return "\n".join(lines)
-
-
-def draw_objectives(scores: dict[str, dict[str, dict]], title: str, path: Path) -> None:
-    """Exact match and peak tokens over the number of questions, a line a harness."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    counts = [int(count) for count in scores]
-    for panel, name, label in zip(axes, ("exact_match", "peak_tokens"),
-                                  ("questions answered right", "peak tokens in context")):
-        for harness in next(iter(scores.values())):
-            panel.plot(counts, [scores[str(count)][harness][name] for count in counts], "o-",
-                       label=harness.replace("_", " "), linewidth=1.6, markersize=4)
-        panel.set_xscale("log", base=2)
-        panel.set_xticks(counts, counts)
-        panel.set_xlabel("questions in a task")
-        panel.set_title(label, fontsize=10)
-        panel.grid(alpha=0.3)
-        panel.legend(fontsize=8)
-    axes[1].set_yscale("log")
-    figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list[Episode]],

@@ -12,7 +12,7 @@ like the agents that Memory-R1 starts from, so that reinforcement learning has s
   it meets first, stale or not.
 
 It does so by cloning a mixture: in every such case the better choice is shown too, less often
-(BETTER), so that sampling finds it now and then. Everything comes from the training side of the
+(`BETTER`), so that sampling finds it now and then. Everything comes from the training side of the
 world; held-out pairs of person and value are never seen.
 
 Its weights start from circuits set by hand (tiny_model.py).
@@ -40,7 +40,8 @@ from prompts import Operation, answer_messages, format_operation, manager_messag
 from tiny_model import WEIGHTS, build_model, build_tokenizer, lesson
 from trees import Step
 
-BETTER = 0.3  # how often the better of two choices is shown where the model is to decide badly
+# How often the better of two choices is shown where the model is to decide badly.
+BETTER, BETTER_SELECTION = 0.3, 0.4
 
 # ---- Lessons: what is shown ----------------------------------------------------------------------
 
@@ -109,7 +110,7 @@ def as_retriever(probe: w.Probe, turns: Sequence[Turn], selected: list[str],
     about = [turn for turn in turns if turn.fact and w.memory_key(turn.fact) == probe.about]
     if len(about) < 2:
         return selected, probe.question.answer
-    if rng.random() < BETTER:  # what still holds, each value from the last memory that says it
+    if rng.random() < BETTER_SELECTION:  # what still holds, each value from the last memory that says it
         state: w.State = {}
         for turn in about:
             w.advance(state, turn)

@@ -29,7 +29,8 @@ import pytest
 import run
 from embedders import hashed_words
 from trees import Episode
-from run import EMBEDDED_MODEL, Options, Run, draw_curve, option, parse_options, resolve, table
+from run import EMBEDDED_MODEL, Options, Run, option, parse_options, resolve
+from show import draw_curve, draw_objectives, objectives_table, table
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(path.stem for path in ROOT.glob("*.py"))
@@ -312,6 +313,17 @@ def test_documented_commands_exist():
                 pytest.fail(f"{where}: {command!r} holds the placeholder {argument}")
         if name in COMMANDS:
             parse_options(options_class(name), "", arguments)  # refuses what the script refuses
+
+
+def test_the_comparison_of_harnesses_is_shown(tmp_path):
+    scores = {str(n): {harness: {"exact_match": n / k, "f1": n / k, "peak_tokens": 90 * k * n,
+                                 "peak_tokens_with_prompt": 100 * k * n, "seconds": 0.5}
+                       for k, harness in enumerate(("mem1", "full_context"), start=1)}
+              for n in (1, 2, 4)}
+    lines = objectives_table(scores).splitlines()
+    assert len(lines) == 1 + 6 and lines[-1].split()[:3] == ["4", "full_context", "2.00"]
+    draw_objectives(scores, "title", tmp_path / "objectives.png")
+    assert (tmp_path / "objectives.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_readme_names_files_that_exist():
