@@ -44,6 +44,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,6 +54,7 @@ from memory_bank import MemoryBank
 from metrics import context_sizes, objectives_right, objectives_scores, split_answers
 from policy import Message, Policy, PolicyError, load_policy
 from prompts import one_line
+from shop import LONGEST, Goal, Shop, catalogue
 from trees import Episode, Step
 from world import oracle_memories, probes, world_splits
 
@@ -78,6 +80,10 @@ QUESTIONS = """
 The task is to answer several questions with the help of a search engine. A query asks for one of \
 the questions. The answer holds all answers in the order of the questions, with semicolons between \
 them."""
+SHOPPING = """
+The task is to buy something in a web shop. A query is one action: search[words] where the page has \
+a search bar, else click[...] on something that the page offers; click[buy now] ends the task. There \
+is no answer to give."""
 NOTES = {"mem1": "IS", "full_context": "think"}  # the tag before the action
 
 
@@ -96,15 +102,20 @@ class Turn:
 
 
 def turn_messages(task: str, past: Sequence[Turn], turns_left: int, kind: str,
-                  instructions: str) -> list[Message]:
-    """The prompt of one turn; `past` are the turns that are still remembered, oldest first."""
+                  instructions: str, answers: bool = True) -> list[Message]:
+    """The prompt of one turn; `past` are the turns that are still remembered, oldest first.
+
+    `answers` is False for a task that ends without an <answer>.
+    """
     tag = NOTES[kind]
     lines = [task]
     for turn in past:
         # The space lets a word be the same token here as in running text.
         lines += [f"<{tag}> {harmless(turn.note)}</{tag}>",
                   f"<query> {harmless(turn.query)}</query>", "<info>", *(harmless(line) for line in turn.info.splitlines()), "</info>"]
-    action = "<answer>" if turns_left == 1 else "<query> or <answer>"
+    action = "<query>"
+    if answers:
+        action = "<answer>" if turns_left == 1 else "<query> or <answer>"
     lines.append(f"Turns left: {turns_left}. Write <{tag}>, then {action}.")
     return [{"role": "system", "content": INSTRUCTIONS[kind] + instructions},
             {"role": "user", "content": "\n".join(lines)}]
@@ -138,7 +149,11 @@ class SearchTask:
 class Search:
     """Multi-objective questions (Sec. 3.3 of the paper): the tool searches a memory bank."""
 
-    instructions = QUESTIONS
+    instructions, answers = QUESTIONS, True
+
+    def turns(self, task: SearchTask) -> int:
+        """Turns a task may take: 6 for two questions, as in the paper."""
+        return 2 * len(task.questions) + 2
 
     def reset(self, task: SearchTask) -> str:
         """Begin a task; returns what the agent is told in every turn."""
@@ -162,9 +177,45 @@ class Search:
                                one, gold, category in zip(given, task.answers, task.categories)]}
 
 
-def max_turns(task) -> int:
-    """Turns a task may take: 6 for two questions, as in the paper."""
-    return 2 * len(task.questions) + 2 if isinstance(task, SearchTask) else 10
+class Store:
+    """A web shop: that of shop.py, or another with its methods. Every query is one of its actions.
+
+    The pages' buttons "< prev" and "next >" are shown, and may be clicked, without the brackets
+    that only tags have here.
+    """
+
+    instructions, answers = SHOPPING, False
+
+    def __init__(self, shop: Any = None) -> None:
+        self.shop = shop or Shop(catalogue())
+
+    def turns(self, task: Goal) -> int:
+        """Actions a purchase may take."""
+        return LONGEST
+
+    def reset(self, task: Goal) -> str:
+        """Begin a task; returns the instruction with the first page."""
+        self.task, self.reward, self.page = task, 0.0, self._shown(self.shop.reset(task))
+        return self.page
+
+    def step(self, kind: str, text: str) -> tuple[str, float, bool]:
+        """Act; the shop pays when something is bought. An answer changes nothing."""
+        if kind == "query":
+            text = text.replace("click[prev]", "click[< prev]").replace("[next]", "[next >]")
+            page, self.reward, done, *_ = self.shop.step(text)
+            self.page = self._shown(page)
+            return self.page, self.reward, done
+        return self.page, 0.0, False
+
+    @staticmethod
+    def _shown(page: str | tuple) -> str:
+        page = page if isinstance(page, str) else page[0]  # WebShop returns (text, None)
+        return page.replace("< prev", "prev").replace("next >", "next")
+
+    def log(self, answer: str) -> dict:
+        """What is worth logging: the gold is the whole reward."""
+        return {"question": self.task.instruction, "answer": f"{self.reward:g}", "gold": "1",
+                "category": len(self.task.options)}
 
 
 def search_tasks(dialogues: Sequence[Dialogue], n_objectives: int, embed: Embedder,
@@ -204,7 +255,7 @@ def search_tasks(dialogues: Sequence[Dialogue], n_objectives: int, embed: Embedd
 class Trajectory:
     """One task in progress."""
 
-    environment: Search
+    environment: Search | Store
     text: str  # the task, as the environment told it
     turns_left: int
     past: list[Turn] = field(default_factory=list)
@@ -221,19 +272,19 @@ class Trajectory:
         self.responses.append(response)
         self.turns_left -= 1
         parsed = parse_turn(response, kind)
-        if parsed is None or (parsed[1] == "query" and self.turns_left == 0):
+        if parsed is not None:
+            note, action, text = parsed
+            info, self.reward, self.done = self.environment.step(action, text)
+            self.answer = text if action == "answer" else ""
+            self.past.append(Turn(note, text, info))
+        if not self.done and (parsed is None or self.turns_left == 0):
             self.invalid, self.done = 1, True
-            return
-        note, action, text = parsed
-        info, self.reward, self.done = self.environment.step(action, text)
-        self.answer = text if action == "answer" else ""
-        self.past.append(Turn(note, text, info))
 
 
 class Mem1Agent:
     """Turns tasks into episodes of one step a turn, paid once at the end."""
 
-    def __init__(self, environment: Callable[[], Search] = Search, harness: str = "mem1",
+    def __init__(self, environment: Callable[[], Search | Store] = Search, harness: str = "mem1",
                  max_new_tokens: int = 64):
         self.environment, self.harness = environment, harness
         self.kind = "mem1" if harness == "mem1" else "full_context"
@@ -244,7 +295,7 @@ class Mem1Agent:
         def encode(past: Sequence[Turn]) -> list[int]:
             return policy.encode(turn_messages(
                 trajectory.text, past, trajectory.turns_left, self.kind,
-                trajectory.environment.instructions))
+                trajectory.environment.instructions, trajectory.environment.answers))
 
         past = trajectory.past
         if self.harness == "mem1":
@@ -267,7 +318,7 @@ class Mem1Agent:
             for _ in range(group_size):
                 environment = self.environment()
                 groups[-1].append(
-                    Trajectory(environment, environment.reset(task), max_turns(task)))
+                    Trajectory(environment, environment.reset(task), environment.turns(task)))
         going = [trajectory for group in groups for trajectory in group]
         while going:
             prompts = [self.prompt(policy, trajectory) for trajectory in going]

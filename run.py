@@ -30,16 +30,18 @@ from data import DataError, Dialogue, fetch_locomo, load_locomo, split_locomo
 from embedders import Embedder, hashed_words
 from memr1 import (AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, answer_all, answer_tasks,
                    build_banks, manager_tasks)
-from mem1 import HARNESSES, Mem1Agent, SearchTask, by_objectives, search_tasks
+from mem1 import HARNESSES, Mem1Agent, Search, SearchTask, Store, by_objectives, search_tasks
 from metrics import summarise
 from policy import Policy, PolicyError, load_policy
+from shop import Goal, goals
 from show import draw_curve, draw_objectives, objectives_table, table, transcripts
 from trees import Episode
 from world import world_splits
 
 EMBEDDED_MODEL = Path(__file__).parent / "tiny"
 EMBEDDED_MEM1 = EMBEDDED_MODEL / "mem1"
-Task = ManagerTask | AnswerTask | SearchTask
+Task = ManagerTask | AnswerTask | SearchTask | Goal
+SHOP_GOALS = (152, 81, 250)  # of training, validation and test
 
 
 def option(default, text: str, *choices: str):
@@ -70,6 +72,8 @@ class Options:
     temperature: float = option(1.0, "sampling temperature, 0.7 to 1.2")
     max_new_tokens: int | None = option(None, "longest response; default: 48, or 512 if not tiny/")
     max_grad_norm: float = option(1.0, "the gradient is scaled down to this norm, 0.5 to 2")
+    env: str = option("search", "mem1: the tool, search over a corpus, or a web shop", "search",
+                      "shop")
     objectives: int = option(2, "mem1: questions in a training task, 1 to 4")
     harness: str = option("mem1", "mem1: what stays in context: the last state (mem1), every turn "
                                   "(full_context), the last tokens (truncation)",
@@ -216,8 +220,10 @@ def prepare(options: Options, algorithm: str) -> Run:
         agent = AnswerAgent(distill, options.max_new_tokens)
         tasks = [answer_tasks(split, embed) for split in splits]
     else:
-        agent = Mem1Agent(harness=options.harness, max_new_tokens=options.max_new_tokens)
-        tasks = [search_tasks(split, options.objectives, embed) for split in splits]
+        shop = options.env == "shop"
+        agent = Mem1Agent(Store if shop else Search, options.harness, options.max_new_tokens)
+        tasks = ([goals(count, seed, held_out=seed > 0) for seed, count in enumerate(SHOP_GOALS)]
+                 if shop else [search_tasks(split, options.objectives, embed) for split in splits])
     train, validation, test = tasks
     if not train or not test:  # a manager's questions need evidence
         stop(f"{options.data}: no usable question to {'test on' if train else 'learn from'}")
@@ -244,6 +250,7 @@ def score(episodes: Sequence[Episode]) -> dict:
     merged = [log["merged"] for log in logs if "merged" in log]
     if merged:
         scores["second_pets_merged"] = sum(merged) / len(merged)
+    scores["reward"] = sum(episode.reward for episode in episodes) / max(len(episodes), 1)
     return scores
 
 
@@ -329,7 +336,7 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
     options = run.options
     run.policy.save(run.folder / "checkpoint")
     compared = {}
-    if options.agent == "mem1" and options.harness == "mem1":
+    if options.agent == "mem1" and options.env == "search" and options.harness == "mem1":
         compared = {"by_objectives": compare_harnesses(run, train)}
     seconds = time.time() - run.started
     title = f"{run.algorithm.upper()}, {options.agent}, {options.data}, seed {options.seed}"

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from data import Dialogue, Question
 from data import Turn as Said
 from embedders import hashed_words
-from mem1 import (INSTRUCTIONS, NOTES, STOP, WINDOW, Mem1Agent, Search, SearchTask, Trajectory,
-                  Turn, by_objectives, harmless, max_turns, parse_turn, search_tasks,
+from mem1 import (INSTRUCTIONS, NOTES, STOP, WINDOW, Mem1Agent, Search, SearchTask, Store,
+                  Trajectory, Turn, by_objectives, harmless, parse_turn, search_tasks,
                   turn_messages)
 from memory_bank import MemoryBank
 from metrics import (context_sizes, objectives_right, objectives_scores, split_answers)
 from policy import Policy
+from shop import Shop, catalogue, goals, solve
 from trees import Step, pack
 from world import world, world_splits
 
@@ -158,6 +159,54 @@ def test_other_dialogues_are_searched_turn_by_turn():
     assert len(tasks[0].corpus) == 9 and "Ann: I saw bird" in next(iter(tasks[0].corpus)).text
 
 
+# ---- the shop ------------------------------------------------------------------------------------
+
+
+def test_the_shop_is_worked_through_by_its_oracle():
+    products = catalogue()
+    chosen = goals(6, seed=3, products=products)
+    plans = {goal.instruction: solve(goal, products) for goal in chosen}
+    shown = []
+
+    def respond(prompt: str) -> str:
+        [plan] = [plan for text, plan in plans.items() if text in prompt]
+        shown.append(prompt)
+        n_done = Store.turns(None, None) - int(re.search(r"Turns left: (\d+)", prompt)[1])
+        action = plan[n_done].replace("< prev", "prev").replace("next >", "next")
+        return f"<IS> {n_done}</IS><query> {action}</query>"
+
+    groups = Mem1Agent(Store).rollout(Scripted(respond), chosen, 1, 0.0)
+    for goal, [episode] in zip(chosen, groups):
+        assert episode.reward == 1 and len(episode.steps) == len(plans[goal.instruction]), (
+            f"{plans[goal.instruction]}: an action did not reach the shop as it was written")
+        assert episode.log["operations"]["invalid"] == 0
+    assert all("<answer>" not in prompt for prompt in shown), "there is no answer to give"
+
+
+def test_a_shopper_who_buys_nothing_gets_nothing():
+    [goal] = goals(1, seed=3)
+    for response in ("<IS> a</IS><query> search[shirt]</query>", "<IS> a</IS><answer> 1</answer>"):
+        [[episode]] = Mem1Agent(Store).rollout(Scripted(lambda p: response), [goal], 1, 0.0)
+        assert episode.reward == 0 and len(episode.steps) == 10, response
+        assert episode.log["operations"]["invalid"] == 1
+
+
+def test_another_shop_with_the_same_methods_can_stand_in():
+    """WebShop's text environment returns four values, and a pair from reset."""
+    class WebShop(Shop):
+        def reset(self, goal):
+            return super().reset(goal), None
+
+        def step(self, action):
+            return *super().step(action), None
+
+    [goal] = goals(1, seed=3)
+    store = Store(WebShop(catalogue()))
+    assert "Instruction" in store.reset(goal)
+    text, reward, done = store.step("query", f"search[{goal.category}]")
+    assert "page 1" in text and "<" not in text and (reward, done) == (0.0, False)
+
+
 # ---- the agent -----------------------------------------------------------------------------------
 
 
@@ -246,7 +295,7 @@ def test_truncation_keeps_the_task_and_the_last_turns():
     ("<IS> a</IS>", ""), ("no tags", ""), ("<IS> a</IS><query> Anna</query>", "")])
 def test_unusable_turns_end_the_episode_with_nothing(response, answer):
     [[episode]] = Mem1Agent().rollout(Scripted(lambda prompt: response), [small_task()], 1, 1.0)
-    n_turns = max_turns(small_task()) if "<query>" in response else 1
+    n_turns = Search().turns(small_task()) if "<query>" in response else 1
     assert len(episode.steps) == n_turns == (6 if "<query>" in response else 1)
     assert episode.reward == 0 and episode.log["operations"]["invalid"] == 1, (
         "no action, or a query on the last turn: reward 0, counted")
@@ -377,6 +426,6 @@ def test_the_instructions_name_the_tags():
 def test_a_trajectory_that_is_over_has_no_turns_left():
     task = small_task()
     environment = Search()
-    found = Trajectory(environment, environment.reset(task), max_turns(task))
+    found = Trajectory(environment, environment.reset(task), 6)
     found.advance(Step([1], [2], True), "<answer>Oslo0; Oslo1</answer>", "mem1")
     assert found.done and found.reward == 2.0 and found.answer == "Oslo0; Oslo1"
