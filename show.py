@@ -47,8 +47,9 @@ def table(before: dict, after: dict) -> str:
                      f"{after['by_category'][name]['exact_match']:>8.3f}")
     lines.append(f"{'all, exact match':<24}{before['count']:>6}"
                  f"{before['exact_match']:>9.3f}{after['exact_match']:>8.3f}")
-    names = {"reward": "all, reward", "f1": "all, F1", "bleu1": "all, BLEU-1", "second_pets_merged": "second pets merged",
-             "whole_dialogues": "whole dialogues, EM", "memories_per_dialogue": "memories, each"}
+    names = {"reward": "all, reward", "f1": "all, F1", "bleu1": "all, BLEU-1",
+             "second_pets_merged": "second pets merged", "whole_dialogues": "whole dialogues, EM",
+             "memories_per_dialogue": "memories, each"}
     for key, name in names.items():
         if key in before:
             lines.append(f"{name:<24}{'':>6}{before[key]:>9.3f}{after[key]:>8.3f}")
