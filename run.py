@@ -63,9 +63,10 @@ class Options:
                                "default: turns for the world, else observations",
                                "turns", "observations", "llm")
     distill: str = option("on", "on: select memories, then answer; off", "on", "off")
-    steps: int | None = option(None, "training steps, 10 to 200; default: 30 (answer agent: 14), "
-                                     "or 100 if not tiny/")
-    questions: int = option(24, "questions a step, 8 to 128")
+    steps: int | None = option(None, "training steps, 10 to 200; default: 20 (answer: 36, mem1: "
+                                     "30), or 100 if not tiny/")
+    questions: int | None = option(None, "questions a step, 8 to 128; default: 76 for the manager "
+                                         "of tiny/, else 24")
     group_size: int = option(8, "sampled episodes a question, 4 to 16")
     epochs: int = option(2, "updates from each batch of episodes, 1 to 4")
     lr: float | None = option(None, "learning rate, 1e-6 (3B models) to 3e-4 (tiny/)")
@@ -122,9 +123,11 @@ def resolve(options, algorithm: str):
     own = EMBEDDED_MEM1 if agent == "mem1" else EMBEDDED_MODEL
     model = options.model or str(own)
     embedded = Path(model).resolve() in (EMBEDDED_MODEL.resolve(), EMBEDDED_MEM1.resolve())
-    steps = {"answer": 36, "mem1": 30}.get(agent, 30)  # two minutes of the embedded model
+    # Two minutes of the embedded model. Larger batches of a manager's short decisions average out
+    # more of what is true of single questions only.
+    steps, questions = {"answer": (36, 24), "mem1": (30, 24)}.get(agent, (20, 76))
     defaults = {"model": model, "data": "world" if embedded else "locomo",
-                "steps": steps if embedded else 100,
+                "steps": steps if embedded else 100, "questions": questions if embedded else 24,
                 "lr": 3e-4 if embedded else 1e-6,
                 "critic_lr": 1e-3 if embedded else 1e-5, "max_new_tokens": 48 if embedded else 512}
     given = {name: value for name, value in vars(options).items() if value is not None}

@@ -12,7 +12,7 @@ like the agents that Memory-R1 starts from, so that reinforcement learning has s
   it meets first, stale or not.
 
 It does so by cloning a mixture: in every such case the better choice is shown too, less often
-(`BETTER`), so that sampling finds it now and then. Everything comes from the training side of the
+(BETTER), so that sampling finds it now and then. Everything comes from the training side of the
 world; held-out pairs of person and value are never seen.
 
 Its weights start from circuits set by hand (tiny_model.py).
@@ -40,8 +40,7 @@ from prompts import Operation, answer_messages, format_operation, manager_messag
 from tiny_model import WEIGHTS, build_model, build_tokenizer, lesson
 from trees import Step
 
-# How often the better of two choices is shown where the model is to decide badly.
-BETTER, BETTER_SELECTION = 0.3, 0.4
+BETTER = 0.3  # how often the better of two choices is shown where the model is to decide badly
 
 # ---- Lessons: what is shown ----------------------------------------------------------------------
 
@@ -110,7 +109,7 @@ def as_retriever(probe: w.Probe, turns: Sequence[Turn], selected: list[str],
     about = [turn for turn in turns if turn.fact and w.memory_key(turn.fact) == probe.about]
     if len(about) < 2:
         return selected, probe.question.answer
-    if rng.random() < BETTER_SELECTION:  # what still holds, each value from the last memory that says it
+    if rng.random() < BETTER:  # what still holds, each value from the last memory that says it
         state: w.State = {}
         for turn in about:
             w.advance(state, turn)
@@ -170,21 +169,19 @@ def answer_lesson(policy: Policy, dialogue: Dialogue, turns: Sequence[Turn], n_q
 def manager_lesson(policy: Policy, dialogue: Dialogue, embed, rng: random.Random) -> Step:
     """One fact and the memories most like it; what a careless manager does, mostly."""
     turns = dialogue.turns
-    changes = []  # turns that speak of something known: the decisions that matter
-    known: set[w.Key] = set()
-    for place, turn in enumerate(turns):
-        if turn.fact and w.memory_key(turn.fact) in known:
-            changes.append(place)
-        elif turn.fact:
-            known.add(w.memory_key(turn.fact))
-    if changes and rng.random() < 0.6:
-        # What ends is rare and the hardest to write: what is left, or nothing. Show it more.
-        weights = [4 if turns[place].fact.change == "end" else 1 for place in changes]
-        [place] = rng.choices(changes, weights)
-    else:
-        place = rng.randrange(len(turns))
-    before, turn = turns[:place], turns[place]
+    changes, shortened = [], []  # turns that speak of something known: the decisions that matter
     state: w.State = {}
+    for place, turn in enumerate(turns):
+        old, new = w.advance(state, turn)
+        if old is not None:
+            changes.append(place)
+            if turn.fact.change == "end" and new is not None:
+                shortened.append(place)
+    # What is left of a list is the hardest to write, and rare.
+    likelier = [places for places, share in ((changes, 0.6), (shortened, 0.3))
+                if places and rng.random() < share]
+    place = rng.choice(likelier[-1] if likelier else range(len(turns)))
+    before, turn, state = turns[:place], turns[place], {}
     for earlier in before:
         w.advance(state, earlier)
     old, new = w.advance(state, turn)
@@ -194,8 +191,12 @@ def manager_lesson(policy: Policy, dialogue: Dialogue, embed, rng: random.Random
     else:
         bank.add_many((earlier.facts[0], earlier.speaker, earlier.timestamp) for earlier in before)
         if old is not None:  # the newest of the memories that the bank keeps apart
-            old = [earlier.facts[0] for earlier in before
-                   if earlier.fact and w.memory_key(earlier.fact) == w.memory_key(turn.fact)][-1]
+            about = [earlier for earlier in before
+                     if earlier.fact and w.memory_key(earlier.fact) == w.memory_key(turn.fact)]
+            if turn.fact.change == "end":  # or the one that says what ended
+                about = [earlier for earlier in about if earlier.fact.value == turn.fact.value]
+                new = None
+            old = about[-1].facts[0]
     fact = f"{turn.speaker}: {turn.text}"
     shown = bank.search(fact, SIMILAR, turn.speaker)
     number = next((i for i, memory in enumerate(shown) if memory.text == old), None)
