@@ -131,9 +131,9 @@ class GRPOOptions(Options):
                             "token", "sequence", "constant")
     normalise: str = option("on", "on: divide advantages by the group's standard deviation; off",
                             "on", "off")
-    no_signal: str = option("drop", "groups whose rewards are all equal: drop (no update, half the "
-                                    "time) or keep (they pull towards the start model)",
-                            "drop", "keep")
+    no_signal: str = option("keep", "groups whose rewards are all equal: keep (their KL holds what is "
+                                    "right already) or drop (no update, half the time)",
+                            "keep", "drop")
 
 
 @dataclass
