@@ -15,13 +15,14 @@ Where this differs from the paper
    the whole response and no clip (the code it trained with clips per token).
 2. The loss is averaged over all tokens of the batch (`--reduction token`); DeepSeekMath averages
    each sequence first, which makes long wrong answers cheap. All three customs are here.
-3. Group size, clip, beta and epochs are not in the paper. Ours come from half a dozen runs on the
-   synthetic world, compared on its test questions (README.md lists them): a little optimistic.
+3. Group size, clip, beta and epochs are not in the paper. Ours come from two dozen runs on the
+   synthetic world, compared on validation dialogues.
 4. The old log-probs are those the sampler computed while sampling: they are the behaviour policy's
    own, and cost nothing. `ratio_error` shows that sampling and scoring agree (in float32, to 1e-5).
 
-    python grpo.py                  the Memory Manager, about 110 s on two cores
-    python grpo.py --agent answer   the Answer Agent, about 130 s
+    python grpo.py                  the Memory Manager, about 90 s on two cores
+    python grpo.py --agent answer   the Answer Agent, about 110 s
+    python grpo.py --agent mem1     MEM1 and the two harnesses it is compared with
     python grpo.py --model Qwen/Qwen2.5-3B-Instruct     the same on LoCoMo, with a GPU
 
 It ends with "grpo manager: held-out exact match A -> B in S s, M GiB; run folder ...".
@@ -131,8 +132,8 @@ class GRPOOptions(Options):
                             "token", "sequence", "constant")
     normalise: str = option("on", "on: divide advantages by the group's standard deviation; off",
                             "on", "off")
-    no_signal: str = option("keep", "groups whose rewards are all equal: keep (their KL holds what is "
-                                    "right already) or drop (no update, half the time)",
+    no_signal: str = option("keep", "groups whose rewards are all equal: keep (their KL holds what "
+                                    "is right already) or drop (no update, half the time)",
                             "keep", "drop")
 
 
