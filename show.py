@@ -1,7 +1,13 @@
-"""What a training run shows of itself: tables, transcripts and pictures."""
+"""What a training run shows of itself: tables, transcripts and pictures.
+
+    python show.py runs/grpo-manager runs/ppo-manager --out rewards.png     two runs in one picture
+"""
 
 from __future__ import annotations
 
+import argparse
+import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -114,3 +120,48 @@ def draw_objectives(scores: dict[str, dict[str, dict]], title: str, path: Path) 
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def draw_rewards(folders: Sequence[Path], path: Path) -> None:
+    """Training reward of several runs over the samples they had seen, a colour an algorithm.
+
+    Runs of one algorithm, such as seeds, share a colour; each line is a mean over five steps.
+    """
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    colors: dict[str, str] = {}
+    for folder in folders:
+        options = json.loads((folder / "config.json").read_text())
+        algorithm = json.loads((folder / "summary.json").read_text())["algorithm"]
+        with (folder / "metrics.csv").open(newline="") as file:
+            rewards = [float(row["reward"]) for row in csv.DictReader(file)]
+        per_step = options["questions"] * options["group_size"]
+        smooth = [sum(rewards[max(0, i - 4):i + 1]) / len(rewards[max(0, i - 4):i + 1])
+                  for i in range(len(rewards))]
+        label = None if algorithm in colors else algorithm.upper()
+        color = colors.setdefault(algorithm, f"C{len(colors)}")
+        axes.plot([per_step * (i + 1) for i in range(len(smooth))], smooth, color=color,
+                  label=label, linewidth=1.4)
+    axes.set_xlabel("samples seen")
+    axes.set_ylabel("training reward")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw the rewards of some runs into one picture."""
+    parser = argparse.ArgumentParser(description="Compare runs in one picture.")
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders of grpo.py and ppo.py")
+    parser.add_argument("--out", type=Path, default=Path("rewards.png"),
+                        help="the picture (default: rewards.png)")
+    options = parser.parse_args(argv)
+    try:
+        draw_rewards(options.runs, options.out)
+    except (OSError, KeyError, ValueError) as error:
+        parser.error(f"not a finished run folder, or a picture that cannot be written: {error}")
+    print(f"saved to {options.out}")
+
+
+if __name__ == "__main__":
+    main()

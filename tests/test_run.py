@@ -326,6 +326,19 @@ def test_the_comparison_of_harnesses_is_shown(tmp_path):
     assert (tmp_path / "objectives.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+def test_runs_are_compared_in_one_picture(tmp_path):
+    for name in ("grpo", "ppo"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"questions": 4, "group_size": 8}')
+        (tmp_path / name / "summary.json").write_text(f'{{"algorithm": "{name}"}}')
+        (tmp_path / name / "metrics.csv").write_text("step,reward\n1,0.2\n2,0.5\n")
+    picture = tmp_path / "rewards.png"
+    assert call("show", tmp_path / "grpo", tmp_path / "ppo", "--out", picture)[0] == 0
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    code, _, err = call("show", tmp_path / "missing")
+    assert code == 2 and "missing" in err and "Traceback" not in err
+
+
 def test_readme_names_files_that_exist():
     readme = ROOT / "README.md"
     if not readme.exists():
