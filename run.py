@@ -64,7 +64,7 @@ class Options:
                                "turns", "observations", "llm")
     distill: str = option("on", "on: select memories, then answer; off", "on", "off")
     steps: int | None = option(None, "training steps, 10 to 200; default: 20 (answer: 36, mem1: "
-                                     "16), or 100 if not tiny/")
+                                     "30), or 100 if not tiny/")
     questions: int | None = option(None, "questions a step, 8 to 128; default: 76 (answer: 24, mem1: "
                                          "8) with tiny/, else 24")
     group_size: int = option(8, "sampled episodes a question, 4 to 16")
@@ -125,7 +125,7 @@ def resolve(options, algorithm: str):
     embedded = Path(model).resolve() in (EMBEDDED_MODEL.resolve(), EMBEDDED_MEM1.resolve())
     # Two minutes of the embedded model. Larger batches of a manager's short decisions average out
     # more of what is true of single questions only.
-    steps, questions = {"answer": (36, 24), "mem1": (16, 8)}.get(agent, (20, 76))
+    steps, questions = {"answer": (36, 24), "mem1": (30, 8)}.get(agent, (20, 76))
     defaults = {"model": model, "data": "world" if embedded else "locomo",
                 "steps": steps if embedded else 100, "questions": questions if embedded else 24,
                 "lr": 3e-4 if embedded else 1e-6,
