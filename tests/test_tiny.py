@@ -6,19 +6,23 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 import torch
 from transformers import AutoTokenizer
 
 import tiny
+import tiny_mem1
 from embedders import hashed_words
+from mem1 import NOTES, Mem1Agent, Search, Trajectory, search_tasks
 from memory_bank import MemoryBank
 from memr1 import AnswerTask, ManagerAgent, answer_all, manager_tasks
 from metrics import squad_exact_match
 from policy import load_policy, load_tokenizer
-from run import EMBEDDED_MODEL
+from run import EMBEDDED_MEM1, EMBEDDED_MODEL
 from tiny_model import build_model, build_tokenizer
+from trees import Step
 from world import oracle_memories, probes, world, world_splits
 
 EMBED = hashed_words()
@@ -99,3 +103,37 @@ def test_lessons_are_right_where_the_memories_are_right(policy):
             question = policy.decode(step.prompt_ids).split("Question: ")[1].split("\n")[0]
             answer = policy.decode(step.response_ids).split("**Answer:** ")[1]
             assert answers.get(question, "nothing") == answer, f"{question}: taught {answer}"
+
+
+@pytest.mark.parametrize("harness", ["mem1", "full_context"])
+def test_the_mem1_model_reads_well_and_remembers_badly(harness):
+    policy = load_policy(EMBEDDED_MEM1)
+    agent = Mem1Agent(harness=harness)
+    right = {}
+    for n_objectives in (1, 2):
+        tasks = search_tasks(world_splits()[2][:3], n_objectives, EMBED)
+        groups = agent.rollout(policy, tasks, 1, 0.0)
+        right[n_objectives] = sum(g[0].reward for g in groups) / (n_objectives * len(tasks))
+        assert not any(g[0].log["operations"]["invalid"] for g in groups), "unusable turns"
+    assert right[1] >= 0.9, f"{right}: it does not find a single answer"
+    assert right[2] <= 0.4, f"{right}: it keeps both answers already: nothing left to learn"
+
+
+def test_lessons_of_mem1_are_turns_of_the_agent():
+    """A lesson's prompt must be the one that the agent will make, or nothing carries over."""
+    dialogue, draw = world(1, seed=3)[0], random.Random(1)
+    policy = load_policy(EMBEDDED_MEM1)
+    for kind, tag in NOTES.items():
+        prompts, responses = tiny_mem1.show(dialogue, EMBED, kind, draw)
+        environment = Search()
+        [task, *_] = search_tasks([dialogue], len(dialogue.questions), EMBED)
+        text = prompts[0][1]["content"].splitlines()[0]
+        left = int(re.search(r"Turns left: (\d+)", prompts[0][1]["content"])[1])
+        environment.reset(task)
+        trajectory = Trajectory(environment, text, left)
+        for prompt, response in zip(prompts, responses):
+            made = Mem1Agent(harness=kind).prompt(policy, trajectory)
+            assert made == policy.encode(prompt), policy.decode(made)
+            assert f"<{tag}>" in response
+            trajectory.advance(Step([1], [2], True), response, kind)
+        assert trajectory.done and trajectory.invalid == 0
