@@ -300,6 +300,12 @@ def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
     return scores, episodes
 
 
+def count_questions(tasks: Sequence[Task]) -> int:
+    """Different questions: a manager's in training judges two decisions, MEM1 answers several."""
+    return len({id(question) for task in tasks
+                for question in getattr(task, "questions", (getattr(task, "question", task),))})
+
+
 def peak_memory_bytes() -> int:
     """The most this process ever held: on the GPU if it used one, else resident memory."""
     if torch.cuda.is_available():
@@ -349,9 +355,8 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
         "data": options.data, "steps": options.steps, "seconds": round(seconds, 1),
         "tokens_per_second": round(run.n_tokens / max(sum(r["seconds"] for r in rows), 1e-9), 1),
         "peak_memory_bytes": peak_memory_bytes(),
-        # A question of a manager's training judges two decisions.
-        "train_questions": len({id(task.question) for task in run.train}),
-        "test_questions": len(run.test), "before": before[0], "after": after[0], **compared,
+        "train_questions": count_questions(run.train),
+        "test_questions": count_questions(run.test), "before": before[0], "after": after[0], **compared,
     }
     (run.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print("\n" + transcripts(before[1], after[1]))
