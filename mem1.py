@@ -67,7 +67,7 @@ PASSAGES, PER_PASSAGE = 3, 3  # passages a search returns; memories of the world
 
 INSTRUCTIONS = {
     "mem1": """\
-You work through a task turn by turn. Each turn you see the task, the state you wrote last in <IS>, \
+You work through a task turn by turn. Each turn you see the task, the state you last wrote in <IS>, \
 your last query and what it returned in <info>. Everything else is forgotten. First write a new \
 state that merges what you just learned with all you must still remember: <IS>...</IS>. Then act: \
 <query>...</query>, or, when the task is done or it is the last turn, <answer>...</answer>.""",
@@ -81,9 +81,9 @@ The task is to answer several questions with the help of a search engine. A quer
 the questions. The answer holds all answers in the order of the questions, with semicolons between \
 them."""
 SHOPPING = """
-The task is to buy something in a web shop. A query is one action: search[words] where the page has \
-a search bar, else click[...] on something that the page offers; click[buy now] ends the task. There \
-is no answer to give."""
+The task is to buy something in a web shop. A query is one action: search[words] where there is a \
+search bar, else click[...] on something that the page offers; click[buy now] ends the task. \
+There is no answer to give."""
 NOTES = {"mem1": "IS", "full_context": "think"}  # the tag before the action
 
 
@@ -112,7 +112,8 @@ def turn_messages(task: str, past: Sequence[Turn], turns_left: int, kind: str,
     for turn in past:
         # The space lets a word be the same token here as in running text.
         lines += [f"<{tag}> {harmless(turn.note)}</{tag}>",
-                  f"<query> {harmless(turn.query)}</query>", "<info>", *(harmless(line) for line in turn.info.splitlines()), "</info>"]
+                  f"<query> {harmless(turn.query)}</query>",
+                  "<info>", *(harmless(line) for line in turn.info.splitlines()), "</info>"]
     action = "<query>"
     if answers:
         action = "<answer>" if turns_left == 1 else "<query> or <answer>"

@@ -65,8 +65,8 @@ class Options:
     distill: str = option("on", "on: select memories, then answer; off", "on", "off")
     steps: int | None = option(None, "training steps, 10 to 200; default: 20 (answer: 36, mem1: "
                                      "30), or 100 if not tiny/")
-    questions: int | None = option(None, "questions a step, 8 to 128; default: 76 (answer: 24, mem1: "
-                                         "8) with tiny/, else 24")
+    questions: int | None = option(None, "questions a step, 8 to 128; default: 76 (answer: 24, "
+                                         "mem1: 8) with tiny/, else 24")
     group_size: int = option(8, "sampled episodes a question, 4 to 16")
     epochs: int = option(2, "updates from each batch of episodes, 1 to 4")
     lr: float | None = option(None, "learning rate, 1e-6 (3B models) to 3e-4 (tiny/)")
@@ -356,7 +356,8 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
         "tokens_per_second": round(run.n_tokens / max(sum(r["seconds"] for r in rows), 1e-9), 1),
         "peak_memory_bytes": peak_memory_bytes(),
         "train_questions": count_questions(run.train),
-        "test_questions": count_questions(run.test), "before": before[0], "after": after[0], **compared,
+        "test_questions": count_questions(run.test),
+        "before": before[0], "after": after[0], **compared,
     }
     (run.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print("\n" + transcripts(before[1], after[1]))

@@ -2,8 +2,8 @@
 
     python tiny_mem1.py     some twenty minutes on two cores; ends with its scores, "saved to ..."
 
-It is wired like the first (tiny_model.py) and shown single turns of multi-question tasks (mem1.py) of one
-to four questions over the world's training side, in both forms: with a state, and with all turns in
+It is wired like the first (tiny_model.py) and shown the turns of tasks (mem1.py) of one to four
+questions over the world's training side, in both forms: with a state, and with all turns in
 context. It reads, searches and counts well and remembers badly: where a state should join what was
 just found to what was known, it mostly keeps the new alone (and the old too in BETTER of the
 cases); likewise an answer behind the full context mostly holds the last finding alone.

@@ -83,7 +83,8 @@ def test_the_hint_counts_down_and_the_last_turn_asks_for_the_answer():
 
 @pytest.mark.parametrize("prediction, right", [
     ("Oslo; Rex and Milo", [1, 1]), (" the oslo ;rex and milo;", [1, 1]), ("Oslo", [1, 0]),
-    ("Rex and Milo; Oslo", [0, 0]), ("; Rex and Milo", [0, 1]), ("Oslo; Rex and Milo; more", [1, 1]),
+    ("Rex and Milo; Oslo", [0, 0]), ("; Rex and Milo", [0, 1]),
+    ("Oslo; Rex and Milo; more", [1, 1]),
     ("", [0, 0]), (";;;", [0, 0]), ("Oslo Rex and Milo", [0, 0])])
 def test_objectives_are_compared_by_position(prediction, right):
     assert objectives_right(prediction, ["Oslo", "Rex and Milo"]) == right, (
@@ -320,7 +321,8 @@ def test_sampled_text_stops_at_the_closing_tag(tiny_policy):
 
 
 def test_scores_by_objectives():
-    found = by_objectives(Scripted(diligent_of_the_world), "mem1", world(3, 9, held_out=True), EMBED)
+    dialogues = world(3, 9, held_out=True)
+    found = by_objectives(Scripted(diligent_of_the_world), "mem1", dialogues, EMBED)
     assert set(found) == {"1", "2", "4", "8", "16"}
     for n_objectives, scores in found.items():
         assert 0 <= scores["exact_match"] <= int(n_objectives) and scores["f1"] >= 0
@@ -393,7 +395,7 @@ def test_one_copy_of_each_state_is_not_exact(tiny_policy):
     policy = tiny_policy()
     draw = random.Random(3)
     task = [draw.randrange(3, 320) for _ in range(12)]
-    turns = [([draw.randrange(3, 320) for _ in range(8)], [draw.randrange(3, 320) for _ in range(9)])
+    turns = [tuple([draw.randrange(3, 320) for _ in range(n)] for n in (8, 9))
              for _ in range(4)]  # what was written, what came back
     steps = [Step(task + (sum(turns[i - 1], []) if i else []), turns[i][0], True) for i in range(4)]
     wanted = plain_log_probs(policy, steps).split([8] * 4)

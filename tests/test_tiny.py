@@ -40,7 +40,8 @@ def test_the_folder_is_small_enough_to_live_in_the_repository():
 
 def test_it_is_packed_and_every_name_is_one_token_everywhere(policy):
     assert policy.packs, "the embedded model fell back to plain rows: everything is slower"
-    tokens = [policy.decode([i]) for i in policy.tokenizer.encode("\n- 8 May 2023: Anna married\n- x")]
+    ids = policy.tokenizer.encode("\n- 8 May 2023: Anna married\n- x")
+    tokens = [policy.decode([i]) for i in ids]
     assert tokens[:7] == ["\n-", " 8", " May", " 2023", ":", " Anna", " married"], (
         f"{tokens}: the tokenizer cuts text another way than in training")
 
@@ -79,7 +80,8 @@ def test_wired_heads_find_what_followed_the_same_words():
     tokenizer = build_tokenizer(tiny.texts_of(world(20, seed=4)))
     torch.manual_seed(0)
     model = build_model(len(tokenizer), tokenizer.eos_token_id).eval()
-    facts = [turn.facts[0] for turn in dialogue.turns if turn.fact and turn.fact.relation == "lives"]
+    facts = [turn.facts[0] for turn in dialogue.turns
+             if turn.fact and turn.fact.relation == "lives"]
     listed = "".join(f"\n- 8 May 2023: {fact}" for fact in dict.fromkeys(facts))
     found = 0
     for fact in facts:  # "... Anna lives in", and the city is to follow
