@@ -67,7 +67,7 @@ PASSAGES, PER_PASSAGE = 3, 3  # passages a search returns; memories of the world
 
 INSTRUCTIONS = {
     "mem1": """\
-You work through a task turn by turn. Each turn you see the task, the state you last wrote in <IS>, \
+You work through a task turn by turn. Each turn you see the task, your last state in <IS>, \
 your last query and what it returned in <info>. Everything else is forgotten. First write a new \
 state that merges what you just learned with all you must still remember: <IS>...</IS>. Then act: \
 <query>...</query>, or, when the task is done or it is the last turn, <answer>...</answer>.""",

@@ -27,7 +27,8 @@ its own as in both papers, 16 more (weights, gradient, two moments) beside the p
 reference's 4, and a second forward and backward. `--critic shared`, a head on the policy's own
 hidden states, none of that and one forward more; it cannot shape the features that it reads, since
 no gradient passes from it into the policy. With a model as small as tiny/ activations are most of
-the memory: `python ppo.py --steps 2 --limit 20` peaked at 1.99 GB, with `--critic shared` at 1.60 GB.
+the memory: `python ppo.py --steps 2 --limit 20` peaked at 1.99 GB, with `--critic shared` at
+1.60 GB.
 
     python ppo.py                  the Memory Manager, some three minutes on two cores
     python ppo.py --agent answer   the Answer Agent, some four minutes

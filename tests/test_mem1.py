@@ -406,7 +406,7 @@ def test_one_copy_of_each_state_is_not_exact(tiny_policy):
     n = len(ids)
     allowed = torch.tensor([[j <= i and (owner[j] == -1 or owner[i] - owner[j] in (0, 1))
                              for j in range(n)] for i in range(n)])
-    # The rotary position of a turn restarts behind the task, as when it was sampled.
+    # Positions run on over the whole trajectory, as in the released code.
     mask = torch.zeros(n, n).masked_fill_(~allowed, torch.finfo(torch.float32).min)[None, None]
     logits = policy.model(torch.tensor([ids]), attention_mask=mask,
                           position_ids=torch.arange(n)[None]).logits[0].log_softmax(-1)

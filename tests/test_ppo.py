@@ -257,7 +257,8 @@ def test_what_is_read_between_two_steps_discounts_nothing(tiny_policy, tmp_path)
                  Step([5, 6, 7, 8, *observation], [9, 2], True, [-1.0, -1.0])]
         critic = Critic(tiny_policy(), False)  # a head of zeros: V is 0 everywhere
         agent = CannedAgent([[Episode(steps, 1.0, dict(LOG))]])
-        run = make_run(tiny_policy(), tiny_policy(), agent, 1, tmp_path / "run", kind=PPOOptions, kl=0.0, lam=0.5)
+        run = make_run(tiny_policy(), tiny_policy(), agent, 1, tmp_path / "run", kind=PPOOptions,
+                       kl=0.0, lam=0.5)
         found.append(collect(run, critic, [0], torch.Generator()).advantages.tolist())
     assert found[0] == found[1] == pytest.approx([0.125, 0.25, 0.5, 1.0]), (
         "reward 1 through four response tokens at lambda 0.5; more is a discount for reading")
