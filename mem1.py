@@ -20,8 +20,8 @@ Training is exact. Each turn is a `Step` with the prompt it was sampled from, so
 query and result, unscored, and then what was written, scored. MEM1's released code stitches a
 trajectory into one sequence with a *single* copy of each state. A later turn then reads hidden
 states that were computed while the pruned text was still visible: what was dropped leaks through,
-and log-probs are off by some hundredths of a nat a token (`tests/test_mem1.py` shows it; the
-authors say that exactness takes the state twice).
+and from the third turn on log-probs are off: by half a nat a token and more on a random model with
+large weights (`tests/test_mem1.py`). Its authors say that exactness takes the state twice.
 
 Where this differs from the paper
 1. State and query come back in the user's message, not as the beginning of the assistant's: any
