@@ -37,14 +37,15 @@ from tqdm import tqdm
 
 from data import CATEGORIES, DataError, Dialogue, Turn, fetch_locomo, load_locomo, split_locomo
 from embedders import hashed_words
+from mem1 import HARNESSES, by_objectives
 from memory_bank import MemoryBank
 from memr1 import (PER_SPEAKER, AnswerTask, answer_all, candidates, greedy, observe_all,
                    turn_facts)
 from metrics import bleu1, f1, squad_exact_match, summarise
 from policy import Policy
 from prompts import extract_messages, parse_facts
-from run import (load_or_stop, option, parse_options, peak_memory_bytes, resolve,
-                 stop)
+from run import load_or_stop, option, parse_options, peak_memory_bytes, resolve, stop
+from show import objectives_table
 from world import world_splits
 
 CHUNK = 32  # prompts handed to the model at a time, so that the progress bar moves
@@ -58,14 +59,18 @@ class EvaluateOptions:
     model: str | None = option(None, "Hugging Face folder or hub name; default: tiny/")
     manager: str | None = option(None, "another model for the Memory Manager, such as a checkpoint")
     answerer: str | None = option(None, "another model for the Answer Agent, such as a checkpoint")
+    agent: str | None = option(None, "mem1: work through tasks of several questions instead, with "
+                                     "MEM1's state, everything, or the last turns in context",
+                               "mem1")
+    objectives: int = option(4, "mem1: questions in a task, 1 to 16")
     data: str | None = option(None, "world, locomo (downloaded once), or a LoCoMo file; default: "
                                     "world for the embedded model, locomo for any other")
     facts: str | None = option(None, "of a turn: as said (turns), the data's observations or llm; "
                                "default: turns for the world, else observations",
                                "turns", "observations", "llm")
     distill: str = option("on", "on: select memories, then answer; off", "on", "off")
-    limit: int | None = option(None, "ask only the first so many questions, 10 to 100, and read "
-                                     "only the dialogues they belong to: a quick look")
+    limit: int | None = option(None, "ask only the first so many questions (mem1: tasks), 10 to "
+                                     "100, and read only their dialogues: a quick look")
     turns: int | None = option(None, "read only the first so many turns of a dialogue, 20 to 600, "
                                      "and ask only what they hold the evidence for")
     max_new_tokens: int | None = option(None, "longest response; default: 48, or 512 if not tiny/")
@@ -265,6 +270,29 @@ def recall_table(recall: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def evaluate_mem1(options: EvaluateOptions, dialogues: Sequence[Dialogue]) -> dict:
+    """One model as MEM1 and in the two other harnesses, on the same tasks; returns the summary."""
+    policy, count = load_or_stop(options.model), options.objectives
+    scores = {harness: by_objectives(policy, harness, dialogues, hashed_words(),
+                                     options.max_new_tokens, options.limit or 27, (count,))
+              for harness in HARNESSES}
+    if not scores["mem1"]:
+        stop(f"{options.data}: no dialogue has {count} questions; lower --objectives")
+    summary = {**vars(options), "by_objectives": {
+        str(count): {harness: by_count[str(count)] for harness, by_count in scores.items()}}}
+    folder = Path(options.out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    except OSError as error:
+        stop(f"cannot write to the run folder {folder} ({error.strerror}); choose another --out")
+    print(f"{options.data}: {options.model}, tasks of {count} questions, the first "
+          f"{scores['mem1'][str(count)]['count']}\n")
+    print(objectives_table(summary["by_objectives"]))
+    print(f"\nevaluate mem1: run folder {folder}")
+    return summary
+
+
 def main(argv: Sequence[str] | None = None) -> dict:
     """Evaluate and report; returns what summary.json holds."""
     start = time.time()
@@ -274,6 +302,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
         test = held_out(options.data)
     except DataError as error:
         stop(str(error))
+    if options.agent == "mem1":
+        return evaluate_mem1(options, test)
     dialogues = shorten(test, options.limit, options.turns)
     if not dialogues:
         stop(f"{options.data}: no question left to ask; raise or leave out --turns")

@@ -344,7 +344,8 @@ OBJECTIVES = (1, 2, 4, 8, 16)
 
 
 def by_objectives(policy: Policy, harness: str, dialogues: Sequence[Dialogue], embed: Embedder,
-                  max_new_tokens: int = 64, limit: int = 27) -> dict[str, dict[str, float]]:
+                  max_new_tokens: int = 64, limit: int = 27,
+                  counts: Sequence[int] = OBJECTIVES) -> dict[str, dict[str, float]]:
     """Greedy scores by the number of questions in a task, over at most `limit` tasks of each.
 
     Means over tasks of `objectives_scores` (exact match and F1 are sums, 0 .. the number of
@@ -352,7 +353,7 @@ def by_objectives(policy: Policy, harness: str, dialogues: Sequence[Dialogue], e
     """
     scores = {}
     agent = Mem1Agent(harness=harness, max_new_tokens=max_new_tokens)
-    for n_objectives in OBJECTIVES:
+    for n_objectives in counts:
         tasks = search_tasks(dialogues, n_objectives, embed)[:limit]
         if not tasks:
             continue

@@ -362,3 +362,15 @@ def test_the_embedded_model_answers_in_its_world(tmp_path, capsys):
         f"nearly nothing was remembered: {operations}")
     assert summary["exact_match"] > 0.15, "nearly no question was answered right"
     assert "only the words of the synthetic world" not in capsys.readouterr().out
+
+
+@needs_locomo
+def test_mem1_on_locomo(model_folder, tmp_path):
+    """Real turns as the corpus, any model: everything runs, and a table comes out."""
+    summary = evaluate.main([
+        "--agent", "mem1", "--data", str(LOCOMO), "--objectives", "4", "--limit", "2", "--model",
+        str(model_folder), "--max-new-tokens", "8", "--out", str(tmp_path / "run")])
+    assert set(summary["by_objectives"]["4"]) == {"mem1", "full_context", "truncation"}
+    for scores in summary["by_objectives"]["4"].values():
+        assert scores["count"] == 2 and scores["exact_match"] == 0.0
+        assert scores["peak_tokens_with_prompt"] > scores["peak_tokens"] > 0
