@@ -293,7 +293,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
         run.n_tokens += n
         rows.append({"step": step, **describe(batch.groups), **sums, "grad_norm": norm.item(),
                      "explained_variance": explained_variance(batch.old_values, batch.returns),
-                     "advantage_std": batch.advantages.std().item(),
+                     "advantage_std": batch.advantages.std(correction=0).item(),
                      "lr": schedule.get_last_lr()[0], "seconds": time.time() - start})
         schedule.step()
         run.log_step(rows[-1])
@@ -308,8 +308,8 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:
     """How much of the returns' variance the critic foresaw: 1 all, 0 no more than their mean."""
-    spread = returns.var()
-    return (1 - (returns - values).var() / spread).item() if spread > 1e-8 else 0.0
+    spread = returns.var(correction=0)
+    return (1 - (returns - values).var(correction=0) / spread).item() if spread > 1e-8 else 0.0
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
