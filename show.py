@@ -37,7 +37,7 @@ def draw_curve(rows: Sequence[dict[str, float]], scores: dict[int, float], title
     left.plot(list(scores), list(scores.values()), "o--", color="C1", label="validation, greedy")
     left.set_ylim(0, 1.02)
     _panel(left, "exact match", steps, {"training reward, sampled": [r["reward"] for r in rows]})
-    _panel(right, "drift from the start model (nats a token)", steps,
+    _panel(right, "drift from the start model, and entropy (nats a token)", steps,
            {name: [row[name] for row in rows] for name in ("kl", "entropy")})
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=120)
