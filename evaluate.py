@@ -270,8 +270,20 @@ def recall_table(recall: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def open_folder(out: str, name: str) -> Path:
+    """The run folder, with an empty file: what cannot be written to is refused before the work."""
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+    except OSError as error:
+        stop(f"cannot write to the run folder {folder} ({error.strerror}); choose another --out")
+    return folder
+
+
 def evaluate_mem1(options: EvaluateOptions, dialogues: Sequence[Dialogue]) -> dict:
     """One model as MEM1 and in the two other harnesses, on the same tasks; returns the summary."""
+    folder = open_folder(options.out, "summary.json")
     policy, count = load_or_stop(options.model), options.objectives
     scores = {harness: by_objectives(policy, harness, dialogues, hashed_words(),
                                      options.max_new_tokens, options.limit or 27, (count,))
@@ -280,12 +292,7 @@ def evaluate_mem1(options: EvaluateOptions, dialogues: Sequence[Dialogue]) -> di
         stop(f"{options.data}: no dialogue has {count} questions; lower --objectives")
     summary = {**vars(options), "by_objectives": {
         str(count): {harness: by_count[str(count)] for harness, by_count in scores.items()}}}
-    folder = Path(options.out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    except OSError as error:
-        stop(f"cannot write to the run folder {folder} ({error.strerror}); choose another --out")
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(f"{options.data}: {options.model}, tasks of {count} questions, the first "
           f"{scores['mem1'][str(count)]['count']}\n")
     print(objectives_table(summary["by_objectives"]))
@@ -317,12 +324,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         return recall
     if options.facts == "observations" and not any(t.facts for d in dialogues for t in d.turns):
         stop(f"{options.data}: holds no observations to read; use --facts turns")
-    folder = Path(options.out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "records.jsonl").write_text("")
-    except OSError as error:
-        stop(f"cannot write to the run folder {folder} ({error.strerror}); choose another --out")
+    folder = open_folder(options.out, "records.jsonl")
     names = [name or options.model for name in (options.manager, options.answerer)]
     loaded = {name: load_or_stop(name) for name in dict.fromkeys(names)}  # each model once
     manager, answerer = (loaded[name] for name in names)

@@ -13,7 +13,7 @@
 5. one reward for the whole trajectory: MEM1's is the number of questions answered right
 
 The same agent with other memories of its own past, for comparison (`harness`): "full_context" keeps
-every turn, as ReAct does, and "truncation" only as many of the last tokens as `WINDOW`.
+every turn, as ReAct does, and "truncation" the last turn and as many before it as `WINDOW` holds.
 
 Training is exact. Each turn is a `Step` with the prompt it was sampled from, so in a packed tree
 (trees.py) a turn is a branch behind the shared task that carries its own copy of the last state,
@@ -60,7 +60,7 @@ from world import oracle_memories, probes, world_splits
 
 STOP = ("</query>", "</answer>")
 HARNESSES = ("mem1", "full_context", "truncation")
-WINDOW = 160  # tokens of the past that truncation keeps
+WINDOW = 160  # tokens of past turns that truncation keeps
 PASSAGES, PER_PASSAGE = 3, 3  # passages a search returns; memories of the world in each
 
 # ---- Text in and out: pure functions -------------------------------------------------------------
@@ -148,7 +148,7 @@ class SearchTask:
 
 
 class Search:
-    """Multi-objective questions (Sec. 3.3 of the paper): the tool searches a memory bank."""
+    """Multi-objective questions: the tool searches a memory bank."""
 
     instructions, answers = QUESTIONS, True
 
@@ -202,7 +202,8 @@ class Store:
     def step(self, kind: str, text: str) -> tuple[str, float, bool]:
         """Act; the shop pays when something is bought. An answer changes nothing."""
         if kind == "query":
-            text = text.replace("click[prev]", "click[< prev]").replace("[next]", "[next >]")
+            text = text.replace("click[prev]", "click[< prev]")
+            text = text.replace("click[next]", "click[next >]")
             page, self.reward, done, *_ = self.shop.step(text)
             self.page = self._shown(page)
             return self.page, self.reward, done

@@ -15,8 +15,8 @@ Memory-R1 (arXiv 2508.19828, Eq. 2) and MEM1 (arXiv 2506.15841) train so, after 
 (arXiv 1707.06347; GAE: arXiv 1506.02438, Eq. 16).
 
 Where this differs from the papers
-1. The KL is k1 in the reward, as in InstructGPT. MEM1's code clamps each token's at 0, which makes
-   drifting cheap: half of the estimate's noise is gone, and with it its mean.
+1. The KL is k1 in the reward, as in InstructGPT. MEM1's code clamps each token's at 0, so
+   that its mean is more than the KL: what is noise in both directions here only costs there.
 2. GAE runs over response tokens only, from the end of one step of an episode straight to the start
    of the next. MEM1's code also runs it over what the environment wrote, and with lambda < 1 each
    such token discounts the reward once more.
@@ -261,7 +261,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
         batch = collect(run, critic, next(batches), generator)
         advantages, n = whiten(batch.advantages), len(batch.old_log_probs)
         rows_of_step = policy.rows(trees_of(batch.groups))
-        sums: Counter[str] = Counter()  # metrics, averaged over tokens of the first epoch
+        sums: Counter[str] = Counter()  # metrics, averaged over tokens
         for epoch in range(options.epochs):
             optimizer.zero_grad()
             for rows_of_batch in micro_batches(rows_of_step, policy.micro_batch_tokens):

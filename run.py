@@ -126,14 +126,15 @@ def resolve(options, algorithm: str):
     # Two minutes of the embedded model. Larger batches of a manager's short decisions average out
     # more of what is true of single questions only.
     steps, questions = {"answer": (36, 24), "mem1": (30, 8)}.get(agent, (20, 76))
-    defaults = {"model": model, "data": "world" if embedded else "locomo",
+    shop = agent == "mem1" and getattr(options, "env", "") == "shop"  # needs no dialogues
+    defaults = {"model": model, "data": "world" if embedded or shop else "locomo",
                 "steps": steps if embedded else 100, "questions": questions if embedded else 24,
                 "lr": 3e-4 if embedded else 1e-6,
                 "critic_lr": 1e-3 if embedded else 1e-5, "max_new_tokens": 48 if embedded else 512}
     given = {name: value for name, value in vars(options).items() if value is not None}
     values = {**{name: defaults[name] for name in defaults if hasattr(options, name)}, **given}
     values.setdefault("facts", "turns" if values["data"] == "world" else "observations")
-    # evaluate.py has no agent of its own: its folder is named after the data.
+    # Without an agent, as evaluate.py mostly is, the folder is named after the data.
     values.setdefault("out", f"runs/{algorithm}-{values.get('agent') or Path(values['data']).stem}")
     return dataclasses.replace(options, **values)
 

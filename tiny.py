@@ -37,7 +37,7 @@ from memr1 import SIMILAR, AnswerTask, ManagerAgent, answer_all, manager_tasks
 from metrics import squad_exact_match
 from policy import Policy, load_policy
 from prompts import Operation, answer_messages, format_operation, manager_messages
-from tiny_model import WEIGHTS, build_model, build_tokenizer, lesson
+from tiny_model import WEIGHTS, build_model, build_tokenizer, learn, lesson
 from trees import Step
 
 BETTER = 0.3  # how often the better of two choices is shown where the model is to decide badly
@@ -307,15 +307,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     embed, start = hashed_words(), time.time()
     for step in range(options.first, options.steps + 1):
         groups = batch(policy, step / options.steps, pool, embed, rng)
-        with torch.autocast("cpu", torch.bfloat16):  # a third faster where the processor has it
-            loss = -policy.token_log_probs(groups).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        loss = learn(policy, optimizer, groups)
         schedule.step()
         if step % 50 == 0:
-            print(f"step {step}  loss {loss.item():.3f}  {time.time() - start:.0f} s", flush=True)
+            print(f"step {step}  loss {loss:.3f}  {time.time() - start:.0f} s", flush=True)
         if step % 300 == 0 or step == options.steps:
             found = scores(policy, validation)
             print("  ".join(f"{name} {value:.3f}" for name, value in found.items()), flush=True)

@@ -1,6 +1,6 @@
 """How the second embedded model, tiny/mem1/, was made: MEM1 starts from it.
 
-    python tiny_mem1.py     some twenty minutes on two cores; ends with its scores, "saved to ..."
+    python tiny_mem1.py     took 85 minutes on one busy core; ends with its scores, "saved to ..."
 
 It is wired like the first (tiny_model.py) and shown the turns of tasks (mem1.py) of one to four
 questions over the world's training side, in both forms: with a state, and with all turns in
@@ -35,15 +35,15 @@ from mem1 import (INSTRUCTIONS, NOTES, QUESTIONS, Mem1Agent, Search, Turn, searc
                   turn_messages)
 from policy import Policy
 from run import EMBEDDED_MEM1
-from tiny_model import WEIGHTS, build_model, build_tokenizer, lesson
+from tiny_model import WEIGHTS, build_model, build_tokenizer, learn, lesson
 from trees import Step
 
 BETTER = 0.3  # how often a state, or an answer, holds all that was found
 LONGEST = 4  # questions in a lesson
 
 
-def show(dialogue: Dialogue, embed: Embedder, kind: str,
-         rng: random.Random) -> tuple[list[list[dict]], list[str]]:
+def demonstrate(dialogue: Dialogue, embed: Embedder, kind: str,
+                rng: random.Random) -> tuple[list[list[dict]], list[str]]:
     """The prompts and responses of one task, worked through by an oracle with a bad memory."""
     environment = Search()
     [task, *_] = search_tasks([dialogue], len(dialogue.questions), embed)
@@ -92,7 +92,7 @@ def tokenizer_for(dialogues: Sequence[Dialogue], embed: Embedder,
     texts = []
     for dialogue in dialogues:
         for kind in NOTES:
-            prompts, responses = show(dialogue, embed, kind, rng)
+            prompts, responses = demonstrate(dialogue, embed, kind, rng)
             texts += [prompt[-1]["content"] for prompt in prompts] + responses
     tokenizer = build_tokenizer(texts)
     tokenizer.add_tokens([AddedToken(f"<{slash}{tag}>", special=False, normalized=False)
@@ -106,7 +106,7 @@ def batch(policy: Policy, n_tasks: int, pool: Sequence[Dialogue], embed: Embedde
     """The lessons of one training step: all turns of some tasks, half in each form."""
     groups = []
     for place in range(n_tasks):
-        prompts, responses = show(
+        prompts, responses = demonstrate(
             rng.choice(pool), embed, ("mem1", "full_context")[place % 2], rng)
         groups.append([lesson(policy, policy.encode(prompt), response)
                        for prompt, response in zip(prompts, responses)])
@@ -150,15 +150,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     start = time.time()
     for step in range(1, options.steps + 1):
         groups = batch(policy, 16, pool, embed, rng)
-        with torch.autocast("cpu", torch.bfloat16):  # a third faster where the processor has it
-            loss = -policy.token_log_probs(groups).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        loss = learn(policy, optimizer, groups)
         schedule.step()
         if step % 50 == 0:
-            print(f"step {step}  loss {loss.item():.3f}  {time.time() - start:.0f} s", flush=True)
+            print(f"step {step}  loss {loss:.3f}  {time.time() - start:.0f} s", flush=True)
         if step % 300 == 0 or step == options.steps:
             found = scores(policy, validation, embed)
             print("  ".join(f"{name}: {value:.3f}" for name, value in found.items()), flush=True)

@@ -176,6 +176,8 @@ def test_resolve():
         "the embedded model learns in the synthetic world, from turns as they were said")
     # The folder by another name is the same model.
     assert resolve(Options(model=str(EMBEDDED_MODEL / ".." / "tiny")), "grpo").data == "world"
+    shopping = resolve(Options(model="some/hub-model", agent="mem1", env="shop"), "grpo")
+    assert shopping.data == "world", "a shop needs no dialogues: nothing is to be downloaded"
     other = resolve(Options(model="some/model", agent="answer"), "ppo")
     assert (other.data, other.facts) == ("locomo", "observations")
     assert other.lr < embedded.lr and other.max_new_tokens > embedded.max_new_tokens
