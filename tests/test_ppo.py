@@ -62,7 +62,8 @@ def test_gae_of_an_episode_that_ended_by_hand():
     advantages, returns = one_episode([0.0, 0.0, 1.0], [0.2, 0.4, 0.6], 0.0, 0.5, 0.5)
     assert advantages == pytest.approx([0.0, 0.0, 0.4], abs=1e-6), (
         "gamma 0.5, lambda 0.5, by hand; behind an episode that ended the value is 0")
-    assert returns == pytest.approx([0.2, 0.4, 1.0], abs=1e-6), "return = advantage + value"
+    assert returns == pytest.approx([0.2, 0.4, 1.0], abs=1e-6), (
+        "return = advantage + value, of the advantages before any whitening (pitfall 32)")
 
 
 def test_gae_of_an_episode_that_was_cut_by_hand():
