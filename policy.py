@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import (AutoModelForCausalLM, DynamicCache, GenerationConfig,
+from transformers import (AutoModelForCausalLM, Cache, DynamicLayer, GenerationConfig,
                           PreTrainedTokenizerFast)
 
 from trees import (Row, Step, alike, micro_batches, pack, pad_right, prompt_row, shared_trees,
@@ -35,6 +35,39 @@ Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content":
 
 class PolicyError(ValueError):
     """A model that cannot be loaded or used; the message is one line that says what to do."""
+
+
+class RoomyLayer(DynamicLayer):
+    """The keys and values of one layer, (B, H, T, D) each, with room to grow along T.
+
+    The library's own layer copies all of them for every new token. Over memories that are read
+    once and answered at length this took longer than the model itself; here it is done only when
+    the room, a quarter more than was needed, is used up.
+    """
+
+    room: Sequence[Tensor] = ()
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args,
+               **kwargs) -> tuple[Tensor, Tensor]:
+        """Append new ones; return all, as views."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start, new = self.get_seq_length(), (key_states, value_states)
+        end = start + key_states.shape[-2]
+        if not self.room or end > self.room[0].shape[-2]:
+            old = self.keys, self.values
+            self.room = [x.new_empty(*x.shape[:-2], end + end // 4, x.shape[-1]) for x in new]
+            for room, x in zip(self.room, old if start else ()):
+                room[..., :start, :] = x
+        for room, x in zip(self.room, new):
+            room[..., start:end, :] = x
+        self.keys, self.values = (room[..., :end, :] for room in self.room)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some of the batch; the room of all is given back."""
+        super().batch_select_indices(indices)
+        self.room = ()
 
 
 class Policy:
@@ -155,7 +188,7 @@ class Policy:
         done = roots < 0  # (R, B)
         # Without a fork causal order is all the mask there is, and the faster one.
         forked = any(len(tree) > 1 for tree in trees)
-        cache = DynamicCache(config=self.model.config)
+        cache = Cache(layer_class_to_replicate=RoomyLayer)
         hidden = self.model.base_model(
             input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True,
             attention_mask=tree_mask(ends, dtype) if forked else None).last_hidden_state

@@ -17,7 +17,7 @@ import torch
 from conftest import make_model, make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, BertModel, DynamicCache
+from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, BertModel, Cache
 
 import policy as policy_module
 from policy import Policy, PolicyError, load_policy
@@ -425,8 +425,8 @@ def test_ratio_is_one_at_the_start(tiny_policy, kind):
 def test_prompts_that_leave_the_batch_disturb_nobody(tiny_policy, monkeypatch):
     policy, left = with_ends(tiny_policy, every=6), []
     prompts = ragged_prompts() + alike_prompts()
-    original = DynamicCache.batch_select_indices
-    monkeypatch.setattr(DynamicCache, "batch_select_indices",
+    original = Cache.batch_select_indices
+    monkeypatch.setattr(Cache, "batch_select_indices",
                         lambda self, kept: (left.append(len(kept)), original(self, kept)))
     groups = policy.sample(prompts, 2, 20, 1.0, torch.Generator().manual_seed(1))
     assert len(left) > 1, "the test wants prompts that leave the batch at several times"
