@@ -188,7 +188,8 @@ def summarise_systems(records: Sequence[Record], judge: Judge | None = None) -> 
         read, answer = (sum((Counter(record[key]) for record in theirs), Counter())
                         for key in ("read", "answer"))
         summary = {
-            "count": len(rows), "exact_match": mean, "low": without_nan(low), "high": without_nan(high),
+            "count": len(rows), "exact_match": mean,
+            "low": without_nan(low), "high": without_nan(high),
             "f1": sum(row["f1"] for row in rows) / len(rows),
             "bleu1": sum(row["bleu1"] for row in rows) / len(rows),
             "by_category": {},

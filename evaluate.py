@@ -19,6 +19,7 @@ Where this differs from the paper
     python evaluate.py                        the embedded model on the synthetic world, about 20 s
     python evaluate.py --data locomo --limit 20                      a quick look at LoCoMo, 15 s
     python evaluate.py --systems all          beside every system of baselines.py, compare.py
+    python evaluate.py --claims               every claim of the papers, claims.py
     python evaluate.py --recall --data locomo         search alone, without any model, about 5 s
     python evaluate.py --manager runs/grpo-manager/checkpoint --answerer runs/grpo-answer/checkpoint
 
@@ -38,6 +39,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks import load
+from claims import check
 from compare import chosen_systems, compare
 from data import (DataError, Dialogue, OpenQuestion, Turn, category_name, is_locomo,
                   split_locomo)
@@ -52,7 +54,7 @@ from policy import Policy
 from prompts import extract_messages, parse_facts
 from run import load_or_stop, option, parse_options, peak_memory_bytes, resolve, stop
 from show import objectives_table
-from world import world_splits
+from world import KINDS, world_splits
 
 CHUNK = 32  # prompts handed to the model at a time, so that the progress bar moves
 Sources = dict[int, set[str]]  # memory id -> ids of the turns that it stands for
@@ -69,9 +71,9 @@ class EvaluateOptions:
                                      "MEM1's state, everything, or the last turns in context",
                                "mem1")
     objectives: int = option(4, "mem1: questions in a task, 1 to 16")
-    data: str | None = option(None, "world, locomo, msc, longmemeval, hotpotqa (mem1), downloaded "
-                                    "once, or a file of theirs; default: world for the embedded "
-                                    "model, else locomo")
+    data: str | None = option(None, "world, world-long, locomo, msc, longmemeval, hotpotqa (mem1), "
+                                    "downloaded once, or a file of theirs; default: world for the "
+                                    "embedded model, else locomo")
     facts: str | None = option(None, "of a turn: as said (turns), the data's observations or llm; "
                                "default: turns for the world, observations for LoCoMo, else llm",
                                "turns", "observations", "llm")
@@ -87,6 +89,8 @@ class EvaluateOptions:
     judge: str | None = option(None, "systems: the folder of a judge, or its name at --judge-url")
     judge_url: str | None = option(None, "systems: base address of a server that speaks OpenAI's "
                                          "chat completions; its key is in OPENAI_API_KEY")
+    claims: str | None = option(None, "check the papers' claims, all or some, as in 1,7: trains "
+                                      "what is not yet in runs/claims/", bare="all")
     recall: bool = option(False, "only measure how much evidence the search finds; needs no model")
     out: str | None = option(None, "run folder; default: runs/evaluate-DATA, or runs/systems-DATA")
 
@@ -96,8 +100,8 @@ class EvaluateOptions:
 
 def held_out(data: str) -> list[Dialogue] | list[OpenQuestion]:
     """What `--data` has to test on: all of it, except of the world and of LoCoMo."""
-    if data == "world":
-        return world_splits()[2]
+    if data in KINDS:
+        return world_splits(data)[2]
     found = load(data)
     if isinstance(found[0], OpenQuestion) or len(found) < 3:
         return found
@@ -350,6 +354,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
     """Evaluate and report; returns what summary.json holds."""
     start = time.time()
     options = parse_options(EvaluateOptions, "Evaluate two agents together.", argv)
+    if options.claims:
+        return {"claims": check(options.claims)}
     options = resolve(options, "systems" if options.systems else "evaluate")
     try:
         test = held_out(options.data)
@@ -389,7 +395,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records), encoding="utf-8")
     print(f"\n{options.data}: {scope}, facts from {options.facts}\n"
           f"manager {names[0]}, answer agent {names[1]}\n\n{table(summary)}")
-    if options.data != "world" and answerer.model.num_parameters() < 10_000_000:
+    if options.data not in KINDS and answerer.model.num_parameters() < 10_000_000:
         print("The embedded model knows only the words of the synthetic world; real dialogues need "
               "a real model (--model).")
     print(f"\nevaluate {Path(options.data).stem}: exact match {scores['exact_match']:.3f}, "

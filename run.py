@@ -39,7 +39,7 @@ from policy import Policy, PolicyError, load_policy
 from shop import Goal, goals
 from show import draw_curve, draw_objectives, objectives_table, table, transcripts
 from trees import Episode
-from world import world, world_splits
+from world import KINDS, training_world, world_splits
 
 EMBEDDED_MODEL = Path(__file__).parent / "tiny"
 EMBEDDED_MEM1 = EMBEDDED_MODEL / "mem1"
@@ -49,9 +49,12 @@ TRAINING_ROUNDS = 6  # MEM1's training questions are grouped so often: fewer pai
 SHOP_GOALS = (152, 81, 250)  # of training, validation and test
 
 
-def option(default, text: str, *choices: str):
-    """A field of an options class: its default, its line in --help, and the values it may take."""
-    return field(default=default, metadata={"help": text, "choices": choices})
+def option(default, text: str, *choices: str, bare: str | None = None):
+    """A field of an options class: its default, its line in --help, and the values it may take.
+
+    `bare` is the value of the option where it is given without one.
+    """
+    return field(default=default, metadata={"help": text, "choices": choices, "bare": bare})
 
 
 @dataclass
@@ -60,8 +63,9 @@ class Options:
 
     model: str | None = option(None, "Hugging Face folder or hub name; default: tiny/, and "
                                      "tiny/mem1/ for mem1")
-    data: str | None = option(None, "world, locomo or (mem1) hotpotqa, downloaded once, or a file "
-                                    "of theirs; default: world for the embedded model, else locomo")
+    data: str | None = option(None, "world, world-part, locomo or (mem1) hotpotqa, downloaded "
+                                    "once, or a file of theirs; default: world for the embedded "
+                                    "model, else locomo")
     agent: str = option("manager", "which agent learns: manager, answer or mem1",
                         "manager", "answer", "mem1")
     facts: str | None = option(None, "of a turn: as said (turns), the data's observations or llm; "
@@ -117,6 +121,8 @@ def parse_options(cls: type, description: str, argv: Sequence[str] | None):
         kind = {"int": int, "float": float}.get(str(f.type).split(" ")[0], str)
         shown = "" if f.default is None else f" (default: {f.default})"
         kinds = {"type": kind, "default": f.default, "metavar": kind.__name__.upper()}
+        if f.metadata["bare"]:
+            kinds |= {"nargs": "?", "const": f.metadata["bare"]}
         parser.add_argument(name, help=text + shown,
                             **(kinds if f.type != "bool" else {"action": "store_true"}))
     options = cls(**vars(parser.parse_args(argv)))
@@ -153,7 +159,8 @@ def resolve(options, algorithm: str):
     values = {**{name: defaults[name] for name in defaults if hasattr(options, name)}, **given}
     # Only LoCoMo comes with observations; its files are taken for such.
     others = {name: "llm" for name in LOADERS if name != "locomo"}
-    values.setdefault("facts", {"world": "turns", **others}.get(values["data"], "observations"))
+    values.setdefault("facts", "turns" if values["data"] in KINDS else
+                      others.get(values["data"], "observations"))
     # Without an agent, as evaluate.py mostly is, the folder is named after the data.
     values.setdefault("out", f"runs/{algorithm}-{values.get('agent') or Path(values['data']).stem}")
     return replace(options, **values)
@@ -165,10 +172,10 @@ def load_data(data: str, train_questions: int | None = None) -> tuple[list, list
     The world makes as many training dialogues as `train_questions` needs; 152 fill eight. Raises
     DataError if a file has fewer, or is one to test on only.
     """
-    if data == "world":
-        train, validation, test = world_splits()
+    if data in KINDS:
+        train, validation, test = world_splits(data)
         if train_questions:
-            train = world(-(-train_questions // len(train[0].questions)), 0)  # rounded up
+            train = training_world(-(-train_questions // len(train[0].questions)), data)
     else:
         found = load(data)
         if isinstance(found[0], OpenQuestion):
@@ -370,7 +377,7 @@ def evaluate(run: Run, tasks: Sequence[Task]) -> tuple[dict, list[Episode]]:
 def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
     """Held-out scores; for a manager also over whole dialogues, from an empty bank."""
     scores, episodes = evaluate(run, run.test)
-    if run.options.agent == "manager" and run.options.data == "world" and not run.options.limit:
+    if run.options.agent == "manager" and run.options.data in KINDS and not run.options.limit:
         banks, _ = build_banks(run.policy, run.test_dialogues, run.embed, run.options.facts)
         asked = [AnswerTask(bank, question, dialogue.speakers)
                  for bank, dialogue in zip(banks, run.test_dialogues)

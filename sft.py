@@ -136,10 +136,10 @@ def lessons_of(options: SFTOptions, embed: Embedder) -> list[Lesson]:
     """What a run imitates."""
     if options.trajectories:
         return read_trajectories(options.trajectories)
-    if options.data != "world":
+    if options.data not in w.KINDS:
         stop(f"--data {options.data}: only the synthetic world has an oracle to imitate; give "
              "--trajectories")
-    train = load_data("world", options.train_questions)[0]
+    train = load_data(options.data, options.train_questions)[0]
     if options.agent == "manager":
         return manager_lessons(train, embed)
     return answer_lessons(train, embed, options.distill == "on")

@@ -17,7 +17,8 @@ the 2 x 30 memories that an answer agent is shown.
 
 Training and held-out dialogues use the same words, but no pair of a person and a value (Anna and
 Oslo) ever stands on both sides: a model that has learned pairs by heart instead of reading its
-memories scores nothing on the held-out side.
+memories scores nothing on the held-out side. Two kinds ask for more: in `world-part` the training
+dialogues lack some names and relations, in `world-long` the held-out ones are twice as long.
 
 Unlike LoCoMo, the world knows what each turn means (`Turn.fact`), so the right memory after any
 turn can be computed: `advance` is the oracle that heuristics, cloning and tests are measured by.
@@ -28,6 +29,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import random
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -160,8 +162,25 @@ INFERENCES = {
     "lives": ("In which country does {s} live?", COUNTRY_OF),
     "works": ("In what place does {s} work?", WORKPLACE_OF),
 }
-FACTS_OF_SPEAKER, FACTS_OF_OTHERS = 5, 3  # relations told of a speaker, of each acquaintance
-TURNS_PER_SPEAKER, SESSIONS = 30, 10
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the dialogues of a world are like."""
+
+    n_pairs: int = len(NAME_PAIRS)  # people come from the first so many pairs of names
+    relations: tuple[str, ...] = tuple(TELLABLE)
+    of_speaker: int = 5  # relations told of a speaker
+    of_others: int = 3  # and of each acquaintance
+    sessions: int = 10  # of TURNS_PER_SESSION
+
+
+TURNS_PER_SESSION = 6
+NEVER_TOLD = {"cats": "cats", "plays": "play"}  # in `world-part`; the words that ask for them
+KINDS = {
+    "world": Kind(),
+    "world-part": Kind(n_pairs=14, relations=tuple(r for r in TELLABLE if r not in NEVER_TOLD)),
+    "world-long": Kind(of_speaker=7, of_others=5, sessions=20)}
 QUESTIONS_PER_DIALOGUE = {1: 7, 2: 3, 3: 2, 4: 7}  # by category
 
 Key = tuple[str, str]  # (subject, relation), or (subject, what happened) for an event
@@ -269,10 +288,11 @@ def story(subject: str, told: Sequence[str], n_events: int, held_out: bool,
     return threads + [[Fact(subject, "event", value, "event")] for value in happened]
 
 
-def _people(held_out: bool, rng: random.Random) -> tuple[list[str], list[list[str]]]:
+def _people(held_out: bool, n_pairs: int,
+            rng: random.Random) -> tuple[list[str], list[list[str]]]:
     """Two speakers and two acquaintances of each: six names, three look-alike pairs."""
     while True:
-        names = [name for pair in rng.sample(NAME_PAIRS, 3) for name in pair]
+        names = [name for pair in rng.sample(NAME_PAIRS[:n_pairs], 3) for name in pair]
         rng.shuffle(names)
         speakers, others = names[:2], [names[2:4], names[4:]]
         links = [(s, other) for s, theirs in zip(speakers, others) for other in theirs]
@@ -306,13 +326,16 @@ def say(fact: Fact | None, speaker: str, rng: random.Random) -> tuple[str, str]:
             sentence(fact.subject, fact.relation, [fact.value]))
 
 
-def dates(rng: random.Random) -> list[str]:
-    """The days of the sessions, ascending, one to five weeks apart: "8 May 2023"."""
+def dates(rng: random.Random, n_sessions: int = 10) -> list[str]:
+    """The days of the sessions, ascending: "8 May 2023". Ten are one to five weeks apart.
+
+    More of them fill the same months: later years would be another thing that is new.
+    """
     day = date(2022, 1, 1) + timedelta(days=rng.randrange(600))
     days = []
-    for _ in range(SESSIONS):
+    for _ in range(n_sessions):
         days.append(f"{day.day} {MONTHS[day.month - 1]} {day.year}")
-        day += timedelta(days=rng.randrange(7, 36))
+        day += timedelta(days=rng.randrange(7, 36) * 10 // n_sessions)
     return days
 
 
@@ -379,23 +402,22 @@ def probes(turns: Iterable[Turn]) -> list[Probe]:
     return found
 
 
-def _dialogue(name: str, held_out: bool, rng: random.Random) -> Dialogue | None:
+def _dialogue(name: str, held_out: bool, kind: Kind, rng: random.Random) -> Dialogue | None:
     """One dialogue, or None when this draw has too many facts or too few questions of a kind."""
-    speakers, others = _people(held_out, rng)
-    queues = []
+    speakers, others = _people(held_out, kind.n_pairs, rng)
+    queues, n_turns = [], kind.sessions * TURNS_PER_SESSION // 2  # of each speaker
     for speaker, theirs in zip(speakers, others):
-        threads = story(speaker, rng.sample(TELLABLE, FACTS_OF_SPEAKER), 3, held_out, rng)
+        threads = story(speaker, rng.sample(kind.relations, kind.of_speaker), 3, held_out, rng)
         for link, other in zip(rng.sample(LINKS, len(theirs)), theirs):
             threads.append([Fact(speaker, link, other, "add")])
-            threads += story(other, rng.sample(TELLABLE, FACTS_OF_OTHERS), 1, held_out, rng)
+            threads += story(other, rng.sample(kind.relations, kind.of_others), 1, held_out, rng)
         n_facts = sum(map(len, threads))
-        if n_facts > TURNS_PER_SPEAKER - 2:
+        if n_facts > n_turns - 2:
             return None
-        queues.append(interleave([*threads, *[[None]] * (TURNS_PER_SPEAKER - n_facts)], rng))
-    per_session = 2 * TURNS_PER_SPEAKER // SESSIONS
-    days, turns = dates(rng), []
+        queues.append(interleave([*threads, *[[None]] * (n_turns - n_facts)], rng))
+    days, turns = dates(rng, kind.sessions), []
     for index, fact in enumerate(fact for pair in zip(*queues) for fact in pair):
-        session, place = divmod(index, per_session)
+        session, place = divmod(index, TURNS_PER_SESSION)
         speaker = speakers[index % 2]
         said, kept = say(fact, speaker, rng)
         turns.append(
@@ -421,32 +443,54 @@ def _dialogue(name: str, held_out: bool, rng: random.Random) -> Dialogue | None:
     return Dialogue(name, (speakers[0], speakers[1]), tuple(turns), tuple(questions))
 
 
-def world(n_dialogues: int, seed: int, held_out: bool = False) -> list[Dialogue]:
+def world(n_dialogues: int, seed: int, held_out: bool = False,
+          kind: str = "world") -> list[Dialogue]:
     """`n_dialogues` dialogues of 60 turns and 19 questions each; the same seed, the same world.
 
     `held_out` chooses the side: no (person, value) pair of one side is ever said on the other.
+    `kind` is one of `KINDS`; dialogues of `world-long` have 120 turns.
     """
-    return list(_world(n_dialogues, seed, held_out))
+    return list(_world(n_dialogues, seed, held_out, kind))
 
 
 @functools.cache  # a second a hundred dialogues; they never change
-def _world(n_dialogues: int, seed: int, held_out: bool) -> tuple[Dialogue, ...]:
+def _world(n_dialogues: int, seed: int, held_out: bool, kind: str) -> tuple[Dialogue, ...]:
     rng = random.Random(f"world {seed} {held_out}")
     dialogues: list[Dialogue] = []
     while len(dialogues) < n_dialogues:
         name = f"{'held-out' if held_out else 'train'}-{seed}-{len(dialogues)}"
-        dialogue = _dialogue(name, held_out, rng)
+        dialogue = _dialogue(name, held_out, KINDS[kind], rng)
         if dialogue is not None:
             dialogues.append(dialogue)
     return tuple(dialogues)
 
 
-def world_splits(seed: int = 0) -> tuple[list[Dialogue], list[Dialogue], list[Dialogue]]:
+def training_world(n_dialogues: int, kind: str = "world", seed: int = 0) -> list[Dialogue]:
+    """The dialogues to learn from: of `world-long` they are of the usual length."""
+    return world(n_dialogues, seed, kind="world-part" if kind == "world-part" else "world")
+
+
+def world_splits(kind: str = "world", seed: int = 0,
+                 ) -> tuple[list[Dialogue], list[Dialogue], list[Dialogue]]:
     """Training (152 questions), validation (81) and test (513): the first two as many as LoCoMo's.
 
-    Validation and test are both held out from training, and differ from each other.
+    Validation and test are both held out from training, and differ from each other. What
+    `world-part` leaves out, it leaves out of training only.
     """
     validation = world(5, 2 * seed + 1, held_out=True)
     last = validation[-1]
     validation[-1] = replace(last, questions=last.questions[: 81 - 4 * len(last.questions)])
-    return world(8, seed), validation, world(27, 2 * seed, held_out=True)
+    tested = "world-long" if kind == "world-long" else "world"
+    return training_world(8, kind, seed), validation, world(27, 2 * seed, True, tested)
+
+
+def never_told(question: str) -> set[str]:
+    """What of a question the training dialogues of `world-part` never speak of: "name", "relation".
+
+    >>> sorted(never_told("What cats does Joan have?")), never_told("Where does Anna live?")
+    (['name', 'relation'], set())
+    """
+    words = set(re.findall(r"\w+", question))
+    unseen = {name for pair in NAME_PAIRS[KINDS["world-part"].n_pairs:] for name in pair}
+    return ({"name"} if words & unseen else set()) | (
+        {"relation"} if words & set(NEVER_TOLD.values()) else set())

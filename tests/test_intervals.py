@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import intervals
-from intervals import bootstrap, paired
+from intervals import bootstrap, crossed, paired
 
 
 def all_means(units: list[list[float]]) -> np.ndarray:
@@ -183,3 +183,31 @@ def test_bad_input_is_refused(call, message):
 def test_doctests():
     failed, tried = doctest.testmod(intervals)
     assert tried >= 3 and not failed, "an example in a docstring is not what the code gives"
+
+
+def test_crossed_covers_other_runs_and_other_dialogues():
+    """Both vary: an oracle that draws runs and dialogues one by one."""
+    draw = np.random.default_rng(4)
+    groups = np.repeat(np.arange(6), 5).tolist()
+    runs = draw.normal(size=(3, 1)) + np.repeat(draw.normal(size=6), 5) + draw.normal(size=(3, 30))
+    mean, low, high = crossed(runs.tolist(), groups, n=8000)
+    assert mean == pytest.approx(runs.mean())
+    means = []
+    for _ in range(8000):
+        chosen = [place for g in draw.integers(6, size=6) for place in range(5 * g, 5 * g + 5)]
+        means.append(runs[draw.integers(3, size=3)][:, chosen].mean())
+    expected = np.quantile(means, [0.025, 0.975])
+    assert (low, high) == pytest.approx(tuple(expected), abs=0.06), "not both were drawn anew"
+
+
+def test_crossed_with_one_run_is_the_bootstrap_of_dialogues():
+    scores, groups = [1, 0, 1, 1, 0, 0, 1, 0], [0, 0, 1, 1, 1, 2, 3, 3]
+    one = crossed([scores], groups, n=20_000)
+    assert one == pytest.approx(bootstrap(scores, groups, n=20_000), abs=0.02)
+    assert width(crossed([scores, [0] * 8], groups)) > width(one), "runs that differ widen it"
+
+
+@pytest.mark.parametrize("scores", [[[1, 0], [1]], [[]], [[1, float("nan")]]])
+def test_crossed_refuses_what_bootstrap_refuses(scores):
+    with pytest.raises(ValueError):
+        crossed(scores, ["a", "b"])

@@ -27,9 +27,9 @@ from data import Dialogue, Turn  # noqa: E402
 from embedders import hashed_words
 from memory_bank import Memory, MemoryBank  # noqa: E402
 from prompts import one_line  # noqa: E402
-from world import (EVENTS, INFERENCES, LINKS, MONTHS, NAME_PAIRS, RELATIONS,  # noqa: E402
-                   advance, held_out_values, oracle_memories, probes, second_pet, world,
-                   world_splits)
+from world import (EVENTS, INFERENCES, KINDS, LINKS, MONTHS, NAME_PAIRS,  # noqa: E402
+                   NEVER_TOLD, RELATIONS, advance, held_out_values, never_told, oracle_memories,
+                   probes, second_pet, world, world_splits)
 
 DIGEST = """
 import hashlib, world
@@ -395,3 +395,41 @@ def test_the_turn_alone_tells_its_meaning(many: list[Dialogue]) -> None:
             known = EVENTS if fact.relation == "event" else RELATIONS[fact.relation].values
             assert fact.value in known and (fact.relation in LINKS) <= own
             assert isinstance(Memory(0, turn.facts[0], turn.speaker, turn.timestamp), Memory)
+
+
+# ---- kinds of worlds -----------------------------------------------------------------------------
+
+def test_a_part_of_the_world_never_speaks_of_the_rest_in_training():
+    train, _, test = world_splits("world-part")
+    left_out = {name for pair in NAME_PAIRS[KINDS["world-part"].n_pairs:] for name in pair}
+    people = {fact for d in train for t in d.turns if t.fact for fact in (t.fact.subject,)}
+    linked = {t.fact.value for d in train for t in d.turns if t.fact}
+    assert not left_out & (people | linked | {s for d in train for s in d.speakers}), (
+        "a name that carrying over is tested with was trained on")
+    relations = {t.fact.relation for d in train for t in d.turns if t.fact}
+    assert not relations & set(NEVER_TOLD) and len(relations) > 5
+    assert not any(never_told(q.text) for d in train for q in d.questions)
+    assert sum(len(d.questions) for d in train) == 152
+    assert test == world_splits()[2], "it is tested on the whole world"
+
+
+def test_what_was_never_told_is_recognised_by_its_question(splits):
+    asked = [(probe, kinds) for dialogue in splits[2] for probe in probes(dialogue.turns)
+             for kinds in [never_told(probe.question.text)]]
+    for probe, kinds in asked:
+        assert ("relation" in kinds) == (probe.about[1] in NEVER_TOLD), probe.question.text
+    assert {"name"} in [kinds for _, kinds in asked]
+    assert never_told("What does Julian play?") == {"relation"}, "Julian's pair is trained on"
+
+
+def test_long_dialogues_are_twice_as_long_and_as_recent(splits):
+    test = world_splits("world-long")[2]
+    assert {len(d.turns) for d in test} == {120} and {len(d.questions) for d in test} == {19}
+    assert world_splits("world-long")[0] == splits[0], "they are for testing, not for training"
+
+    years = {day[-4:] for seed in range(300)
+             for day in world_module.dates(random.Random(seed), KINDS["world-long"].sessions)}
+    assert years <= {"2022", "2023", "2024"}, "a year that no dialogue of usual length ever reaches"
+    memories = [len(oracle_memories(d.turns)) for d in test]
+    assert min(memories) > max(len(oracle_memories(d.turns)) for d in splits[2]), (
+        "more turns, but no more to remember")

@@ -1,0 +1,425 @@
+"""Every claim of the two papers, in miniature: `evaluate.py --claims`.
+
+    a claim ──> the runs it needs ──> grpo.py, ppo.py, sft.py ──> evaluate.py ──> holds, or does not
+
+Nothing is trained or scored here. A claim names commands of this repository, three seeds of each;
+what is not yet in runs/claims/ is run, two commands at a time, each in a process of its own. Then
+their records are compared on the same questions. `--claims 5` does so for the fifth alone.
+
+A difference *holds* if its 95 % interval (runs and dialogues drawn anew, `intervals.crossed`) lies
+above 0, *does not hold* if it lies below, and is else *not shown*. Two that should be level are so
+if the interval stays within `LEVEL`. Where only three numbers are compared, one a seed, all must
+agree.
+
+Where this differs from the papers
+1. Scores are exact match, not F1 or a judge's: that is what is trained for.
+2. "Manager" and "answer agent" alone are scored over whole dialogues with the other one untrained,
+   as in the papers' ablations.
+3. The papers test carrying over on other benchmarks; here on names, relations and lengths that no
+   training dialogue had (`--data world-part`, `world-long`).
+
+    python evaluate.py --claims       all of them; the README says how long it took
+
+It ends with "claims: H hold, D do not, U are not shown; runs/claims/claims.csv". A command that was
+run before is not run again: delete its folder, or all of runs/claims/, to begin anew.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from intervals import crossed
+from run import stop
+from world import never_told
+
+FOLDER = Path("runs") / "claims"
+SEEDS = (0, 1, 2)
+SIZES = (19, 38, 76, 152, 304)  # training questions
+# Where runs are compared only with each other, half the usual budget does, and takes half as long.
+HALF_MANAGER, HALF_ANSWER, HALF_MEM1 = ("--questions", "38"), ("--steps", "18"), ("--steps", "16")
+LEVEL = 0.05  # exact match; what is closer is level
+AT_ONCE = 2  # commands that run side by side, each with its share of the cores
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command of this repository, and the folder it fills."""
+
+    name: str
+    command: tuple[str, ...]
+    needs: tuple[Job, ...] = ()  # whose checkpoints it reads
+
+    @property
+    def folder(self) -> Path:
+        """Where its results are."""
+        return FOLDER / self.name
+
+    @property
+    def checkpoint(self) -> str:
+        """The model it leaves."""
+        return str(self.folder / "checkpoint")
+
+    @property
+    def line(self) -> str:
+        """What one types to run it."""
+        return " ".join(("python", *self.command, "--out", str(self.folder)))
+
+    def receipt(self) -> str:
+        """What its results stand for: the command, and when what it needs was made."""
+        made = [str((job.folder / "summary.json").stat().st_mtime_ns) for job in self.needs]
+        return "\n".join((self.line, *made)) + "\n"
+
+    def done(self) -> bool:
+        """Whether the results in the folder are those of this command."""
+        path = self.folder / "receipt.txt"
+        return (all(job.done() for job in self.needs) and path.exists()
+                and path.read_text() == self.receipt())
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table: a claim, what the paper says, and what is measured here."""
+
+    number: int
+    claim: str
+    paper: str
+    jobs: tuple[Job, ...]
+    measure: Callable[[], tuple[str, bool | None]]  # what was found; whether it holds
+
+
+# ---- The commands --------------------------------------------------------------------------------
+
+
+def training(algorithm: str, agent: str, seed: int, label: str = "", *options: str) -> Job:
+    """Train one agent; its own evaluation is kept short, since whole dialogues are scored here."""
+    name = "-".join(filter(None, (algorithm, agent, label, str(seed))))
+    return Job(name, (f"{algorithm}.py", "--agent", agent, "--seed", str(seed), "--limit", "19",
+                      *options))
+
+
+def scoring(manager: Job | None, answerer: Job | None, *options: str) -> Job:
+    """Whole dialogues, read and answered by two agents; None is the start model."""
+    parts = ["of", manager.name if manager else "start", answerer.name if answerer else "start",
+             *(option.lstrip("-") for option in options)]
+    command = ["evaluate.py"]
+    for flag, job in (("--manager", manager), ("--answerer", answerer)):
+        command += [flag, job.checkpoint] if job else []
+    return Job("-".join(parts), (*command, *options), tuple(j for j in (manager, answerer) if j))
+
+
+def ruled(rule: str) -> Job:
+    """Whole dialogues, read by a rule of baselines.py and answered by the start model."""
+    return Job(f"of-{rule}", ("evaluate.py", "--systems", rule))
+
+
+# ---- What is measured ----------------------------------------------------------------------------
+
+Question = tuple[str, int]  # (dialogue, number of the question in it)
+
+
+def answers(job: Job) -> dict[Question, dict[str, Any]]:
+    """The record of every question that a scoring command asked."""
+    lines = (job.folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    found: dict[Question, dict[str, Any]] = {}
+    counts: dict[str, int] = {}
+    for record in map(json.loads, lines):
+        # `--systems` writes one line a dialogue, else a line is a question.
+        for row in record.get("questions", [record]):
+            number = counts.get(record["dialogue"], 0)
+            counts[record["dialogue"]] = number + 1
+            found[record["dialogue"], number] = row
+    return found
+
+
+def right(row: dict[str, Any]) -> float:
+    """Exact match of one answer."""
+    return float(row["exact_match"])
+
+
+def words(row: dict[str, Any]) -> float:
+    """How long one answer is."""
+    return float(len(row["answer"].split()))
+
+
+Terms = Sequence[tuple[int, Sequence[Job]]]  # (sign, one job a seed, or one for all seeds)
+
+
+def interval(terms: Terms, kept: Callable[[str], bool] = lambda question: True,
+             value: Callable[[dict[str, Any]], float] = right) -> tuple[float, float, float]:
+    """The signed sum of some scores, paired by question and by seed: (mean, low, high)."""
+    scores = []
+    for seed in range(max(len(jobs) for _, jobs in terms)):
+        signed = [(sign, answers(jobs[seed % len(jobs)])) for sign, jobs in terms]
+        asked = [key for key, row in signed[0][1].items() if kept(row["question"])]
+        scores.append([sum(sign * value(rows[key]) for sign, rows in signed) for key in asked])
+    return crossed(scores, [dialogue for dialogue, _ in asked])
+
+
+def shown(found: tuple[float, float, float], digits: int = 3) -> str:
+    """An effect and its interval as text."""
+    mean, low, high = found
+    return f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+
+def above_zero(found: tuple[float, float, float]) -> bool | None:
+    """True if the whole interval is above 0, False if below, else None."""
+    return True if found[1] > 0 else False if found[2] < 0 else None
+
+
+def level(found: tuple[float, float, float]) -> bool | None:
+    """True if the whole interval is within LEVEL of 0, False if all of it is outside, else None."""
+    if -LEVEL <= found[1] and found[2] <= LEVEL:
+        return True
+    return False if found[1] > LEVEL or found[2] < -LEVEL else None
+
+
+def difference(number: int, claim: str, paper: str, terms: Terms, baseline: Sequence[Job] = (),
+               kept: Callable[[str], bool] = lambda question: True,
+               judge: Callable[[tuple[float, float, float]], bool | None] = above_zero,
+               value: Callable[[dict[str, Any]], float] = right) -> Line:
+    """A line about one signed sum of scores; `baseline` is scored too, to say what it rose from."""
+    jobs = tuple(job for _, theirs in terms for job in theirs)
+
+    def measure() -> tuple[str, bool | None]:
+        found, text = interval(terms, kept, value), ""
+        if baseline:
+            text = f"{interval([(1, baseline)], kept, value)[0]:.3f}, "
+        return text + shown(found), judge(found)
+
+    return Line(number, claim, paper, (*jobs, *baseline), measure)
+
+
+def by_seed(number: int, claim: str, paper: str, jobs: Sequence[Job],
+            value: Callable[[Path], float], digits: int = 2,
+            holds: Callable[[float], bool] = lambda found: found > 0) -> Line:
+    """A line about one number a run, read from its folder: all runs must agree."""
+
+    def measure() -> tuple[str, bool | None]:
+        found = [value(job.folder) for job in jobs]
+        agreed = {holds(x) for x in found}
+        text = " / ".join(f"{x:.{digits}f}" for x in found)
+        return text, agreed.pop() if len(agreed) == 1 else None
+
+    return Line(number, claim, paper, tuple(jobs), measure)
+
+
+def early_reward(folder: Path) -> float:
+    """Mean training reward over the first half of a run's steps."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        rewards = [float(row["reward"]) for row in csv.DictReader(file)]
+    return sum(rewards[: len(rewards) // 2]) / (len(rewards) // 2)
+
+
+def objectives(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """What a MEM1 run found: number of questions -> harness -> scores."""
+    return json.loads((folder / "summary.json").read_text())["by_objectives"]
+
+
+def lead(count: int) -> Callable[[Path], float]:
+    """How many answers more MEM1 has right than the better of the other two harnesses."""
+    def value(folder: Path) -> float:
+        scores = {name: row["exact_match"] for name, row in objectives(folder)[str(count)].items()}
+        return scores.pop("mem1") - max(scores.values())
+    return value
+
+
+# ---- The claims ----------------------------------------------------------------------------------
+
+
+def memory_r1() -> list[Line]:
+    """Claims 1 to 8; figures are F1 in percent on LoCoMo, LLaMA-3.1-8B."""
+    start = (scoring(None, None),)
+
+    def managers(*training_options: str, label: str = "", algorithm: str = "grpo") -> list[Job]:
+        return [training(algorithm, "manager", seed, label, *training_options) for seed in SEEDS]
+
+    def alone(jobs: Sequence[Job], *options: str) -> list[Job]:
+        """Trained managers with the start model's answers."""
+        return [scoring(job, None, *options) for job in jobs]
+
+    grpo, ppo = alone(managers()), alone(managers(algorithm="ppo"))
+    answer, direct, softer = ([training("grpo", "answer", seed, label, *HALF_ANSWER, *options)
+                               for seed in SEEDS] for label, options in (
+        ("", ()), ("direct", ("--distill", "off")), ("f1", ("--reward", "f1"))))
+    answering = [scoring(None, job) for job in answer]
+    both = [scoring(m, a) for m, a in zip(managers(), answer)]
+    lines = [
+        difference(1, "a manager trained by GRPO beats the untrained one", "26.7 -> 33.0",
+                   [(1, grpo), (-1, start)], start),
+        difference(1, "so does one trained by PPO", "26.7 -> 32.5", [(1, ppo), (-1, start)]),
+        *(difference(1, f"{name} beats the rule that {what}", "not compared",
+                     [(1, jobs), (-1, (ruled(rule),))], (ruled(rule),))
+          for name, jobs in (("GRPO", grpo), ("PPO", ppo))
+          for rule, what in (("add-everything", "adds everything"), ("overwrite", "overwrites"))),
+        difference(2, "a trained answer agent beats static retrieval", "26.7 -> 37.5",
+                   [(1, answering), (-1, start)], start),
+        difference(3, "selecting memories first helps on top", "41.0 -> 45.0",
+                   [(1, answering), (-1, [scoring(None, job, "--distill", "off")
+                                          for job in direct])]),
+        difference(4, "the answer agent gains more with the trained manager", "+10.1, +19.7",
+                   [(1, both), (-1, grpo), (-1, answering), (1, start)])]
+    sized = {size: alone(managers("--train-questions", str(size), *HALF_MANAGER, label=str(size)))
+             for size in SIZES}
+    lines.append(Line(5, f"152 training questions are enough: {', '.join(map(str, SIZES))}; 304 - 152",
+                      "152", tuple(job for jobs in sized.values() for job in jobs),
+                      lambda: _enough(sized)))
+    part = {name: managers("--data", "world-part", *HALF_MANAGER, label="part",
+                           algorithm=name)
+            for name in ("grpo", "ppo", "sft")}
+    unseen = {
+        "relations": ((), lambda question: "relation" in never_told(question)),
+        "names": ((), lambda question: "name" in never_told(question)),
+        "longer dialogues": (("--data", "world-long"), lambda question: True)}
+    for name in ("grpo", "ppo"):
+        for what, (options, kept) in unseen.items():
+            lines.append(difference(
+                6, f"{name.upper()} carries over to {what} never trained on", "on MSC, LongMemEval",
+                [(1, alone(part[name], *options)), (-1, (scoring(None, None, *options),))],
+                kept=kept))
+        lines.append(difference(
+            6, f"and beats Memory-SFT there ({name.upper()}, names and relations)",
+            "43.9 -> 45.2" if name == "grpo" else "43.9 -> 43.6",
+            [(1, alone(part[name])), (-1, alone(part["sft"]))],
+            kept=lambda question: bool(never_told(question))))
+    runs = [*managers(), *managers(algorithm="ppo")]
+    lines += [
+        Line(7, "GRPO learns faster at first (reward, first half)", "Figure 7", tuple(runs),
+             lambda: _race(managers(), managers(algorithm="ppo"))),
+        difference(7, "PPO ends level", "Figure 7", [(1, ppo), (-1, grpo)], judge=level),
+        difference(8, "paid by exact match, not by F1, it is right more often", "judge: 33.7 -> 41.1",
+                   [(1, answering), (-1, [scoring(None, job) for job in softer])]),
+        difference(8, "and answers by so many words shorter", "not given",
+                   [(1, [scoring(None, job) for job in softer]), (-1, answering)], value=words)]
+    return lines
+
+
+def _enough(sized: dict[int, Sequence[Job]]) -> tuple[str, bool | None]:
+    scores = ", ".join(f"{interval([(1, jobs)])[0]:.3f}" for jobs in sized.values())
+    more = interval([(1, sized[304]), (-1, sized[152])])
+    return f"{scores}; {shown(more)}", level(more)
+
+
+def _race(first: Sequence[Job], second: Sequence[Job]) -> tuple[str, bool | None]:
+    ahead = [early_reward(a.folder) - early_reward(b.folder) for a, b in zip(first, second)]
+    agreed = {value > 0 for value in ahead}
+    return (" / ".join(f"{value:+.3f}" for value in ahead),
+            agreed.pop() if len(agreed) == 1 else None)
+
+
+def mem1() -> list[Line]:
+    """Claim 9; the paper's figures are its 7B model's, against Qwen2.5-14B-Instruct."""
+    jobs = [Job(f"grpo-mem1-{seed}", ("grpo.py", "--agent", "mem1", "--seed", str(seed),
+                                      "--limit", "27", *HALF_MEM1)) for seed in SEEDS]
+
+    def growth(folder: Path) -> float:
+        found = objectives(folder)
+        return found["16"]["mem1"]["peak_tokens"] / found["2"]["mem1"]["peak_tokens"]
+
+    def carried(count: int) -> Callable[[Path], float]:
+        def value(folder: Path) -> float:
+            found = objectives(folder)
+            return found[str(count)]["mem1"]["exact_match"] - found["2"]["mem1"]["exact_match"]
+        return value
+
+    return [
+        by_seed(9, "MEM1's context is bounded: its peak at 16 questions over that at 2", "1.63",
+                jobs, growth, holds=lambda ratio: ratio <= 1.63),
+        *(by_seed(9, f"answers ahead of the better other harness at {count}", paper, jobs,
+                  lead(count)) for count, paper in
+          ((2, "-0.02"), (4, "not given"), (8, "+0.32"), (16, "+1.40"))),
+        *(by_seed(9, f"answers more at {count} than at the 2 it was trained on", paper, jobs,
+                  carried(count)) for count, paper in ((4, "not given"), (8, "+1.16")))]
+
+
+# ---- Running -------------------------------------------------------------------------------------
+
+
+def missing(lines: Iterable[Line]) -> list[list[Job]]:
+    """The jobs that have to be run, in waves: none needs one of its own or of a later wave."""
+    wanted: dict[str, Job] = {}
+    for line in lines:
+        for job in line.jobs:
+            wanted.update({needed.name: needed for needed in job.needs})
+            wanted[job.name] = job
+    first = [job for job in wanted.values() if not job.needs and not job.done()]
+    return [first, [job for job in wanted.values() if job.needs and not job.done()]]
+
+
+def run_job(job: Job, n_threads: int) -> None:
+    """Run one command; its output goes to log.txt. Raises ChildProcessError if it fails."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(n_threads)}
+    with (job.folder / "log.txt").open("w", encoding="utf-8") as log:
+        code = subprocess.run([sys.executable, *job.command, "--out", str(job.folder)],
+                              stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+    if code:
+        raise ChildProcessError(f"{job.line} ended with {code}; {job.folder / 'log.txt'} says why")
+    (job.folder / "receipt.txt").write_text(job.receipt())
+
+
+def run_missing(lines: Sequence[Line]) -> None:
+    """Run what is not there yet. Stops the program with one line if a command fails."""
+    n_threads = max(1, (os.cpu_count() or 1) // AT_ONCE)
+    for wave in missing(lines):
+        # Longest first, so that no core waits for a long one at the end: MEM1 trains three models.
+        wave.sort(key=lambda job: ("mem1" not in job.name, "ppo" not in job.name))
+        with (ThreadPoolExecutor(AT_ONCE) as pool,
+              tqdm(total=len(wave), desc="commands", disable=not wave, ncols=100) as progress):
+            def run_one(job: Job) -> None:
+                progress.write(job.line)
+                run_job(job, n_threads)
+                progress.update()
+            try:
+                for _ in pool.map(run_one, wave):
+                    pass
+            except (ChildProcessError, OSError) as error:
+                pool.shutdown(cancel_futures=True)
+                stop(str(error))
+            except KeyboardInterrupt:  # the commands got it too, and end
+                pool.shutdown(cancel_futures=True)
+                stop("interrupted: the same command goes on with what is missing")
+
+
+VERDICTS = {True: "holds", False: "does not hold", None: "not shown"}
+
+
+def check(asked: str) -> list[dict[str, str]]:
+    """Run, compare, print and write the table; returns its rows. `asked`: "all", or "1,5"."""
+    lines = [*memory_r1(), *mem1()]
+    numbers = {str(line.number) for line in lines}
+    chosen = sorted(numbers) if asked == "all" else [n.strip() for n in asked.split(",")]
+    for number in chosen:
+        if number not in numbers:
+            stop(f"--claims {number}: must be all, or some of {','.join(sorted(numbers))}")
+    lines = [line for line in lines if str(line.number) in chosen]
+    run_missing(lines)
+    rows = []
+    for line in lines:
+        found, holds = line.measure()
+        rows.append({"claim": f"{line.number}. {line.claim}", "paper": line.paper, "here": found,
+                     "verdict": VERDICTS[holds], "command": f"python evaluate.py --claims "
+                                                            f"{line.number}"})
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    path = FOLDER / ("claims.csv" if asked == "all" else f"claims-{'-'.join(chosen)}.csv")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+    print()
+    for row in ({name: name for name in rows[0]}, *rows):
+        print("  ".join(row[name].ljust(widths[name]) for name in row).rstrip())
+    counts = [sum(row["verdict"] == verdict for row in rows) for verdict in VERDICTS.values()]
+    print(f"\nclaims: {counts[0]} hold, {counts[1]} do not, {counts[2]} are not shown; {path}")
+    return rows

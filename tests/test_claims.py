@@ -1,0 +1,167 @@
+"""Tests of claims.py: what is run, what is reused, what holds. Nothing is trained here.
+
+    python -m pytest tests/test_claims.py        (a few seconds)
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+import claims
+import evaluate
+import grpo
+import ppo
+import sft
+from claims import (SEEDS, Job, above_zero, answers, by_seed, check, interval, level, missing,
+                    scoring, training)
+from run import parse_options
+
+OPTIONS = {"grpo.py": grpo.GRPOOptions, "ppo.py": ppo.PPOOptions, "sft.py": sft.SFTOptions,
+           "evaluate.py": evaluate.EvaluateOptions}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "FOLDER", tmp_path)
+    return tmp_path
+
+
+def finished(job: Job, rows: list[tuple[str, str, float, str]] = (), summary: dict | None = None):
+    """Leave what a command would leave: (dialogue, question, exact match, answer) a question."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "summary.json").write_text(json.dumps(summary or {}))
+    (job.folder / "records.jsonl").write_text("".join(
+        json.dumps({"dialogue": d, "question": q, "exact_match": e, "answer": a}) + "\n"
+        for d, q, e, a in rows))
+    (job.folder / "receipt.txt").write_text(job.receipt())
+
+
+def every_line() -> list[claims.Line]:
+    return [*claims.memory_r1(), *claims.mem1()]
+
+
+def test_nine_claims_whose_commands_exist():
+    lines = every_line()
+    assert {line.number for line in lines} == set(range(1, 10)), "a claim of the papers is missing"
+    jobs = {job.name: job for line in lines for job in line.jobs for job in (job, *job.needs)}
+    lines_of_jobs = {job.line for job in jobs.values()}
+    assert len(lines_of_jobs) == len(jobs), "two commands share a folder: one overwrites the other"
+    for job in jobs.values():
+        script, *arguments = job.command
+        parse_options(OPTIONS[script], "", [*arguments, "--out", "x"])  # SystemExit if unknown
+        if script != "evaluate.py":
+            assert int(arguments[arguments.index("--seed") + 1]) in SEEDS
+
+
+def test_trainings_come_before_what_reads_them_and_nothing_twice():
+    first, second = missing(every_line())
+    names = [job.name for job in (*first, *second)]
+    assert len(names) == len(set(names)), "a command would be run twice"
+    trained = {job.name for job in first}
+    assert all(needed.name in trained for job in second for needed in job.needs)
+    assert all(job.command[0] == "evaluate.py" for job in second)
+
+
+def test_what_was_done_is_reused_until_what_it_needs_is_made_again():
+    job = training("grpo", "manager", 0)
+    score = scoring(job, None)
+    assert not job.done() and not score.done()
+    finished(job)
+    finished(score)
+    assert job.done() and score.done()
+    (job.folder / "summary.json").write_text("{}")  # trained again: another time stamp
+    assert job.done() and not score.done(), "scores of an older checkpoint would be reused"
+    other = Job(job.name, (*job.command, "--lr", "1e-4"))
+    assert not other.done(), "results of other options would be reused"
+
+
+def test_a_paired_sum_by_hand():
+    trained = [training("grpo", "manager", seed) for seed in (0, 1)]
+    after, start = [scoring(job, None) for job in trained], scoring(None, None)
+    for job in trained:
+        finished(job)
+    finished(start, [("a", "q", 0, "x y"), ("a", "r", 1, "x"), ("b", "q", 0, "x")])
+    finished(after[0], [("a", "q", 1, "x"), ("a", "r", 1, "x"), ("b", "q", 0, "x")])
+    finished(after[1], [("a", "q", 1, "x"), ("a", "r", 1, "x"), ("b", "q", 1, "x")])
+    mean, low, high = interval([(1, after), (-1, [start])])
+    assert mean == pytest.approx(3 / 6), "the mean over seeds and questions of paired differences"
+    assert low <= mean <= high and low < high
+    assert interval([(1, after), (-1, [start])], lambda q: q == "q")[0] == pytest.approx(3 / 4), (
+        "only the questions that are kept")
+    shorter = interval([(1, [start]), (-1, after)], value=claims.words)[0]
+    assert shorter == pytest.approx(1 / 3), "words, not exact matches"
+
+
+def test_records_of_compared_systems_are_read_too():
+    job = claims.ruled("overwrite")
+    finished(job)
+    (job.folder / "records.jsonl").write_text(json.dumps({
+        "dialogue": "a", "questions": [{"question": "q", "exact_match": 1},
+                                       {"question": "r", "exact_match": 0}]}) + "\n")
+    assert [(key, row["exact_match"]) for key, row in answers(job).items()] == [
+        (("a", 0), 1), (("a", 1), 0)]
+
+
+@pytest.mark.parametrize(("found", "above", "near"), [
+    ((0.1, 0.01, 0.2), True, None), ((-0.1, -0.2, -0.01), False, None),
+    ((0.0, -0.02, 0.02), None, True), ((0.1, 0.06, 0.2), True, False),
+    ((0.0, 0.0, 0.0), None, True)])
+def test_what_holds(found, above, near):
+    assert above_zero(found) is above, "0 inside the interval proves nothing, in neither direction"
+    assert level(found) is near, "an interval that reaches beyond LEVEL does not show level scores"
+
+
+def test_three_seeds_must_agree(folder):
+    jobs = [Job(f"j{i}", ("x.py",)) for i in range(3)]
+    for i, job in enumerate(jobs):
+        finished(job, summary={"value": i})
+
+    def value(path):
+        return float(json.loads((path / "summary.json").read_text())["value"])
+
+    assert by_seed(9, "", "", jobs, value, holds=lambda x: x >= 0).measure() == (
+        "0.00 / 1.00 / 2.00", True)
+    assert by_seed(9, "", "", jobs, value).measure()[1] is None, "seeds that disagree show nothing"
+
+
+def test_the_table_of_some_claims(folder, monkeypatch, capsys):
+    ran = []
+
+    def pretend(job: Job, n_threads: int) -> None:
+        ran.append(job.name)
+        better = float("direct" not in job.name)
+        finished(job, [(f"d{d}", f"q{q}", better, "x") for d in range(3) for q in range(2)])
+
+    monkeypatch.setattr(claims, "run_job", pretend)
+    [row] = check("3")
+    assert row["verdict"] == "holds" and row["here"] == "+1.000 (+1.000 to +1.000)"
+    assert row["command"] == "python evaluate.py --claims 3"
+    assert len(ran) == 12, "three seeds with and without, trained and scored"
+    with (folder / "claims-3.csv").open() as file:
+        assert list(csv.DictReader(file)) == [row]
+    assert "claims: 1 hold, 0 do not, 0 are not shown" in capsys.readouterr().out
+    ran.clear()
+    check("3")
+    assert not ran, "a second call must run nothing again"
+
+
+def test_bad_numbers_and_commands_that_fail(folder, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        check("3,10")
+    assert stopped.value.code == 2 and "--claims 10" in capsys.readouterr().err
+    job = Job("broken", ("metrics.py", "--no-such-file"))
+    claims.run_job(Job("fine", ("-c", "print(1)")), 1)
+    with pytest.raises(ChildProcessError, match="log.txt"):
+        claims.run_job(Job("broken", ("-c", "raise SystemExit(3)")), 1)
+    assert not job.done()
+
+
+def test_claims_without_a_value_are_all(monkeypatch):
+    asked = []
+    monkeypatch.setattr(evaluate, "check", lambda which: asked.append(which) or [])
+    evaluate.main(["--claims"])
+    evaluate.main(["--claims", "1,7"])
+    assert asked == ["all", "1,7"]
