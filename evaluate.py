@@ -20,7 +20,7 @@ Where this differs from the paper
     python evaluate.py --data locomo --limit 20                      a quick look at LoCoMo, 15 s
     python evaluate.py --systems all          beside every system of baselines.py, compare.py
     python evaluate.py --claims               every claim of the papers, claims.py
-    python evaluate.py --recall --data locomo         search alone, without any model, about 5 s
+    python evaluate.py --recall --data locomo         what is found at all, without a model
     python evaluate.py --manager runs/grpo-manager/checkpoint --answerer runs/grpo-answer/checkpoint
 
 It ends with "evaluate world: exact match A, F1 B over 513 questions in S s; run folder
@@ -47,11 +47,11 @@ from embedders import hashed_words
 from judge import Judge, JudgeError, Server, from_policy
 from mem1 import HARNESSES, by_objectives
 from memory_bank import MemoryBank
-from memr1 import (PER_SPEAKER, AnswerTask, answer_all, candidates, greedy, observe_all,
-                   turn_facts)
+from memr1 import AnswerTask, answer_all, candidates, greedy, observe_all, turn_facts
 from metrics import bleu1, f1, squad_exact_match, summarise
 from policy import Policy
 from prompts import extract_messages, parse_facts
+from recall import mean, recall_table, search_recall, share, systems_recall
 from run import load_or_stop, option, parse_options, peak_memory_bytes, resolve, stop
 from show import objectives_table
 from world import KINDS, world_splits
@@ -127,21 +127,6 @@ def shorten(dialogues: Sequence[Dialogue], limit: int | None, turns: int | None)
             chosen.append(replace(dialogue, turns=dialogue.turns[:turns], questions=questions))
         n_asked += len(questions)
     return chosen
-
-
-def share(evidence: Sequence[str], found: Iterable[str]) -> float | None:
-    """The share of the evidence turns that were found; None for a question without evidence.
-
-    >>> share(["D1:3", "D2:7"], {"D1:3", "D1:4"})
-    0.5
-    """
-    return len(set(evidence).intersection(found)) / len(evidence) if evidence else None
-
-
-def mean(values: Iterable[float | None]) -> float:
-    """The mean of those that are not None, 0 if there are none."""
-    known = [value for value in values if value is not None]
-    return sum(known) / max(len(known), 1)
 
 
 # ---- The whole system ----------------------------------------------------------------------------
@@ -255,37 +240,7 @@ def table(summary: dict) -> str:
     return "\n".join(lines)
 
 
-# ---- Search alone --------------------------------------------------------------------------------
-
-
-def search_recall(dialogues: Sequence[Dialogue]) -> dict[str, dict[str, float]]:
-    """Mean share of the evidence that search finds in a bank of all turns, or of all facts."""
-    recall: dict[str, dict[str, float]] = {}
-    embed = hashed_words()
-    for name in ("raw turns", "facts"):
-        found: dict[str, list[float | None]] = {"10": [], "60": [], f"{PER_SPEAKER} a speaker": []}
-        for dialogue in tqdm(dialogues, desc=name, ncols=100):
-            stored = [(text, turn) for turn in dialogue.turns
-                      for text in ([turn.text] if name == "raw turns" else turn.facts)]
-            bank = MemoryBank(embed)
-            added = bank.add_many((text, turn.speaker, turn.timestamp) for text, turn in stored)
-            turn_of = {memory.id: turn.turn_id for memory, (_, turn) in zip(added, stored)}
-            for question in dialogue.questions:
-                best = bank.search(question.text, 60)
-                shown = candidates(bank, question.text, dialogue.speakers).values()
-                for shares, memories in zip(
-                        found.values(), (best[:10], best, [m for theirs in shown for m in theirs])):
-                    shares.append(share(question.evidence, {turn_of[m.id] for m in memories}))
-        recall[name] = {k: mean(shares) for k, shares in found.items()}
-    return recall
-
-
-def recall_table(recall: dict[str, dict[str, float]]) -> str:
-    """Evidence recall as text."""
-    lines = [f"{'evidence among the best':<24}" + "".join(f"{k:>16}" for k in recall["facts"])]
-    lines += [f"{name:<24}" + "".join(f"{value:>16.3f}" for value in row.values())
-              for name, row in recall.items()]
-    return "\n".join(lines)
+# ---- Commands ------------------------------------------------------------------------------------
 
 
 def open_folder(out: str, name: str) -> Path:
@@ -376,9 +331,11 @@ def main(argv: Sequence[str] | None = None) -> dict:
         print(f"{options.data}: {scope}")
         return evaluate_systems(options, dialogues)
     if options.recall:
-        recall = search_recall(dialogues)
-        print(f"\n{options.data}: {scope}\n{recall_table(recall)}")
-        return recall
+        recall, shown = search_recall(dialogues), systems_recall(dialogues)
+        print(f"\n{options.data}: {scope}\n"
+              f"{recall_table(recall, 'evidence among the best')}\n\n"
+              f"{recall_table(shown, 'evidence shown by')}")
+        return {**recall, "systems": shown}
     if options.facts == "observations" and not any(t.facts for d in dialogues for t in d.turns):
         stop(f"{options.data}: holds no observations to read; use --facts turns")
     folder = open_folder(options.out, "records.jsonl")

@@ -19,8 +19,8 @@ import pytest
 import evaluate
 import grpo
 from data import DataError, Dialogue, Question, Turn
-from evaluate import (evidence_found, facts_of, held_out, main, mean, read_all, run_system,
-                      search_recall, share, shorten, table)
+from evaluate import (evidence_found, facts_of, held_out, main, mean, read_all, run_system, share,
+                      shorten, table)
 from embedders import hashed_words
 from memr1 import AnswerTask, MemoryR1
 from policy import Step
@@ -193,21 +193,6 @@ def test_evidence_is_of_the_memories_that_are_shown():
         "the lamp of D1:9 is in the bank but not among the 30 that are shown: half was found")
 
 
-def test_search_recall_by_hand():
-    # Twelve turns of one word each. "harp" is in the third; a tie of zeros goes to the oldest, so
-    # that of the twelve the last two are not among the ten best.
-    words = "oak elm harp ash fir yew box ivy bay fig nut pea".split()
-    turns = tuple(Turn(f"D1:{i}", "Ann", word, "", (f"fact {word}",) if i < 12 else ())
-                  for i, word in enumerate(words, start=1))
-    questions = (Question("harp", "", 4, ("D1:3", "D1:12")), Question("harp", "", 4, ("D1:3",)),
-                 Question("harp", "", 3, ()))
-    recall = search_recall([Dialogue("d", ("Ann", "Bob"), turns, questions)])
-    assert recall["raw turns"] == {"10": 0.75, "60": 1.0, "30 a speaker": 1.0}, (
-        "by hand: at 10 half of the first question's evidence and all of the second's")
-    assert recall["facts"] == {"10": 0.75, "60": 0.75, "30 a speaker": 0.75}, (
-        "the twelfth turn states no fact, so no search can find it")
-
-
 def test_table():
     row = {"exact_match": 0.25, "f1": 0.5, "bleu1": 0.125, "count": 4, "evidence_found": 0.75}
     text = table({**row, "by_category": {1: row, 3: row}, "memories_per_dialogue": 12.34,
@@ -307,6 +292,7 @@ def test_recall_needs_no_model(small_file, capsys):
     assert recall["raw turns"]["60"] == recall["facts"]["10"] == 1.0, "three facts: all are found"
     text = capsys.readouterr().out
     assert "raw turns" in text and "facts" in text and "60" in text, text
+    assert recall["systems"]["full-context"]["raw turns"] == 1.0 and "zep" in text, text
 
 
 @pytest.mark.parametrize("arguments, expected", [
@@ -332,16 +318,6 @@ def test_errors_are_one_line(arguments, expected, small_file, model_folder, tmp_
 
 
 # ---- real data, the embedded model ---------------------------------------------------------------
-
-
-@needs_locomo
-def test_recall_on_locomo():
-    recall = search_recall(held_out(str(LOCOMO)))
-    promised = {"raw turns": (0.52, 0.74), "facts": (0.59, 0.72)}  # memory_bank.py's table
-    for name, (at_10, at_60) in promised.items():
-        found = recall[name]["10"], recall[name]["60"]
-        assert found == pytest.approx((at_10, at_60), abs=0.0051), (
-            f"{name}: {found}, but the docstring of memory_bank.py says {at_10} and {at_60}")
 
 
 @needs_locomo
