@@ -1,0 +1,35 @@
+"""One console command for all of them: `memr1 grpo --seed 1` is `python grpo.py --seed 1`.
+
+`pip install -e .` makes it (pyproject.toml), so that it works from any folder; runs/ is made there.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+COMMANDS = {
+    "grpo": "train an agent with GRPO", "ppo": "with PPO", "sft": "by imitation",
+    "evaluate": "score agents and systems, check the papers' claims",
+    "report": "show runs as a web page", "show": "draw the rewards of runs into one picture",
+    "bench": "measure speed and memory", "memr1": "a chat with a memory",
+    "mem1": "one long task, turn by turn", "notebook": "write the tour as a notebook",
+    "tiny": "make the embedded model again", "tiny_mem1": "and that of MEM1"}
+
+
+def main() -> None:
+    """Run the module that the first argument names, with the others as its own."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print("usage: memr1 COMMAND [OPTIONS]; `memr1 COMMAND --help` lists the options\n")
+        print("\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items()))
+    elif name not in COMMANDS:
+        print(f"error: memr1 {name}: must be one of {', '.join(COMMANDS)}", file=sys.stderr)
+        raise SystemExit(2)
+    else:
+        sys.argv = [f"{name}.py", *sys.argv[2:]]
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
