@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import (AutoModelForCausalLM, DynamicCache, GenerationConfig,
                           PreTrainedTokenizerFast)
 
+from tree_attention import use_tree_attention
 from trees import (Row, Step, alike, micro_batches, pack, pad_right, prompt_row, shared_trees,
                    tree_mask)
 
@@ -53,6 +54,8 @@ class Policy:
         self._closings: dict[tuple[str, ...], set[int]] = {}
         self.packs = False
         self.packs = self._packs()
+        if self.packs:
+            use_tree_attention(model)
 
     @property
     def device(self) -> torch.device:
