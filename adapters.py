@@ -100,11 +100,12 @@ def add_adapters(model: nn.Module, rank: int, alpha: float | None = None,
     ValueError if there is no layer to adapt, or none of a name.
     """
     layers = linear_layers(model)
-    missing = set(names or ()) - set(layers)
-    if missing or not layers:
-        raise ValueError("the model has no linear layer" + (f" {min(missing)}" if missing else ""))
+    names = list(layers) if names is None else sorted(names)
+    if not names or set(names) - set(layers):
+        raise ValueError(f"it has no linear layer {min(set(names) - set(layers), default='')}"
+                         "; take --lora 0")
     model.requires_grad_(False)
-    for name in layers if names is None else sorted(names):
+    for name in names:
         model.set_submodule(name, LowRank(layers[name], rank, alpha or 2 * rank))
 
 
@@ -282,8 +283,9 @@ def head_log_probs(head: Callable[[Tensor], Tensor], hidden: Tensor, at: Tensor,
 
     order = at.argsort()  # tokens of neighbouring places together
     sizes = (at // chunk).bincount().tolist()
+    pieces = zip(hidden.split(chunk), order.split(sizes))
     parts = [again(piece, places, at[tokens] - number * chunk, targets[tokens])
-             for number, (places, tokens) in enumerate(zip(hidden.split(chunk), order.split(sizes)))]
+             for number, (places, tokens) in enumerate(pieces)]
     back = order.argsort()
     log_probs, entropies = (torch.cat(part)[back] for part in zip(*parts))
     return log_probs, entropies

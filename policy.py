@@ -106,16 +106,15 @@ class Policy:
         if self.tokenizer.chat_template is None:
             text = "\n\n".join(message["content"] for message in messages) + "\n\n"
             return self.tokenizer.encode(text)
-        # Qwen3 would think aloud until no tokens are left; other templates do not know the word.
-        ways = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-        try:
-            text = self.tokenizer.apply_chat_template(messages, **ways)
+        try:  # Qwen3 would think aloud until no tokens are left; other templates ignore the switch
+            text = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
         except TemplateError as error:
             if len(messages) < 2 or messages[0]["role"] != "system":
-                raise PolicyError(f"the model's chat template refuses this chat: {error}") from error
+                raise PolicyError(f"the chat template refuses this chat: {error}") from error
             system, user, *rest = messages
-            user = {**user, "content": f"{system['content']}\n\n{user['content']}"}
-            text = self.tokenizer.apply_chat_template([user, *rest], **ways)
+            text = f"{system['content']}\n\n{user['content']}"
+            return self.encode([{**user, "content": text}, *rest])
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _harmless(self, text: str) -> str:
@@ -439,6 +438,13 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(name)
 
 
+def usual_precision(device: str | None = None) -> str:
+    """bfloat16 on a GPU that has it, else float32."""
+    half = (device != "cpu" and torch.cuda.is_available()
+            and torch.cuda.is_bf16_supported(including_emulation=False))
+    return "bfloat16" if half else "float32"
+
+
 def load_policy(name: str | Path, device: str | None = None, lora: int = 0,
                 precision: str | None = None, checkpointing: bool = False,
                 micro_batch_tokens: int = 16384) -> Policy:
@@ -453,17 +459,18 @@ def load_policy(name: str | Path, device: str | None = None, lora: int = 0,
     Raises PolicyError with one line when there is no such model.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    half = precision == "bfloat16" or precision is None and device != "cpu" and (
-        torch.cuda.is_bf16_supported(including_emulation=False))
+    half, base = (precision or usual_precision(device)) == "bfloat16", name
     try:
-        tokenizer = load_tokenizer(base_name(name))
+        base = base_name(name)
         model = load_model(name, torch.bfloat16 if half and lora else torch.float32).to(device)
+        tokenizer = load_tokenizer(base)
         if lora:
             add_adapters(model, lora)
     except Exception as error:  # whatever a missing or broken folder makes the libraries raise
         reason = " ".join(str(error).split())[:200]
         raise PolicyError(
-            f"cannot load a causal language model from {name!s}: {reason} "
+            f"cannot load a causal language model from {name!s}"
+            f"{'' if str(base) == str(name) else f', adapters of {base}'}: {reason} "
             "(give a Hugging Face folder, or a hub name with a network)") from error
     checkpoint_layers(model, checkpointing)
     return Policy(model, tokenizer, micro_batch_tokens=micro_batch_tokens,

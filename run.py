@@ -35,7 +35,7 @@ from memr1 import (AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, answer_al
                    build_banks, manager_tasks)
 from mem1 import HARNESSES, Mem1Agent, by_objectives
 from metrics import f1, squad_exact_match, summarise
-from policy import Policy, PolicyError, load_policy
+from policy import Policy, PolicyError, load_policy, usual_precision
 from shop import Goal, goals
 from show import draw_curve, draw_objectives, objectives_table, table, transcripts
 from trees import Episode
@@ -160,8 +160,8 @@ def resolve(options, algorithm: str):
     lr = (3e-3 if lora else 3e-4) if embedded else (1e-5 if lora else 1e-6)
     defaults = {"model": model, "data": "world" if embedded or shop else "locomo",
                 "steps": steps if embedded else 100, "questions": questions if embedded else 24,
-                "lora": lora, "checkpointing": "off" if embedded else "on",
-                "lr": lr, "kl": 0.05 if agent == "mem1" else 0.1,
+                "lora": lora, "checkpointing": "off" if embedded else "on", "lr": lr,
+                "precision": usual_precision(), "kl": 0.05 if agent == "mem1" else 0.1,
                 "critic_lr": 1e-3 if embedded else 1e-5,
                 # A state and an answer that hold sixteen answers each need 160.
                 "max_new_tokens": (160 if agent == "mem1" else 48) if embedded else 512}
