@@ -11,10 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 BLOCK = 256  # queries; smaller ones skip more and start more kernels: 64 to 512 differ little
+NO_GROUPS = nn.Module()  # stands for a layer with as many key heads as query heads
 
 
 def tree_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
@@ -26,11 +27,13 @@ def tree_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
     size, n_keys = query.shape[2], key.shape[2]
     if mask is None or size < 2 * BLOCK or n_keys != size:
         return sdpa_attention_forward(module, query, key, value, mask, **ways)
+    # Grouped heads are repeated here, once: a copy for each block would be kept for the backward.
+    key, value = (repeat_kv(x, query.shape[1] // x.shape[1]) for x in (key, value))
     parts = []
     for start in range(0, size, BLOCK):
         end = min(start + BLOCK, size)
         parts.append(sdpa_attention_forward(
-            module, query[:, :, start:end], key[:, :, :end], value[:, :, :end],
+            NO_GROUPS, query[:, :, start:end], key[:, :, :end], value[:, :, :end],
             mask[:, :, start:end, :end], **ways)[0])
     return torch.cat(parts, dim=1), None
 
