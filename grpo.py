@@ -40,6 +40,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from adapters import learned
 from run import (Run, SamplingOptions, describe, evaluate, evaluate_test, finish, option,
                  parse_options, prepare, stop)
 from trees import Episode, micro_batches, trees_of
@@ -179,7 +180,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     options, policy, device = run.options, run.policy, run.policy.device
     generator = torch.Generator(device).manual_seed(options.seed)
     optimizer = torch.optim.AdamW(
-        policy.model.parameters(), lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0)
+        learned(policy.model), lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0)
     # Adam's first steps have the full length whatever the gradient: warm up over four. Later the
     # rate falls to a tenth: at a constant rate the reward drifts down again after its peak.
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(

@@ -39,6 +39,9 @@ import numpy as np  # 2.0 or newer, for np.vecdot
 from embedders import Embedder, unit_rows
 
 
+TOGETHER = 32  # queries for which a vector is read once; their scores take 4 n bytes each
+
+
 @dataclass(frozen=True)
 class Memory:
     """One entry of a bank. Raises ValueError if its text is blank or a field is no clean string."""
@@ -83,10 +86,14 @@ class MemoryBank:
         self._next_id = 0
         # Both in the order of insertion: a dict keeps the place of a key whose value is replaced.
         self._memories: dict[int, Memory] = {}
-        self._rows: dict[int, int] = {}  # id -> row of the array; the rows stand in any order
-        self._free: list[int] = []  # rows that no memory uses
+        self._rows: dict[int, int] = {}  # id -> row of the arrays
+        # The n memories fill the first n rows, in any order, so that a search reads those and
+        # nothing else.
         self._vectors = np.empty((0, 0), np.float32)  # (capacity, d)
-        self._shared = False  # whether a copy may be reading the same array
+        self._ids = np.empty(0, np.int64)  # (capacity,)
+        self._voices = np.empty(0, np.int64)  # (capacity,) who spoke, as numbered by:
+        self._speakers: dict[str, int] = {}
+        self._shared = False  # whether a copy may be reading the same arrays
 
     def __len__(self) -> int:
         return len(self._memories)
@@ -114,10 +121,7 @@ class MemoryBank:
             return []
         vectors = self._embed([self.line(memory) for memory in added])  # (n, d)
         self._make_writable(len(self) + len(added), vectors.shape[1])
-        for memory, vector in zip(added, vectors):
-            row = self._free.pop()
-            self._vectors[row] = vector
-            self._memories[memory.id], self._rows[memory.id] = memory, row
+        self._put(added, vectors)
         self._next_id += len(added)
         return added
 
@@ -132,9 +136,14 @@ class MemoryBank:
 
     def delete(self, memory_id: int) -> None:
         """Remove a memory; the cost does not grow with the bank. KeyError if unknown."""
-        del self._memories[self[memory_id].id]
-        # The numbers stay in the row until another memory takes it; nothing refers to them.
-        self._free.append(self._rows.pop(memory_id))
+        self[memory_id]
+        row, last = self._rows[memory_id], len(self) - 1
+        if row != last:  # the last row fills the gap
+            self._make_writable(len(self), self._vectors.shape[1])
+            for array in (self._vectors, self._ids, self._voices):
+                array[row] = array[last]
+            self._rows[int(self._ids[row])] = row
+        del self._memories[memory_id], self._rows[memory_id]
 
     def search(self, query: str | Sequence[str], k: int, speaker: str | None = None,
                with_scores: bool = False) -> list:
@@ -148,17 +157,23 @@ class MemoryBank:
         if k < 1:
             raise ValueError(f"k is {k}: ask for one memory or more")
         queries = [query] if isinstance(query, str) else list(query)
-        # In the order of insertion, so that of equal scores the first position is the oldest.
-        memories = [memory for memory in self if speaker in (None, memory.speaker)]
-        vectors = self._vectors[[self._rows[memory.id] for memory in memories]]  # (n, d)
+        vectors, ids = self._vectors[:len(self)], self._ids[:len(self)]  # (n, d), (n,)
+        chosen = slice(None)  # of the rows
+        if speaker is not None:
+            chosen = np.flatnonzero(self._voices[:len(self)] == self._speakers.get(speaker, -1))
+            ids = ids[chosen]
         results = []
-        for asked in self._embed(queries) if memories and queries else []:  # (d,)
+        asked = self._embed(queries) if len(ids) and queries else np.empty((0, 0))  # (q, d)
+        for start in range(0, len(asked), TOGETHER):
             # One dot product per row, not a matrix product: BLAS adds up some rows of a block in
             # another order than the rest. Then equal texts differ in the last bit, and which comes
-            # first depends on the size of the bank and of the batch.
-            scores = np.vecdot(vectors, asked)  # (n,)
-            found = [(memories[i], float(scores[i])) for i in _top(scores, k)]
-            results.append(found if with_scores else [memory for memory, _ in found])
+            # first depends on the size of the bank and of the batch. All rows, whoever spoke: to
+            # copy some of them would take longer than to read them all.
+            batch = np.vecdot(vectors[:, None], asked[start : start + TOGETHER])  # (n, q)
+            for scores in batch[chosen].T:
+                found = [(self._memories[int(ids[i])], float(scores[i]))
+                         for i in _top(scores, ids, k)]
+                results.append(found if with_scores else [memory for memory, _ in found])
         results = results or [[] for _ in queries]  # nothing to search
         return results[0] if isinstance(query, str) else results
 
@@ -170,9 +185,9 @@ class MemoryBank:
         """
         twin = MemoryBank(self.embed, self.line)
         twin._next_id, twin._memories = self._next_id, self._memories.copy()
-        twin._rows, twin._vectors = self._rows.copy(), self._vectors
-        # Neither writes into the array from now on, so free rows in it are of no use to the copy.
-        twin._shared = self._shared = True
+        twin._rows, twin._speakers = self._rows.copy(), self._speakers.copy()
+        twin._vectors, twin._ids, twin._voices = self._vectors, self._ids, self._voices
+        twin._shared = self._shared = True  # neither writes into the arrays from now on
         return twin
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -212,9 +227,8 @@ class MemoryBank:
             if again.shape[1] != vectors.shape[1] or np.abs(again - vectors[:1]).max() > 0.01:
                 raise ValueError(f"{path}, field 'vectors': made by another embedder; load it with "
                                  "the embedder, corpus and line that the bank was saved with")
-            bank._vectors = vectors
-        bank._memories = {memory.id: memory for memory in memories}
-        bank._rows = {memory.id: row for row, memory in enumerate(memories)}
+            bank._make_writable(len(memories), vectors.shape[1])
+            bank._put(memories, vectors)
         return bank
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -226,28 +240,40 @@ class MemoryBank:
                              f"make finite numbers of shape ({len(texts)}, {width})")
         return unit_rows(vectors)
 
+    def _put(self, memories: Sequence[Memory], vectors: np.ndarray) -> None:
+        """Write new memories behind the others; the arrays have room."""
+        rows = slice(len(self), len(self) + len(memories))
+        self._vectors[rows] = vectors
+        self._ids[rows] = [memory.id for memory in memories]
+        self._voices[rows] = [self._speakers.setdefault(memory.speaker, len(self._speakers))
+                              for memory in memories]
+        for row, memory in enumerate(memories, start=rows.start):
+            self._memories[memory.id], self._rows[memory.id] = memory, row
+
     def _make_writable(self, n_rows: int, width: int) -> None:
-        """See to it that `_vectors` has `n_rows` rows or more and that no other bank reads it."""
+        """See to it that the arrays have `n_rows` rows or more and that no other bank reads them."""
         if self._shared or n_rows > len(self._vectors):
-            n = len(self)
             # Twice what is needed: over many insertions a row is moved once or twice on average.
-            vectors = np.empty((2 * n_rows, width), np.float32)
-            if n:
-                vectors[:n] = self._vectors[list(self._rows.values())]
-            self._rows = dict(zip(self._rows, range(n)))
-            self._free = list(range(n, len(vectors)))
-            self._vectors, self._shared = vectors, False
+            capacity, n = 2 * n_rows, len(self._rows)
+            for name, shape in (("_vectors", (capacity, width)), ("_ids", capacity),
+                                ("_voices", capacity)):
+                old = getattr(self, name)
+                new = np.empty(shape, old.dtype)
+                if n:
+                    new[:n] = old[:n]
+                setattr(self, name, new)
+            self._shared = False
 
 
-def _top(scores: np.ndarray, k: int) -> np.ndarray:
-    """Positions of the k highest of the scores (n,), best first; among equals the first wins."""
+def _top(scores: np.ndarray, ids: np.ndarray, k: int) -> np.ndarray:
+    """Positions of the k highest of the scores (n,), best first; among equals the lowest id."""
     kept = np.arange(len(scores))
     if k < len(scores):
         # Partitioning is linear in n, but which of several equal scores it puts before the cut is
         # arbitrary. So take only the k-th score from it, keep every score as good, sort those few.
         cut = np.partition(scores, -k)[-k]
         kept = np.flatnonzero(scores >= cut)
-    return kept[np.argsort(-scores[kept], kind="stable")[:k]]
+    return kept[np.lexsort((ids[kept], -scores[kept]))[:k]]
 
 
 # ---- on disk -------------------------------------------------------------------------------------

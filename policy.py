@@ -17,19 +17,26 @@ Where this differs from usual practice, and why
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
-from transformers import (AutoModelForCausalLM, Cache, DynamicLayer, GenerationConfig,
-                          PreTrainedTokenizerFast)
+from transformers import Cache, GenerationConfig, PreTrainedTokenizerFast
 
+from adapters import (adapters, add_adapters, base_name, checkpoint_layers, head_log_probs,
+                      load_model, low_rank_layers, picked_log_probs, save_adapters, save_merged,
+                      second_set)
+from tree_attention import RoomyLayer, use_tree_attention
 from trees import (Row, Step, alike, micro_batches, pack, pad_right, prompt_row, shared_trees,
                    tree_mask)
 
 STOP_TOKENS = 16  # the longest stop text, in tokens
+HEAD_LOGITS = 2**26  # at once in scoring: 0.25 GiB in float32, and about four such tensors live
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 
 
@@ -37,60 +44,57 @@ class PolicyError(ValueError):
     """A model that cannot be loaded or used; the message is one line that says what to do."""
 
 
-class RoomyLayer(DynamicLayer):
-    """The keys and values of one layer, (B, H, T, D) each, with room to grow along T.
-
-    The library's own layer copies all of them for every new token. Over memories that are read
-    once and answered at length this took longer than the model itself; here it is done only when
-    the room, a quarter more than was needed, is used up.
-    """
-
-    room: Sequence[Tensor] = ()
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args,
-               **kwargs) -> tuple[Tensor, Tensor]:
-        """Append new ones; return all, as views."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        start, new = self.get_seq_length(), (key_states, value_states)
-        end = start + key_states.shape[-2]
-        if not self.room or end > self.room[0].shape[-2]:
-            old = self.keys, self.values
-            self.room = [x.new_empty(*x.shape[:-2], end + end // 4, x.shape[-1]) for x in new]
-            for room, x in zip(self.room, old if start else ()):
-                room[..., :start, :] = x
-        for room, x in zip(self.room, new):
-            room[..., start:end, :] = x
-        self.keys, self.values = (room[..., :end, :] for room in self.room)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some of the batch; the room of all is given back."""
-        super().batch_select_indices(indices)
-        self.room = ()
-
-
 class Policy:
     """A Hugging Face causal language model and its tokenizer, with sampling and scoring by trees.
 
-    `row_budget` and `micro_batch_tokens` bound memory. They never change a log-prob, a gradient or
-    a greedy response; only which of the generator's draws falls to which sample.
+    `row_budget`, `micro_batch_tokens` and `head_chunk` (places whose logits are made at once) bound
+    memory. They never change a log-prob, a gradient or a greedy response; only which of the
+    generator's draws falls to which sample. With `autocast` float32 weights are multiplied in
+    bfloat16. `adapted` is False in a view of the model as it was before its adapters.
     """
 
     def __init__(self, model: torch.nn.Module, tokenizer, row_budget: int = 4096,
-                 micro_batch_tokens: int = 16384):
+                 micro_batch_tokens: int = 16384, autocast: bool = False):
         self.model, self.tokenizer = model, tokenizer
         self.row_budget, self.micro_batch_tokens = row_budget, micro_batch_tokens
+        self.head_chunk = max(1, HEAD_LOGITS // model.config.get_text_config().vocab_size)
+        self.autocast, self.adapted = autocast, True
         model.eval()  # never .train(): dropout would make the trained policy another one
         self.end_ids = end_ids(model, tokenizer)
         self._closings: dict[tuple[str, ...], set[int]] = {}
         self.packs = False
         self.packs = self._packs()
+        if self.packs:
+            use_tree_attention(model)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In what the layers compute."""
+        return torch.bfloat16 if self.autocast else self.model.dtype
+
+    @contextmanager
+    def _as_set(self) -> Iterator[None]:
+        """How the model is run: in which precision, and with or without its adapters."""
+        with (torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast),
+              adapters(self.model, self.adapted)):
+            yield
+
+    def start(self) -> Policy:
+        """The model before any training: the same weights, adapters off. Frozen, and no copy."""
+        view = copy(self)
+        view.adapted = False
+        return view
+
+    def second(self) -> Policy:
+        """The same frozen weights with adapters of its own: PPO's critic."""
+        twin = copy(self)
+        twin.model = second_set(self.model)
+        return twin
 
     # ---- Text ---------------------------------------------------------------------------------
 
@@ -98,14 +102,22 @@ class Policy:
         """The ids of a chat, ready for the assistant's answer.
 
         Text inside a message cannot end its turn: special tokens in it are broken up.
-        A model without a chat template gets the contents as plain paragraphs.
+        A model without a chat template gets the contents as plain paragraphs; one that refuses a
+        system message gets it as the beginning of the user's.
         """
         messages = [{**m, "content": self._harmless(m["content"])} for m in messages]
         if self.tokenizer.chat_template is None:
             text = "\n\n".join(message["content"] for message in messages) + "\n\n"
             return self.tokenizer.encode(text)
-        text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True)
+        try:  # Qwen3 would think aloud until no tokens are left; other templates ignore the switch
+            text = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+        except TemplateError as error:
+            if len(messages) < 2 or messages[0]["role"] != "system":
+                raise PolicyError(f"the chat template refuses this chat: {error}") from error
+            system, user, *rest = messages
+            text = f"{system['content']}\n\n{user['content']}"
+            return self.encode([{**user, "content": text}, *rest])
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _harmless(self, text: str) -> str:
@@ -139,9 +151,10 @@ class Policy:
         """
         if not all(prompts) or max_new_tokens < 1:
             raise PolicyError("cannot sample: a prompt is empty or max_new_tokens is below 1")
+        how = group_size, max_new_tokens, temperature, generator, stop
         if not self.packs:
-            return self._generate(
-                prompts, group_size, max_new_tokens, temperature, generator, stop)
+            with self._as_set():
+                return self._generate(prompts, *how)
         groups: list[list[Step]] = [[] for _ in prompts]
         trees = shared_trees(prompts)
         sizes = {tree[0]: len(prompt_row([prompts[i] for i in tree]).input_ids) for tree in trees}
@@ -157,8 +170,8 @@ class Policy:
                     break
                 n += 1
             batch, trees = trees[:n], trees[n:]
-            answers = self._sample_trees([[prompts[i] for i in tree] for tree in batch],
-                                         group_size, max_new_tokens, temperature, generator, stop)
+            with self._as_set():
+                answers = self._sample_trees([[prompts[i] for i in t] for t in batch], *how)
             for tree, tree_answers in zip(batch, answers):
                 for i, group in zip(tree, tree_answers):
                     groups[i] = group
@@ -172,7 +185,7 @@ class Policy:
         A tree of prompts is laid out as for scoring. B branches grow from it, `group_size` from
         the end of each prompt; a tree of fewer prompts has branches that are done from the start.
         """
-        device, dtype, low = self.device, self.model.dtype, torch.finfo(self.model.dtype).min
+        device, dtype, low = self.device, self.dtype, torch.finfo(self.dtype).min
         rows = [prompt_row(tree) for tree in trees]
         ids = pad_right([row.input_ids for row in rows], 0, device)  # (R, L)
         ends = pad_right([row.ends for row in rows], ids.shape[1], device)  # (R, L)
@@ -211,8 +224,12 @@ class Policy:
             if temperature == 0:
                 chosen = log_probs.argmax(-1)  # (R', B)
             else:
-                flat = log_probs.exp().flatten(0, 1)
-                chosen = torch.multinomial(flat, 1, generator=generator).view(logits.shape[:2])
+                # One draw a branch, looked up in the running sum of the probabilities: a tenth of
+                # the time of torch.multinomial, which draws a number for every word there is.
+                sums = log_probs.exp().cumsum(-1, dtype=torch.float64)  # (R', B, V)
+                draws = torch.rand(*sums.shape[:2], 1, dtype=torch.float64, device=device,
+                                   generator=generator) * sums[..., -1:]
+                chosen = torch.searchsorted(sums, draws, right=True)[..., 0]  # (R', B)
             picked = log_probs.gather(-1, chosen[..., None])[..., 0]
             # Trees that left the batch keep a row here; it is cut at its end id, as `_step` does.
             tokens.append(ids.new_zeros(done.shape).index_copy_(0, going, chosen))
@@ -302,7 +319,8 @@ class Policy:
                     trees.append(list(group))
         else:
             trees = [[step] for group in groups for step in group]
-        return pack(trees, self.row_budget, self.model.config.get_text_config().hidden_size)
+        budget = min(self.row_budget, self.micro_batch_tokens)
+        return pack(trees, budget, self.model.config.get_text_config().hidden_size)
 
     def read(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         """The last hidden states of a micro-batch where a token is predicted, with gradients.
@@ -314,12 +332,14 @@ class Policy:
         if self.packs:
             positions = pad_right([row.position_ids for row in rows], 0, self.device)
             ends = pad_right([row.ends for row in rows], ids.shape[1], self.device)
-            hidden = self.model.base_model(
-                input_ids=ids, position_ids=positions, use_cache=False,
-                attention_mask=tree_mask(ends, self.model.dtype)).last_hidden_state  # (B, T, D)
+            with self._as_set():
+                hidden = self.model.base_model(
+                    input_ids=ids, position_ids=positions, use_cache=False,
+                    attention_mask=tree_mask(ends, self.dtype)).last_hidden_state  # (B, T, D)
         else:
-            hidden = self.model(
-                input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states[-1]
+            with self._as_set():
+                hidden = self.model(
+                    input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states[-1]
         return hidden.flatten(0, 1)[places], token_at
 
     def _layout(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
@@ -334,18 +354,16 @@ class Policy:
 
         Both are (N,), in the order of the rows' `token_index`.
         """
-        if self.packs:
-            # The head only where a token is scored: the logits of whole rows would be most memory.
-            hidden, token_at = self.read(rows)
-            logits = self.model.get_output_embeddings()(hidden)  # (M, V)
-        else:  # some of these scale their logits behind the head
+        targets = torch.tensor([t for row in rows for t in row.targets], device=self.device)  # (N,)
+        with self._as_set():
+            if self.packs:  # the head only where a token is scored
+                hidden, token_at = self.read(rows)
+                return head_log_probs(self.model.get_output_embeddings(), hidden, token_at, targets,
+                                      temperature, self.head_chunk)
+            # Some of these scale their logits behind the head.
             ids, places, token_at = self._layout(rows)
             logits = self.model(input_ids=ids, use_cache=False).logits.flatten(0, 1)[places]
-        log_probs = (logits.float() / temperature).log_softmax(-1)  # (M, V)
-        targets = torch.tensor([t for row in rows for t in row.targets], device=self.device)  # (N,)
-        with torch.no_grad():
-            entropies = -log_probs.exp().mul_(log_probs).sum(-1)  # (M,)
-        return log_probs[token_at, targets], entropies[token_at]
+        return picked_log_probs(logits, token_at, targets, temperature)
 
     def token_log_probs(self, groups: Sequence[Sequence[Step]], temperature: float = 1.0) -> Tensor:
         """Log-probs of all response tokens of all steps in order, (N,); gradients if enabled."""
@@ -364,11 +382,17 @@ class Policy:
         words = torch.randint(config.get_text_config().vocab_size, (20,), generator=draw,
                               device=self.device).tolist()
         group = [Step(words[:6], words[6:13], False), Step(words[:6], words[13:], False)]
-        # Two roundings of one number: a wrong mask costs whole nats in a trained model.
-        tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.5
+
+        def differ(some: Tensor, others: Tensor) -> bool:
+            # Two roundings of one number: a wrong mask costs whole nats in a trained model. In half
+            # precision a single unlikely token may be off by half a nat, the mean may not.
+            errors = (some - others).abs()
+            return (errors.max() > 1e-3 if self.dtype == torch.float32
+                    else errors.mean() > 0.5).item()
+
         plain = self.token_log_probs([group])
         shorter = self.token_log_probs([[Step(words[:6], words[6:10], False)]])
-        if (shorter - plain[:4]).abs().max() > tolerance:
+        if differ(shorter, plain[:4]):
             raise PolicyError("an encoder: its tokens see later ones; use a causal language model")
         # Twenty words would not show a window of thousands, so the configuration is asked first.
         window = getattr(config, "sliding_window", None) or getattr(config, "window_size", None)
@@ -376,7 +400,8 @@ class Policy:
         if set(kinds) != {"full_attention"}:
             return False
         try:
-            trees = self._sample_trees([[words[:6]], [words[:3], words[:4]]], 2, 4, 1.0, draw)
+            with self._as_set():
+                trees = self._sample_trees([[words[:6]], [words[:3], words[:4]]], 2, 4, 1.0, draw)
             sampled = [group for tree in trees for group in tree]
             self.packs = True
             packed = self.token_log_probs([group])
@@ -385,12 +410,18 @@ class Policy:
         finally:
             self.packs = False
         claimed = torch.tensor([p for g in sampled for s in g for p in s.log_probs]).to(plain)
-        errors = torch.cat([packed - plain, claimed - self.token_log_probs(sampled)])
-        return errors.abs().max().item() < tolerance
+        return not (differ(packed, plain) or differ(claimed, self.token_log_probs(sampled)))
 
     def save(self, folder: str | Path) -> None:
-        """Write an ordinary Hugging Face folder: weights, configuration, tokenizer."""
-        self.model.save_pretrained(folder)
+        """Write an ordinary Hugging Face folder: weights, configuration, tokenizer.
+
+        Adapters are added to the weights, in float32, and also kept alone in `folder`/adapter.
+        """
+        if low_rank_layers(self.model):
+            save_merged(self.model, folder)
+            save_adapters(self.model, Path(folder) / "adapter")
+        else:
+            self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
 
@@ -414,24 +445,40 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(name)
 
 
-def load_policy(name: str | Path, device: str | None = None) -> Policy:
+def usual_precision(device: str | None = None) -> str:
+    """bfloat16 on a GPU that has it, else float32."""
+    half = (device != "cpu" and torch.cuda.is_available()
+            and torch.cuda.is_bf16_supported(including_emulation=False))
+    return "bfloat16" if half else "float32"
+
+
+def load_policy(name: str | Path, device: str | None = None, lora: int = 0,
+                precision: str | None = None, checkpointing: bool = False,
+                micro_batch_tokens: int = 16384) -> Policy:
     """The policy in a folder or on the Hugging Face hub, on the GPU where there is one.
 
-    Weights are float32, whatever they were saved in: steps of 1e-6 vanish in half precision.
+    `lora` is the rank of adapters to learn; 0 is none, all weights learn. `precision` is that of
+    the arithmetic, bfloat16 (default on a GPU that has it) or float32. Weights that learn are
+    float32 whatever they were saved in: steps of 1e-6 vanish in half precision. Frozen ones, beside
+    adapters, have the precision of the arithmetic. `checkpointing`: see `checkpoint_layers`.
+
+    A folder of PEFT adapters is read as the model that they name with them added to its weights.
     Raises PolicyError with one line when there is no such model.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    half, base = (precision or usual_precision(device)) == "bfloat16", name
     try:
-        tokenizer = load_tokenizer(name)
-        model, found = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True)
+        base = base_name(name)
+        model = load_model(name, torch.bfloat16 if half and lora else torch.float32).to(device)
+        tokenizer = load_tokenizer(base)
+        if lora:
+            add_adapters(model, lora)
     except Exception as error:  # whatever a missing or broken folder makes the libraries raise
         reason = " ".join(str(error).split())[:200]
         raise PolicyError(
-            f"cannot load a causal language model from {name!s}: {reason} "
+            f"cannot load a causal language model from {name!s}"
+            f"{'' if str(base) == str(name) else f', adapters of {base}'}: {reason} "
             "(give a Hugging Face folder, or a hub name with a network)") from error
-    if found["missing_keys"]:  # the library would fill them with random numbers
-        raise PolicyError(
-            f"{name!s} lacks {len(found['missing_keys'])} weights of a causal language model, "
-            f"such as {min(found['missing_keys'])}: is it an encoder, or half a checkpoint?")
-    return Policy(model.to(device), tokenizer)
+    checkpoint_layers(model, checkpointing)
+    return Policy(model, tokenizer, micro_batch_tokens=micro_batch_tokens,
+                  autocast=half and not lora)

@@ -35,7 +35,7 @@ from memr1 import (AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, answer_al
                    build_banks, manager_tasks)
 from mem1 import HARNESSES, Mem1Agent, by_objectives
 from metrics import f1, squad_exact_match, summarise
-from policy import Policy, PolicyError, load_policy
+from policy import Policy, PolicyError, load_policy, usual_precision
 from shop import Goal, goals
 from show import draw_curve, draw_objectives, objectives_table, table, transcripts
 from trees import Episode
@@ -80,7 +80,18 @@ class Options:
                                      "40), or 100 if not tiny/")
     questions: int | None = option(None, "questions a step, 8 to 128; default: 76 (answer: 24, "
                                          "mem1: 8) with tiny/, else 24")
-    lr: float | None = option(None, "learning rate, 1e-6 (3B models) to 3e-4 (tiny/)")
+    lr: float | None = option(None, "learning rate; default: 1e-6, or 3e-4 with tiny/; of adapters "
+                                     "ten times as much")
+    lora: int | None = option(None, "rank of the adapters that learn, 8 to 64, the rest frozen; 0: "
+                                     "all weights learn; default: 0 with tiny/, else 16")
+    precision: str | None = option(None, "of the arithmetic (what learns is kept in float32): "
+                                         "bfloat16 or float32; default: bfloat16 on a GPU that "
+                                         "has it, else float32", "bfloat16", "float32")
+    checkpointing: str | None = option(None, "on: compute layers again in the backward pass, for a "
+                                             "tenth of their memory and a third more time; off; "
+                                             "default: off with tiny/, else on", "on", "off")
+    micro_batch_tokens: int = option(16384, "tokens in one forward and backward pass, 2048 (8 GB) "
+                                            "to 65536 (80 GB); never changes a result")
     max_new_tokens: int | None = option(None, "longest response; default: 48 (mem1: 160), or 512 "
                                               "if not tiny/")
     max_grad_norm: float = option(1.0, "the gradient is scaled down to this norm, 0.5 to 2")
@@ -131,7 +142,7 @@ def parse_options(cls: type, description: str, argv: Sequence[str] | None):
         choices = f.metadata["choices"]
         if choices and value is not None and value not in choices:
             parser.error(f"{name} {value}: must be one of {', '.join(choices)}")
-        least = {"seed": 0, "steps": 0, "lr": 1e-12, "temperature": 1e-3,
+        least = {"seed": 0, "steps": 0, "lora": 0, "lr": 1e-12, "temperature": 1e-3,
                  "max_grad_norm": 1e-6, "clip": 1e-3,
                  "critic_lr": 1e-12}.get(f.name, type(value) is int)
         if type(value) in (int, float) and not least <= value < float("inf"):
@@ -149,9 +160,14 @@ def resolve(options, algorithm: str):
     # more of what is true of single questions only.
     steps, questions = {"answer": (36, 24), "mem1": (40, 8)}.get(agent, (20, 76))
     shop = agent == "mem1" and getattr(options, "env", "search") != "search"  # needs no dialogues
+    lora = getattr(options, "lora", None)
+    lora = (0 if embedded else 16) if lora is None else lora
+    # Adapters want some ten times the rate of all weights (Thinking Machines, LoRA Without Regret).
+    lr = (3e-3 if lora else 3e-4) if embedded else (1e-5 if lora else 1e-6)
     defaults = {"model": model, "data": "world" if embedded or shop else "locomo",
                 "steps": steps if embedded else 100, "questions": questions if embedded else 24,
-                "lr": 3e-4 if embedded else 1e-6, "kl": 0.05 if agent == "mem1" else 0.1,
+                "lora": lora, "checkpointing": "off" if embedded else "on", "lr": lr,
+                "precision": usual_precision(), "kl": 0.05 if agent == "mem1" else 0.1,
                 "critic_lr": 1e-3 if embedded else 1e-5,
                 # A state and an answer that hold sixteen answers each need 160.
                 "max_new_tokens": (160 if agent == "mem1" else 48) if embedded else 512}
@@ -207,10 +223,17 @@ def first_questions(train: list, count: int, data: str) -> list:
     return kept
 
 
-def load_or_stop(name: str) -> Policy:
-    """The policy of a folder or hub name; stops the program with one line if there is none."""
+def load_or_stop(name: str, options: Options | None = None) -> Policy:
+    """The policy of a folder or hub name, to be trained as the options say; or to be asked only.
+
+    Stops the program with one line if there is none.
+    """
+    how = {} if options is None else {
+        "lora": options.lora, "precision": options.precision,
+        "checkpointing": options.checkpointing == "on",
+        "micro_batch_tokens": options.micro_batch_tokens}
     try:
-        return load_policy(name)
+        return load_policy(name, **how)
     except PolicyError as error:
         stop(str(error))
 
@@ -304,8 +327,12 @@ def prepare(options: Options, algorithm: str) -> Run:
         stop(str(error))
     if isinstance(splits[0][0], OpenQuestion) and options.agent != "mem1":
         stop(f"--data {options.data}: questions without a dialogue; they are for --agent mem1")
-    policy, reference = load_or_stop(options.model), load_or_stop(options.model)
-    reference.model.requires_grad_(False)
+    policy = load_or_stop(options.model, options)
+    if options.lora:
+        reference = policy.start()
+    else:
+        reference = load_or_stop(options.model, options)
+        reference.model.requires_grad_(False)
     embed = hashed_words()
     distill = options.distill == "on"
     if options.agent == "manager":

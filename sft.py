@@ -33,6 +33,7 @@ import torch
 from tqdm import tqdm
 
 import world as w
+from adapters import learned
 from data import Dialogue
 from embedders import Embedder
 from memory_bank import MemoryBank
@@ -153,7 +154,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     options, policy, device = run.options, run.policy, run.policy.device
     lessons = [policy.lesson(*lesson) for lesson in lessons_of(options, run.embed)]
     optimizer = torch.optim.AdamW(
-        policy.model.parameters(), lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0)
+        learned(policy.model), lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
         (step + 1) / 4, 1 - 0.9 * step / max(options.steps, 1)))
     rows: list[dict[str, float]] = []

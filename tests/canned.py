@@ -47,7 +47,8 @@ def make_run(policy: Policy, reference: Policy, agent, n_tasks: int, folder: Pat
     """
     folder.mkdir(exist_ok=True)
     settings_ = {"model": "none", "data": "world", "steps": 1, "epochs": 1, "questions": n_tasks,
-                 "group_size": 2, "max_grad_norm": 1e9, "max_new_tokens": 6, "lr": 1e-3, "out": "x"}
+                 "group_size": 2, "max_grad_norm": 1e9, "max_new_tokens": 6, "lr": 1e-3, "out": "x",
+                 "lora": 0}
     known = {f.name for f in dataclasses.fields(kind)}
     settings_ = {name: value for name, value in settings_.items() if name in known}
     resolved = resolve(kind(**{**settings_, **options}), "test")

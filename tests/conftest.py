@@ -46,22 +46,27 @@ CORPUS = [
 
 
 @lru_cache
-def _byte_level_bpe() -> str:
+def _byte_level_bpe(special_tokens: tuple[str, ...]) -> str:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=SPECIAL_TOKENS, show_progress=False,
+        vocab_size=VOCABULARY, special_tokens=list(special_tokens), show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     return tokenizer.to_str()
 
 
-def make_tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
-    """A real byte-level BPE of 320 tokens with a ChatML template that adds no system message."""
+def make_tokenizer(chat_template: str | None = CHAT_TEMPLATE,
+                   special_tokens: tuple[str, ...] = tuple(SPECIAL_TOKENS),
+                   eos_token: str = "<|im_end|>", **named: str) -> PreTrainedTokenizerFast:
+    """A real byte-level BPE of 320 tokens; with a ChatML template that adds no system message.
+
+    The special tokens are the first ids, the first of them is the padding.
+    """
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_byte_level_bpe()),
-        eos_token="<|im_end|>", pad_token="<|endoftext|>",
-        additional_special_tokens=["<|im_start|>"])
+        tokenizer_object=Tokenizer.from_str(_byte_level_bpe(special_tokens)),
+        eos_token=eos_token, pad_token=special_tokens[0],
+        additional_special_tokens=[t for t in special_tokens[1:] if t != eos_token], **named)
     tokenizer.chat_template = chat_template
     return tokenizer
 

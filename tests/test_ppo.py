@@ -268,7 +268,7 @@ def test_what_is_read_between_two_steps_discounts_nothing(tiny_policy, tmp_path)
 
 def test_a_step_has_the_gradient_of_the_definition(tiny_policy, tmp_path, monkeypatch):
     groups, reference = random_episodes(tiny_policy(), seed=5), tiny_policy(seed=1)
-    monkeypatch.setattr(ppo, "load_or_stop", lambda name: tiny_policy(seed=2))
+    monkeypatch.setattr(ppo, "load_or_stop", lambda *_: tiny_policy(seed=2))
     options = {"kind": PPOOptions, "group_size": 4, "kl": 0.1, "lr": 1e-12, "critic_lr": 1e-12}
     policy = tiny_policy()
     run = make_run(policy, reference, CannedAgent(groups), 3, tmp_path / "run", **options)
@@ -296,7 +296,7 @@ PROMPTS = [[5, 9, 14], [5, 9, 30, 31], [40, 41, 42, 43, 44], [7, 8]]
 
 @pytest.mark.parametrize("critic", ["own", "shared"])
 def test_real_steps_make_good_responses_likelier(tiny_policy, tmp_path, monkeypatch, critic):
-    monkeypatch.setattr(ppo, "load_or_stop", lambda name: tiny_policy())
+    monkeypatch.setattr(ppo, "load_or_stop", lambda *_: tiny_policy())
     policy = tiny_policy()
     run = make_run(policy, tiny_policy(), FirstTokenAgent(), 4, tmp_path / "run", PROMPTS,
                    kind=PPOOptions, steps=14, group_size=16, lr=3e-3, critic_lr=1e-2, kl=0.0,
@@ -312,7 +312,7 @@ def test_real_steps_make_good_responses_likelier(tiny_policy, tmp_path, monkeypa
 
 
 def test_a_group_of_one_learns_too(tiny_policy, tmp_path, monkeypatch):
-    monkeypatch.setattr(ppo, "load_or_stop", lambda name: tiny_policy())
+    monkeypatch.setattr(ppo, "load_or_stop", lambda *_: tiny_policy())
     policy = tiny_policy()
     before = [parameter.clone() for parameter in policy.model.parameters()]
     run = make_run(policy, tiny_policy(), FirstTokenAgent(), 4, tmp_path / "run", PROMPTS,
@@ -323,7 +323,7 @@ def test_a_group_of_one_learns_too(tiny_policy, tmp_path, monkeypatch):
 
 
 def test_an_empty_batch_is_finite(tiny_policy, tmp_path, monkeypatch):
-    monkeypatch.setattr(ppo, "load_or_stop", lambda name: tiny_policy())
+    monkeypatch.setattr(ppo, "load_or_stop", lambda *_: tiny_policy())
     groups = [[Episode([Step([5, 6], [], False)], 1.0, dict(LOG)),
                Episode([Step([5, 6], [7], False, [-1.0])], 1.0, dict(LOG))]]
     run = make_run(tiny_policy(), tiny_policy(), CannedAgent(groups), 1, tmp_path / "run",

@@ -1,0 +1,103 @@
+"""The memory bank at a thousand, a hundred thousand and a million memories, beside faiss.
+
+Vectors of 384 dimensions (MiniLM's) are drawn beforehand and handed out by an embedder that only
+looks them up: the time of embedding is not counted. Searching has to read every vector once, so the
+yardstick is the time numpy takes to do no more than that, the sum of the whole matrix.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from memory_bank import MemoryBank
+
+DIMENSIONS, BEST, BATCH = 384, 60, 32  # of a vector; memories asked for; queries in a batch
+
+
+def seconds_of(call: Callable[[], object], least: float = 0.3) -> float:
+    """The median time of a call, over at least three and `least` seconds, one warm-up left out."""
+    call()
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < least:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+class Ready:
+    """An embedder that looks vectors up: text "7" gets row 7."""
+
+    def __init__(self, n_rows: int):
+        draw = np.random.default_rng(0)
+        self.rows = draw.standard_normal((n_rows, DIMENSIONS), dtype=np.float32)
+        self.rows /= np.linalg.norm(self.rows, axis=1, keepdims=True)
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        return self.rows[[int(text) for text in texts]]
+
+
+def measure_bank(n: int) -> dict[str, float]:
+    """Seconds of a search, and operations per second, in a bank of `n` memories."""
+    embed = Ready(n + BATCH)
+    bank = MemoryBank(embed, line=lambda memory: memory.text)
+    start = time.perf_counter()
+    for first in range(0, n, 1000):  # as a program would that reads a file
+        bank.add_many([(str(i), "Anna" if i % 2 else "Ben", "8 May 2023")
+                       for i in range(first, min(first + 1000, n))])
+    found = {"memories": n, "fill": n / (time.perf_counter() - start)}
+    queries = [str(n + i) for i in range(BATCH)]
+    found["read"] = seconds_of(embed.rows[:n].sum)
+    found["one"] = seconds_of(lambda: bank.search(queries[0], BEST))
+    found["batch"] = seconds_of(lambda: bank.search(queries, BEST)) / BATCH
+    found["speaker"] = seconds_of(lambda: bank.search(queries[0], BEST, speaker="Anna"))
+    found.update(beside_faiss(embed.rows[:n], embed.rows[n:]))
+
+    many = min(n, 1000)
+    ids = iter(np.random.default_rng(1).permutation(n).tolist())
+    bank.add("0", "Anna", "")  # room to grow, and no other bank reads the array: see `copy`
+    found["add"] = rate(many, lambda _: bank.add("0", "Anna", ""))
+    found["update"] = rate(many // 2, lambda _: bank.update(next(ids), "1", ""))
+    found["delete"] = rate(many // 2, lambda _: bank.delete(next(ids)))
+    found["copy"] = 1 / seconds_of(bank.copy)
+    return found
+
+
+def rate(count: int, call: Callable[[int], object]) -> float:
+    """Calls per second."""
+    start = time.perf_counter()
+    for i in range(count):
+        call(i)
+    return count / (time.perf_counter() - start)
+
+
+def beside_faiss(rows: np.ndarray, queries: np.ndarray) -> dict[str, float]:
+    """Seconds of the same searches in faiss's exact index; nothing where it is not installed."""
+    try:
+        import faiss
+    except ImportError:
+        return {}
+    index = faiss.IndexFlatIP(DIMENSIONS)
+    index.add(rows)
+    return {"faiss_one": seconds_of(lambda: index.search(queries[:1], min(BEST, len(rows)))),
+            "faiss_batch": seconds_of(lambda: index.search(queries, min(BEST, len(rows)))) / BATCH}
+
+
+def bank_table(measured: Sequence[dict[str, float]]) -> str:
+    """What was measured, as text: a column a size."""
+    milliseconds = {"read": "read the matrix once", "one": "search, one query",
+                    "speaker": "search, one speaker of two", "batch": f"search, each of {BATCH}",
+                    "faiss_one": "faiss flat, one query", "faiss_batch": f"faiss flat, each of {BATCH}"}
+    per_second = {"fill": "fill, 1,000 at a time", "add": "add", "update": "update",
+                  "delete": "delete", "copy": "copy"}
+    lines = [f"{'memories':<28}" + "".join(f"{m['memories']:>12,}" for m in measured)]
+    for name, label in {**milliseconds, **per_second}.items():
+        if name in measured[0]:
+            unit, text = ("ms", [f"{1000 * m[name]:>12.3f}" for m in measured]) if (
+                name in milliseconds) else ("/s", [f"{m[name]:>12,.0f}" for m in measured])
+            lines.append(f"{label + ', ' + unit:<28}" + "".join(text))
+    return "\n".join(lines)

@@ -1,0 +1,493 @@
+"""Tests of adapters.py and of real models' families: Qwen2.5, Qwen3 and Llama-3 in miniature.
+
+    python -m pytest tests/test_adapters.py        (some ten seconds)
+
+Each family is a random model of its kind with a tokenizer and chat template like its own, goes
+through a folder, learns a step with adapters and is saved. With `peft` installed, it reads what is
+written here, and the other way round; without, those two tests are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from canned import FirstTokenAgent, make_run, plain_log_probs
+from conftest import CHAT_TEMPLATE, SPECIAL_TOKENS, make_model, make_tokenizer
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import grpo
+import ppo
+from adapters import (LowRank, adapters, add_adapters, checkpoint_layers, empty_model,
+                      head_log_probs, learned, linear_layers, low_rank_layers, picked_log_probs)
+from policy import Policy, PolicyError, load_policy
+from ppo import Critic, PPOOptions
+from trees import Step
+
+CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where is Tom?"}]
+
+# What each family's own template does, shortened.
+QWEN25 = ("{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are Qwen.<|im_end|>\n"
+          "{% endif %}" + CHAT_TEMPLATE)
+QWEN3 = CHAT_TEMPLATE.replace(
+    "assistant\n{% endif %}", "assistant\n{% if enable_thinking is defined and enable_thinking is "
+    "false %}<think>\n\n</think>\n\n{% endif %}{% endif %}")
+LLAMA3 = (
+    "{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message['role'] }}"
+    "<|end_header_id|>\n\n{{ message['content'] | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}")
+NO_SYSTEM = ("{% if messages[0]['role'] == 'system' %}"
+             "{{ raise_exception('System role not supported') }}{% endif %}" + CHAT_TEMPLATE)
+LLAMA_TOKENS = ("<|finetune_right_pad_id|>", "<|begin_of_text|>", "<|end_of_text|>",
+                "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>")
+QWEN_ASKED = ("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhere is Tom?<|im_end|>\n"
+              "<|im_start|>assistant\n")
+
+# kind and shape of the model; its tokenizer; the end ids of its generation config; the chat in full
+FAMILIES = {
+    "Qwen2.5": ("qwen2", {"tie_word_embeddings": True}, {"chat_template": QWEN25}, [2, 0],
+                QWEN_ASKED),
+    "Qwen3": ("qwen3", {"tie_word_embeddings": False, "head_dim": 16}, {"chat_template": QWEN3},
+              [2, 0], QWEN_ASKED + "<think>\n\n</think>\n\n"),
+    "Llama-3": ("llama", {"tie_word_embeddings": False, "num_key_value_heads": 1},
+                {"chat_template": LLAMA3, "special_tokens": LLAMA_TOKENS,
+                 "eos_token": "<|eot_id|>", "bos_token": "<|begin_of_text|>"}, [2, 5, 6],
+                "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+                "<|start_header_id|>user<|end_header_id|>\n\nWhere is Tom?<|eot_id|>"
+                "<|start_header_id|>assistant<|end_header_id|>\n\n"),
+    "no system": ("llama", {}, {"chat_template": NO_SYSTEM}, [2],
+                  "<|im_start|>user\nBe brief.\n\nWhere is Tom?<|im_end|>\n"
+                  "<|im_start|>assistant\n"),
+    # Not a tree but plain rows: attention sees six tokens back.
+    "a window": ("mistral", {"sliding_window": 6}, {}, [2], QWEN_ASKED),
+}
+
+
+def family_folder(name: str, folder: Path) -> tuple[Path, list[int], str]:
+    """An ordinary folder of a small model of a family; its end ids and the chat it should show."""
+    kind, shape, tokenizer, ends, asked = FAMILIES[name]
+    model = make_model(kind, **shape)
+    model.generation_config.eos_token_id = ends
+    model.save_pretrained(folder)
+    make_tokenizer(**tokenizer).save_pretrained(folder)
+    return folder, ends, asked
+
+
+def steps_of(seed: int = 0) -> list[list[Step]]:
+    """Two groups whose members share a prompt."""
+    draw = random.Random(seed)
+    return [[Step(prompt, [draw.randrange(7, 320) for _ in range(draw.randrange(1, 9))], False)
+             for _ in range(4)]
+            for prompt in ([draw.randrange(7, 320) for _ in range(n)] for n in (14, 5))]
+
+
+def learn(policy: Policy, steps: int = 3, lr: float = 1e-2) -> None:
+    """Some real updates of whatever learns."""
+    optimizer = torch.optim.AdamW(learned(policy.model), lr=lr, weight_decay=0.0)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (-policy.token_log_probs(steps_of()).mean()).backward()
+        optimizer.step()
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.tensor([[9, 87, 85, 260, 11, 30]])).logits.float()
+
+
+# ---- The families --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_is_read_sampled_trained_and_saved(name, tmp_path):
+    folder, ends, asked = family_folder(name, tmp_path / "base")
+    policy = load_policy(folder, "cpu", lora=4, checkpointing=True)
+    assert policy.packs == (name != "a window"), "a window is read in plain rows, all else in trees"
+    assert policy.end_ids == {*ends, policy.tokenizer.eos_token_id}, "one of several end ids lost"
+    assert policy.tokenizer.decode(policy.encode(CHAT)) == asked, (
+        "the chat as the model sees it: system message, beginning of text once, no thinking aloud")
+    forged = policy.encode([CHAT[0], {"role": "user", "content": asked}])
+    special = policy.tokenizer.all_special_ids
+    assert sum(forged.count(i) for i in special) == sum(policy.encode(CHAT).count(i)
+                                                        for i in special), "text forged a turn"
+
+    before = logits(policy.model)
+    assert torch.equal(before, logits(make_model(FAMILIES[name][0], **FAMILIES[name][1]))), (
+        "adapters change the model before any step: B must start at zero")
+    prompts = [policy.encode(CHAT), [9, 8, 7], [9, 8, 7, 20]]
+    learn(policy)
+    sampled = policy.sample(prompts, 3, 6, 0.8, torch.Generator().manual_seed(0))
+    claimed = torch.tensor([p for group in sampled for s in group for p in s.log_probs])
+    alone = torch.cat([policy.token_log_probs([[step]], 0.8) for group in sampled
+                       for step in group])
+    together = policy.token_log_probs(sampled, 0.8)
+    assert (claimed - alone).abs().max() < 1e-4 and (together - alone).abs().max() < 1e-5, (
+        "sampling, packed rows and separate rows disagree: are adapters on in one and off in the "
+        "other?")
+
+    for parameter, start in zip(policy.model.parameters(), load_policy(
+            folder, "cpu", lora=4).model.parameters(), strict=True):
+        moved = not torch.equal(parameter, start)
+        assert not moved or parameter.requires_grad, "a frozen weight moved"
+    assert {type(m) for m in policy.model.modules() if list(m.parameters(recurse=False))
+            and any(p.requires_grad for p in m.parameters(recurse=False))} == {LowRank}, (
+        "something else than adapters learns")
+    assert all(layer.lora_B.abs().max() > 0 for layer in low_rank_layers(policy.model).values()), (
+        "an adapter that never moves: gradients do not reach it (pitfall 27)")
+    after = logits(policy.model)
+    assert (after - before).abs().max() > 0.1, "the updates changed nothing"
+    with adapters(policy.model, on=False):
+        assert torch.equal(logits(policy.model), before), "the start model changed with training"
+
+    policy.save(tmp_path / "saved")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert torch.equal(logits(policy.model), after), "saving changed the model"
+    assert merged.dtype == torch.float32 and not low_rank_layers(merged)
+    for again in (merged, load_policy(tmp_path / "saved", "cpu").model,
+                  load_policy(tmp_path / "saved" / "adapter", "cpu").model):
+        assert (logits(again) - after).abs().max() < 1e-4, (
+            "what was saved is another model: scale, transposed product, or a tied head")
+    assert load_policy(tmp_path / "saved", "cpu").end_ids == policy.end_ids, "end ids lost"
+    assert all(p.requires_grad for p in load_policy(tmp_path / "saved" / "adapter",
+                                                    "cpu").model.parameters()), "left frozen"
+
+
+def test_a_chat_that_no_template_takes_is_one_line(tiny_policy):
+    policy = tiny_policy(chat_template="{{ raise_exception('turns must alternate') }}")
+    for chat in (CHAT, CHAT[1:]):
+        with pytest.raises(PolicyError, match="turns must alternate"):
+            policy.encode(chat)
+
+
+# ---- Adapters ------------------------------------------------------------------------------------
+
+
+def test_the_correction_is_the_papers(monkeypatch):
+    torch.manual_seed(0)
+    base = torch.nn.Linear(6, 5)
+    layer = LowRank(base, rank=2, alpha=6)
+    torch.nn.init.normal_(layer.lora_B)
+    x = torch.randn(3, 4, 6)
+    weights = base.weight + 6 / 2 * layer.lora_B @ layer.lora_A  # Eq. 3, scaled by alpha / r
+    wanted = torch.nn.functional.linear(x, weights, base.bias)
+    assert (layer(x) - wanted).abs().max() < 1e-5, "y = W x + b + alpha / r B A x"
+    assert (base.weight + layer.correction() - weights).abs().max() < 1e-6
+
+
+def test_every_linear_layer_but_the_head_has_an_adapter():
+    for kind, tied in (("qwen2", True), ("llama", False)):
+        model = make_model(kind, tie_word_embeddings=tied)
+        names = set(linear_layers(model))
+        assert {name.rpartition(".")[2] for name in names} == {
+            "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+        assert len(names) == 7 * 2, "seven layers in each of two blocks"
+        count = sum(4 * (layer.in_features + layer.out_features)
+                    for layer in linear_layers(model).values())
+        for counted in (model, empty_model(model.config)):
+            add_adapters(counted, 4)
+            assert sum(p.numel() for p in learned(counted)) == count, (
+                "rank times (in + out) of each layer, also counted without weights")
+
+
+def test_adapters_go_off_and_come_back(tiny_policy):
+    policy = tiny_policy()
+    add_adapters(policy.model, 2)
+    start = logits(policy.model)
+    learn(policy)
+    trained, model = logits(policy.model), policy.model
+    with adapters(model, on=False):
+        with adapters(model, on=False):
+            assert torch.equal(logits(model), start)
+        assert torch.equal(logits(model), start), "the inner block switched them on too early"
+        with adapters(model, on=True):
+            assert torch.equal(logits(model), trained)
+        assert torch.equal(logits(model), start), "on inside off is not undone"
+        with pytest.raises(RuntimeError), adapters(model, on=True):
+            raise RuntimeError
+        assert torch.equal(logits(model), start), "an exception leaves them as they were inside"
+    assert torch.equal(logits(model), trained), "they stay off behind the block"
+
+
+def test_the_start_of_a_policy_is_a_view_and_stays_what_it_was(tiny_policy):
+    policy, fresh, groups = tiny_policy(), tiny_policy(), steps_of()
+    add_adapters(policy.model, 2)
+    view = policy.start()
+    learn(policy)
+    wanted = fresh.token_log_probs(groups).detach()
+    assert view.model is policy.model, "the reference is a second model in memory"
+    assert torch.equal(view.token_log_probs(groups), wanted), "the reference learned too"
+    assert (policy.token_log_probs(groups) - wanted).abs().max() > 0.01, "the policy did not"
+    draws = [torch.Generator().manual_seed(3) for _ in range(2)]
+    assert (view.sample([[9, 8, 7]], 4, 6, 1.0, draws[0])
+            == fresh.sample([[9, 8, 7]], 4, 6, 1.0, draws[1])), "it samples with adapters"
+    hidden = [p.read(p.rows(groups))[0] for p in (view, fresh)]
+    assert torch.equal(*hidden), "its states are those with adapters"
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_second_set_learns_alone_on_the_same_weights(tiny_policy, checkpointing):
+    policy, groups = tiny_policy(), steps_of()
+    add_adapters(policy.model, 2)
+    checkpoint_layers(policy.model, checkpointing)
+    learn(policy)
+    trained, start = (p.token_log_probs(groups).detach() for p in (policy, policy.start()))
+    critic = policy.second()
+    assert torch.equal(critic.token_log_probs(groups), start), "it begins with the trained adapters"
+    mine, theirs = (dict(p.model.named_parameters()) for p in (policy, critic))
+    for name, parameter in mine.items():
+        assert (parameter is theirs[name]) == ("lora" not in name), (
+            f"{name}: frozen weights are shared, adapters are not")
+    # The gradient goes to the one that was asked, also when its layers run again later.
+    gradients = []
+    for wrapped in (checkpointing, False):
+        checkpoint_layers(critic.model, wrapped)
+        loss = critic.token_log_probs(groups).sum()
+        policy.token_log_probs(groups)
+        gradients.append(torch.autograd.grad(loss, learned(critic.model)))
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*gradients)), "of another set"
+    learn(critic)
+    assert torch.equal(policy.token_log_probs(groups), trained), "the critic moved the policy"
+
+
+def test_a_weight_moves_at_a_rate_of_a_millionth(model_folder):
+    """Pitfall 37: in bfloat16 a weight is rounded back; float32 weights and adapters move."""
+    for lora in (0, 4):
+        policy = load_policy(model_folder, "cpu", lora=lora, precision="bfloat16")
+        assert policy.dtype == torch.bfloat16 and policy.packs
+        assert {p.dtype for p in learned(policy.model)} == {torch.float32}, "what learns is float32"
+        frozen = {p.dtype for p in policy.model.parameters() if not p.requires_grad}
+        assert frozen == ({torch.bfloat16} if lora else set()), "what is frozen is bfloat16"
+        before = [p.detach().clone() for p in learned(policy.model)]
+        learn(policy, steps=2, lr=1e-6)
+        moved = torch.cat([(a != b).flatten() for a, b in zip(before, learned(policy.model))])
+        assert moved.float().mean() > 0.3, (
+            f"{moved.float().mean():.0%} of what should learn moved at 1e-6 with --lora {lora}")
+    half = Policy(make_model().bfloat16(), make_tokenizer())  # what the test is there to catch
+    before = [p.detach().clone() for p in half.model.parameters()]
+    learn(half, steps=2, lr=1e-6)
+    moved = torch.cat([(a != b).flatten() for a, b in zip(before, half.model.parameters())])
+    assert moved.float().mean() < 0.2, "bfloat16 weights move as well: the test shows nothing"
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+def test_bfloat16_arithmetic_is_close_and_consistent(model_folder, lora):
+    exact = load_policy(model_folder, "cpu")
+    policy = load_policy(model_folder, "cpu", lora=lora, precision="bfloat16", checkpointing=True)
+    wanted, got = (p.token_log_probs(steps_of()).detach() for p in (exact, policy))
+    assert got.dtype == torch.float32, "log-probs are float32"
+    assert 1e-4 < (got - wanted).abs().mean() < 0.1, "not bfloat16, or not the same model"
+    sampled = policy.sample([[9, 8, 7], [9, 8, 7, 5], [30]], 8, 8, 1.0,
+                            torch.Generator().manual_seed(0))
+    claimed = torch.tensor([p for group in sampled for s in group for p in s.log_probs])
+    errors = (policy.token_log_probs(sampled) - claimed).abs()
+    assert errors.mean() < 0.1, f"sampled and scored differ by {errors.mean():.2f} nats"
+    assert policy.start().token_log_probs(steps_of()).sub(wanted).abs().mean() < 0.1
+
+
+# ---- GRPO and PPO with adapters ------------------------------------------------------------------
+
+
+PROMPTS = [[5, 9, 14], [5, 9, 30, 31], [40, 41, 42, 43, 44], [7, 8]]
+
+
+@pytest.mark.parametrize("algorithm, critic", [(grpo, ""), (ppo, "own"), (ppo, "shared")])
+def test_an_algorithm_learns_with_adapters_alone(tiny_policy, tmp_path, algorithm, critic):
+    policy = tiny_policy()
+    add_adapters(policy.model, 4)
+    options = {"kind": PPOOptions, "critic": critic, "critic_lr": 1e-2} if critic else {}
+    run = make_run(policy, tiny_policy(), FirstTokenAgent(), 4, tmp_path / "run", PROMPTS,
+                   steps=10, group_size=16, lr=1e-2, kl=0.01, max_grad_norm=1.0, lora=4, **options)
+    run.reference = policy.start()
+    rows, _ = algorithm.train(run)
+    assert rows[-1]["reward"] > rows[0]["reward"] + 0.2, [row["reward"] for row in rows]
+    assert abs(rows[0]["kl"]) < 1e-6 < rows[1]["kl"], "the reference is not the start model"
+    assert all(row["ratio_error"] < 1e-4 for row in rows), "sampling and scoring differ"
+    start = make_model()
+    with adapters(policy.model, on=False):
+        assert torch.equal(logits(policy.model), logits(start)), "the frozen weights moved"
+
+
+def test_the_critics_own_adapters_are_all_that_it_adds(tiny_policy):
+    policy = tiny_policy()
+    add_adapters(policy.model, 4)
+    critic = Critic(policy.second(), shared=False)
+    head = sum(p.numel() for p in critic.head.parameters())
+    assert sum(p.numel() for p in learned(critic)) - head == sum(
+        p.numel() for p in learned(policy.model)), "one more set of adapters"
+
+
+# ---- Computed again instead of kept --------------------------------------------------------------
+
+
+def kept_bytes(compute: Callable[[], torch.Tensor]) -> tuple[int, torch.Tensor]:
+    """What a forward pass keeps for the backward one, parameters aside; and its result."""
+    found = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            storage = tensor.untyped_storage()
+            found[storage.data_ptr()] = (storage.nbytes(), tensor)  # alive: no address comes twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = compute()
+    return sum(size for size, _ in found.values()), result
+
+
+def test_the_head_in_pieces_is_the_head(tiny_policy):
+    """Also where many tokens share a place, none do, and the last piece is short."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(16, 500)
+    draw = random.Random(0)
+    for places, chunks in ((1, (1,)), (7, (1, 3, 7, 8)), (90, (1, 32, 45, 89))):
+        at = torch.tensor([*range(places), *(draw.randrange(places) for _ in range(40))])
+        at = at[torch.randperm(len(at))]
+        targets = torch.randint(500, (len(at),))
+        hidden = torch.randn(places, 16, requires_grad=True)
+        weights = torch.randn(len(at))
+        wanted, entropies = picked_log_probs(head(hidden), at, targets, 0.7)
+        assert torch.allclose(wanted, (head(hidden) / 0.7).log_softmax(-1)[at, targets])
+        asked = [hidden, *head.parameters()]
+        gradients = torch.autograd.grad((wanted * weights).sum(), asked)
+        for chunk in chunks:
+            size, (got, spread) = kept_bytes(
+                lambda: head_log_probs(head, hidden, at, targets, 0.7, chunk))
+            assert (got - wanted).abs().max() < 1e-6, f"pieces of {chunk} of {places} places"
+            assert torch.allclose(spread, entropies, atol=1e-5) and not spread.requires_grad
+            for a, b in zip(torch.autograd.grad((got * weights).sum(), asked), gradients):
+                assert (a - b).abs().max() < 1e-5 * b.abs().max(), f"gradient, pieces of {chunk}"
+            if chunk < places:
+                assert size < places * 500 * 4 / 3, f"{size} bytes: logits are kept"
+
+
+def test_pieces_layers_and_the_row_budget_change_memory_only(tiny_policy):
+    for kind, options in (("qwen2", {"attention_dropout": 0.5}), ("llama", {}),
+                          ("mistral", {"sliding_window": 6})):
+        policy, groups = tiny_policy(kind, num_hidden_layers=6, **options), steps_of()
+
+        def compute(policy: Policy = policy) -> tuple[int, torch.Tensor, list[torch.Tensor]]:
+            size, result = kept_bytes(lambda: policy.token_log_probs(groups, 0.9))
+            return size, result, torch.autograd.grad(
+                (result * torch.arange(len(result))).mean(), list(policy.model.parameters()))
+
+        size, wanted, gradients = compute()
+        policy.head_chunk = 3
+        checkpoint_layers(policy.model)
+        checkpoint_layers(policy.model)  # twice is once
+        small, got, found = compute()
+        error = (got - wanted).abs().max() / wanted.abs().max()
+        assert error < 1e-6, f"{kind}: other log-probs"
+        for a, b in zip(found, gradients):
+            assert (a - b).abs().max() <= 1e-5 * b.abs().max(), f"{kind}: another gradient"
+        if policy.packs:
+            assert small < size / 4, f"{kind}: {small} of {size} bytes are still kept"
+        assert not policy.model.training, "training mode switches dropout on"
+        draws = [torch.Generator().manual_seed(0) for _ in range(2)]
+        again = policy.sample([[9, 8, 7]], 3, 6, 1.0, draws[0])
+        checkpoint_layers(policy.model, on=False)
+        assert again == policy.sample([[9, 8, 7]], 3, 6, 1.0, draws[1]), "sampling changed"
+        policy.head_chunk = 10 ** 6
+        assert compute()[0] == size, "off is not off"
+
+
+def test_a_small_micro_batch_bounds_the_rows_too(tiny_policy):
+    policy, groups = tiny_policy(micro_batch_tokens=30), steps_of()
+    assert max(len(row.input_ids) for row in policy.rows(groups)) <= 30, (
+        "a row of 4096 tokens does not fit a micro-batch of 30")
+
+
+# ---- Files ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(model_folder, tmp_path) -> tuple[Policy, Path, Path]:
+    """A policy with trained adapters, the folder of its start, and where it is saved."""
+    policy = load_policy(model_folder, "cpu", lora=4)
+    learn(policy)
+    policy.save(tmp_path / "run")
+    return policy, model_folder, tmp_path / "run"
+
+
+def test_merged_weights_are_not_rounded(model_folder, tmp_path):
+    policy = load_policy(model_folder, "cpu", lora=4, precision="bfloat16")
+    learn(policy, steps=1, lr=1e-4)
+    policy.save(tmp_path / "run")
+    merged = load_file(tmp_path / "run" / "model.safetensors")
+    name, layer = next(iter(low_rank_layers(policy.model).items()))
+    found = merged[f"{name}.weight"] - layer.base.weight.float()
+    assert merged[f"{name}.weight"].dtype == torch.float32
+    assert (found - layer.correction()).abs().max() < 1e-2 * layer.correction().abs().max(), (
+        "the correction is lost in the rounding of the weights")
+
+
+def test_peft_reads_our_adapters(trained):
+    peft = pytest.importorskip("peft", reason="the peft library is not installed")
+    policy, base, saved = trained
+    theirs = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base),
+                                            saved / "adapter")
+    assert (logits(theirs) - logits(policy.model)).abs().max() < 1e-4, "another model in peft"
+    assert (logits(theirs.merge_and_unload()) - logits(policy.model)).abs().max() < 1e-4
+
+
+def test_we_read_pefts_adapters(model_folder, tmp_path):
+    peft = pytest.importorskip("peft", reason="the peft library is not installed")
+    torch.manual_seed(1)
+    theirs = peft.get_peft_model(
+        AutoModelForCausalLM.from_pretrained(model_folder),
+        peft.LoraConfig(r=3, lora_alpha=5, target_modules=["q_proj", "down_proj"]))
+    for name, parameter in theirs.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    theirs.save_pretrained(tmp_path / "peft")
+    policy = load_policy(tmp_path / "peft", "cpu")
+    assert (logits(policy.model) - logits(theirs)).abs().max() < 1e-4, "rank, alpha or a name"
+
+
+def spoil(adapter: Path, how: str) -> None:
+    """Break a folder of adapters in one way."""
+    path = adapter / "adapter_config.json"
+    config = json.loads(path.read_text())
+    weights = load_file(adapter / "adapter_model.safetensors")
+    if how == "not JSON":
+        path.write_text("{")
+    elif how == "a list":
+        path.write_text("[]")
+    elif how == "no weights":
+        (adapter / "adapter_model.safetensors").unlink()
+    elif how == "cut":
+        (adapter / "adapter_model.safetensors").write_bytes(b"cut")
+    elif how in ("use_dora", "base_model_name_or_path", "r"):
+        change = {"use_dora": True, "base_model_name_or_path": "no/such", "r": 5}
+        path.write_text(json.dumps({**config, how: change[how]}))
+    else:
+        first = min(weights)
+        changed = {"a lost half": {}, "another layer": {first.replace("layers.0", "layers.7"):
+                                                        weights[first]},
+                   "a foreign weight": {first: weights[first], "score.weight": torch.ones(2)}}[how]
+        del weights[first]
+        save_file({**weights, **changed}, adapter / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("how, says", [
+    ("not JSON", "adapter_config.json"), ("a list", "adapter_config.json"),
+    ("no weights", "adapter_model.safetensors"), ("cut", "header"), ("use_dora", "use_dora"),
+    ("base_model_name_or_path", "no/such"), ("r", "size mismatch"), ("a lost half", "lora_B"),
+    ("another layer", "lora_B"), ("a foreign weight", "lora_B")])
+def test_broken_adapters_are_one_line(trained, how, says):
+    _, _, saved = trained
+    spoil(saved / "adapter", how)
+    with pytest.raises(PolicyError, match=says) as caught:
+        load_policy(saved / "adapter", "cpu")
+    assert "\n" not in str(caught.value) and str(saved) in str(caught.value), "one line, the folder"
+
+
+def test_a_model_without_linear_layers_is_refused(tmp_path):
+    make_model("gpt2", n_layer=1).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(PolicyError, match="--lora 0"):
+        load_policy(tmp_path, "cpu", lora=4)
