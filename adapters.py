@@ -162,7 +162,6 @@ def save_merged(model: nn.Module, folder: str | Path) -> None:
         weights[name] = tensor.to("cpu", torch.float32 if tensor.is_floating_point() else None)
     plain = empty_model(model.config)
     plain.load_state_dict(weights, assign=True)
-    plain.tie_weights()
     plain.generation_config = model.generation_config
     plain.save_pretrained(folder)
 
