@@ -31,17 +31,20 @@ It ends with "grpo manager: held-out exact match A -> B in S s, M GiB; run folde
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from run import (Run, SamplingOptions, describe, evaluate, evaluate_test, finish, option,
-                 parse_options, prepare, stop)
+from checkpoints import TrainingState
+from devices import clip_gradients, stop
+from run import (Run, SamplingOptions, describe, evaluate, evaluate_before, evaluate_test, finish,
+                 launch, option, parse_options, prepare)
 from trees import Episode, micro_batches, trees_of
 
 # ---- The algorithm: pure functions ---------------------------------------------------------------
@@ -184,16 +187,18 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     # rate falls to a tenth: at a constant rate the reward drifts down again after its peak.
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
         (step + 1) / 4, 1 - 0.9 * step / max(options.steps, 1)))
-    rows: list[dict[str, float]] = []
-    scores = {0: evaluate(run, run.validation)[0][run.headline]}
-    batches = run.batches()
-    progress = tqdm(range(1, options.steps + 1), desc="grpo", ncols=100)
-    for step in progress:
+    state = TrainingState(run, {"policy": policy.model}, optimizer, schedule, generator)
+    rows, scores = state.rows, state.scores  # empty, unless the run is resumed
+    if not scores:
+        scores[0] = evaluate(run, run.validation)[0][run.headline]
+    batches = islice(run.batches(), len(rows), None)
+    for step in state.steps():  # those still to do; after each, saves if it is time to
         start = time.time()
         batch = collect(run, next(batches), generator)
         weights = token_weights(batch.lengths, options.reduction, options.max_new_tokens).to(device)
         rows_of_step = policy.rows(trees_of(batch.groups))
-        sums: Counter[str] = Counter()  # metrics, weighted over tokens of the first epoch
+        # Metrics, averaged over tokens; `skipped` is 1 if an update was.
+        sums = Counter(kl=0.0, entropy=0.0, ratio_error=0.0, clip_fraction=0.0, skipped=0)
         for epoch in range(options.epochs):
             optimizer.zero_grad()
             for rows_of_batch in micro_batches(rows_of_step, policy.micro_batch_tokens):
@@ -212,12 +217,13 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
                     sums["ratio_error"] = max(sums["ratio_error"], worst)
                 if epoch == options.epochs - 1:
                     sums["clip_fraction"] += metrics["clip_fraction"].sum().item() / n
-            norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), options.max_grad_norm)
-            if not torch.isfinite(norm):
-                stop(f"step {step}: the gradient is not finite; lower --lr or raise --kl")
+            norm = clip_gradients(policy.model.parameters(), options.max_grad_norm)
+            if not math.isfinite(norm):  # as after such a loss: leave the weights as they are
+                sums["skipped"] = 1
+                break
             optimizer.step()
         run.n_tokens += len(batch.old_log_probs)
-        rows.append({"step": step, **describe(batch.sampled), **sums, "grad_norm": norm.item(),
+        rows.append({"step": step, **describe(batch.sampled), **sums, "grad_norm": norm,
                      "lr": schedule.get_last_lr()[0], "seconds": time.time() - start})
         schedule.step()
         run.log_step(rows[-1])
@@ -225,8 +231,9 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
             run.log_samples(step, batch.sampled)
         if step % 8 == 0 or step == options.steps:
             scores[step] = evaluate(run, run.validation)[0][run.headline]
-        progress.set_postfix(reward=f"{rows[-1]['reward']:.2f}", kl=f"{sums['kl']:.3f}",
-                             tok_s=f"{len(batch.old_log_probs) / rows[-1]['seconds']:.0f}")
+        state.progress.set_postfix(
+            reward=f"{rows[-1]['reward']:.2f}", kl=f"{sums['kl']:.3f}",
+            tok_s=f"{len(batch.old_log_probs) / rows[-1]['seconds']:.0f}")
     return rows, scores
 
 
@@ -236,10 +243,10 @@ def main(argv: Sequence[str] | None = None) -> dict:
     if options.group_size < 2:
         stop("--group-size 1: in a group of one there is nothing to compare with; at least 2")
     run = prepare(options, "grpo")
-    before = evaluate_test(run)
+    before = evaluate_before(run)
     rows, scores = train(run)
     return finish(run, before, evaluate_test(run), rows, scores, train)
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

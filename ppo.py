@@ -39,19 +39,22 @@ It ends with "ppo manager: held-out exact match A -> B in S s, M GiB; run folder
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
+from checkpoints import TrainingState
+from devices import clip_gradients
 from policy import Policy
-from run import (Run, SamplingOptions, describe, evaluate, evaluate_test, finish, load_or_stop,
-                 option, parse_options, prepare, stop)
+from run import (Run, SamplingOptions, describe, evaluate, evaluate_before, evaluate_test, finish,
+                 launch, load_or_stop, option, parse_options, prepare)
 from trees import Episode, Row, Step, micro_batches, trees_of
 
 # ---- The algorithm: pure functions ---------------------------------------------------------------
@@ -252,16 +255,19 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     # rate falls to a tenth: at a constant rate the reward drifts down again after its peak.
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
         (step + 1) / 4, 1 - 0.9 * step / max(options.steps, 1)))
-    rows: list[dict[str, float]] = []
-    scores = {0: evaluate(run, run.validation)[0][run.headline]}
-    batches = run.batches()
-    progress = tqdm(range(1, options.steps + 1), desc="ppo", ncols=100)
-    for step in progress:
+    state = TrainingState(run, {"policy": policy.model, "critic": critic}, optimizer, schedule, generator)
+    rows, scores = state.rows, state.scores  # empty, unless the run is resumed
+    if not scores:
+        scores[0] = evaluate(run, run.validation)[0][run.headline]
+    batches = islice(run.batches(), len(rows), None)
+    for step in state.steps():  # those still to do; after each, saves if it is time to
         start = time.time()
         batch = collect(run, critic, next(batches), generator)
         advantages, n = whiten(batch.advantages), len(batch.old_log_probs)
         rows_of_step = policy.rows(trees_of(batch.groups))
-        sums: Counter[str] = Counter()  # metrics, averaged over tokens
+        # Metrics, averaged over tokens; `skipped` is 1 if an update was.
+        sums = Counter(kl=0.0, entropy=0.0, value_loss=0.0, ratio_error=0.0, clip_fraction=0.0,
+                       skipped=0)
         for epoch in range(options.epochs):
             optimizer.zero_grad()
             for rows_of_batch in micro_batches(rows_of_step, policy.micro_batch_tokens):
@@ -284,14 +290,14 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
                     sums["ratio_error"] = max(sums["ratio_error"], worst)
                 if epoch == options.epochs - 1:
                     sums["clip_fraction"] += metrics["clip_fraction"].sum().item() / n
-            norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), options.max_grad_norm)
-            critic_norm = torch.nn.utils.clip_grad_norm_(
-                critic.parameters(), options.max_grad_norm)
-            if not torch.isfinite(norm + critic_norm):
-                stop(f"step {step}: the gradient is not finite; lower --lr or raise --kl")
+            norm = clip_gradients(policy.model.parameters(), options.max_grad_norm)
+            critic_norm = clip_gradients(critic.parameters(), options.max_grad_norm)
+            if not math.isfinite(norm + critic_norm):  # as after such a loss: leave the weights
+                sums["skipped"] = 1
+                break
             optimizer.step()
         run.n_tokens += n
-        rows.append({"step": step, **describe(batch.groups), **sums, "grad_norm": norm.item(),
+        rows.append({"step": step, **describe(batch.groups), **sums, "grad_norm": norm,
                      "explained_variance": explained_variance(batch.old_values, batch.returns),
                      "advantage_std": batch.advantages.std(correction=0).item(),
                      "lr": schedule.get_last_lr()[0], "seconds": time.time() - start})
@@ -301,8 +307,9 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
             run.log_samples(step, batch.groups)
         if step % 8 == 0 or step == options.steps:
             scores[step] = evaluate(run, run.validation)[0][run.headline]
-        progress.set_postfix(reward=f"{rows[-1]['reward']:.2f}", kl=f"{sums['kl']:.3f}",
-                             tok_s=f"{n / rows[-1]['seconds']:.0f}")
+        state.progress.set_postfix(
+            reward=f"{rows[-1]['reward']:.2f}", kl=f"{sums['kl']:.3f}",
+            tok_s=f"{n / rows[-1]['seconds']:.0f}")
     return rows, scores
 
 
@@ -316,10 +323,10 @@ def main(argv: Sequence[str] | None = None) -> dict:
     """Train one agent and report; returns what summary.json holds."""
     options = parse_options(PPOOptions, "Train a memory agent with PPO.", argv)
     run = prepare(options, "ppo")
-    before = evaluate_test(run)
+    before = evaluate_before(run)
     rows, scores = train(run)
     return finish(run, before, evaluate_test(run), rows, scores, train)
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

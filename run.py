@@ -1,6 +1,7 @@
 """What every training run needs and no reader of the algorithm does: options, data, run folder.
 
     runs/NAME/config.json    every option as it was resolved
+              resume.pt      an unfinished run, to go on with (checkpoints.py)
               metrics.csv    one line a training step
               samples.jsonl  the episodes of every tenth step, as text
               curve.png      training reward and validation score over the steps
@@ -22,12 +23,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
+import devices
 from benchmarks import LOADERS, load
+from checkpoints import FILE, CheckpointError, identity, read, scores_before
 from data import DataError, Dialogue, OpenQuestion, is_locomo, split_locomo
+from devices import stop
 from embedders import Embedder, hashed_words
 from environments import (WEBSHOP_TEST, Search, SearchTask, Store, WebShop, WebShopGoal,
                           search_tasks)
@@ -89,6 +93,8 @@ class Options:
     limit: int | None = option(None, "use only so many held-out questions, 20 to 100: a quick look")
     seed: int = option(0, "of the sampling and the order of the questions")
     out: str | None = option(None, "run folder; default: runs/ALGORITHM-AGENT")
+    save_every: int = option(0, "write resume.pt every so many steps, 5 to 50; 0: at Ctrl-C only")
+    resume: bool = option(False, "go on with the run in the folder, from its resume.pt")
 
 
 @dataclass
@@ -98,12 +104,6 @@ class SamplingOptions(Options):
     group_size: int = option(8, "sampled episodes a question, 4 to 16")
     epochs: int = option(2, "updates from each batch of episodes, 1 to 4")
     temperature: float = option(1.0, "sampling temperature, 0.7 to 1.2")
-
-
-def stop(message: str) -> NoReturn:
-    """End the program: one line on what is wrong, exit code 2."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 def parse_options(cls: type, description: str, argv: Sequence[str] | None):
@@ -125,7 +125,7 @@ def parse_options(cls: type, description: str, argv: Sequence[str] | None):
         choices = f.metadata["choices"]
         if choices and value is not None and value not in choices:
             parser.error(f"{name} {value}: must be one of {', '.join(choices)}")
-        least = {"seed": 0, "steps": 0, "lr": 1e-12, "temperature": 1e-3,
+        least = {"seed": 0, "steps": 0, "save_every": 0, "lr": 1e-12, "temperature": 1e-3,
                  "max_grad_norm": 1e-6, "clip": 1e-3,
                  "critic_lr": 1e-12}.get(f.name, type(value) is int)
         if type(value) in (int, float) and not least <= value < float("inf"):
@@ -225,6 +225,9 @@ class Run:
     folder: Path
     started: float = field(default_factory=time.time)
     n_tokens: int = 0  # response tokens trained on
+    identity: dict[str, Any] = field(default_factory=dict)  # what --resume must find again
+    saved: dict[str, Any] | None = None  # the checkpoint to go on from
+    before: tuple[dict, list[Episode]] | None = None  # the start model's held-out scores
 
     @property
     def headline(self) -> str:
@@ -290,6 +293,10 @@ def long_tasks(options: Options, splits: Sequence[Sequence[Dialogue]], embed: Em
 def prepare(options: Options, algorithm: str) -> Run:
     """Load model and data, build the tasks, make the folder. Stops the program on bad input."""
     options = resolve(options, algorithm)
+    folder = Path(options.out)
+    if not options.resume and (folder / FILE).exists():
+        stop(f"{folder} holds an unfinished run: go on with it (--resume), delete {FILE} there, or "
+             "choose another --out")
     torch.manual_seed(options.seed)
     try:
         splits = load_data(options.data, options.train_questions)
@@ -314,17 +321,22 @@ def prepare(options: Options, algorithm: str) -> Run:
     train, validation, test = tasks
     if not train or not test:  # a manager's questions need evidence
         stop(f"{options.data}: no usable question to {'test on' if train else 'learn from'}")
-    folder = Path(options.out)
+    this_run = identity(options, policy.model, len(train))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("metrics.csv", "samples.jsonl"):
-            (folder / name).unlink(missing_ok=True)
-        (folder / "config.json").write_text(json.dumps(vars(options), indent=2) + "\n")
+        saved = read(folder, this_run) if options.resume else None
+        if saved is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in ("metrics.csv", "samples.jsonl"):
+                (folder / name).unlink(missing_ok=True)
+            (folder / "config.json").write_text(json.dumps(vars(options), indent=2) + "\n")
+    except CheckpointError as error:
+        stop(str(error))
     except OSError as error:
         stop(f"cannot write to the run folder {folder} ({error.strerror}); choose another --out")
     print(" ".join(f"{name}={value}" for name, value in vars(options).items()))
     return Run(options, algorithm, policy, reference, agent, train, validation,
-               test[: options.limit], splits[2], embed, folder)
+               test[: options.limit], splits[2], embed, folder, identity=this_run, saved=saved,
+               before=scores_before(saved))
 
 
 def score(episodes: Sequence[Episode]) -> dict:
@@ -384,10 +396,27 @@ def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
     return scores, episodes
 
 
+def evaluate_before(run: Run) -> tuple[dict, list[Episode]]:
+    """Held-out scores of the start model; a resumed run has them from its checkpoint."""
+    run.before = run.before or evaluate_test(run)
+    return run.before
+
+
 def count_questions(tasks: Sequence[Task]) -> int:
     """Different questions: a manager's in training judges two decisions, MEM1 answers several."""
     return len({id(question) for task in tasks
                 for question in getattr(task, "questions", (getattr(task, "question", task),))})
+
+
+def launch(main: Callable[[], Any]) -> None:
+    """Call a script's main; what ends it from outside takes one line and is no traceback."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (OSError, PolicyError) as error:  # a full disk, a model that was learned to pieces
+        stop(str(error))
 
 
 def peak_memory_bytes() -> int:
@@ -401,14 +430,19 @@ def peak_memory_bytes() -> int:
 def compare_harnesses(run: Run, train: Callable[[Run], Any]) -> dict[str, dict[str, dict]]:
     """A trained MEM1 beside the same start model, trained alike with other memories of its past.
 
-    Number of questions -> harness -> scores. The others' run folders are inside this one's.
+    Number of questions -> harness -> scores. The others' run folders are inside this one's, each
+    with its own resume.pt: one that was finished trains no step when resumed.
     """
     found = {}
     for harness in HARNESSES:
         policy = run.policy
         if harness != run.options.harness:
-            folder = str(run.folder / harness)
-            other = prepare(replace(run.options, harness=harness, out=folder), run.algorithm)
+            folder = run.folder / harness
+            begun = run.options.resume and (folder / FILE).exists()
+            if not begun:
+                (folder / FILE).unlink(missing_ok=True)  # of an older run in the folder above
+            other = prepare(replace(run.options, harness=harness, out=str(folder), resume=begun),
+                            run.algorithm)
             train(other)
             policy = other.policy
             policy.save(other.folder / "checkpoint")
@@ -444,6 +478,8 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
         "before": before[0], "after": after[0], **compared,
     }
     (run.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    for folder in (run.folder, *(run.folder / harness for harness in HARNESSES)):
+        (folder / FILE).unlink(missing_ok=True)  # finished: nothing to go on with
     print("\n" + transcripts(before[1], after[1]))
     print("\n" + table(before[0], after[0]))
     if compared:
