@@ -24,6 +24,7 @@ computes. Two things in this project are at odds with that, and solved so:
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -61,8 +62,20 @@ def start() -> None:
     # Python objects travel over gloo, tensors of a GPU over NCCL. Waiting for the slowest rank's
     # evaluation is no error: a rank that dies is noticed by torchrun, not by this timeout.
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(hours=2))
+    signal.signal(signal.SIGTERM, _on_terminate)
     if not is_main():
         sys.stdout = open(os.devnull, "w")
+
+
+def _on_terminate(*_: object) -> NoReturn:
+    """How torchrun ends the other ranks when one has died."""
+    raise ConnectionError("ended by torchrun")
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether an error means that another rank is gone; it has said itself why."""
+    backend = getattr(dist, "DistError", ConnectionError), ConnectionError
+    return world_size() > 1 and (isinstance(error, backend) or "gloo" in str(error))
 
 
 def end() -> None:
@@ -176,7 +189,8 @@ def shard(policy: Policy, root: torch.nn.Module | None = None) -> None:
     layers = next(m for m in policy.model.modules() if isinstance(m, torch.nn.ModuleList))
     for module in (*layers, root):
         fully_shard(module, mesh=mesh)
-        module.set_gradient_divide_factor(1.0)  # sums, as in `clip_gradients`
+        module.set_gradient_divide_factor(1.0)  # a sum over ranks, as in `clip_gradients`
+        module.set_force_sum_reduction_for_comms(True)
     nothing = Row()
     nothing.add([0])
     # What is left, embeddings and head, is gathered around the root's forward. A policy does not
@@ -194,14 +208,16 @@ def shard(policy: Policy, root: torch.nn.Module | None = None) -> None:
 @contextmanager
 def gathered(*modules: torch.nn.Module) -> Iterator[None]:
     """Inside, sharded modules hold their whole weights and ranks need not keep step."""
-    parts = [part for module in modules for part in module.modules() if hasattr(part, "unshard")]
-    for part in parts:
+    parts = [(part, part is module) for module in modules for part in module.modules()
+             if hasattr(part, "unshard")]
+    for part, _ in parts:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
     yield
-    for part in parts:
+    for part, is_root in parts:
         part.reshard()
-        part.set_reshard_after_forward(True, recurse=False)
+        # The root's, embeddings and head, stay from forward to backward: they are used in both.
+        part.set_reshard_after_forward(not is_root, recurse=False)
 
 
 def is_sharded(tensor: Tensor) -> bool:

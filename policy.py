@@ -293,7 +293,8 @@ class Policy:
         """Padded ids (B, T), the places in B * T that predict a token (M,), each token's (N,)."""
         ids = pad_right([row.input_ids for row in rows], 0, self.device)
         score_at = [b * ids.shape[1] + i for b, row in enumerate(rows) for i in row.score_at]
-        places, token_at = torch.tensor(score_at, device=self.device).unique(return_inverse=True)
+        places, token_at = torch.tensor(
+            score_at, dtype=torch.long, device=self.device).unique(return_inverse=True)
         return ids, places, token_at
 
     def score(self, rows: Sequence[Row], temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -309,7 +310,8 @@ class Policy:
             ids, places, token_at = self._layout(rows)
             logits = self.model(input_ids=ids, use_cache=False).logits.flatten(0, 1)[places]
         log_probs = (logits.float() / temperature).log_softmax(-1)  # (M, V)
-        targets = torch.tensor([t for row in rows for t in row.targets], device=self.device)  # (N,)
+        targets = torch.tensor([t for row in rows for t in row.targets], dtype=torch.long,
+                               device=self.device)  # (N,)
         with torch.no_grad():
             entropies = -log_probs.exp().mul_(log_probs).sum(-1)  # (M,)
         return log_probs[token_at, targets], entropies[token_at]
@@ -355,9 +357,9 @@ class Policy:
         errors = torch.cat([packed - plain, claimed - self.token_log_probs(sampled)])
         return errors.abs().max().item() < tolerance
 
-    def save(self, folder: str | Path) -> None:
-        """Write an ordinary Hugging Face folder: weights, configuration, tokenizer."""
-        self.model.save_pretrained(folder)
+    def save(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write an ordinary Hugging Face folder: weights (or those given), settings, tokenizer."""
+        self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
 
 

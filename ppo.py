@@ -51,7 +51,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from checkpoints import TrainingState
-from devices import clip_gradients
+from devices import (add_up, all_of, clip_gradients, gather, gathered, in_step, own_seed, shard,
+                     spread)
 from policy import Policy
 from run import (Run, SamplingOptions, describe, evaluate, evaluate_before, evaluate_test, finish,
                  launch, load_or_stop, option, parse_options, prepare)
@@ -104,11 +105,15 @@ def gae(rewards: Tensor, values: Tensor, lengths: Tensor, last_values: Tensor, g
     return flat, flat + values
 
 
-def whiten(advantages: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 over all response tokens of the batch; of one token, as it is."""
-    if len(advantages) < 2:
+def whiten(advantages: Tensor, of_all: Tensor | None = None) -> Tensor:
+    """Mean 0 and deviation 1 over all response tokens of the batch; of one token, as it is.
+
+    `of_all` are the advantages of all devices, if these are those of one.
+    """
+    of_all = advantages if of_all is None else of_all
+    if len(of_all) < 2:
         return advantages
-    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    return (advantages - of_all.mean()) / (of_all.std() + 1e-8)
 
 
 def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor,
@@ -244,9 +249,11 @@ def collect(run: Run, critic: Critic, tasks: Sequence, generator: torch.Generato
 def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     """Learn; returns the logged rows and the validation scores by step."""
     options, policy, device = run.options, run.policy, run.policy.device
-    generator = torch.Generator(device).manual_seed(options.seed)
+    generator = torch.Generator(device).manual_seed(own_seed(options.seed))
     shared = options.critic == "shared"
     critic = Critic(policy if shared else load_or_stop(options.model), shared)
+    if options.shard == "on" and not shared:
+        shard(critic.trunk, critic)
     optimizer = torch.optim.AdamW([
         {"params": policy.model.parameters(), "lr": options.lr},
         {"params": critic.parameters(), "lr": options.critic_lr}],
@@ -262,17 +269,19 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     batches = islice(run.batches(), len(rows), None)
     for step in state.steps():  # those still to do; after each, saves if it is time to
         start = time.time()
-        batch = collect(run, critic, next(batches), generator)
-        advantages, n = whiten(batch.advantages), len(batch.old_log_probs)
+        with gathered(policy.model, run.reference.model, critic):
+            batch = collect(run, critic, spread(next(batches)), generator)
+        everyones = all_of(batch.advantages)  # those of all devices
+        advantages, n = whiten(batch.advantages, everyones), len(everyones)
         rows_of_step = policy.rows(trees_of(batch.groups))
         # Metrics, averaged over tokens; `skipped` is 1 if an update was.
         sums = Counter(kl=0.0, entropy=0.0, value_loss=0.0, ratio_error=0.0, clip_fraction=0.0,
                        skipped=0)
         for epoch in range(options.epochs):
             optimizer.zero_grad()
-            for rows_of_batch in micro_batches(rows_of_step, policy.micro_batch_tokens):
-                index = torch.tensor(
-                    [i for row in rows_of_batch for i in row.token_index], device=device)  # (n,)
+            for rows_of_batch in in_step(micro_batches(rows_of_step, policy.micro_batch_tokens)):
+                index = torch.tensor([i for row in rows_of_batch for i in row.token_index],
+                                     dtype=torch.long, device=device)  # (n,)
                 log_probs, entropies = policy.score(rows_of_batch, options.temperature)  # (n,)
                 per_token, metrics = clipped_loss(
                     log_probs, batch.old_log_probs[index], advantages[index], options.clip)
@@ -286,7 +295,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
                     sums["kl"] += (log_ratio.exp() - 1 - log_ratio).sum().item() / n
                     sums["entropy"] += entropies.sum().item() / n
                     sums["value_loss"] += value_loss.sum().item() / n
-                    worst = metrics["ratio_error"].max().item()
+                    worst = max(metrics["ratio_error"].tolist(), default=0.0)
                     sums["ratio_error"] = max(sums["ratio_error"], worst)
                 if epoch == options.epochs - 1:
                     sums["clip_fraction"] += metrics["clip_fraction"].sum().item() / n
@@ -297,14 +306,16 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
                 break
             optimizer.step()
         run.n_tokens += n
-        rows.append({"step": step, **describe(batch.groups), **sums, "grad_norm": norm,
-                     "explained_variance": explained_variance(batch.old_values, batch.returns),
-                     "advantage_std": batch.advantages.std(correction=0).item(),
+        groups, sums = gather(batch.groups), add_up(sums)
+        rows.append({"step": step, **describe(groups), **sums, "grad_norm": norm,
+                     "explained_variance": explained_variance(
+                         all_of(batch.old_values), all_of(batch.returns)),
+                     "advantage_std": everyones.std(correction=0).item(),
                      "lr": schedule.get_last_lr()[0], "seconds": time.time() - start})
         schedule.step()
         run.log_step(rows[-1])
         if step % 10 == 0 or step == 1:
-            run.log_samples(step, batch.groups)
+            run.log_samples(step, groups)
         if step % 8 == 0 or step == options.steps:
             scores[step] = evaluate(run, run.validation)[0][run.headline]
         state.progress.set_postfix(

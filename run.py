@@ -15,6 +15,7 @@ import argparse
 import csv
 import dataclasses
 import json
+import os
 import random
 import resource
 import sys
@@ -29,7 +30,7 @@ import torch
 
 import devices
 from benchmarks import LOADERS, load
-from checkpoints import FILE, CheckpointError, identity, read, scores_before
+from checkpoints import FILE, CheckpointError, command, identity, read, scores_before
 from data import DataError, Dialogue, OpenQuestion, is_locomo, split_locomo
 from devices import stop
 from embedders import Embedder, hashed_words
@@ -95,6 +96,8 @@ class Options:
     out: str | None = option(None, "run folder; default: runs/ALGORITHM-AGENT")
     save_every: int = option(0, "write resume.pt every so many steps, 5 to 50; 0: at Ctrl-C only")
     resume: bool = option(False, "go on with the run in the folder, from its resume.pt")
+    shard: str = option("off", "on: under torchrun, cut weights, gradients and moments over all "
+                               "devices (FSDP2)", "on", "off")
 
 
 @dataclass
@@ -237,6 +240,8 @@ class Run:
 
     def log_step(self, row: dict[str, float]) -> None:
         """Append one line to metrics.csv."""
+        if not devices.is_main():
+            return
         path = self.folder / "metrics.csv"
         with path.open("a", newline="") as file:
             writer = csv.DictWriter(file, row)
@@ -246,6 +251,8 @@ class Run:
 
     def log_samples(self, step: int, groups: Iterable[Iterable[Episode]]) -> None:
         """Append episodes to samples.jsonl, as text."""
+        if not devices.is_main():
+            return
         with (self.folder / "samples.jsonl").open("a", encoding="utf-8") as file:
             for index, group in enumerate(groups):
                 for episode in group:
@@ -292,8 +299,13 @@ def long_tasks(options: Options, splits: Sequence[Sequence[Dialogue]], embed: Em
 
 def prepare(options: Options, algorithm: str) -> Run:
     """Load model and data, build the tasks, make the folder. Stops the program on bad input."""
+    devices.start()
     options = resolve(options, algorithm)
-    folder = Path(options.out)
+    n_devices, folder = devices.world_size(), Path(options.out)
+    if options.shard == "on" and n_devices == 1:
+        stop("--shard on: there is one device; start with torchrun --nproc-per-node 4, or so")
+    if options.questions < n_devices:
+        stop(f"--questions {options.questions}: fewer than the {n_devices} devices they are for")
     if not options.resume and (folder / FILE).exists():
         stop(f"{folder} holds an unfinished run: go on with it (--resume), delete {FILE} there, or "
              "choose another --out")
@@ -324,7 +336,7 @@ def prepare(options: Options, algorithm: str) -> Run:
     this_run = identity(options, policy.model, len(train))
     try:
         saved = read(folder, this_run) if options.resume else None
-        if saved is None:
+        if saved is None and devices.is_main():
             folder.mkdir(parents=True, exist_ok=True)
             for name in ("metrics.csv", "samples.jsonl"):
                 (folder / name).unlink(missing_ok=True)
@@ -334,6 +346,9 @@ def prepare(options: Options, algorithm: str) -> Run:
     except OSError as error:
         stop(f"cannot write to the run folder {folder} ({error.strerror}); choose another --out")
     print(" ".join(f"{name}={value}" for name, value in vars(options).items()))
+    if options.shard == "on":
+        devices.shard(policy)
+        devices.shard(reference)
     return Run(options, algorithm, policy, reference, agent, train, validation,
                test[: options.limit], splits[2], embed, folder, identity=this_run, saved=saved,
                before=scores_before(saved))
@@ -374,8 +389,9 @@ def describe(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
 
 def evaluate(run: Run, tasks: Sequence[Task]) -> tuple[dict, list[Episode]]:
     """Greedy scores of the policy as it is now on some tasks."""
-    groups = run.agent.rollout(run.policy, tasks, 1, temperature=0)
-    episodes = [group[0] for group in groups]
+    with devices.gathered(run.policy.model, run.reference.model):
+        groups = run.agent.rollout(run.policy, devices.spread(tasks), 1, temperature=0)
+    episodes = [group[0] for group in devices.gather(groups)]
     return score(episodes), episodes
 
 
@@ -383,16 +399,18 @@ def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
     """Held-out scores; for a manager also over whole dialogues, from an empty bank."""
     scores, episodes = evaluate(run, run.test)
     if run.options.agent == "manager" and run.options.data == "world" and not run.options.limit:
-        banks, _ = build_banks(run.policy, run.test_dialogues, run.embed, run.options.facts)
-        asked = [AnswerTask(bank, question, dialogue.speakers)
-                 for bank, dialogue in zip(banks, run.test_dialogues)
-                 for question in dialogue.questions]
-        answers = answer_all(run.reference, asked, run.options.distill == "on")
-        whole = summarise([answer.text for answer in answers],
-                          [task.question.answer for task in asked],
-                          [task.question.category for task in asked])
-        scores["whole_dialogues"] = whole["exact_match"]
-        scores["memories_per_dialogue"] = sum(map(len, banks)) / len(banks)
+        dialogues = devices.spread(run.test_dialogues)
+        with devices.gathered(run.policy.model, run.reference.model):
+            banks, _ = build_banks(run.policy, dialogues, run.embed, run.options.facts)
+            asked = [AnswerTask(bank, question, dialogue.speakers)
+                     for bank, dialogue in zip(banks, dialogues)
+                     for question in dialogue.questions]
+            answers = answer_all(run.reference, asked, run.options.distill == "on")
+        rows = devices.gather([(answer.text, task.question.answer, task.question.category)
+                               for answer, task in zip(answers, asked)])
+        sizes = devices.gather([len(bank) for bank in banks])
+        scores["whole_dialogues"] = summarise(*zip(*rows))["exact_match"]
+        scores["memories_per_dialogue"] = sum(sizes) / len(sizes)
     return scores, episodes
 
 
@@ -412,11 +430,20 @@ def launch(main: Callable[[], Any]) -> None:
     """Call a script's main; what ends it from outside takes one line and is no traceback."""
     try:
         main()
+        devices.end()
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         raise SystemExit(130) from None
-    except (OSError, PolicyError) as error:  # a full disk, a model that was learned to pieces
-        stop(str(error))
+    except Exception as error:
+        if devices.is_lost_rank(error):
+            if devices.rank() < 2:  # one of these two is alive: once is enough
+                print(f"\nerror: rank {devices.rank()}: another rank has died or torchrun was told to "
+                      f"stop; go on from the last checkpoint (--save-every) with: {command()}",
+                      file=sys.stderr, flush=True)
+            os._exit(1)  # at once: what is left of the connection could make it wait
+        if isinstance(error, (OSError, PolicyError)):  # a full disk; a model learned to pieces
+            stop(str(error))
+        raise
 
 
 def peak_memory_bytes() -> int:
@@ -445,11 +472,22 @@ def compare_harnesses(run: Run, train: Callable[[Run], Any]) -> dict[str, dict[s
                             run.algorithm)
             train(other)
             policy = other.policy
-            policy.save(other.folder / "checkpoint")
-        found[harness] = by_objectives(policy, harness, run.test_dialogues, run.embed,
-                                       run.options.max_new_tokens)
+            save(policy, other.folder / "checkpoint")
+        with devices.gathered(policy.model):  # all devices do the same: what is timed here is one
+            found[harness] = by_objectives(policy, harness, run.test_dialogues, run.embed,
+                                           run.options.max_new_tokens)
     counts = next(iter(found.values()))
     return {count: {harness: found[harness][count] for harness in found} for count in counts}
+
+
+def save(policy: Policy, folder: Path) -> None:
+    """Write a Hugging Face folder, by one of all devices."""
+    with devices.gathered(policy.model):
+        # `state_dict` of a sharded model returns pieces whatever is gathered; this does not.
+        sharded = hasattr(policy.model, "unshard")
+        weights = dict(policy.model.named_parameters()) if sharded else None
+        if devices.is_main():
+            policy.save(folder, weights)
 
 
 def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list[Episode]],
@@ -460,14 +498,13 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
     For MEM1 `train` is called again for each of the harnesses it is compared with.
     """
     options = run.options
-    run.policy.save(run.folder / "checkpoint")
+    save(run.policy, run.folder / "checkpoint")
     compared = {}
     if options.agent == "mem1" and options.env == "search" and options.harness == "mem1":
         compared = {"by_objectives": compare_harnesses(run, train)}
     seconds = time.time() - run.started
     title = f"{run.algorithm.upper()}, {options.agent}, {options.data}, seed {options.seed}"
     headline = run.headline.replace("_", " ")
-    draw_curve(rows, scores, headline, title, run.folder / "curve.png")
     summary = {
         "algorithm": run.algorithm, "agent": options.agent, "model": options.model,
         "data": options.data, "steps": options.steps, "seconds": round(seconds, 1),
@@ -477,6 +514,9 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
         "test_questions": count_questions(run.test),
         "before": before[0], "after": after[0], **compared,
     }
+    if not devices.is_main():
+        return summary
+    draw_curve(rows, scores, headline, title, run.folder / "curve.png")
     (run.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     for folder in (run.folder, *(run.folder / harness for harness in HARNESSES)):
         (folder / FILE).unlink(missing_ok=True)  # finished: nothing to go on with

@@ -36,7 +36,7 @@ import torch
 import world as w
 from checkpoints import TrainingState
 from data import Dialogue
-from devices import clip_gradients, stop
+from devices import all_of, clip_gradients, in_step, spread, stop
 from embedders import Embedder
 from memory_bank import MemoryBank
 from memr1 import SIMILAR, candidates, guard_place, keep_everything, turn_facts
@@ -166,11 +166,12 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     batches = islice(run.batches(lessons), len(rows), None)
     for step in state.steps():  # those still to do; after each, saves if it is time to
         start = time.time()
-        groups = [[lesson] for lesson in next(batches)]
-        n = sum(len(lesson.response_ids) for [lesson] in groups)
+        groups = [[lesson] for lesson in spread(next(batches))]
+        n = all_of(torch.tensor([len(lesson.response_ids) for [lesson] in groups])).sum().item()
         optimizer.zero_grad()
         loss = 0.0
-        for rows_of_batch in micro_batches(policy.rows(groups), policy.micro_batch_tokens):
+        for rows_of_batch in in_step(
+                micro_batches(policy.rows(groups), policy.micro_batch_tokens)):
             log_probs, _ = policy.score(rows_of_batch, 1.0)  # (n of these rows,)
             part = -log_probs.sum() / n
             part.backward()
@@ -180,6 +181,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
             optimizer.zero_grad()
         optimizer.step()  # without a gradient nothing moves
         run.n_tokens += n
+        loss = all_of(torch.tensor([loss])).sum().item()
         rows.append({"step": step, "loss": loss, "grad_norm": norm, "skipped": int(skipped),
                      "lr": schedule.get_last_lr()[0], "seconds": time.time() - start})
         schedule.step()
