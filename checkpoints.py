@@ -194,6 +194,7 @@ class TrainingState:
                 content = self._content()  # all ranks: sharded tensors are put together
                 if devices.is_main():
                     write(self.path, content)
+            devices.gather([])  # no rank may go on, or end, before the file is whole
         except CheckpointError as error:
             kept = f"; the last whole one is kept: {command()}" if self.path.exists() else ""
             self._stop(f"step {len(self.rows)}: {error}{kept}")
