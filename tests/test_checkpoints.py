@@ -13,7 +13,6 @@ import csv
 import importlib
 import io
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -27,7 +26,7 @@ from safetensors.torch import load_file
 import checkpoints
 import ppo
 import run
-from canned import FirstTokenAgent, make_run
+from canned import FirstTokenAgent, forkserver, make_run
 from checkpoints import FILE, CheckpointError, TrainingState, judge_again, judged, read, write
 from conftest import make_model, make_tokenizer
 from embedders import hashed_words
@@ -47,6 +46,7 @@ def script(name: str, folder: Path, **options: object) -> dict:
     # A random model answers nothing right: pay for answers of odd length.
     run.REWARDS["exact_match"] = lambda answer, gold: float(len(answer) % 2)
     run.draw_curve = run.draw_objectives = lambda *picture: None  # half a second each
+    torch.set_num_threads(1)  # so small a model only waits for more; and sums must be in one order
     given = {**SMALL, "model": folder.parent / "model", "data": folder.parent / "data.json",
              "out": folder, **options}
     argv = [word for key, value in given.items()
@@ -91,8 +91,7 @@ def killed_while_writing(place: str, name: str, folder: Path, **options: object)
 @pytest.fixture(scope="module")
 def forked():
     """Call a function in another process; returns its exit code, -9 for SIGKILL."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["grpo", "ppo", "canned", "conftest"])
+    context = forkserver()
 
     def call(function, *arguments, **options) -> int:
         process = context.Process(target=function, args=arguments, kwargs=options)
@@ -128,9 +127,11 @@ def straight(material) -> dict[str, Path]:
 
 @contextlib.contextmanager
 def unchanged():
-    """Undoes what `script` changes in the module run."""
+    """Undoes what `script` changes for other tests."""
     rewards, pictures = dict(run.REWARDS), (run.draw_curve, run.draw_objectives)
+    n_threads = torch.get_num_threads()
     yield
+    torch.set_num_threads(n_threads)
     run.REWARDS.update(rewards)
     run.draw_curve, run.draw_objectives = pictures
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -27,7 +26,7 @@ import devices
 import grpo
 import ppo
 import run
-from canned import FirstTokenAgent, distance, make_run, random_episodes
+from canned import FirstTokenAgent, distance, forkserver, make_run, random_episodes
 from checkpoints import FILE, read
 from conftest import make_model, make_tokenizer
 from grpo import GRPOOptions, token_weights
@@ -58,9 +57,7 @@ def together(folder: Path, function, *arguments) -> list[int]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["grpo", "ppo", "canned", "conftest", "torch.distributed.fsdp"])
+    context = forkserver()
     started = [context.Process(target=as_rank, args=(number, port, folder, function, arguments))
                for number in range(N_RANKS)]
     for process in started:
