@@ -31,18 +31,22 @@ It ends with "grpo manager: held-out exact match A -> B in S s, M GiB; run folde
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from adapters import learned
-from run import (Run, SamplingOptions, describe, evaluate, evaluate_test, finish, option,
-                 parse_options, prepare, stop)
+from checkpoints import TrainingState
+from devices import (add_up, all_of, clip_gradients, gather, gathered, in_step, own_seed, spread,
+                     stop)
+from run import (Run, SamplingOptions, describe, evaluate, evaluate_before, evaluate_test, finish,
+                 launch, option, parse_options, prepare)
 from trees import Episode, micro_batches, trees_of
 
 # ---- The algorithm: pure functions ---------------------------------------------------------------
@@ -99,11 +103,12 @@ def kl_k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
     return log_ratio.exp() - 1 - log_ratio
 
 
-def token_weights(lengths: Tensor, reduction: str, max_new_tokens: int) -> Tensor:
+def token_weights(lengths: Tensor, reduction: str, max_new_tokens: int,
+                  of_all: Tensor | None = None) -> Tensor:
     """What each token counts in the loss: (N,) from the lengths (E,) of all E episodes.
 
     The loss is the weighted sum over the tokens of the *whole* batch, so that micro-batches change
-    memory and never the gradient.
+    memory and never the gradient. `of_all` are the lengths of all devices' episodes: N and E below.
 
     - "token": 1 / N. Every token counts the same; long episodes count more than short ones.
     - "sequence": 1 / (E * length). Every episode counts the same, so a token of a long one counts
@@ -112,10 +117,11 @@ def token_weights(lengths: Tensor, reduction: str, max_new_tokens: int) -> Tenso
     - "constant": 1 / (E * max_new_tokens). No length in it at all (Dr. GRPO); the scale of the
       gradient follows the limit.
     """
+    of_all = lengths if of_all is None else of_all
     per_episode = {
-        "token": torch.full_like(lengths, 1.0, dtype=torch.float) / lengths.sum().clamp(min=1),
-        "sequence": 1.0 / (lengths.clamp(min=1) * len(lengths)),
-        "constant": torch.full_like(lengths, 1.0 / (len(lengths) * max_new_tokens),
+        "token": torch.full_like(lengths, 1.0, dtype=torch.float) / of_all.sum().clamp(min=1),
+        "sequence": 1.0 / (lengths.clamp(min=1) * len(of_all)),
+        "constant": torch.full_like(lengths, 1.0 / (len(of_all) * max_new_tokens),
                                     dtype=torch.float),
     }[reduction]
     return per_episode.repeat_interleave(lengths)
@@ -178,56 +184,64 @@ def collect(run: Run, tasks: Sequence, generator: torch.Generator) -> Batch:
 def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     """Learn; returns the logged rows and the validation scores by step."""
     options, policy, device = run.options, run.policy, run.policy.device
-    generator = torch.Generator(device).manual_seed(options.seed)
+    generator = torch.Generator(device).manual_seed(own_seed(options.seed))
     optimizer = torch.optim.AdamW(
         learned(policy.model), lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0)
     # Adam's first steps have the full length whatever the gradient: warm up over four. Later the
     # rate falls to a tenth: at a constant rate the reward drifts down again after its peak.
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
         (step + 1) / 4, 1 - 0.9 * step / max(options.steps, 1)))
-    rows: list[dict[str, float]] = []
-    scores = {0: evaluate(run, run.validation)[0][run.headline]}
-    batches = run.batches()
-    progress = tqdm(range(1, options.steps + 1), desc="grpo", ncols=100)
-    for step in progress:
+    state = TrainingState(run, {"policy": policy.model}, optimizer, schedule, generator)
+    rows, scores = state.rows, state.scores  # empty, unless the run is resumed
+    if not scores:
+        scores[0] = evaluate(run, run.validation)[0][run.headline]
+    batches = islice(run.batches(), len(rows), None)
+    for step in state.steps():  # those still to do; after each, saves if it is time to
         start = time.time()
-        batch = collect(run, next(batches), generator)
-        weights = token_weights(batch.lengths, options.reduction, options.max_new_tokens).to(device)
+        with gathered(policy.model, run.reference.model):
+            batch = collect(run, spread(next(batches)), generator)
+        everyones = all_of(batch.lengths)  # those of all devices
+        weights = token_weights(
+            batch.lengths, options.reduction, options.max_new_tokens, everyones).to(device)
+        n = everyones.sum().item()
         rows_of_step = policy.rows(trees_of(batch.groups))
-        sums: Counter[str] = Counter()  # metrics, weighted over tokens of the first epoch
+        # Metrics, averaged over tokens; `skipped` is 1 if an update was.
+        sums = Counter(kl=0.0, entropy=0.0, ratio_error=0.0, clip_fraction=0.0, skipped=0)
         for epoch in range(options.epochs):
             optimizer.zero_grad()
-            for rows_of_batch in micro_batches(rows_of_step, policy.micro_batch_tokens):
-                index = torch.tensor(
-                    [i for row in rows_of_batch for i in row.token_index], device=device)  # (n,)
+            for rows_of_batch in in_step(micro_batches(rows_of_step, policy.micro_batch_tokens)):
+                index = torch.tensor([i for row in rows_of_batch for i in row.token_index],
+                                     dtype=torch.long, device=device)  # (n,)
                 log_probs, entropies = policy.score(rows_of_batch, options.temperature)  # (n,)
                 per_token, metrics = clipped_loss(
                     log_probs, batch.old_log_probs[index], batch.advantages[index], options.clip)
                 kl = kl_k3(log_probs, batch.ref_log_probs[index])
                 (weights[index] * (per_token + options.kl * kl)).sum().backward()
-                n = len(batch.old_log_probs)
                 if epoch == 0:
                     sums["kl"] += kl.sum().item() / n
                     sums["entropy"] += entropies.sum().item() / n
-                    worst = metrics["ratio_error"].max().item()
+                    worst = max(metrics["ratio_error"].tolist(), default=0.0)
                     sums["ratio_error"] = max(sums["ratio_error"], worst)
                 if epoch == options.epochs - 1:
                     sums["clip_fraction"] += metrics["clip_fraction"].sum().item() / n
-            norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), options.max_grad_norm)
-            if not torch.isfinite(norm):
-                stop(f"step {step}: the gradient is not finite; lower --lr or raise --kl")
+            norm = clip_gradients(policy.model.parameters(), options.max_grad_norm)
+            if not math.isfinite(norm):  # as after such a loss: leave the weights as they are
+                sums["skipped"] = 1
+                break
             optimizer.step()
-        run.n_tokens += len(batch.old_log_probs)
-        rows.append({"step": step, **describe(batch.sampled), **sums, "grad_norm": norm.item(),
+        run.n_tokens += n
+        sampled, sums = gather(batch.sampled), add_up(sums)
+        rows.append({"step": step, **describe(sampled), **sums, "grad_norm": norm,
                      "lr": schedule.get_last_lr()[0], "seconds": time.time() - start})
         schedule.step()
         run.log_step(rows[-1])
         if step % 10 == 0 or step == 1:
-            run.log_samples(step, batch.sampled)
+            run.log_samples(step, sampled)
         if step % 8 == 0 or step == options.steps:
             scores[step] = evaluate(run, run.validation)[0][run.headline]
-        progress.set_postfix(reward=f"{rows[-1]['reward']:.2f}", kl=f"{sums['kl']:.3f}",
-                             tok_s=f"{len(batch.old_log_probs) / rows[-1]['seconds']:.0f}")
+        state.progress.set_postfix(
+            reward=f"{rows[-1]['reward']:.2f}", kl=f"{sums['kl']:.3f}",
+            tok_s=f"{n / rows[-1]['seconds']:.0f}")
     return rows, scores
 
 
@@ -237,10 +251,10 @@ def main(argv: Sequence[str] | None = None) -> dict:
     if options.group_size < 2:
         stop("--group-size 1: in a group of one there is nothing to compare with; at least 2")
     run = prepare(options, "grpo")
-    before = evaluate_test(run)
+    before = evaluate_before(run)
     rows, scores = train(run)
     return finish(run, before, evaluate_test(run), rows, scores, train)
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

@@ -346,7 +346,8 @@ class Policy:
         """Padded ids (B, T), the places in B * T that predict a token (M,), each token's (N,)."""
         ids = pad_right([row.input_ids for row in rows], 0, self.device)
         score_at = [b * ids.shape[1] + i for b, row in enumerate(rows) for i in row.score_at]
-        places, token_at = torch.tensor(score_at, device=self.device).unique(return_inverse=True)
+        places, token_at = torch.tensor(
+            score_at, dtype=torch.long, device=self.device).unique(return_inverse=True)
         return ids, places, token_at
 
     def score(self, rows: Sequence[Row], temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -354,7 +355,8 @@ class Policy:
 
         Both are (N,), in the order of the rows' `token_index`.
         """
-        targets = torch.tensor([t for row in rows for t in row.targets], device=self.device)  # (N,)
+        targets = torch.tensor([t for row in rows for t in row.targets], dtype=torch.long,
+                               device=self.device)  # (N,)
         with self._as_set():
             if self.packs:  # the head only where a token is scored
                 hidden, token_at = self.read(rows)
@@ -412,8 +414,8 @@ class Policy:
         claimed = torch.tensor([p for g in sampled for s in g for p in s.log_probs]).to(plain)
         return not (differ(packed, plain) or differ(claimed, self.token_log_probs(sampled)))
 
-    def save(self, folder: str | Path) -> None:
-        """Write an ordinary Hugging Face folder: weights, configuration, tokenizer.
+    def save(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write an ordinary Hugging Face folder: weights (or those given), settings, tokenizer.
 
         Adapters are added to the weights, in float32, and also kept alone in `folder`/adapter.
         """
@@ -421,7 +423,7 @@ class Policy:
             save_merged(self.model, folder)
             save_adapters(self.model, Path(folder) / "adapter")
         else:
-            self.model.save_pretrained(folder)
+            self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
 
 

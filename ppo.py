@@ -40,20 +40,24 @@ It ends with "ppo manager: held-out exact match A -> B in S s, M GiB; run folder
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 from adapters import learned
+from checkpoints import TrainingState
+from devices import (add_up, all_of, clip_gradients, gather, gathered, in_step, own_seed, shard,
+                     spread)
 from policy import Policy
-from run import (Run, SamplingOptions, describe, evaluate, evaluate_test, finish, load_or_stop,
-                 option, parse_options, prepare, stop)
+from run import (Run, SamplingOptions, describe, evaluate, evaluate_before, evaluate_test, finish,
+                 launch, load_or_stop, option, parse_options, prepare)
 from trees import Episode, Row, Step, micro_batches, trees_of
 
 # ---- The algorithm: pure functions ---------------------------------------------------------------
@@ -103,11 +107,15 @@ def gae(rewards: Tensor, values: Tensor, lengths: Tensor, last_values: Tensor, g
     return flat, flat + values
 
 
-def whiten(advantages: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 over all response tokens of the batch; of one token, as it is."""
-    if len(advantages) < 2:
+def whiten(advantages: Tensor, of_all: Tensor | None = None) -> Tensor:
+    """Mean 0 and deviation 1 over all response tokens of the batch; of one token, as it is.
+
+    `of_all` are the advantages of all devices, if these are those of one.
+    """
+    of_all = advantages if of_all is None else of_all
+    if len(of_all) < 2:
         return advantages
-    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    return (advantages - of_all.mean()) / (of_all.std() + 1e-8)
 
 
 def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor,
@@ -243,10 +251,12 @@ def collect(run: Run, critic: Critic, tasks: Sequence, generator: torch.Generato
 def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     """Learn; returns the logged rows and the validation scores by step."""
     options, policy, device = run.options, run.policy, run.policy.device
-    generator = torch.Generator(device).manual_seed(options.seed)
+    generator = torch.Generator(device).manual_seed(own_seed(options.seed))
     shared = options.critic == "shared"
     critic = Critic(policy if shared else policy.second() if options.lora
                     else load_or_stop(options.model, options), shared)
+    if options.shard == "on" and not shared:
+        shard(critic.trunk, critic)
     optimizer = torch.optim.AdamW([
         {"params": learned(policy.model), "lr": options.lr},
         {"params": learned(critic), "lr": options.critic_lr}],
@@ -255,21 +265,26 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     # rate falls to a tenth: at a constant rate the reward drifts down again after its peak.
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
         (step + 1) / 4, 1 - 0.9 * step / max(options.steps, 1)))
-    rows: list[dict[str, float]] = []
-    scores = {0: evaluate(run, run.validation)[0][run.headline]}
-    batches = run.batches()
-    progress = tqdm(range(1, options.steps + 1), desc="ppo", ncols=100)
-    for step in progress:
+    state = TrainingState(run, {"policy": policy.model, "critic": critic}, optimizer, schedule, generator)
+    rows, scores = state.rows, state.scores  # empty, unless the run is resumed
+    if not scores:
+        scores[0] = evaluate(run, run.validation)[0][run.headline]
+    batches = islice(run.batches(), len(rows), None)
+    for step in state.steps():  # those still to do; after each, saves if it is time to
         start = time.time()
-        batch = collect(run, critic, next(batches), generator)
-        advantages, n = whiten(batch.advantages), len(batch.old_log_probs)
+        with gathered(policy.model, run.reference.model, critic):
+            batch = collect(run, critic, spread(next(batches)), generator)
+        everyones = all_of(batch.advantages)  # those of all devices
+        advantages, n = whiten(batch.advantages, everyones), len(everyones)
         rows_of_step = policy.rows(trees_of(batch.groups))
-        sums: Counter[str] = Counter()  # metrics, averaged over tokens
+        # Metrics, averaged over tokens; `skipped` is 1 if an update was.
+        sums = Counter(kl=0.0, entropy=0.0, value_loss=0.0, ratio_error=0.0, clip_fraction=0.0,
+                       skipped=0)
         for epoch in range(options.epochs):
             optimizer.zero_grad()
-            for rows_of_batch in micro_batches(rows_of_step, policy.micro_batch_tokens):
-                index = torch.tensor(
-                    [i for row in rows_of_batch for i in row.token_index], device=device)  # (n,)
+            for rows_of_batch in in_step(micro_batches(rows_of_step, policy.micro_batch_tokens)):
+                index = torch.tensor([i for row in rows_of_batch for i in row.token_index],
+                                     dtype=torch.long, device=device)  # (n,)
                 log_probs, entropies = policy.score(rows_of_batch, options.temperature)  # (n,)
                 per_token, metrics = clipped_loss(
                     log_probs, batch.old_log_probs[index], advantages[index], options.clip)
@@ -283,29 +298,32 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
                     sums["kl"] += (log_ratio.exp() - 1 - log_ratio).sum().item() / n
                     sums["entropy"] += entropies.sum().item() / n
                     sums["value_loss"] += value_loss.sum().item() / n
-                    worst = metrics["ratio_error"].max().item()
+                    worst = max(metrics["ratio_error"].tolist(), default=0.0)
                     sums["ratio_error"] = max(sums["ratio_error"], worst)
                 if epoch == options.epochs - 1:
                     sums["clip_fraction"] += metrics["clip_fraction"].sum().item() / n
-            norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), options.max_grad_norm)
-            critic_norm = torch.nn.utils.clip_grad_norm_(
-                critic.parameters(), options.max_grad_norm)
-            if not torch.isfinite(norm + critic_norm):
-                stop(f"step {step}: the gradient is not finite; lower --lr or raise --kl")
+            norm = clip_gradients(policy.model.parameters(), options.max_grad_norm)
+            critic_norm = clip_gradients(critic.parameters(), options.max_grad_norm)
+            if not math.isfinite(norm + critic_norm):  # as after such a loss: leave the weights
+                sums["skipped"] = 1
+                break
             optimizer.step()
         run.n_tokens += n
-        rows.append({"step": step, **describe(batch.groups), **sums, "grad_norm": norm.item(),
-                     "explained_variance": explained_variance(batch.old_values, batch.returns),
-                     "advantage_std": batch.advantages.std(correction=0).item(),
+        groups, sums = gather(batch.groups), add_up(sums)
+        rows.append({"step": step, **describe(groups), **sums, "grad_norm": norm,
+                     "explained_variance": explained_variance(
+                         all_of(batch.old_values), all_of(batch.returns)),
+                     "advantage_std": everyones.std(correction=0).item(),
                      "lr": schedule.get_last_lr()[0], "seconds": time.time() - start})
         schedule.step()
         run.log_step(rows[-1])
         if step % 10 == 0 or step == 1:
-            run.log_samples(step, batch.groups)
+            run.log_samples(step, groups)
         if step % 8 == 0 or step == options.steps:
             scores[step] = evaluate(run, run.validation)[0][run.headline]
-        progress.set_postfix(reward=f"{rows[-1]['reward']:.2f}", kl=f"{sums['kl']:.3f}",
-                             tok_s=f"{n / rows[-1]['seconds']:.0f}")
+        state.progress.set_postfix(
+            reward=f"{rows[-1]['reward']:.2f}", kl=f"{sums['kl']:.3f}",
+            tok_s=f"{n / rows[-1]['seconds']:.0f}")
     return rows, scores
 
 
@@ -319,10 +337,10 @@ def main(argv: Sequence[str] | None = None) -> dict:
     """Train one agent and report; returns what summary.json holds."""
     options = parse_options(PPOOptions, "Train a memory agent with PPO.", argv)
     run = prepare(options, "ppo")
-    before = evaluate_test(run)
+    before = evaluate_before(run)
     rows, scores = train(run)
     return finish(run, before, evaluate_test(run), rows, scores, train)
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

@@ -1,6 +1,7 @@
 """What every training run needs and no reader of the algorithm does: options, data, run folder.
 
     runs/NAME/config.json    every option as it was resolved
+              resume.pt      an unfinished run, to go on with (checkpoints.py)
               metrics.csv    one line a training step
               samples.jsonl  the episodes of every tenth step, as text
               curve.png      training reward and validation score over the steps
@@ -14,6 +15,7 @@ import argparse
 import csv
 import dataclasses
 import json
+import os
 import random
 import resource
 import sys
@@ -22,12 +24,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
+import devices
 from benchmarks import LOADERS, load
+from checkpoints import FILE, CheckpointError, command, identity, read, scores_before
 from data import DataError, Dialogue, OpenQuestion, is_locomo, split_locomo
+from devices import stop
 from embedders import Embedder, hashed_words
 from environments import (WEBSHOP_TEST, Search, SearchTask, Store, WebShop, WebShopGoal,
                           search_tasks)
@@ -104,6 +109,10 @@ class Options:
     limit: int | None = option(None, "use only so many held-out questions, 20 to 100: a quick look")
     seed: int = option(0, "of the sampling and the order of the questions")
     out: str | None = option(None, "run folder; default: runs/ALGORITHM-AGENT")
+    save_every: int = option(0, "write resume.pt every so many steps, 5 to 50; 0: at Ctrl-C only")
+    resume: bool = option(False, "go on with the run in the folder, from its resume.pt")
+    shard: str = option("off", "on: under torchrun, cut weights, gradients and moments over all "
+                               "devices (FSDP2)", "on", "off")
 
 
 @dataclass
@@ -113,12 +122,6 @@ class SamplingOptions(Options):
     group_size: int = option(8, "sampled episodes a question, 4 to 16")
     epochs: int = option(2, "updates from each batch of episodes, 1 to 4")
     temperature: float = option(1.0, "sampling temperature, 0.7 to 1.2")
-
-
-def stop(message: str) -> NoReturn:
-    """End the program: one line on what is wrong, exit code 2."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 def parse_options(cls: type, description: str, argv: Sequence[str] | None):
@@ -142,9 +145,8 @@ def parse_options(cls: type, description: str, argv: Sequence[str] | None):
         choices = f.metadata["choices"]
         if choices and value is not None and value not in choices:
             parser.error(f"{name} {value}: must be one of {', '.join(choices)}")
-        least = {"seed": 0, "steps": 0, "lora": 0, "lr": 1e-12, "temperature": 1e-3,
-                 "max_grad_norm": 1e-6, "clip": 1e-3,
-                 "critic_lr": 1e-12}.get(f.name, type(value) is int)
+        least = {"seed": 0, "steps": 0, "save_every": 0, "lora": 0, "lr": 1e-12,
+                 "temperature": 1e-3, "max_grad_norm": 1e-6, "clip": 1e-3, "critic_lr": 1e-12}.get(f.name, type(value) is int)
         if type(value) in (int, float) and not least <= value < float("inf"):
             parser.error(f"{name} {value}: must be a finite number of at least {least:g}")
     return options
@@ -255,6 +257,9 @@ class Run:
     folder: Path
     started: float = field(default_factory=time.time)
     n_tokens: int = 0  # response tokens trained on
+    identity: dict[str, Any] = field(default_factory=dict)  # what --resume must find again
+    saved: dict[str, Any] | None = None  # the checkpoint to go on from
+    before: tuple[dict, list[Episode]] | None = None  # the start model's held-out scores
 
     @property
     def headline(self) -> str:
@@ -264,6 +269,8 @@ class Run:
 
     def log_step(self, row: dict[str, float]) -> None:
         """Append one line to metrics.csv."""
+        if not devices.is_main():
+            return
         path = self.folder / "metrics.csv"
         with path.open("a", newline="") as file:
             writer = csv.DictWriter(file, row)
@@ -273,6 +280,8 @@ class Run:
 
     def log_samples(self, step: int, groups: Iterable[Iterable[Episode]]) -> None:
         """Append episodes to samples.jsonl, as text."""
+        if not devices.is_main():
+            return
         with (self.folder / "samples.jsonl").open("a", encoding="utf-8") as file:
             for index, group in enumerate(groups):
                 for episode in group:
@@ -319,7 +328,19 @@ def long_tasks(options: Options, splits: Sequence[Sequence[Dialogue]], embed: Em
 
 def prepare(options: Options, algorithm: str) -> Run:
     """Load model and data, build the tasks, make the folder. Stops the program on bad input."""
+    devices.start()
     options = resolve(options, algorithm)
+    n_devices, folder = devices.world_size(), Path(options.out)
+    if options.shard == "on" and n_devices == 1:
+        stop("--shard on: there is one device; start with torchrun --nproc-per-node 4, or so")
+    if options.shard == "on" and options.lora:
+        stop(f"--shard on --lora {options.lora}: what adapters leave to cut up fits one device; "
+             "take one of the two")
+    if options.questions < n_devices:
+        stop(f"--questions {options.questions}: fewer than the {n_devices} devices they are for")
+    if not options.resume and (folder / FILE).exists():
+        stop(f"{folder} holds an unfinished run: go on with it (--resume), delete {FILE} there, or "
+             "choose another --out")
     torch.manual_seed(options.seed)
     try:
         splits = load_data(options.data, options.train_questions)
@@ -348,17 +369,25 @@ def prepare(options: Options, algorithm: str) -> Run:
     train, validation, test = tasks
     if not train or not test:  # a manager's questions need evidence
         stop(f"{options.data}: no usable question to {'test on' if train else 'learn from'}")
-    folder = Path(options.out)
+    this_run = identity(options, policy.model, len(train))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("metrics.csv", "samples.jsonl"):
-            (folder / name).unlink(missing_ok=True)
-        (folder / "config.json").write_text(json.dumps(vars(options), indent=2) + "\n")
+        saved = read(folder, this_run) if options.resume else None
+        if saved is None and devices.is_main():
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in ("metrics.csv", "samples.jsonl"):
+                (folder / name).unlink(missing_ok=True)
+            (folder / "config.json").write_text(json.dumps(vars(options), indent=2) + "\n")
+    except CheckpointError as error:
+        stop(str(error))
     except OSError as error:
         stop(f"cannot write to the run folder {folder} ({error.strerror}); choose another --out")
     print(" ".join(f"{name}={value}" for name, value in vars(options).items()))
+    if options.shard == "on":
+        devices.shard(policy)
+        devices.shard(reference)
     return Run(options, algorithm, policy, reference, agent, train, validation,
-               test[: options.limit], splits[2], embed, folder)
+               test[: options.limit], splits[2], embed, folder, identity=this_run, saved=saved,
+               before=scores_before(saved))
 
 
 def score(episodes: Sequence[Episode]) -> dict:
@@ -396,8 +425,9 @@ def describe(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
 
 def evaluate(run: Run, tasks: Sequence[Task]) -> tuple[dict, list[Episode]]:
     """Greedy scores of the policy as it is now on some tasks."""
-    groups = run.agent.rollout(run.policy, tasks, 1, temperature=0)
-    episodes = [group[0] for group in groups]
+    with devices.gathered(run.policy.model, run.reference.model):
+        groups = run.agent.rollout(run.policy, devices.spread(tasks), 1, temperature=0)
+    episodes = [group[0] for group in devices.gather(groups)]
     return score(episodes), episodes
 
 
@@ -405,23 +435,51 @@ def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
     """Held-out scores; for a manager also over whole dialogues, from an empty bank."""
     scores, episodes = evaluate(run, run.test)
     if run.options.agent == "manager" and run.options.data in KINDS and not run.options.limit:
-        banks, _ = build_banks(run.policy, run.test_dialogues, run.embed, run.options.facts)
-        asked = [AnswerTask(bank, question, dialogue.speakers)
-                 for bank, dialogue in zip(banks, run.test_dialogues)
-                 for question in dialogue.questions]
-        answers = answer_all(run.reference, asked, run.options.distill == "on")
-        whole = summarise([answer.text for answer in answers],
-                          [task.question.answer for task in asked],
-                          [task.question.category for task in asked])
-        scores["whole_dialogues"] = whole["exact_match"]
-        scores["memories_per_dialogue"] = sum(map(len, banks)) / len(banks)
+        dialogues = devices.spread(run.test_dialogues)
+        with devices.gathered(run.policy.model, run.reference.model):
+            banks, _ = build_banks(run.policy, dialogues, run.embed, run.options.facts)
+            asked = [AnswerTask(bank, question, dialogue.speakers)
+                     for bank, dialogue in zip(banks, dialogues)
+                     for question in dialogue.questions]
+            answers = answer_all(run.reference, asked, run.options.distill == "on")
+        rows = devices.gather([(answer.text, task.question.answer, task.question.category)
+                               for answer, task in zip(answers, asked)])
+        sizes = devices.gather([len(bank) for bank in banks])
+        scores["whole_dialogues"] = summarise(*zip(*rows))["exact_match"]
+        scores["memories_per_dialogue"] = sum(sizes) / len(sizes)
     return scores, episodes
+
+
+def evaluate_before(run: Run) -> tuple[dict, list[Episode]]:
+    """Held-out scores of the start model; a resumed run has them from its checkpoint."""
+    run.before = run.before or evaluate_test(run)
+    return run.before
 
 
 def count_questions(tasks: Sequence[Task]) -> int:
     """Different questions: a manager's in training judges two decisions, MEM1 answers several."""
     return len({id(question) for task in tasks
                 for question in getattr(task, "questions", (getattr(task, "question", task),))})
+
+
+def launch(main: Callable[[], Any]) -> None:
+    """Call a script's main; what ends it from outside takes one line and is no traceback."""
+    try:
+        main()
+        devices.end()
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:
+        if devices.is_lost_rank(error):
+            if devices.rank() < 2:  # one of these two is alive: once is enough
+                print("\nerror: another device's process has died, or torchrun was told to stop; go "
+                      f"on from the last checkpoint (--save-every) with: {command()}",
+                      file=sys.stderr, flush=True)
+            os._exit(1)  # at once: what is left of the connection could make it wait
+        if isinstance(error, (OSError, PolicyError)):  # a full disk; a model learned to pieces
+            stop(str(error))
+        raise
 
 
 def peak_memory_bytes() -> int:
@@ -435,21 +493,37 @@ def peak_memory_bytes() -> int:
 def compare_harnesses(run: Run, train: Callable[[Run], Any]) -> dict[str, dict[str, dict]]:
     """A trained MEM1 beside the same start model, trained alike with other memories of its past.
 
-    Number of questions -> harness -> scores. The others' run folders are inside this one's.
+    Number of questions -> harness -> scores. The others' run folders are inside this one's, each
+    with its own resume.pt: one that was finished trains no step when resumed.
     """
     found = {}
     for harness in HARNESSES:
         policy = run.policy
         if harness != run.options.harness:
-            folder = str(run.folder / harness)
-            other = prepare(replace(run.options, harness=harness, out=folder), run.algorithm)
+            folder = run.folder / harness
+            begun = run.options.resume and (folder / FILE).exists()
+            if not begun:
+                (folder / FILE).unlink(missing_ok=True)  # of an older run in the folder above
+            other = prepare(replace(run.options, harness=harness, out=str(folder), resume=begun),
+                            run.algorithm)
             train(other)
             policy = other.policy
-            policy.save(other.folder / "checkpoint")
-        found[harness] = by_objectives(policy, harness, run.test_dialogues, run.embed,
-                                       run.options.max_new_tokens)
+            save(policy, other.folder / "checkpoint")
+        with devices.gathered(policy.model):  # all devices do the same: what is timed here is one
+            found[harness] = by_objectives(policy, harness, run.test_dialogues, run.embed,
+                                           run.options.max_new_tokens)
     counts = next(iter(found.values()))
     return {count: {harness: found[harness][count] for harness in found} for count in counts}
+
+
+def save(policy: Policy, folder: Path) -> None:
+    """Write a Hugging Face folder, by one of all devices."""
+    with devices.gathered(policy.model):
+        # `state_dict` of a sharded model returns pieces whatever is gathered; this does not.
+        sharded = hasattr(policy.model, "unshard")
+        weights = dict(policy.model.named_parameters()) if sharded else None
+        if devices.is_main():
+            policy.save(folder, weights)
 
 
 def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list[Episode]],
@@ -460,14 +534,13 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
     For MEM1 `train` is called again for each of the harnesses it is compared with.
     """
     options = run.options
-    run.policy.save(run.folder / "checkpoint")
+    save(run.policy, run.folder / "checkpoint")
     compared = {}
     if options.agent == "mem1" and options.env == "search" and options.harness == "mem1":
         compared = {"by_objectives": compare_harnesses(run, train)}
     seconds = time.time() - run.started
     title = f"{run.algorithm.upper()}, {options.agent}, {options.data}, seed {options.seed}"
     headline = run.headline.replace("_", " ")
-    draw_curve(rows, scores, headline, title, run.folder / "curve.png")
     summary = {
         "algorithm": run.algorithm, "agent": options.agent, "model": options.model,
         "data": options.data, "steps": options.steps, "seconds": round(seconds, 1),
@@ -477,7 +550,12 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
         "test_questions": count_questions(run.test),
         "before": before[0], "after": after[0], **compared,
     }
+    if not devices.is_main():
+        return summary
+    draw_curve(rows, scores, headline, title, run.folder / "curve.png")
     (run.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    for folder in (run.folder, *(run.folder / harness for harness in HARNESSES)):
+        (folder / FILE).unlink(missing_ok=True)  # finished: nothing to go on with
     print("\n" + transcripts(before[1], after[1]))
     print("\n" + table(before[0], after[0]))
     if compared:

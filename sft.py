@@ -24,25 +24,28 @@ It ends with "sft manager: held-out exact match A -> B in S s, M GiB; run folder
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
-from tqdm import tqdm
 
 import world as w
 from adapters import learned
+from checkpoints import TrainingState
 from data import Dialogue
+from devices import all_of, clip_gradients, in_step, spread, stop
 from embedders import Embedder
 from memory_bank import MemoryBank
 from memr1 import SIMILAR, candidates, guard_place, keep_everything, turn_facts
 from policy import Message
 from prompts import (Operation, answer_messages, format_answer, format_operation,
                      manager_messages)
-from run import (Options, Run, evaluate, evaluate_test, finish, load_data, option, parse_options,
-                 prepare, stop)
+from run import (Options, Run, evaluate, evaluate_before, evaluate_test, finish, launch, load_data,
+                 option, parse_options, prepare)
 from trees import micro_batches
 
 Lesson = tuple[list[Message], str]  # a prompt, and the response to it
@@ -157,33 +160,36 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
         learned(policy.model), lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
         (step + 1) / 4, 1 - 0.9 * step / max(options.steps, 1)))
-    rows: list[dict[str, float]] = []
-    scores = {0: evaluate(run, run.validation)[0][run.headline]}
-    batches = run.batches(lessons)
-    progress = tqdm(range(1, options.steps + 1), desc="sft", ncols=100)
-    for step in progress:
+    state = TrainingState(run, {"policy": policy.model}, optimizer, schedule)
+    rows, scores = state.rows, state.scores  # empty, unless the run is resumed
+    if not scores:
+        scores[0] = evaluate(run, run.validation)[0][run.headline]
+    batches = islice(run.batches(lessons), len(rows), None)
+    for step in state.steps():  # those still to do; after each, saves if it is time to
         start = time.time()
-        groups = [[lesson] for lesson in next(batches)]
-        n = sum(len(lesson.response_ids) for [lesson] in groups)
+        groups = [[lesson] for lesson in spread(next(batches))]
+        n = all_of(torch.tensor([len(lesson.response_ids) for [lesson] in groups])).sum().item()
         optimizer.zero_grad()
         loss = 0.0
-        for rows_of_batch in micro_batches(policy.rows(groups), policy.micro_batch_tokens):
+        for rows_of_batch in in_step(
+                micro_batches(policy.rows(groups), policy.micro_batch_tokens)):
             log_probs, _ = policy.score(rows_of_batch, 1.0)  # (n of these rows,)
             part = -log_probs.sum() / n
             part.backward()
             loss += part.item()
-        norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), options.max_grad_norm)
-        if not torch.isfinite(norm):
-            stop(f"step {step}: the gradient is not finite; lower --lr")
-        optimizer.step()
+        norm = clip_gradients(policy.model.parameters(), options.max_grad_norm)
+        if skipped := not math.isfinite(norm):  # as after such a loss
+            optimizer.zero_grad()
+        optimizer.step()  # without a gradient nothing moves
         run.n_tokens += n
-        rows.append({"step": step, "loss": loss, "grad_norm": norm.item(),
+        loss = all_of(torch.tensor([loss])).sum().item()
+        rows.append({"step": step, "loss": loss, "grad_norm": norm, "skipped": int(skipped),
                      "lr": schedule.get_last_lr()[0], "seconds": time.time() - start})
         schedule.step()
         run.log_step(rows[-1])
         if step % 8 == 0 or step == options.steps:
             scores[step] = evaluate(run, run.validation)[0][run.headline]
-        progress.set_postfix(loss=f"{loss:.3f}", tok_s=f"{n / rows[-1]['seconds']:.0f}")
+        state.progress.set_postfix(loss=f"{loss:.3f}", tok_s=f"{n / rows[-1]['seconds']:.0f}")
     return rows, scores
 
 
@@ -193,10 +199,10 @@ def main(argv: Sequence[str] | None = None) -> dict:
     if options.agent == "mem1":
         stop("--agent mem1: the paper compares imitation with Memory-R1's two agents only")
     run = prepare(options, "sft")
-    before = evaluate_test(run)
+    before = evaluate_before(run)
     rows, scores = train(run)
     return finish(run, before, evaluate_test(run), rows, scores, train)
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

@@ -1,9 +1,10 @@
-"""Agents, episodes and an oracle that test_grpo.py and test_ppo.py share."""
+"""Agents, episodes, processes and an oracle that several test files share."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import multiprocessing
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,13 @@ from grpo import GRPOOptions
 from policy import Policy
 from run import Run, resolve
 from trees import Episode, Step
+
+
+def forkserver():
+    """A way to start processes that have torch and this project loaded already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["grpo", "ppo", "conftest", "torch.distributed.fsdp"])
+    return context
 
 
 class CannedAgent:

@@ -1,0 +1,239 @@
+"""Many devices: one process each, all running the same script. Alone, every function is a no-op.
+
+    torchrun --nproc-per-node 4 grpo.py --model Qwen/Qwen2.5-3B-Instruct
+
+starts four processes (*ranks*). Each holds the model and goes through the whole loop, with its own
+share of every step's questions (`spread`). Four things cross from rank to rank:
+
+1. counts     a token's weight in the loss is that in the batch of all ranks   `all_of`, `gather`
+2. gradients  summed once an update, since the weights are already those of the whole batch:
+              the same update everywhere, so the weights stay equal            `clip_gradients`
+3. episodes   rank 0 describes and writes them; no other rank prints or writes `gather`
+4. weights    only with `--shard on`, see below
+
+Sharded data parallel training (FSDP2, arXiv 2304.11277): weights, gradients and Adam's moments, 16
+bytes a weight, are cut into one piece a rank. Whole weights exist for one layer at a time, while it
+computes. Two things in this project are at odds with that, and solved so:
+
+- Ranks must gather the same layers in the same order, but sampling ends when the last sequence
+  ends. So all weights are gathered once before sampling and let go after it (`gathered`): the peak
+  is one whole copy of the weights, and never their gradients or moments.
+- The number of micro-batches differs by rank. Those with fewer add empty ones (`in_step`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, NoReturn
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trees import Row
+
+if TYPE_CHECKING:
+    from policy import Policy
+
+RANK_STRIDE = 1_000_003  # between seeds; a CPU generator keeps the low 32 bits only
+
+# ---- Starting and stopping -----------------------------------------------------------------------
+
+
+def start() -> None:
+    """Join the other ranks if torchrun started this process; only rank 0 prints from here on."""
+    if not dist.is_available() or not dist.is_torchelastic_launched() or dist.is_initialized():
+        return
+    if int(os.environ["WORLD_SIZE"]) == 1:
+        return
+    on_gpu, place = torch.cuda.is_available(), int(os.environ["LOCAL_RANK"])
+    if on_gpu:
+        if place >= torch.cuda.device_count():
+            stop(f"--nproc-per-node {os.environ['LOCAL_WORLD_SIZE']}: this machine has "
+                 f"{torch.cuda.device_count()} GPUs")
+        torch.cuda.set_device(place)  # "cuda" now means this one
+    # Python objects travel over gloo, tensors of a GPU over NCCL. Waiting for the slowest rank's
+    # evaluation is no error: a rank that dies is noticed by torchrun, not by this timeout.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(hours=2))
+    signal.signal(signal.SIGTERM, _on_terminate)
+    if not is_main():
+        sys.stdout = open(os.devnull, "w")
+
+
+def _on_terminate(*_: object) -> NoReturn:
+    """How torchrun ends the other ranks when one has died."""
+    raise ConnectionError("ended by torchrun")
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether an error means that another rank is gone; it has said itself why."""
+    backend = getattr(dist, "DistError", ConnectionError), ConnectionError
+    return world_size() > 1 and (isinstance(error, backend) or "gloo" in str(error))
+
+
+def end() -> None:
+    """Take leave of the other ranks."""
+    if world_size() > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def stop(message: str) -> NoReturn:
+    """End the program: one line on what is wrong, exit code 2."""
+    if not is_main():
+        time.sleep(5)  # mostly rank 0 meets the same error, and its end is the end of all
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def world_size() -> int:
+    """How many ranks there are; 1 without torchrun."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which rank this is, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def is_main() -> bool:
+    """Whether this is the rank that writes and prints."""
+    return rank() == 0
+
+
+def own_seed(seed: int) -> int:
+    """A seed for this rank's sampling: two ranks must not draw the same."""
+    return seed + RANK_STRIDE * rank()
+
+
+# ---- Sharing work and what came of it ------------------------------------------------------------
+
+
+def spread(items: Sequence) -> list:
+    """This rank's share: neighbours stay together, since they may share a row of memories."""
+    n, first = len(items), len(items) * rank() // world_size()
+    return list(items[first : n * (rank() + 1) // world_size()])
+
+
+def gather(items: list) -> list:
+    """The items of all ranks, in the order of the ranks; undoes `spread`. They must pickle."""
+    if world_size() == 1:
+        return items
+    shares: list[list] = [[] for _ in range(world_size())]
+    dist.all_gather_object(shares, items)
+    return [item for share in shares for item in share]
+
+
+def all_of(values: Tensor) -> Tensor:
+    """(N of all ranks,) from this rank's (N,)."""
+    return values if world_size() == 1 else torch.cat(gather([values.cpu()])).to(values.device)
+
+
+def add_up(sums: Counter, largest: str = "ratio_error") -> Counter:
+    """A step's metrics over all ranks: sums, but of `largest` the largest."""
+    ranks = gather([sums])
+    return Counter({name: (max if name == largest else sum)(one[name] for one in ranks)
+                    for name in sums})
+
+
+# ---- Gradients -----------------------------------------------------------------------------------
+
+
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
+    """Sum the gradients over all ranks, scale them down to `max_norm`; returns the norm before.
+
+    Sharded gradients are summed already, in backward. Moves 2 (R - 1) / R times the gradients'
+    bytes in and out of each of R ranks.
+    """
+    parameters = list(parameters)
+    if world_size() > 1:
+        pending = [dist.all_reduce(p.grad, async_op=True) for p in parameters
+                   if p.grad is not None and not is_sharded(p)]
+        for one in pending:
+            one.wait()
+    return whole(torch.nn.utils.clip_grad_norm_(parameters, max_norm)).item()
+
+
+def in_step(batches: Iterable[list[Row]]) -> Iterator[list[Row]]:
+    """A rank's micro-batches, and empty ones until it has as many as any rank.
+
+    In an empty one a single token is read and nothing is scored: its gradient is 0.
+    """
+    batches = list(batches)
+    most = max(gather([len(batches)]))
+    nothing = Row()
+    nothing.add([0])
+    yield from batches
+    yield from [[nothing]] * (most - len(batches))
+
+
+# ---- Sharded weights -----------------------------------------------------------------------------
+
+
+def shard(policy: Policy, root: torch.nn.Module | None = None) -> None:
+    """Cut a model's weights into one piece a rank: each layer by itself, and what is left.
+
+    `root` is what is called in training if it is not the policy's model: a critic.
+    """
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method  # takes a second
+    root = root or policy.model
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    mesh = dist.init_device_mesh(device, (world_size(),))
+    layers = next(m for m in policy.model.modules() if isinstance(m, torch.nn.ModuleList))
+    for module in (*layers, root):
+        fully_shard(module, mesh=mesh)
+        module.set_gradient_divide_factor(1.0)  # a sum over ranks, as in `clip_gradients`
+        module.set_force_sum_reduction_for_comms(True)
+    nothing = Row()
+    nothing.add([0])
+    # What is left, embeddings and head, is gathered around the root's forward. A policy does not
+    # call that: it calls the model's parts, and its own methods must be told to gather.
+    if root is policy.model:
+        root.score = policy.score
+        register_fsdp_forward_method(root, "score")
+        policy.score = root.score
+    with torch.no_grad():  # the first call decides what is the root
+        (policy.score if root is policy.model else root)([nothing])
+    for module in (*layers, root):
+        module.reshard()
+
+
+@contextmanager
+def gathered(*modules: torch.nn.Module) -> Iterator[None]:
+    """Inside, sharded modules hold their whole weights and ranks need not keep step."""
+    parts = [(part, part is module) for module in modules for part in module.modules()
+             if hasattr(part, "unshard")]
+    for part, _ in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    yield
+    for part, is_root in parts:
+        part.reshard()
+        # The root's, embeddings and head, stay from forward to backward: they are used in both.
+        part.set_reshard_after_forward(not is_root, recurse=False)
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this rank holds a piece of it only."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, put together if it is sharded. All ranks must ask."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def piece(tensor: Tensor, like: Tensor) -> Tensor:
+    """Of a whole tensor what this rank holds of `like`; the tensor itself if that is whole."""
+    if not is_sharded(like):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements,
+                             src_data_rank=None)

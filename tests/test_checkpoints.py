@@ -1,0 +1,453 @@
+"""Tests of checkpoints.py: a run that was killed ends where it would have ended otherwise.
+
+    python -m pytest tests/test_checkpoints.py        (some ten seconds on one core)
+
+Runs are killed for good: in processes of their own, with SIGKILL. These are forked from a server
+that has torch loaded, so each costs no more than its training steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib
+import io
+import json
+import os
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import checkpoints
+import ppo
+import run
+from canned import FirstTokenAgent, forkserver, make_run
+from checkpoints import FILE, CheckpointError, TrainingState, judge_again, judged, read, write
+from conftest import make_model, make_tokenizer
+from embedders import hashed_words
+from grpo import train
+from memr1 import ManagerAgent, manager_tasks
+from mem1 import by_objectives
+from ppo import PPOOptions
+from world import world
+
+STEPS = 10
+SMALL = {"questions": 3, "group-size": 4, "epochs": 2, "max-new-tokens": 5, "agent": "answer",
+         "distill": "off", "steps": STEPS, "lr": 1e-3, "kl": 0.05, "seed": 3}
+
+
+def script(name: str, folder: Path, **options: object) -> dict:
+    """A run of grpo.py or ppo.py on the model and the data of `material`, by its main."""
+    # A random model answers nothing right: pay for answers of odd length.
+    run.REWARDS["exact_match"] = lambda answer, gold: float(len(answer) % 2)
+    run.draw_curve = run.draw_objectives = lambda *picture: None  # half a second each
+    torch.set_num_threads(1)  # so small a model only waits for more; and sums must be in one order
+    given = {**SMALL, "model": folder.parent / "model", "data": folder.parent / "data.json",
+             "out": folder, **options}
+    argv = [word for key, value in given.items()
+            for word in ([f"--{key}"] if value is True else [f"--{key}", str(value)])]
+    return importlib.import_module(name).main(argv)
+
+
+def killed_at(step: int, name: str, folder: Path, **options: object) -> None:
+    """In a process of its own: the same, until kill -9 after the row of `step` is written."""
+    written = run.Run.log_step
+
+    def log_step(self, row):
+        written(self, row)
+        if row["step"] == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run.Run.log_step = log_step
+    script(name, folder, **options)
+
+
+def killed_while_writing(place: str, name: str, folder: Path, **options: object) -> None:
+    """In a process of its own: killed in the middle of the second checkpoint, or before its name
+    is changed to that of the first."""
+    module, function = {"half": (torch, "save"), "whole": (os, "replace")}[place]
+    calls, done = [], getattr(module, function)
+
+    def instead(what, where):
+        calls.append(where)
+        if len(calls) == 2:
+            if place == "half":
+                buffer = io.BytesIO()
+                done(what, buffer)
+                where.write(buffer.getvalue()[:5000])
+                where.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        done(what, where)
+
+    setattr(module, function, instead)
+    script(name, folder, **options)
+
+
+@pytest.fixture(scope="module")
+def forked():
+    """Call a function in another process; returns its exit code, -9 for SIGKILL."""
+    context = forkserver()
+
+    def call(function, *arguments, **options) -> int:
+        process = context.Process(target=function, args=arguments, kwargs=options)
+        process.start()
+        process.join(120)
+        return process.exitcode
+    return call
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory) -> Path:
+    """A folder with a small random model and three conversations of four questions."""
+    folder = tmp_path_factory.mktemp("runs")
+    make_model().save_pretrained(folder / "model")
+    make_tokenizer().save_pretrained(folder / "model")
+    questions = [{"question": f"Who {does}?", "answer": "Ann", "category": 4, "evidence": ["D1:1"]}
+                 for does in ("skis", "sings", "swims", "sails")]
+    conversation = {"speaker_a": "Ann", "speaker_b": "Bob", "session_1_date_time": "8 May, 2023",
+                    "session_1": [{"dia_id": "D1:1", "speaker": "Ann", "text": "I ski."}]}
+    (folder / "data.json").write_text(json.dumps(
+        [{"sample_id": name, "conversation": conversation, "qa": questions} for name in "abc"]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def straight(material) -> dict[str, Path]:
+    """The folders of two runs that nothing interrupted."""
+    with unchanged():
+        for name in ("grpo", "ppo"):
+            script(name, material / f"straight-{name}")
+    return {name: material / f"straight-{name}" for name in ("grpo", "ppo")}
+
+
+@contextlib.contextmanager
+def unchanged():
+    """Undoes what `script` changes for other tests."""
+    rewards, pictures = dict(run.REWARDS), (run.draw_curve, run.draw_objectives)
+    n_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(n_threads)
+    run.REWARDS.update(rewards)
+    run.draw_curve, run.draw_objectives = pictures
+
+
+@pytest.fixture(autouse=True)
+def as_it_was():
+    with unchanged():
+        yield
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def assert_same(found: Path, wanted: Path) -> None:
+    """Two run folders tell the same story, seconds aside."""
+    rows, straight_rows = metrics(found), metrics(wanted)
+    assert [row["step"] for row in rows] == [row["step"] for row in straight_rows], (
+        "metrics.csv has gaps or doubles: it must be cut back to the step of the checkpoint")
+    for row, other in zip(rows, straight_rows):
+        assert row == other, f"step {row['step']} went another way: { {k for k in row if row[k] != other[k]} }"
+    for name in ("samples.jsonl",):
+        assert (found / name).read_bytes() == (wanted / name).read_bytes(), f"{name} differs"
+    weights, others = (load_file(folder / "checkpoint/model.safetensors")
+                       for folder in (found, wanted))
+    assert all(torch.equal(weights[name], others[name]) for name in others), (
+        "the weights are not those of the straight run, bit for bit: what was not restored? "
+        "moments, schedule, the sampler's random state, the place in the data?")
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (found, wanted)]
+    for key in ("before", "after", "steps", "train_questions"):
+        assert summaries[0][key] == summaries[1][key], f"summary.json: {key} differs"
+    assert not (found / FILE).exists(), f"{FILE} of a finished run: the next one would be refused"
+
+
+# ---- Killed and resumed --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo"])
+def test_five_steps_a_kill_and_five_more_are_ten(name, material, straight, forked):
+    folder = material / f"killed-{name}"
+    assert forked(killed_at, 7, name, folder, **{"save-every": 5}) == -signal.SIGKILL
+    assert len(metrics(folder)) == 7, "the test itself: it was to be killed after seven steps"
+    assert not (folder / "summary.json").exists()
+    random.seed(0)  # another process has another state
+    torch.manual_seed(99)
+    script(name, folder, resume=True)
+    assert_same(folder, straight[name])
+    rows = metrics(folder)
+    assert any(float(row["reward_std"]) > 0 for row in rows[5:]), "the test itself: no signal"
+
+
+@pytest.mark.parametrize("place", ["half", "whole"])
+def test_killed_while_a_checkpoint_is_written(place, material, straight, forked):
+    folder = material / f"killed-{place}"
+    assert forked(killed_while_writing, place, "grpo", folder, **{"save-every": 3}) == (
+        -signal.SIGKILL)
+    assert len(torch.load(folder / FILE, weights_only=True)["rows"]) == 3, (
+        "the last whole checkpoint must be there while the next is being written")
+    script("grpo", folder, resume=True, **{"save-every": 2})
+    assert_same(folder, straight["grpo"])
+    assert not (folder / FILE).with_suffix(".part").exists(), "half a checkpoint was left behind"
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(
+        material, straight, monkeypatch, capsys):
+    folder, handler = material / "ctrl-c", signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patched:
+        patched.setattr(run.Run, "log_step", interrupting(run.Run.log_step, at=4))
+        patched.setattr("sys.argv", ["grpo.py", "--out", "a b"])
+        with pytest.raises(SystemExit) as stopped:
+            script("grpo", folder)
+    assert stopped.value.code == 130 and len(metrics(folder)) == 4, "the step was not finished"
+    line = [line for line in capsys.readouterr().err.splitlines() if "go on with" in line]
+    assert len(line) == 1 and line[0].endswith("python grpo.py --out 'a b' --resume"), line
+    assert signal.getsignal(signal.SIGINT) is handler, "Ctrl-C stays caught after training"
+    script("grpo", folder, resume=True)
+    assert_same(folder, straight["grpo"])
+
+
+def interrupting(written, at: int, times: int = 1):
+    def log_step(self, row):
+        written(self, row)
+        for _ in range(times if row["step"] == at else 0):
+            os.kill(os.getpid(), signal.SIGINT)
+    return log_step
+
+
+def test_a_second_ctrl_c_stops_at_once(material, monkeypatch):
+    monkeypatch.setattr(run.Run, "log_step", interrupting(run.Run.log_step, at=2, times=2))
+    with pytest.raises(KeyboardInterrupt):
+        script("grpo", material / "twice")
+    assert not (material / "twice" / FILE).exists(), "at once: nothing is saved any more"
+
+
+def test_a_main_that_is_interrupted_prints_no_traceback(capsys):
+    def main():
+        raise KeyboardInterrupt
+    with pytest.raises(SystemExit) as stopped:
+        run.launch(main)
+    assert stopped.value.code == 130
+    with pytest.raises(SystemExit) as stopped:
+        run.launch(lambda: open("/no/such/file"))
+    assert stopped.value.code == 2 and "/no/such/file" in capsys.readouterr().err
+
+
+def test_the_other_harnesses_of_mem1_are_resumed_too(material, forked, monkeypatch):
+    """Killed in the last of three trainings: the first two are loaded, the third goes on."""
+    options = {"agent": "mem1", "data": "world", "steps": 2, "questions": 2, "save-every": 1,
+               "limit": 1, "train-questions": 8}
+    folder = material / "mem1"
+    assert forked(killed_in_harness, folder, **options) == -signal.SIGKILL
+    assert (folder / "full_context" / FILE).exists() and (folder / FILE).exists()
+    trained = []
+    patch_mem1(monkeypatch.setattr)
+    monkeypatch.setattr(run.Run, "log_step", lambda self, row: trained.append(
+        (self.options.harness, row["step"])))
+    summary = script("grpo", folder, resume=True, **options)
+    assert trained == [("truncation", 2)], f"trained again: {trained}"
+    assert set(summary["by_objectives"]["1"]) == {"mem1", "full_context", "truncation"}
+    assert not list(folder.rglob(FILE))
+
+
+def patch_mem1(patch) -> None:
+    """A dialogue each to learn from and to look at."""
+    splits = [world(1, seed, held_out=seed > 0) if seed else world(1, 0) for seed in range(3)]
+    patch(run, "load_data", lambda data, count: splits)
+    patch(run, "by_objectives", lambda *given: by_objectives(*given, limit=1, counts=(1,)))
+
+
+def killed_in_harness(folder: Path, **options) -> None:
+    patch_mem1(setattr)
+    written = run.Run.log_step
+
+    def log_step(self, row):
+        written(self, row)
+        if self.options.harness == "truncation" and row["step"] == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run.Run.log_step = log_step
+    script("grpo", folder, **options)
+
+
+def test_what_the_frozen_judge_said_is_kept(tiny_policy, tmp_path):
+    tasks = manager_tasks(world(1, 0), hashed_words(), "turns")[:3]
+    one = make_run(tiny_policy(), tiny_policy(), ManagerAgent(tiny_policy()), 3, tmp_path, tasks)
+    one.agent.outcomes = {(tasks[2], "a"): {"answer": "x"}, (tasks[0], "b"): {"answer": "y"}}
+    other = make_run(tiny_policy(), tiny_policy(), ManagerAgent(tiny_policy()), 3, tmp_path, tasks)
+    judge_again(other, judged(one))
+    assert other.agent.outcomes == one.agent.outcomes, (
+        "judged again in other batches, a near tie may turn out otherwise")
+
+
+# ---- Refused -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unfinished(material) -> Path:
+    """A run folder with a checkpoint of step 2; copy it before you break it."""
+    folder = material / "unfinished"
+    written, run.Run.log_step = run.Run.log_step, interrupting(run.Run.log_step, at=2)
+    with unchanged(), contextlib.suppress(SystemExit):
+        script("grpo", folder)
+    run.Run.log_step = written
+    return folder
+
+
+def refused(capsys, *arguments, **options) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        script(*arguments, **options)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert stopped.value.code == 2 and len(lines) == 1, f"expected one line of error, got {lines}"
+    return lines[0]
+
+
+def test_another_run_is_refused_and_what_differs_is_named(unfinished, material, capsys):
+    line = refused(capsys, "grpo", unfinished, resume=True, lr=1e-4, steps=12)
+    assert "--lr 0.001 there, 0.0001 here" in line and "--steps 10 there, 12 here" in line, line
+    make_model(seed=1).save_pretrained(material / "other")
+    make_tokenizer().save_pretrained(material / "other")
+    line = refused(capsys, "grpo", unfinished, resume=True, model=material / "other")
+    assert "the start model" in line and "--lr" not in line, line
+    assert "--clip" not in refused(capsys, "ppo", unfinished, resume=True), "named what is equal"
+    line = refused(capsys, "grpo", unfinished)
+    assert "--resume" in line and str(unfinished) in line, (
+        "a new run would overwrite one that can go on")
+    assert len(metrics(unfinished)) == 2, "a refused run changed the folder"
+
+
+def test_a_broken_or_missing_checkpoint_is_refused(unfinished, material, capsys):
+    line = refused(capsys, "grpo", material / "nothing", resume=True)
+    assert "nothing to resume" in line and not (material / "nothing").exists(), line
+    folder = material / "broken"
+    shutil.copytree(unfinished, folder)
+    (folder / FILE).write_bytes((folder / FILE).read_bytes()[:9000])
+    assert "cannot be read" in refused(capsys, "grpo", folder, resume=True)
+    shutil.copy(unfinished / FILE, folder / FILE)
+    (folder / "metrics.csv").write_text("step\n")
+    assert "metrics.csv" in refused(capsys, "grpo", folder, resume=True)
+
+
+@pytest.mark.parametrize("trouble", ["full", "forbidden"])
+def test_a_disk_that_takes_no_more(trouble, material, unfinished, capsys):
+    folder = material / trouble
+    shutil.copytree(unfinished, folder)
+    part = (folder / FILE).with_suffix(".part")
+    if trouble == "full":
+        if not Path("/dev/full").exists():
+            pytest.skip("needs /dev/full, a disk that is always full")
+        part.symlink_to("/dev/full")
+    else:
+        part.mkdir()
+    line = refused(capsys, "grpo", folder, resume=True, **{"save-every": 2})
+    assert str(folder / FILE) in line and "last whole one is kept" in line, line
+    assert len(torch.load(folder / FILE, weights_only=True)["rows"]) == 2, "the last whole is gone"
+    assert len(metrics(folder)) == 4, "the rows behind the checkpoint are cut off when resuming"
+
+
+def test_the_file_holds_data_only(tmp_path):
+    torch.save({"identity": os.system}, tmp_path / FILE)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read(tmp_path, {})
+    write(tmp_path / FILE, {"identity": {}, "sizes": {}, "rows": [1]})
+    assert read(tmp_path, {})["rows"] == [1]
+
+
+# ---- Steps without a finite gradient -------------------------------------------------------------
+
+
+class BrokenAgent(FirstTokenAgent):
+    """Pays what is no number in some steps."""
+
+    def __init__(self, *bad: int):
+        self.bad, self.step = bad, -1  # the first rollout is the look at validation questions
+
+    def rollout(self, policy, tasks, group_size, temperature, generator=None):
+        groups = super().rollout(policy, tasks, group_size, temperature, generator)
+        self.step += group_size > 1
+        for group in groups if self.step + 1 in self.bad else ():
+            group[0].reward = float("nan")
+        return groups
+
+
+PROMPTS = [[5, 9, 14], [5, 9, 30, 31], [40, 41, 42, 43, 44], [7, 8]]
+
+
+def broken_run(tiny_policy, folder: Path, *bad: int, **options):
+    return make_run(tiny_policy(), tiny_policy(), BrokenAgent(*bad), 4, folder, PROMPTS,
+                    group_size=8, epochs=2, save_every=1, **options)
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo"])
+def test_a_step_without_a_finite_gradient_is_skipped(name, tiny_policy, tmp_path, monkeypatch):
+    monkeypatch.setattr(ppo, "load_or_stop", lambda name: tiny_policy(seed=2))
+    kind = {"kind": PPOOptions} if name == "ppo" else {}
+    one = broken_run(tiny_policy, tmp_path / "run", 2, 3, 5, steps=6, **kind)
+    weights, written = [], one.log_step
+
+    def log_step(row):
+        weights.append(torch.cat([p.detach().flatten() for p in one.policy.model.parameters()]))
+        written(row)
+
+    one.log_step = log_step
+    rows, _ = (ppo.train if name == "ppo" else train)(one)
+    assert [row["skipped"] for row in rows] == [0, 1, 1, 0, 1, 0]
+    moved = [not torch.equal(a, b) for a, b in zip(weights, weights[1:])]
+    assert moved == [False, False, True, False, True], "a gradient that is no number was taken"
+    assert all(w.isfinite().all() for w in weights)
+    assert [row["skipped"] for row in metrics(tmp_path / "run")] == list("011010")
+
+
+def test_three_such_steps_in_a_row_end_the_run(tiny_policy, tmp_path, capsys):
+    one = broken_run(tiny_policy, tmp_path / "run", 2, 3, 5, 6, 7, steps=9)
+    with pytest.raises(SystemExit) as stopped:
+        train(one)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and "steps 5 to 7" in error and "--lr" in error, error
+    kept = torch.load(tmp_path / "run" / FILE, weights_only=True)
+    assert len(kept["rows"]) == 4, "the checkpoint must be the one from before the bad steps"
+
+
+def test_a_state_is_restored_whole(tiny_policy, tmp_path):
+    """Every tensor of the optimizer and the generators, not only what a short run shows."""
+    def state(one) -> TrainingState:
+        model = one.policy.model
+        model.base_model.embed_tokens.requires_grad_(False)  # as with adapters: some are frozen
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
+        return TrainingState(one, {"policy": model}, optimizer, schedule,
+                             torch.Generator().manual_seed(len(str(one.saved))))
+
+    one = make_run(tiny_policy(), tiny_policy(), FirstTokenAgent(), 1, tmp_path)
+    first = state(one)
+    sum(p.square().sum() for p in one.policy.model.parameters()).backward()
+    first.optimizer.step()
+    first.schedule.step()
+    first.rows.append({"step": 1, "skipped": 0})
+    one.before = ({"f1": 0.5}, [])
+    first.save()
+    saved = torch.load(tmp_path / FILE, weights_only=True)
+    names = set(saved["modules"]["policy"])
+    assert "model.embed_tokens.weight" not in names, "frozen weights are those of the start model"
+    drawn = [torch.rand(2, generator=first.generator), torch.rand(2), random.random()]
+
+    other = make_run(tiny_policy(), tiny_policy(), FirstTokenAgent(), 1, tmp_path)
+    other.saved = saved
+    second = state(other)
+    for (key, a), b in zip(one.policy.model.named_parameters(), other.policy.model.parameters()):
+        assert torch.equal(a, b), f"{key} was not restored"
+    a, b = first.optimizer.state_dict(), second.optimizer.state_dict()
+    assert a["param_groups"] == b["param_groups"], "learning rate of the schedule"
+    assert all(torch.equal(a["state"][i][k], b["state"][i][k]) for i in a["state"]
+               for k in a["state"][i]) and a["state"].keys() == b["state"].keys()
+    assert first.schedule.state_dict() == second.schedule.state_dict()
+    again = [torch.rand(2, generator=second.generator), torch.rand(2), random.random()]
+    assert all(torch.equal(x, y) for x, y in zip(drawn[:2], again)) and drawn[2] == again[2], (
+        "a random state was not restored: the sampler's, torch's or Python's")
+    assert checkpoints.scores_before(saved) == ({"f1": 0.5}, [])
