@@ -97,7 +97,7 @@ def read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Put a checkpoint in the place of the last one, whole or not at all; raises CheckpointError."""
+    """Put a checkpoint in the place of the last, whole or not at all; raises CheckpointError."""
     part = path.with_suffix(".part")
     try:
         with part.open("wb") as file:

@@ -25,6 +25,9 @@ Where this differs from the paper
     python grpo.py --agent mem1     MEM1 and the two harnesses it is compared with, about 7 minutes
     python grpo.py --agent mem1 --env shop              MEM1 in the web shop, about 3 minutes
     python grpo.py --model Qwen/Qwen2.5-3B-Instruct     the same on LoCoMo, with a GPU
+    torchrun --nproc-per-node 4 grpo.py                 the same on four GPUs (devices.py)
+    python grpo.py --save-every 5                       what was interrupted (checkpoints.py)
+    python grpo.py --resume                             goes on, bit for bit
 
 It ends with "grpo manager: held-out exact match A -> B in S s, M GiB; run folder ...".
 """

@@ -207,6 +207,9 @@ class Policy:
             attention_mask=tree_mask(ends, dtype) if forked else None).last_hidden_state
         going = torch.arange(len(trees), device=device)  # the trees that still grow
         logits = self.model.get_output_embeddings()(hidden[going[:, None], roots])  # (R, B, V)
+        if not logits.isfinite().all():
+            raise PolicyError("the model's logits are not finite, so nothing can be sampled: its "
+                              "weights were spoilt, mostly by too high an --lr")
 
         # Additive masks again: a branch sees the path to its root, and of the blocks of B columns
         # by which the cache grows, its own column of each.

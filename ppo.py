@@ -265,7 +265,8 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     # rate falls to a tenth: at a constant rate the reward drifts down again after its peak.
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
         (step + 1) / 4, 1 - 0.9 * step / max(options.steps, 1)))
-    state = TrainingState(run, {"policy": policy.model, "critic": critic}, optimizer, schedule, generator)
+    state = TrainingState(
+        run, {"policy": policy.model, "critic": critic}, optimizer, schedule, generator)
     rows, scores = state.rows, state.scores  # empty, unless the run is resumed
     if not scores:
         scores[0] = evaluate(run, run.validation)[0][run.headline]

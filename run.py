@@ -473,8 +473,8 @@ def launch(main: Callable[[], Any]) -> None:
     except Exception as error:
         if devices.is_lost_rank(error):
             if devices.rank() < 2:  # one of these two is alive: once is enough
-                print("\nerror: another device's process has died, or torchrun was told to stop; go "
-                      f"on from the last checkpoint (--save-every) with: {command()}",
+                print("\nerror: another device's process has died, or torchrun was told to stop; "
+                      f"go on from the last checkpoint (--save-every) with: {command()}",
                       file=sys.stderr, flush=True)
             os._exit(1)  # at once: what is left of the connection could make it wait
         if isinstance(error, (OSError, PolicyError)):  # a full disk; a model learned to pieces

@@ -33,6 +33,7 @@ from embedders import hashed_words
 from grpo import train
 from memr1 import ManagerAgent, manager_tasks
 from mem1 import by_objectives
+from policy import PolicyError
 from ppo import PPOOptions
 from world import world
 
@@ -153,9 +154,9 @@ def assert_same(found: Path, wanted: Path) -> None:
     assert [row["step"] for row in rows] == [row["step"] for row in straight_rows], (
         "metrics.csv has gaps or doubles: it must be cut back to the step of the checkpoint")
     for row, other in zip(rows, straight_rows):
-        assert row == other, f"step {row['step']} went another way: { {k for k in row if row[k] != other[k]} }"
-    for name in ("samples.jsonl",):
-        assert (found / name).read_bytes() == (wanted / name).read_bytes(), f"{name} differs"
+        assert row == other, f"step {row['step']} went another way: {row} is not {other}"
+    samples = [(folder / "samples.jsonl").read_bytes() for folder in (found, wanted)]
+    assert samples[0] == samples[1], "samples.jsonl has gaps or doubles"
     weights, others = (load_file(folder / "checkpoint/model.safetensors")
                        for folder in (found, wanted))
     assert all(torch.equal(weights[name], others[name]) for name in others), (
@@ -414,6 +415,13 @@ def test_three_such_steps_in_a_row_end_the_run(tiny_policy, tmp_path, capsys):
     assert len(kept["rows"]) == 4, "the checkpoint must be the one from before the bad steps"
 
 
+def test_a_model_learned_to_pieces_is_named(tiny_policy, tmp_path):
+    one = make_run(tiny_policy(), tiny_policy(), FirstTokenAgent(), 4, tmp_path / "run", PROMPTS,
+                   group_size=4, steps=4, lr=1e30)
+    with pytest.raises(PolicyError, match="--lr"):
+        train(one)
+
+
 def test_a_state_is_restored_whole(tiny_policy, tmp_path):
     """Every tensor of the optimizer and the generators, not only what a short run shows."""
     def state(one) -> TrainingState:
@@ -439,6 +447,8 @@ def test_a_state_is_restored_whole(tiny_policy, tmp_path):
 
     other = make_run(tiny_policy(), tiny_policy(), FirstTokenAgent(), 1, tmp_path)
     other.saved = saved
+    torch.manual_seed(99)  # a new process stands elsewhere
+    random.seed(99)
     second = state(other)
     for (key, a), b in zip(one.policy.model.named_parameters(), other.policy.model.parameters()):
         assert torch.equal(a, b), f"{key} was not restored"
