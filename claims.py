@@ -102,10 +102,11 @@ class Line:
 
 
 def training(algorithm: str, agent: str, seed: int, label: str = "", *options: str) -> Job:
-    """Train one agent; its own evaluation is kept short, since whole dialogues are scored here."""
+    """Train one agent. Beside the defaults its own evaluation is kept short: what is compared is
+    scored over whole dialogues, later."""
     name = "-".join(filter(None, (algorithm, agent, label, str(seed))))
-    return Job(name, (f"{algorithm}.py", "--agent", agent, "--seed", str(seed), "--limit", "19",
-                      *options))
+    return Job(name, (f"{algorithm}.py", "--agent", agent, "--seed", str(seed), *options,
+                      *(("--limit", "19") if options else ())))
 
 
 def scoring(manager: Job | None, answerer: Job | None, *options: str) -> Job:
