@@ -1,6 +1,6 @@
 """Tests of checkpoints.py: a run that was killed ends where it would have ended otherwise.
 
-    python -m pytest tests/test_checkpoints.py        (some ten seconds on one core)
+    python -m pytest tests/test_checkpoints.py        (some twenty seconds of one core)
 
 Runs are killed for good: in processes of their own, with SIGKILL. These are forked from a server
 that has torch loaded, so each costs no more than its training steps.

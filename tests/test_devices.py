@@ -1,6 +1,6 @@
 """Tests of devices.py: two processes take the step that one takes on all of their episodes.
 
-    python -m pytest tests/test_devices.py        (some ten seconds on one core)
+    python -m pytest tests/test_devices.py        (some twenty seconds of one core)
 
 The processes are started as torchrun starts them, by environment variables, and talk over gloo.
 """
