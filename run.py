@@ -384,7 +384,8 @@ def prepare(options: Options, algorithm: str) -> Run:
     print(" ".join(f"{name}={value}" for name, value in vars(options).items()))
     if options.shard == "on":
         devices.shard(policy)
-        devices.shard(reference)
+        if reference.model is not policy.model:
+            devices.shard(reference)
     return Run(options, algorithm, policy, reference, agent, train, validation,
                test[: options.limit], splits[2], embed, folder, identity=this_run, saved=saved,
                before=scores_before(saved))

@@ -1,6 +1,6 @@
 """Tests of checkpoints.py: a run that was killed ends where it would have ended otherwise.
 
-    python -m pytest tests/test_checkpoints.py        (some ten seconds on one core)
+    python -m pytest tests/test_checkpoints.py        (some twenty seconds of one core)
 
 Runs are killed for good: in processes of their own, with SIGKILL. These are forked from a server
 that has torch loaded, so each costs no more than its training steps.
@@ -387,7 +387,7 @@ def broken_run(tiny_policy, folder: Path, *bad: int, **options):
 
 @pytest.mark.parametrize("name", ["grpo", "ppo"])
 def test_a_step_without_a_finite_gradient_is_skipped(name, tiny_policy, tmp_path, monkeypatch):
-    monkeypatch.setattr(ppo, "load_or_stop", lambda *_: tiny_policy(seed=2))
+    monkeypatch.setattr(ppo, "load_or_stop", lambda *given: tiny_policy(seed=2))
     kind = {"kind": PPOOptions} if name == "ppo" else {}
     one = broken_run(tiny_policy, tmp_path / "run", 2, 3, 5, steps=6, **kind)
     weights, written = [], one.log_step

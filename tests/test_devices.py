@@ -1,6 +1,6 @@
 """Tests of devices.py: two processes take the step that one takes on all of their episodes.
 
-    python -m pytest tests/test_devices.py        (some ten seconds on one core)
+    python -m pytest tests/test_devices.py        (some twenty seconds of one core)
 
 The processes are started as torchrun starts them, by environment variables, and talk over gloo.
 """
@@ -119,7 +119,7 @@ def trained(folder: Path, agent, n_tasks: int, tasks=None, kind=GRPOOptions, fro
     policy, reference = small_policy(), small_policy(seed=1)
     if frozen:
         half_frozen(policy.model)
-    ppo.load_or_stop, ppo.Critic = lambda *_: small_policy(seed=2), KeptCritic
+    ppo.load_or_stop, ppo.Critic = lambda *given: small_policy(seed=2), KeptCritic
     if devices.world_size() == 1:
         options.pop("shard", None)
     torch.set_num_threads(1)
