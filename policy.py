@@ -405,16 +405,16 @@ class Policy:
         claimed = torch.tensor([p for g in sampled for s in g for p in s.log_probs]).to(plain)
         return not (differ(packed, plain) or differ(claimed, self.token_log_probs(sampled)))
 
-    def save(self, folder: str | Path) -> None:
-        """Write an ordinary Hugging Face folder: weights, configuration, tokenizer.
+    def save(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write an ordinary Hugging Face folder: weights (or those given), settings, tokenizer.
 
         Adapters are added to the weights, in float32, and also kept alone in `folder`/adapter.
         """
         if low_rank_layers(self.model):
-            save_merged(self.model, folder)
+            save_merged(self.model, folder, weights)
             save_adapters(self.model, Path(folder) / "adapter")
         else:
-            self.model.save_pretrained(folder)
+            self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
 
 
