@@ -145,13 +145,15 @@ def empty_model(config) -> nn.Module:
         return AutoModelForCausalLM.from_config(copy.deepcopy(config))
 
 
-def save_merged(model: nn.Module, folder: str | Path) -> None:
+def save_merged(model: nn.Module, folder: str | Path,
+                weights: dict[str, Tensor] | None = None) -> None:
     """Write the model with its adapters added to the weights, as an ordinary folder in float32.
 
-    The model itself stays as it is. Needs 4 bytes a weight of the computer's memory.
+    `weights` by name stand in for the model's own where those are spread over devices. The model
+    itself stays as it is. Needs 4 bytes a weight of the computer's memory.
     """
-    layers, weights = low_rank_layers(model), {}
-    for name, tensor in model.state_dict().items():
+    layers, merged = low_rank_layers(model), {}
+    for name, tensor in (weights or model.state_dict()).items():
         layer, _, kind = name.rpartition(".base.")
         if layer in layers:
             name = f"{layer}.{kind}"
@@ -159,9 +161,11 @@ def save_merged(model: nn.Module, folder: str | Path) -> None:
                 tensor = tensor.float() + layers[layer].correction()
         elif name.rpartition(".")[0] in layers:
             continue  # A or B
-        weights[name] = tensor.to("cpu", torch.float32 if tensor.is_floating_point() else None)
+        tensor = tensor.detach()
+        merged[name] = tensor.to("cpu", torch.float32 if tensor.is_floating_point() else None)
     plain = empty_model(model.config)
-    plain.load_state_dict(weights, assign=True)
+    plain.load_state_dict(merged, strict=False, assign=True)
+    plain.tie_weights()  # a tied head need not be among the weights
     plain.generation_config = model.generation_config
     plain.save_pretrained(folder)
 

@@ -423,7 +423,7 @@ class Policy:
         Adapters are added to the weights, in float32, and also kept alone in `folder`/adapter.
         """
         if low_rank_layers(self.model):
-            save_merged(self.model, folder)
+            save_merged(self.model, folder, weights)
             save_adapters(self.model, Path(folder) / "adapter")
         else:
             self.model.save_pretrained(folder, state_dict=weights)

@@ -90,8 +90,8 @@ class Options:
     lora: int | None = option(None, "rank of the adapters that learn, 8 to 64, the rest frozen; 0: "
                                      "all weights learn; default: 0 with tiny/, else 16")
     precision: str | None = option(None, "of the arithmetic (what learns is kept in float32): "
-                                         "bfloat16 or float32; default: bfloat16 on a GPU that "
-                                         "has it, else float32", "bfloat16", "float32")
+                                         "bfloat16 or float32; default: float32 with tiny/ and "
+                                         "on a CPU, else bfloat16", "bfloat16", "float32")
     checkpointing: str | None = option(None, "on: compute layers again in the backward pass, for a "
                                              "tenth of their memory and a third more time; off; "
                                              "default: off with tiny/, else on", "on", "off")
@@ -168,8 +168,9 @@ def resolve(options, algorithm: str):
     lr = (3e-3 if lora else 3e-4) if embedded else (1e-5 if lora else 1e-6)
     defaults = {"model": model, "data": "world" if embedded or shop else "locomo",
                 "steps": steps if embedded else 100, "questions": questions if embedded else 24,
-                "lora": lora, "checkpointing": "off" if embedded else "on", "lr": lr,
-                "precision": usual_precision(), "kl": 0.05 if agent == "mem1" else 0.1,
+                "lora": lora, "lr": lr, "kl": 0.05 if agent == "mem1" else 0.1,
+                "checkpointing": "off" if embedded else "on",
+                "precision": "float32" if embedded else usual_precision(),
                 "critic_lr": 1e-3 if embedded else 1e-5,
                 # A state and an answer that hold sixteen answers each need 160.
                 "max_new_tokens": (160 if agent == "mem1" else 48) if embedded else 512}

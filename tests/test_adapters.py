@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,15 @@ from tokenizers import processors
 from transformers import AutoModelForCausalLM
 
 import grpo
+import policy as policy_module
 import ppo
 from adapters import (LowRank, adapters, add_adapters, checkpoint_layers, empty_model,
                       head_log_probs, learned, linear_layers, low_rank_layers, picked_log_probs)
+from grpo import GRPOOptions
 from policy import Policy, PolicyError, load_policy
 from ppo import Critic, PPOOptions
-from trees import Step
+from run import parse_options, prepare, resolve
+from trees import Step, tree_mask
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where is Tom?"}]
 
@@ -159,6 +163,11 @@ def test_a_family_is_read_sampled_trained_and_saved(name, tmp_path):
                   load_policy(tmp_path / "saved" / "adapter", "cpu").model):
         assert (logits(again) - after).abs().max() < 1e-4, (
             "what was saved is another model: scale, transposed product, or a tied head")
+    twice = {key: 2 * p for key, p in policy.model.named_parameters()}  # without a tied head
+    policy.save(tmp_path / "given", twice)
+    given = AutoModelForCausalLM.from_pretrained(tmp_path / "given")
+    assert torch.equal(given.get_input_embeddings().weight,
+                       2 * merged.get_input_embeddings().weight), "not the weights given"
     assert load_policy(tmp_path / "saved", "cpu").end_ids == policy.end_ids, "end ids lost"
     assert all(p.requires_grad for p in load_policy(tmp_path / "saved" / "adapter",
                                                     "cpu").model.parameters()), "left frozen"
@@ -284,7 +293,7 @@ def test_a_weight_moves_at_a_rate_of_a_millionth(model_folder):
 
 
 @pytest.mark.parametrize("lora", [0, 4])
-def test_bfloat16_arithmetic_is_close_and_consistent(model_folder, lora):
+def test_bfloat16_arithmetic_is_close_and_consistent(model_folder, monkeypatch, lora):
     exact = load_policy(model_folder, "cpu")
     policy = load_policy(model_folder, "cpu", lora=lora, precision="bfloat16", checkpointing=True)
     wanted, got = (p.token_log_probs(steps_of()).detach() for p in (exact, policy))
@@ -296,6 +305,10 @@ def test_bfloat16_arithmetic_is_close_and_consistent(model_folder, lora):
     errors = (policy.token_log_probs(sampled) - claimed).abs()
     assert errors.mean() < 0.1, f"sampled and scored differ by {errors.mean():.2f} nats"
     assert policy.start().token_log_probs(steps_of()).sub(wanted).abs().mean() < 0.1
+    monkeypatch.setattr(policy_module, "tree_mask",
+                        lambda ends, dtype: (tree_mask(ends, dtype) == 0).to(dtype))
+    assert not load_policy(model_folder, "cpu", lora=lora, precision="bfloat16").packs, (
+        "rounding is no reason to trust a wrong mask")
 
 
 # ---- GRPO and PPO with adapters ------------------------------------------------------------------
@@ -319,6 +332,21 @@ def test_an_algorithm_learns_with_adapters_alone(tiny_policy, tmp_path, algorith
     start = make_model()
     with adapters(policy.model, on=False):
         assert torch.equal(logits(policy.model), logits(start)), "the frozen weights moved"
+
+
+def test_the_command_gives_a_real_model_adapters_and_tiny_none(model_folder, tmp_path):
+    options = parse_options(GRPOOptions, "", ["--model", str(model_folder), "--data", "world"])
+    options = resolve(options, "grpo")
+    assert (options.lora, options.checkpointing, options.lr) == (16, "on", 1e-5), "a real model"
+    tiny = resolve(parse_options(GRPOOptions, "", []), "grpo")
+    assert (tiny.lora, tiny.checkpointing, tiny.lr) == (0, "off", 3e-4), "the embedded model"
+    run = prepare(replace(options, agent="mem1", env="shop", out=str(tmp_path / "run"),
+                          micro_batch_tokens=512), "grpo")
+    assert run.reference.model is run.policy.model and not run.reference.adapted, (
+        "with adapters the reference is the same model without them")
+    assert run.policy.micro_batch_tokens == 512 and learned(run.policy.model), (
+        "frozen as a whole, or an option that is not handed on")
+    assert any("forward" in vars(m) for m in run.policy.model.modules()), "no checkpointing"
 
 
 def test_the_critics_own_adapters_are_all_that_it_adds(tiny_policy):
