@@ -40,8 +40,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from run import (Run, SamplingOptions, describe, evaluate, evaluate_test, finish, option,
-                 parse_options, prepare, stop)
+from run import (Run, SamplingOptions, describe, evaluate_test, finish, option,
+                 parse_options, prepare, stop, validate)
 from trees import Episode, micro_batches, trees_of
 
 # ---- The algorithm: pure functions ---------------------------------------------------------------
@@ -185,7 +185,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
         (step + 1) / 4, 1 - 0.9 * step / max(options.steps, 1)))
     rows: list[dict[str, float]] = []
-    scores = {0: evaluate(run, run.validation)[0][run.headline]}
+    scores = {0: validate(run, 0)}
     batches = run.batches()
     progress = tqdm(range(1, options.steps + 1), desc="grpo", ncols=100)
     for step in progress:
@@ -224,7 +224,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
         if step % 10 == 0 or step == 1:
             run.log_samples(step, batch.sampled)
         if step % 8 == 0 or step == options.steps:
-            scores[step] = evaluate(run, run.validation)[0][run.headline]
+            scores[step] = validate(run, step)
         progress.set_postfix(reward=f"{rows[-1]['reward']:.2f}", kl=f"{sums['kl']:.3f}",
                              tok_s=f"{len(batch.old_log_probs) / rows[-1]['seconds']:.0f}")
     return rows, scores

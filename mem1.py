@@ -134,6 +134,8 @@ class Trajectory:
     past: list[Turn] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     responses: list[str] = field(default_factory=list)
+    turns: list[dict] = field(default_factory=list)  # for the log: what each turn had in context
+    kept: int = 0  # past turns in the prompt that was made last
     reward: float = 0.0
     answer: str = ""
     invalid: int = 0
@@ -144,7 +146,7 @@ class Trajectory:
         self.steps.append(step)
         self.responses.append(response)
         self.turns_left -= 1
-        parsed = parse_turn(response, kind)
+        parsed, info = parse_turn(response, kind), ""
         if parsed is not None:
             note, action, text = parsed
             info, self.reward, self.done = self.environment.step(action, text)
@@ -152,6 +154,8 @@ class Trajectory:
             self.past.append(Turn(note, text, info))
         if not self.done and (parsed is None or self.turns_left == 0):
             self.invalid, self.done = 1, True
+        self.turns.append({"info": info, "kept": self.kept, "read_tokens": len(step.prompt_ids),
+                           "written_tokens": len(step.response_ids)})
 
 
 class Mem1Agent:
@@ -180,6 +184,7 @@ class Mem1Agent:
             while len(past) > 1 and len(ids) > room:
                 past = past[1:]
                 ids = encode(past)
+        trajectory.kept = len(past)
         return ids
 
     def rollout(self, policy: Policy, tasks: Sequence, group_size: int, temperature: float,
@@ -205,7 +210,8 @@ class Mem1Agent:
     def _episode(self, policy: Policy, trajectory: Trajectory) -> Episode:
         log = {"prompt": trajectory.text,
                "response": "\n".join(" ".join(text.split()) for text in trajectory.responses),
-               "n_turns": len(trajectory.steps), "operations": {"invalid": trajectory.invalid},
+               "n_turns": len(trajectory.steps), "turns": trajectory.turns,
+               "operations": {"invalid": trajectory.invalid},
                **trajectory.environment.log(trajectory.answer)}
         return Episode(trajectory.steps, trajectory.reward, log)
 

@@ -40,8 +40,8 @@ from memr1 import SIMILAR, candidates, guard_place, keep_everything, turn_facts
 from policy import Message
 from prompts import (Operation, answer_messages, format_answer, format_operation,
                      manager_messages)
-from run import (Options, Run, evaluate, evaluate_test, finish, load_data, option, parse_options,
-                 prepare, stop)
+from run import (Options, Run, evaluate_test, finish, load_data, option, parse_options,
+                 prepare, stop, validate)
 from trees import micro_batches
 
 Lesson = tuple[list[Message], str]  # a prompt, and the response to it
@@ -157,7 +157,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
         (step + 1) / 4, 1 - 0.9 * step / max(options.steps, 1)))
     rows: list[dict[str, float]] = []
-    scores = {0: evaluate(run, run.validation)[0][run.headline]}
+    scores = {0: validate(run, 0)}
     batches = run.batches(lessons)
     progress = tqdm(range(1, options.steps + 1), desc="sft", ncols=100)
     for step in progress:
@@ -181,7 +181,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
         schedule.step()
         run.log_step(rows[-1])
         if step % 8 == 0 or step == options.steps:
-            scores[step] = evaluate(run, run.validation)[0][run.headline]
+            scores[step] = validate(run, step)
         progress.set_postfix(loss=f"{loss:.3f}", tok_s=f"{n / rows[-1]['seconds']:.0f}")
     return rows, scores
 
