@@ -38,6 +38,7 @@ from data import category_name
 from mem1 import parse_turn
 from prompts import parse_answer, parse_operations
 from run import stop
+from sharing import start_model
 
 Part = TypeVar("Part")
 
@@ -150,7 +151,9 @@ def read_cases(text: str, agent: str) -> tuple[list[int], list[float], list[dict
     cases = []
     for logs in zip(*(line["cases"] for line in lines)):  # one case at every step
         cases.append({"question": logs[0]["question"], "gold": logs[0]["gold"],
-                      "category": category_name(logs[0]["category"]),
+                      # A task of MEM1 has as many questions as its "category" says.
+                      "category": f"{logs[0]['category']} questions" if "objectives" in logs[0]
+                      else category_name(logs[0]["category"]),
                       "best": max(len(logs[0].get("objectives", [0])), 1),  # the highest reward
                       "steps": [{"reward": log["reward"], "answer": log["answer"], **view(log)}
                                 for log in logs]})
@@ -337,6 +340,11 @@ def script_hash(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
+def shown_option(name: str, value: object) -> str:
+    """An option's value for the page; where a model lies on somebody's disk is nobody's concern."""
+    return start_model(value) if name == "model" and value else "" if value is None else str(value)
+
+
 def render(runs: Sequence[LoggedRun]) -> str:
     """The page of some runs."""
     pages = Environment(loader=FileSystemLoader(Path(__file__).resolve().parent), autoescape=True,
@@ -347,7 +355,8 @@ def render(runs: Sequence[LoggedRun]) -> str:
     return pages.get_template("report_template.html").render(
         runs=runs, curves=curves(runs), objectives=[objectives(run) for run in runs],
         score_rows=rows, colors=COLORS,
-        options={name: [run.config.get(name) for run in runs] for name in options})
+        options={name: [shown_option(name, run.config.get(name)) for run in runs]
+                 for name in options})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
