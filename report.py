@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from markupsafe import Markup, escape
 
 from data import category_name
@@ -62,6 +62,7 @@ METRICS = {
     "delete": "operations a decision", "noop": "operations a decision",
     "invalid": "unusable outputs a decision",
 }
+UNDRAWN = ("lr", "seconds")  # the learning rate only falls, and time is that of the machine
 SCORES = {  # of summary.json, below the question types
     "exact_match": "all, exact match", "reward": "all, reward", "f1": "all, F1",
     "bleu1": "all, BLEU-1", "second_pets_merged": "second pets merged",
@@ -100,7 +101,8 @@ def part(path: Path, build: Callable[[str], Part], absent: Part) -> Part:
     """What `build` makes of a file's text, or `absent`. Raises ReportError, which names the file."""
     try:
         return build(path.read_text(encoding="utf-8")) if path.exists() else absent
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError,
+            RecursionError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         raise ReportError(f"{path}: not what a run writes ({reason}); is it cut off, or from "
                           "another version? Train again, or delete it") from error
@@ -122,18 +124,18 @@ def read_run(folder: Path) -> LoggedRun:
 
 
 def read_metrics(text: str) -> dict[str, list[tuple[float, float]]]:
-    """The columns of metrics.csv that have an explanation, as finite points over the steps."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    """The columns of metrics.csv as finite points over the steps; those explained come first."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in METRICS}
     for row in csv.DictReader(io.StringIO(text)):
-        for name in METRICS:
-            value = float(row.get(name) or "nan")
-            if math.isfinite(value):
-                found.setdefault(name, []).append((float(row["step"]), value))
-    return {name: found[name] for name in METRICS if name in found}
+        step = float(row.pop("step"))
+        for name, value in row.items():
+            if name not in UNDRAWN and math.isfinite(float(value)):
+                found.setdefault(name, []).append((step, float(value)))
+    return {name: points for name, points in found.items() if points}
 
 
 def read_summary(text: str) -> dict[str, Any]:
-    """summary.json, with the rows of the table of scores: label -> (before, after, count)."""
+    """What the page shows of summary.json; its rows are label -> (before, after, count)."""
     summary = json.loads(text)
     before, after = summary["before"], summary["after"]
     rows = {category_name(int(name) if name.isdecimal() else name): (scores["exact_match"],
@@ -141,7 +143,9 @@ def read_summary(text: str) -> dict[str, Any]:
             for name, scores in before["by_category"].items()}
     rows |= {label: (before[key], after[key], before["count"] if key == "exact_match" else None)
              for key, label in SCORES.items() if key in before}
-    return {**summary, "rows": rows}
+    return {"algorithm": str(summary["algorithm"]), "seconds": float(summary["seconds"]),
+            "gib": summary["peak_memory_bytes"] / 2**30, "rows": rows,
+            "by_objectives": summary.get("by_objectives", {})}
 
 
 def read_cases(text: str, agent: str) -> tuple[list[int], list[float], list[dict]]:
@@ -310,10 +314,10 @@ def curves(runs: Sequence[LoggedRun]) -> list[tuple[str, str, Markup]]:
     if validation:
         found.append(("validation", "greedy, on questions that are not trained on",
                       line_chart("validation score", validation, names)))
-    for column, meaning in METRICS.items():
+    logged = dict.fromkeys(column for run in runs for column in run.metrics)
+    for column in sorted(logged, key=[*METRICS, *logged].index):
         lines = {i: run.metrics[column] for i, run in enumerate(runs) if column in run.metrics}
-        if lines:
-            found.append((column, meaning, line_chart(column, lines, names)))
+        found.append((column, METRICS.get(column, ""), line_chart(column, lines, names)))
     return found
 
 
@@ -370,7 +374,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     out = options.out or options.runs[0] / "report.html"
     try:
-        page = render([read_run(folder) for folder in options.runs])
+        found = [read_run(folder) for folder in options.runs]
+        try:
+            page = render(found)
+        except (TemplateError, ValueError, KeyError, TypeError) as error:
+            raise ReportError(f"{', '.join(map(str, options.runs))}: a file there lacks something "
+                              f"({error}); was it made by another version? Train again") from error
         # A half of a surrogate pair, which JSON can spell, becomes a character reference.
         out.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
     except ReportError as error:
