@@ -418,10 +418,10 @@ def test_the_demo_survives_everything_typed(monkeypatch, capsys):
 def test_the_demo_as_a_program(model_folder):
     done = subprocess.run(
         [sys.executable, "mem1.py", "--model", str(model_folder), "--objectives", "1"],
-        input=b"\xff\xfe\n\x00\n/help\n", capture_output=True, cwd=ROOT, timeout=300,
+        input=b"/\xff\xfe\n;\x00;\n/help\n", capture_output=True, cwd=ROOT, timeout=300,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr.decode()
-    assert done.stdout.count(b"== mem1 ==") == 3 and b"/corpus" in done.stdout
+    assert done.stdout.count(b"mem1> ") == 4 and b"/corpus" in done.stdout
 
 
 def test_the_options_of_the_demo(capsys):
