@@ -98,7 +98,7 @@ class LoggedRun:
 
 
 def part(path: Path, build: Callable[[str], Part], absent: Part) -> Part:
-    """What `build` makes of a file's text, or `absent`. Raises ReportError, which names the file."""
+    """What `build` makes of a file's text, or `absent`. Raises ReportError that names the file."""
     try:
         return build(path.read_text(encoding="utf-8")) if path.exists() else absent
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError,
@@ -300,9 +300,9 @@ def line_chart(title: str, lines: dict[int, Sequence[tuple[float, float]]],
         out.append(f'<g class="line c{key % COLORS}"><path d="M{path}"/>')
         for x, y in points:
             cx, cy = at(x, y)
-            name = escape(names[key])
-            out.append(f'<circle cx="{cx}" cy="{cy}" r="2.5"><title>{name}, '
-                       f'{escape(places[int(x)]) if places else f"{x:g}"}: {y:.4g}</title></circle>')
+            name, place = escape(names[key]), escape(places[int(x)]) if places else f"{x:g}"
+            out.append(f'<circle cx="{cx}" cy="{cy}" r="2.5"><title>{name}, {place}: {y:.4g}'
+                       "</title></circle>")
         out.append("</g>")
     return Markup("".join([*out, "</svg>"]))
 

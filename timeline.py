@@ -29,7 +29,8 @@ def changes(before: MemoryBank, after: MemoryBank) -> Iterator[dict[str, str]]:
         was, now = old.get(number), new.get(number)
         if was != now:
             event = "ADD" if was is None else "DELETE" if now is None else "UPDATE"
-            yield {"event": event, "before": was.text if was else "", "after": now.text if now else ""}
+            yield {"event": event, "before": was.text if was else "",
+                   "after": now.text if now else ""}
 
 
 def reading(manager: Policy, answerer: Policy, dialogue: Dialogue, embed: Embedder,
@@ -63,7 +64,7 @@ def reading(manager: Policy, answerer: Policy, dialogue: Dialogue, embed: Embedd
             row = {"question": question.text, "gold": question.answer}
             rows[-1]["questions"].append(row)
             # `bank` goes on changing: these answers are given when the dialogue is over.
-            answers += [(row, when, AnswerTask(memory, question, dialogue.speakers)) for when, memory
+            answers += [(row, when, AnswerTask(held, question, dialogue.speakers)) for when, held
                         in (("before", before_turn), ("after", after_turn), ("end", bank))]
     for (row, when, task), answer in zip(answers, answer_all(
             answerer, [task for _, _, task in answers], distill)):

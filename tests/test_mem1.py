@@ -404,7 +404,8 @@ def test_the_demo_goes_on_with_what_is_typed(monkeypatch, capsys):
 
 
 def test_the_demo_survives_everything_typed(monkeypatch, capsys):
-    odd = [";", " ; ;", "?", "\x00", "\x1b[2J", "x" * 100_000, "\u0663", "\u00b2", "-1", "</IS>", "/"]
+    odd = [";", " ; ;", "?", "\x00", "\x1b[2J", "x" * 100_000, "\u0663", "\u00b2", "-1", "</IS>",
+           "/"]
     out = watch_with(odd, monkeypatch, capsys, lambda prompt: "no tags \x1b[2J")
     assert "\x1b" not in out and "100000 characters" in out and "invalid no tags" in out
 
@@ -419,7 +420,8 @@ def test_the_demo_as_a_program(model_folder):
     done = subprocess.run(
         [sys.executable, "mem1.py", "--model", str(model_folder), "--objectives", "1"],
         input=b"/\xff\xfe\n;\x00;\n/help\n", capture_output=True, cwd=ROOT, timeout=300,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
+             "PYTHONIOENCODING": "utf-8:strict"})  # as where the locale is not C
     assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr.decode()
     assert done.stdout.count(b"mem1> ") == 4 and b"/corpus" in done.stdout
 

@@ -668,7 +668,8 @@ def test_the_chat_as_a_program(model_folder: Path) -> None:
     def run(*options: str, typed: bytes = b"") -> subprocess.CompletedProcess:
         return subprocess.run(
             [sys.executable, "memr1.py", *options], input=typed, capture_output=True, cwd=ROOT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}, timeout=300)
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
+                 "PYTHONIOENCODING": "utf-8:strict"}, timeout=300)  # as where the locale is not C
 
     typed = b"I live in Oslo now.\nWhere does Bo live?\n\xff\xfe caf\xe9\n/bank\n/nonsense"
     done = run("--model", str(model_folder), "--name", "Bo", typed=typed)
