@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from run import Run
 
 FILE = "resume.pt"
-LOGS = ("metrics.csv", "samples.jsonl")
+LOGS = ("metrics.csv", "samples.jsonl", "cases.jsonl")
 BAD_STEPS = 3  # so many in a row without a finite gradient end the run
 FREE = ("model", "out", "resume", "save_every")  # options that may change on resuming
 

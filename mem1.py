@@ -30,29 +30,25 @@ Where this differs from the paper
    released code samples on, cuts the text, and encodes what is left again.
 3. A turn without a usable action ends the episode with reward 0 and is counted ("invalid").
 
-    python mem1.py      one task turn by turn, with the tokens in context, beside full context
+    python mem1.py      tasks turn by turn, with the tokens in context, beside full context
 """
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
 from data import Dialogue, OpenQuestion
-from embedders import Embedder, hashed_words
-from environments import Search, SearchTask, Store, search_tasks
+from embedders import Embedder
+from environments import Search, Store, search_tasks
 from metrics import context_sizes, objectives_scores
-from policy import Message, Policy, PolicyError, load_policy
+from policy import Message, Policy
 from prompts import one_line
 from trees import Episode, Step
-from world import world_splits
 
 STOP = ("</query>", "</answer>")
 HARNESSES = ("mem1", "full_context", "truncation")
@@ -134,6 +130,8 @@ class Trajectory:
     past: list[Turn] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     responses: list[str] = field(default_factory=list)
+    turns: list[dict] = field(default_factory=list)  # for the log: what each turn had in context
+    kept: int = 0  # past turns in the prompt that was made last
     reward: float = 0.0
     answer: str = ""
     invalid: int = 0
@@ -144,7 +142,7 @@ class Trajectory:
         self.steps.append(step)
         self.responses.append(response)
         self.turns_left -= 1
-        parsed = parse_turn(response, kind)
+        parsed, info = parse_turn(response, kind), ""
         if parsed is not None:
             note, action, text = parsed
             info, self.reward, self.done = self.environment.step(action, text)
@@ -152,6 +150,8 @@ class Trajectory:
             self.past.append(Turn(note, text, info))
         if not self.done and (parsed is None or self.turns_left == 0):
             self.invalid, self.done = 1, True
+        self.turns.append({"info": info, "kept": self.kept, "read_tokens": len(step.prompt_ids),
+                           "written_tokens": len(step.response_ids)})
 
 
 class Mem1Agent:
@@ -180,6 +180,7 @@ class Mem1Agent:
             while len(past) > 1 and len(ids) > room:
                 past = past[1:]
                 ids = encode(past)
+        trajectory.kept = len(past)
         return ids
 
     def rollout(self, policy: Policy, tasks: Sequence, group_size: int, temperature: float,
@@ -205,7 +206,8 @@ class Mem1Agent:
     def _episode(self, policy: Policy, trajectory: Trajectory) -> Episode:
         log = {"prompt": trajectory.text,
                "response": "\n".join(" ".join(text.split()) for text in trajectory.responses),
-               "n_turns": len(trajectory.steps), "operations": {"invalid": trajectory.invalid},
+               "n_turns": len(trajectory.steps), "turns": trajectory.turns,
+               "operations": {"invalid": trajectory.invalid},
                **trajectory.environment.log(trajectory.answer)}
         return Episode(trajectory.steps, trajectory.reward, log)
 
@@ -243,44 +245,13 @@ def by_objectives(policy: Policy, harness: str,
     return scores
 
 
-# ---- One task in the terminal --------------------------------------------------------------------
-
-
-def show(policy: Policy, task: SearchTask, harness: str) -> None:
-    """Work through one task and print every turn with the tokens it had in context."""
-    agent = Mem1Agent(harness=harness)
-    [[episode]] = agent.rollout(policy, [task], 1, temperature=0)
-    print(f"\n== {harness} ==\n{episode.log['prompt']}")
-    for number, (step, response) in enumerate(
-            zip(episode.steps, episode.log["response"].split("\n")), start=1):
-        size = len(step.prompt_ids) + len(step.response_ids)
-        print(f"turn {number:2}, {size:5} tokens in context  {response}")
-    print(f"gold: {episode.log['gold']}\nright: {episode.reward:.0f} of {len(task.questions)}")
+# ---- In the terminal -----------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Show one held-out task of the world, in constant context and with everything kept."""
-    parser = argparse.ArgumentParser(description="Watch MEM1 work.", allow_abbrev=False)
-    default = Path(__file__).parent / "tiny" / "mem1"
-    parser.add_argument("--model", metavar="FOLDER", default=default,
-                        help="Hugging Face folder or hub name (default: tiny/mem1/)")
-    parser.add_argument("--objectives", type=int, default=4,
-                        help="questions in the task, 1 to 16 (default: 4)")
-    parser.add_argument("--task", type=int, default=0, help="which task, from 0 (default: 0)")
-    options = parser.parse_args(argv)
-    if options.objectives < 1:
-        parser.error(f"--objectives {options.objectives}: must be at least 1")
-    try:
-        policy = load_policy(options.model)
-    except PolicyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    tasks = search_tasks(world_splits()[2], options.objectives, hashed_words())
-    if not 0 <= options.task < len(tasks):
-        parser.error(f"--task {options.task}: there are {len(tasks)} tasks of "
-                     f"{options.objectives} questions")
-    for harness in ("mem1", "full_context"):
-        show(policy, tasks[options.task], harness)
+    """Tasks turn by turn, in constant context and with everything kept, in chat.py."""
+    from chat import watch_main  # not above: it imports this module
+    watch_main(argv)
 
 
 if __name__ == "__main__":

@@ -29,21 +29,17 @@ Where this differs from the paper
 6. Exact match is SQuAD's (metrics.py says why); the paper does not say.
 7. While the manager learns, the answer agent is the start model, not one that was trained.
 
-`python memr1.py` starts a chat with both agents in the terminal, which shows every operation.
+`python memr1.py` starts a chat with both agents in the terminal, which shows every operation
+(chat.py).
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
 from functools import cached_property
-from pathlib import Path
 
 import torch
 
@@ -51,11 +47,11 @@ from data import Dialogue, Question, Turn
 from embedders import Embedder, hashed_words
 from memory_bank import Memory, MemoryBank
 from metrics import squad_exact_match
-from policy import Policy, PolicyError, load_policy
-from prompts import (Operation, answer_messages, extract_messages, manager_messages, one_line,
-                     parse_answer, parse_facts, parse_operations)
+from policy import Policy
+from prompts import (Operation, answer_messages, extract_messages, manager_messages, parse_answer,
+                     parse_facts, parse_operations)
 from trees import Episode
-from world import MONTHS, RELATIONS, oracle_memories, second_pet
+from world import oracle_memories, second_pet
 
 SIMILAR = 5  # memories shown to the manager with a new fact
 PER_SPEAKER = 30  # memories of each speaker shown to the answer agent
@@ -382,85 +378,13 @@ class AnswerAgent:
         return episodes
 
 
-# ---- A chat in the terminal ----------------------------------------------------------------------
-
-FIRST_DAY = date(2023, 5, 8)  # of the years that the embedded model has seen
-LONGEST_LINE = 500  # characters
-HELP = """\
-State facts about yourself or others, one a line, each a day after the last: the manager decides
-what becomes of it. A line that ends in "?" is a question for the answer agent.
-/bank shows the memories, /help this text, /quit or the end of input leaves.
-The embedded model understands only the language of the synthetic world (world.py), in which people
-are called by their names. Four lines of it:"""
-
-
-def chat(system: MemoryR1) -> None:
-    """Lines from `input` go to a system with one speaker, until /quit or the end of input."""
-    name, n_facts = system.speakers[0], 0
-    lives, dogs = RELATIONS["lives"], RELATIONS["dogs"]
-    examples = [lives.said[0].format(v="Oslo"), dogs.said[1].format(v="Rex"),
-                dogs.said[1].format(v="Milo"), dogs.question.format(s=name)]
-    print("Memory-R1: state facts, ask questions. /help shows how, /quit leaves.")
-    with contextlib.suppress(EOFError, KeyboardInterrupt):
-        while (line := input(f"{name}> ").strip()) != "/quit":
-            if line == "/help":
-                print(HELP, *examples, sep="\n  ")
-            elif line == "/bank":
-                show_bank(system.bank)
-            elif line.startswith("/"):
-                print(f"  There is no command {line.split()[0]}; /help lists them.")
-            elif len(line) > LONGEST_LINE:
-                print(f"  Nothing was read: {len(line)} characters; at most {LONGEST_LINE} a line.")
-            elif line.endswith("?"):
-                answer = system.answer(line)
-                print("  selected:", " | ".join(answer.selected.splitlines()) or "nothing")
-                print("  answer:  ", answer.text or f"none, in the response {answer.response!r}")
-            elif line:
-                day = FIRST_DAY + timedelta(days=n_facts)
-                n_facts += 1
-                today = f"{day.day} {MONTHS[day.month - 1]} {day.year}"
-                for seen in system.observe(Turn(f"D1:{n_facts}", name, line, today)):
-                    show_operations(seen)
-                show_bank(system.bank)
-    print("\nGood-bye.")
-
-
-def show_operations(seen: Observation) -> None:
-    """Print what the manager wrote, with memories instead of their numbers."""
-    for operation in parse_operations(seen.response, len(seen.shown))[0]:
-        old = "" if operation.number is None else seen.shown[operation.number].text
-        print(f"  {operation.event:8}", " -> ".join(filter(None, (old, operation.text))))
-    if seen.counts["invalid"]:
-        print(f"  invalid:  {seen.counts['invalid']}, in the response {seen.response!r}")
-
-
-def show_bank(bank: MemoryBank) -> None:
-    """Print every memory behind its date."""
-    print(f"  {len(bank)} in the bank:")
-    for memory in bank:
-        print(f"    {memory.timestamp}: {memory.text}")
+# ---- In the terminal -----------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the options, load the model and chat."""
-    parser = argparse.ArgumentParser(description="Talk to Memory-R1.", allow_abbrev=False)
-    parser.add_argument("--model", metavar="FOLDER", default=Path(__file__).with_name("tiny"),
-                        help="Hugging Face folder or hub name (default: tiny/)")
-    parser.add_argument("--name", default="Anna", help="who you are in the chat (default: Anna)")
-    options = parser.parse_args(argv)
-    name = one_line(options.name.encode(errors="replace").decode())
-    if not name:
-        parser.error("--name is blank: give a name, such as Anna")
-    try:
-        policy = load_policy(options.model)
-    except PolicyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    with contextlib.suppress(ImportError):  # not on Windows
-        import readline  # noqa: F401  arrow keys and history for `input`
-    for stream in (sys.stdin, sys.stdout):  # no traceback on bytes that are no text
-        stream.reconfigure(errors="replace")
-    chat(MemoryR1(policy, policy, hashed_words(), [name]))
+    """The chat with both agents, in chat.py."""
+    from chat import talk_main  # not above: it imports this module
+    talk_main(argv)
 
 
 if __name__ == "__main__":

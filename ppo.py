@@ -56,8 +56,8 @@ from checkpoints import TrainingState
 from devices import (add_up, all_of, clip_gradients, gather, gathered, in_step, own_seed, shard,
                      spread)
 from policy import Policy
-from run import (Run, SamplingOptions, describe, evaluate, evaluate_before, evaluate_test, finish,
-                 launch, load_or_stop, option, parse_options, prepare)
+from run import (Run, SamplingOptions, describe, evaluate_before, evaluate_test, finish, launch,
+                 load_or_stop, option, parse_options, prepare, validate)
 from trees import Episode, Row, Step, micro_batches, trees_of
 
 # ---- The algorithm: pure functions ---------------------------------------------------------------
@@ -269,7 +269,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
         run, {"policy": policy.model, "critic": critic}, optimizer, schedule, generator)
     rows, scores = state.rows, state.scores  # empty, unless the run is resumed
     if not scores:
-        scores[0] = evaluate(run, run.validation)[0][run.headline]
+        scores[0] = validate(run, 0)
     batches = islice(run.batches(), len(rows), None)
     for step in state.steps():  # those still to do; after each, saves if it is time to
         start = time.time()
@@ -321,7 +321,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
         if step % 10 == 0 or step == 1:
             run.log_samples(step, groups)
         if step % 8 == 0 or step == options.steps:
-            scores[step] = evaluate(run, run.validation)[0][run.headline]
+            scores[step] = validate(run, step)
         state.progress.set_postfix(
             reward=f"{rows[-1]['reward']:.2f}", kl=f"{sums['kl']:.3f}",
             tok_s=f"{n / rows[-1]['seconds']:.0f}")

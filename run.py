@@ -4,6 +4,8 @@
               resume.pt      an unfinished run, to go on with (checkpoints.py)
               metrics.csv    one line a training step
               samples.jsonl  the episodes of every tenth step, as text
+              cases.jsonl    the same dozen held-out cases at every validation, as text
+              dialogue.json  a manager's: one held-out dialogue, read before and after training
               curve.png      training reward and validation score over the steps
               checkpoint/    the trained policy, an ordinary Hugging Face folder
               summary.json   held-out scores before and after, time, memory
@@ -41,8 +43,10 @@ from memr1 import (AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, answer_al
 from mem1 import HARNESSES, Mem1Agent, by_objectives
 from metrics import f1, squad_exact_match, summarise
 from policy import Policy, PolicyError, load_policy, usual_precision
+from sharing import Tracker, TrackerError, model_card, tensorboard, wandb
 from shop import Goal, goals
 from show import draw_curve, draw_objectives, objectives_table, table, transcripts
+from timeline import reading
 from trees import Episode
 from world import KINDS, training_world, world_splits
 
@@ -52,6 +56,7 @@ Task = ManagerTask | AnswerTask | SearchTask | Goal | WebShopGoal
 REWARDS = {"exact_match": squad_exact_match, "f1": f1}
 TRAINING_ROUNDS = 6  # MEM1's training questions are grouped so often: fewer pairs to know by heart
 SHOP_GOALS = (152, 81, 250)  # of training, validation and test
+CASES = 12  # held-out cases that cases.jsonl follows
 
 
 def option(default, text: str, *choices: str, bare: str | None = None):
@@ -113,6 +118,8 @@ class Options:
     resume: bool = option(False, "go on with the run in the folder, from its resume.pt")
     shard: str = option("off", "on: under torchrun, cut weights, gradients and moments over all "
                                "devices (FSDP2)", "on", "off")
+    tensorboard: bool = option(False, "also write scalars for TensorBoard")
+    wandb: bool = option(False, "also log to Weights & Biases")
 
 
 @dataclass
@@ -261,6 +268,7 @@ class Run:
     identity: dict[str, Any] = field(default_factory=dict)  # what --resume must find again
     saved: dict[str, Any] | None = None  # the checkpoint to go on from
     before: tuple[dict, list[Episode]] | None = None  # the start model's held-out scores
+    trackers: list[Tracker] = field(default_factory=list)  # of --tensorboard and --wandb
 
     @property
     def headline(self) -> str:
@@ -278,6 +286,8 @@ class Run:
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+        for track in self.trackers:
+            track(row["step"], row)
 
     def log_samples(self, step: int, groups: Iterable[Iterable[Episode]]) -> None:
         """Append episodes to samples.jsonl, as text."""
@@ -375,13 +385,19 @@ def prepare(options: Options, algorithm: str) -> Run:
         saved = read(folder, this_run) if options.resume else None
         if saved is None and devices.is_main():
             folder.mkdir(parents=True, exist_ok=True)
-            for name in ("metrics.csv", "samples.jsonl"):
+            for name in ("metrics.csv", "samples.jsonl", "cases.jsonl", "dialogue.json"):
                 (folder / name).unlink(missing_ok=True)
             (folder / "config.json").write_text(json.dumps(vars(options), indent=2) + "\n")
     except CheckpointError as error:
         stop(str(error))
     except OSError as error:
         stop(f"cannot write to the run folder {folder} ({error.strerror}); choose another --out")
+    try:
+        main = devices.is_main()
+        trackers = ([tensorboard(folder)] if options.tensorboard and main else []) + (
+            [wandb(folder, vars(options))] if options.wandb and main else [])
+    except TrackerError as error:
+        stop(str(error))
     print(" ".join(f"{name}={value}" for name, value in vars(options).items()))
     if options.shard == "on":
         devices.shard(policy)
@@ -389,7 +405,7 @@ def prepare(options: Options, algorithm: str) -> Run:
             devices.shard(reference)
     return Run(options, algorithm, policy, reference, agent, train, validation,
                test[: options.limit], splits[2], embed, folder, identity=this_run, saved=saved,
-               before=scores_before(saved))
+               before=scores_before(saved), trackers=trackers)
 
 
 def score(episodes: Sequence[Episode]) -> dict:
@@ -431,6 +447,32 @@ def evaluate(run: Run, tasks: Sequence[Task]) -> tuple[dict, list[Episode]]:
         groups = run.agent.rollout(run.policy, devices.spread(tasks), 1, temperature=0)
     episodes = [group[0] for group in devices.gather(groups)]
     return score(episodes), episodes
+
+
+def case_places(episodes: Sequence[Episode]) -> list[int]:
+    """The places of a dozen cases among them, of each kind as many: the same at every step."""
+    kinds: dict[tuple, list[int]] = {}  # by question type, and second pets by themselves
+    for place, episode in enumerate(episodes):
+        kinds.setdefault((episode.log["category"], "merged" in episode.log), []).append(place)
+    each = -(-CASES // max(len(kinds), 1))
+    spread = [places[::max(1, len(places) // each)][:each] for places in kinds.values()]
+    return sorted(place for places in spread for place in places)[:CASES]
+
+
+def validate(run: Run, step: int) -> float:
+    """The headline score on the validation tasks; a dozen of them go to cases.jsonl as text."""
+    scores, episodes = evaluate(run, run.validation)
+    score = scores[run.headline]
+    if not devices.is_main():
+        return score
+    cases = [{"reward": episodes[place].reward, **episodes[place].log}
+             for place in case_places(episodes)]
+    with (run.folder / "cases.jsonl").open("a", encoding="utf-8") as file:
+        line = {"step": step, "score": score, "cases": cases}
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    for track in run.trackers:
+        track(step, {"validation": score})
+    return score
 
 
 def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
@@ -514,6 +556,8 @@ def compare_harnesses(run: Run, train: Callable[[Run], Any]) -> dict[str, dict[s
         with devices.gathered(policy.model):  # all devices do the same: what is timed here is one
             found[harness] = by_objectives(policy, harness, run.test_dialogues, run.embed,
                                            run.options.max_new_tokens)
+        if harness != run.options.harness and devices.is_main():
+            save_card(other, objectives_table({n: {harness: s} for n, s in found[harness].items()}))
     counts = next(iter(found.values()))
     return {count: {harness: found[harness][count] for harness in found} for count in counts}
 
@@ -528,6 +572,26 @@ def save(policy: Policy, folder: Path) -> None:
             policy.save(folder, weights)
 
 
+def save_card(run: Run, scores: str) -> None:
+    """Write the README.md of the checkpoint."""
+    card = model_card(vars(run.options), run.algorithm, count_questions(run.train), scores)
+    (run.folder / "checkpoint" / "README.md").write_text(card, encoding="utf-8")
+
+
+def save_dialogue(run: Run) -> None:
+    """Let the start model and the trained one read the first test dialogue, fact by fact."""
+    dialogue, options = run.test_dialogues[0], run.options
+    record = {"name": dialogue.name, "speakers": dialogue.speakers}
+    with devices.gathered(run.policy.model, run.reference.model):
+        if not devices.is_main():
+            return
+        for when, manager in (("before", run.reference), ("after", run.policy)):
+            record[when] = reading(manager, run.reference, dialogue, run.embed, options.facts,
+                                   options.distill == "on")
+    (run.folder / "dialogue.json").write_text(
+        json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
 def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list[Episode]],
            rows: Sequence[dict[str, float]], scores: dict[int, float],
            train: Callable[[Run], Any]) -> dict:
@@ -537,6 +601,8 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
     """
     options = run.options
     save(run.policy, run.folder / "checkpoint")
+    if options.agent == "manager":
+        save_dialogue(run)
     compared = {}
     if options.agent == "mem1" and options.env == "search" and options.harness == "mem1":
         compared = {"by_objectives": compare_harnesses(run, train)}
@@ -563,6 +629,7 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
     if compared:
         print("\n" + objectives_table(compared["by_objectives"]))
         draw_objectives(compared["by_objectives"], title, run.folder / "objectives.png")
+    save_card(run, table(before[0], after[0]))
     print(f"\n{run.algorithm} {options.agent}: held-out {headline} "
           f"{before[0][run.headline]:.3f} -> {after[0][run.headline]:.3f} in {seconds:.0f} s, "
           f"{peak_memory_bytes() / 2**30:.1f} GiB; run folder {run.folder}")

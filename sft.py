@@ -44,8 +44,8 @@ from memr1 import SIMILAR, candidates, guard_place, keep_everything, turn_facts
 from policy import Message
 from prompts import (Operation, answer_messages, format_answer, format_operation,
                      manager_messages)
-from run import (Options, Run, evaluate, evaluate_before, evaluate_test, finish, launch, load_data,
-                 option, parse_options, prepare)
+from run import (Options, Run, evaluate_before, evaluate_test, finish, launch, load_data, option,
+                 parse_options, prepare, validate)
 from trees import micro_batches
 
 Lesson = tuple[list[Message], str]  # a prompt, and the response to it
@@ -163,7 +163,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     state = TrainingState(run, {"policy": policy.model}, optimizer, schedule)
     rows, scores = state.rows, state.scores  # empty, unless the run is resumed
     if not scores:
-        scores[0] = evaluate(run, run.validation)[0][run.headline]
+        scores[0] = validate(run, 0)
     batches = islice(run.batches(lessons), len(rows), None)
     for step in state.steps():  # those still to do; after each, saves if it is time to
         start = time.time()
@@ -188,7 +188,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
         schedule.step()
         run.log_step(rows[-1])
         if step % 8 == 0 or step == options.steps:
-            scores[step] = evaluate(run, run.validation)[0][run.headline]
+            scores[step] = validate(run, step)
         state.progress.set_postfix(loss=f"{loss:.3f}", tok_s=f"{n / rows[-1]['seconds']:.0f}")
     return rows, scores
 

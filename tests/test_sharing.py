@@ -1,0 +1,157 @@
+"""Tests of sharing.py: model cards, TensorBoard, Weights & Biases, and metrics.csv in pandas.
+
+    python -m pytest tests/test_sharing.py        (some seconds)
+
+Trackers and pandas are no requirements: without them their tests are skipped.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+import run as runs
+import sharing
+from embedders import hashed_words
+from grpo import GRPOOptions
+from run import EMBEDDED_MEM1, EMBEDDED_MODEL, Run, resolve
+
+ROWS = [{"step": 1, "reward": 0.25, "kl": 0.0}, {"step": 2, "reward": 1 / 3, "kl": 1e-5}]
+
+
+def make_run(folder: Path, trackers=()) -> Run:
+    options = resolve(GRPOOptions(), "grpo")
+    return Run(options, "grpo", None, None, None, [], [], [], [], hashed_words(), folder,
+               trackers=list(trackers))
+
+
+def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """Let a package be missing, whether it is installed or not."""
+    real = builtins.__import__
+
+    def imported(name, *rest):
+        if name.split(".")[0] == package or name == f"torch.utils.{package}":
+            raise ImportError(f"No module named {package!r}")
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", imported)
+
+
+# ---- model cards ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("agent", ["manager", "answer", "mem1"])
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo", "sft"])
+def test_a_card_is_read_by_the_hub_and_says_what_was_run(agent, algorithm):
+    options = vars(resolve(GRPOOptions(agent=agent, steps=7, seed=3), algorithm))
+    text = sharing.model_card(options, algorithm, 152, "all, exact match 0.466 0.922")
+    card = ModelCard(text)
+    assert card.data.library_name == "transformers" and algorithm in card.data.tags
+    for said in ("152 questions of world, 7 steps", "all, exact match 0.466 0.922",
+                 "| `--seed` | `3` |", "| `--agent` | `%s` |" % agent):
+        assert said in text, f"the card does not say {said!r}"
+    assert str(EMBEDDED_MODEL) not in text, "a path of this disk is nobody's concern"
+    assert ("tiny/mem1" if agent == "mem1" else "`tiny`") in text
+    assert card.data.base_model is None, "a local folder is no model of the hub"
+
+
+def test_names_cannot_break_the_header(tmp_path):
+    for name in ("Qwen/Qwen2.5-3B-Instruct", 'a"b: [c]\n---\nlicense: x', "- x", "{", "&a *b"):
+        options = vars(resolve(GRPOOptions(model=name, data="my.json"), "grpo"))
+        card = ModelCard(sharing.model_card(options, "grpo", 5, ""))
+        assert card.data.base_model == name and "license" not in card.data.to_dict(), name
+    assert sharing.start_model(str(tmp_path)) == tmp_path.name
+    assert sharing.start_model(str(EMBEDDED_MEM1)) == "tiny/mem1"
+    shop = vars(resolve(GRPOOptions(agent="mem1", env="shop"), "grpo"))
+    assert "152 purchases" in sharing.model_card(shop, "grpo", 152, "")
+
+
+# ---- trackers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("package", ["tensorboard", "wandb"])
+def test_a_missing_package_is_one_line(package, monkeypatch, tmp_path):
+    without(monkeypatch, package)
+    arguments = (tmp_path, {}) if package == "wandb" else (tmp_path,)
+    with pytest.raises(sharing.TrackerError, match=f"pip install {package}"):
+        getattr(sharing, package)(*arguments)
+
+
+def test_a_missing_package_stops_the_command_before_it_trains(monkeypatch, tmp_path, model_folder,
+                                                              capsys):
+    without(monkeypatch, "wandb")
+    options = GRPOOptions(model=str(model_folder), data="world", agent="answer", wandb=True,
+                          train_questions=1, limit=1, out=str(tmp_path / "run"))
+    with pytest.raises(SystemExit) as stopped:
+        runs.prepare(options, "grpo")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert stopped.value.code == 2 and len(lines) == 1 and "--wandb" in lines[0]
+
+
+def test_every_tracker_gets_every_step_and_validation(tmp_path, monkeypatch):
+    seen = []
+    run = make_run(tmp_path, [lambda step, row: seen.append((step, dict(row)))] * 2)
+    run.log_step(ROWS[0])
+    monkeypatch.setattr(runs, "evaluate", lambda run, tasks: ({"exact_match": 0.5}, []))
+    assert runs.validate(run, 8) == 0.5
+    assert seen == [(1, ROWS[0])] * 2 + [(8, {"validation": 0.5})] * 2
+
+
+def test_scalars_of_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed (it is optional)")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    for value in (0.75, 0.25):  # a run, and another in the same folder
+        track = sharing.tensorboard(tmp_path)
+        for row in [*ROWS, {"step": 3, "reward": value}][: 3 if value == 0.75 else 2]:
+            track(row["step"], row)
+    found = EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    assert [(e.step, round(e.value, 6)) for e in found.Scalars("reward")] == [
+        (1, 0.25), (2, 0.333333)], "steps of an earlier run in this folder are still shown"
+
+
+def test_what_weights_and_biases_is_told(tmp_path, monkeypatch):
+    """Against a stand-in with its two functions: no account, no network."""
+    calls = []
+    started = types.SimpleNamespace(log=lambda row, step: calls.append((step, row)))
+
+    def init(**options):
+        calls.append(options)
+        return started
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    track = sharing.wandb(tmp_path / "grpo-manager", {"seed": 3})
+    track(1, ROWS[0])
+    assert calls[0]["config"] == {"seed": 3} and calls[0]["name"] == "grpo-manager"
+    assert calls[1] == (1, ROWS[0])
+
+    def refuse(**options):
+        raise ValueError("no\naccount")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=refuse))
+    with pytest.raises(sharing.TrackerError, match="no account.*WANDB_MODE=offline"):
+        sharing.wandb(tmp_path, {})
+
+
+def test_both_are_options_of_every_training_command():
+    for name in ("grpo", "ppo", "sft"):
+        module = __import__(name)
+        [kind] = [value for value in vars(module).values() if dataclasses.is_dataclass(value)
+                  and value.__name__ == f"{name.upper()}Options"]
+        assert {"tensorboard", "wandb"} <= {f.name for f in dataclasses.fields(kind)}
+
+
+def test_metrics_are_read_by_pandas(tmp_path):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed (it is optional)")
+    run = make_run(tmp_path)
+    for row in ROWS:
+        run.log_step(row)
+    frame = pandas.read_csv(tmp_path / "metrics.csv", index_col="step")
+    assert list(frame.index) == [1, 2] and list(frame.columns) == ["reward", "kl"]
+    assert frame.dtypes.map(str).tolist() == ["float64", "float64"] and frame.kl[2] == 1e-5
