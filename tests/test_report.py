@@ -22,6 +22,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 from browser import Browser, find_browser
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,7 +48,7 @@ class Scripted:
     """A policy whose response is `respond(user message)`; ids are letters."""
 
     def __init__(self, respond: Callable[[str], str]):
-        self.respond = respond
+        self.respond, self.model = respond, torch.nn.Module()
 
     def encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
         return [ord(letter) for letter in messages[-1]["content"]]
@@ -60,7 +61,7 @@ class Scripted:
         written = [[ord(letter) for letter in self.respond(self.decode(p))] for p in prompts]
         return [[Step(prompt, ids, True)] * group_size for prompt, ids in zip(prompts, written)]
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, weights: object = None) -> None:
         folder.mkdir(exist_ok=True)
 
 
