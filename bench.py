@@ -58,7 +58,8 @@ def bench_step(folder: Path, setting: Setting, repetitions: int, peer: str | Non
     seconds["step"], work["step"] = statistics.median(totals), sum(work.values())
     weights = sum(p.numel() for p in step.policy.model.parameters())
     learns = f"LoRA {setting.lora}" if setting.lora else "all learn"
-    print(f"{weights / 1e6:.3g}M weights, {learns}, {'bfloat16' if setting.half else 'float32'}, {setting.device}, "
+    precision = "bfloat16" if setting.half else "float32"
+    print(f"{weights / 1e6:.3g}M weights, {learns}, {precision}, {setting.device}, "
           f"{torch.get_num_threads()} threads; {setting.prompts} x {setting.group}, "
           f"{setting.prompt_tokens} + {setting.new_tokens} tokens; median of {repetitions}, load "
           f"{os.getloadavg()[0]:.1f}; matrix products here: {rate / 1e9:.4g} GFLOP/s")
@@ -78,8 +79,8 @@ def bench_step(folder: Path, setting: Setting, repetitions: int, peer: str | Non
         # Neighbours in time, so that both had the same company on the machine.
         figures["ratio_to_trl"] = statistics.median(t / o for t, o in zip(theirs, totals))
         figures.update(trl_all_steps=theirs, ratio_of_fastest=min(theirs) / min(totals))
-        print(f"TRL {figures['trl_seconds']:.3f} s a step: {figures['ratio_to_trl']:.2f} times ours "
-              f"(median over {len(theirs)} pairs in turn; fastest to fastest "
+        print(f"TRL {figures['trl_seconds']:.3f} s a step: {figures['ratio_to_trl']:.2f} times "
+              f"ours (median over {len(theirs)} pairs in turn; fastest to fastest "
               f"{figures['ratio_of_fastest']:.2f})")
     return figures
 

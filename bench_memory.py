@@ -7,17 +7,18 @@ What is held, in bytes a number: 4 in float32, 2 in bfloat16
     activations   what autograd keeps of one micro-batch. Not a formula but a count: two models of
                   the same widths, with one layer and with two, are run on tensors without contents,
                   and what they keep is summed up; their difference is what every layer keeps. With
-                  layers computed again: what goes into each, and one layer's own. Some rows of a
-                  micro-batch: L + B (N - 1) tokens for B responses of N tokens to a prompt of L
+                  layers computed again: what goes into each, and one layer's own. A row has
+                  L + B (N - 1) tokens, for B responses of N tokens to a prompt of L. Added is
+                  what is made inside the layer whose gradients are being computed
     logits        three times places x vocabulary in float32: log-probs, and their gradients
                   before and behind the softmax; of `head_chunk` places at most
     cache         keys and values, 2 x layers x key heads x head width, of L + G (N - 1) tokens a
                   prompt; beside it the logits of one new token a response
 
-Sampling holds weights, optimizer, gradients (of the step before), cache and its logits. The update
-holds weights, optimizer and activations, and on top the largest of: the logits; one layer's own
-gradients; the gradients of all weights (which come while activations go, unless an earlier
-micro-batch has left some: then they are there from the start).
+Not all at once: sampling holds weights, optimizer, gradients (of the step before), cache and its
+logits; the update weights, optimizer, activations, and logits until the layers' own gradients are
+due. Gradients of weights come while activations go, so with one micro-batch the larger of both
+counts; later micro-batches find them there from the start.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ MOST = 0.92  # of a card is ours: the rest is the driver's, and what lies betwee
 
 
 def computed(config, setting: Setting) -> dict[str, float]:
-    """Bytes by part, and the peaks of "sampling" and "update", for a model of this configuration."""
+    """Bytes by part, and at the peaks of "sampling" and "update", for a model's configuration."""
     text, s = config.get_text_config(), setting
     model = empty_model(config)
     n_all = sum(p.numel() for p in model.parameters())

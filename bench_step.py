@@ -73,7 +73,8 @@ class Setting:
 
 def words_tokenizer(vocab_size: int = WORDS) -> PreTrainedTokenizerFast:
     """A tokenizer of whole words: one word, one token."""
-    words = ["<|endoftext|>", "<|im_end|>", *(f"word{i}" for i in range(min(vocab_size, WORDS) - 2))]
+    words = ["<|endoftext|>", "<|im_end|>"]
+    words += [f"word{i}" for i in range(min(vocab_size, WORDS) - len(words))]
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, words[0]))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -104,9 +105,9 @@ def bench_policy(folder: str | Path, setting: Setting) -> Policy:
 
     Raises PolicyError as `load_policy` does.
     """
-    ways = {"checkpointing": setting.checkpointing, "micro_batch_tokens": setting.micro_batch_tokens}
     if not config_only(folder):
-        return load_policy(folder, lora=setting.lora, precision=setting.precision, **ways)
+        return load_policy(folder, None, setting.lora, setting.precision, setting.checkpointing,
+                           setting.micro_batch_tokens)
     torch.manual_seed(0)
     config = AutoConfig.from_pretrained(folder)
     frozen_half = setting.half and setting.lora > 0
