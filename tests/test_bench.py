@@ -47,11 +47,20 @@ def config_folder(path: Path, kind=Qwen2Config, **sizes) -> Path:
 # ---- The step ------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
+def drift(reference) -> None:
+    """Make it another model than the policy, or the KL has no gradient."""
+    for parameter in reference.model.parameters():
+        parameter.mul_(1.5)
+
+
 def test_the_timed_step_is_that_of_grpo(folder, tmp_path):
     step = OurStep(folder, SMALL)
+    drift(step.reference)
     step()
     # The same responses through grpo.train, from the same weights: the weights must end the same.
     policy, reference = load_policy(folder), load_policy(folder)
+    drift(reference)
     groups = [[Episode([s], float(s.response_ids[0] % 2), {
         "answer": "a", "gold": "a", "category": 1, "response": "", "prompt": "", "question": ""})
         for s in group] for group in step.groups]
