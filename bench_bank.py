@@ -16,13 +16,14 @@ import numpy as np
 from memory_bank import MemoryBank
 
 DIMENSIONS, BEST, BATCH = 384, 60, 32  # of a vector; memories asked for; queries in a batch
+LEAST = 0.3  # seconds to time each thing
 
 
-def seconds_of(call: Callable[[], object], least: float = 0.3) -> float:
-    """The median time of a call, over at least three and `least` seconds, one warm-up left out."""
+def seconds_of(call: Callable[[], object]) -> float:
+    """The median time of a call, over at least three and `LEAST` seconds, one warm-up left out."""
     call()
     times: list[float] = []
-    while len(times) < 3 or sum(times) < least:
+    while len(times) < 3 or sum(times) < LEAST:
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
@@ -91,7 +92,8 @@ def bank_table(measured: Sequence[dict[str, float]]) -> str:
     """What was measured, as text: a column a size."""
     milliseconds = {"read": "read the matrix once", "one": "search, one query",
                     "speaker": "search, one speaker of two", "batch": f"search, each of {BATCH}",
-                    "faiss_one": "faiss flat, one query", "faiss_batch": f"faiss flat, each of {BATCH}"}
+                    "faiss_one": "faiss flat, one query",
+                    "faiss_batch": f"faiss flat, each of {BATCH}"}
     per_second = {"fill": "fill, 1,000 at a time", "add": "add", "update": "update",
                   "delete": "delete", "copy": "copy"}
     lines = [f"{'memories':<28}" + "".join(f"{m['memories']:>12,}" for m in measured)]

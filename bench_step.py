@@ -73,7 +73,8 @@ class Setting:
 
 def words_tokenizer(vocab_size: int = WORDS) -> PreTrainedTokenizerFast:
     """A tokenizer of whole words: one word, one token."""
-    words = ["<|endoftext|>", "<|im_end|>", *(f"word{i}" for i in range(min(vocab_size, WORDS) - 2))]
+    words = ["<|endoftext|>", "<|im_end|>"]
+    words += [f"word{i}" for i in range(min(vocab_size, WORDS) - len(words))]
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, words[0]))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -104,9 +105,9 @@ def bench_policy(folder: str | Path, setting: Setting) -> Policy:
 
     Raises PolicyError as `load_policy` does.
     """
-    ways = {"checkpointing": setting.checkpointing, "micro_batch_tokens": setting.micro_batch_tokens}
     if not config_only(folder):
-        return load_policy(folder, lora=setting.lora, precision=setting.precision, **ways)
+        return load_policy(folder, None, setting.lora, setting.precision, setting.checkpointing,
+                           setting.micro_batch_tokens)
     torch.manual_seed(0)
     config = AutoConfig.from_pretrained(folder)
     frozen_half = setting.half and setting.lora > 0
@@ -164,12 +165,16 @@ class OurStep:
         self.generator = torch.Generator(self.policy.device).manual_seed(0)
         self.groups: list[list[Step]] = []  # what was sampled last
 
+    def rollout(self) -> list[list[Step]]:
+        """P groups of G responses."""
+        return self.policy.sample(self.prompts, self.setting.group, self.setting.new_tokens, 1.0,
+                                  self.generator)
+
     def __call__(self) -> dict[str, float]:
-        """Seconds by phase."""
-        setting, policy, device = self.setting, self.policy, self.policy.device
+        """Seconds by phase. Every response counts as an episode of its own."""
+        policy, device = self.policy, self.policy.device
         clock = [now(device)]
-        self.groups = groups = policy.sample(
-            self.prompts, setting.group, setting.new_tokens, 1.0, self.generator)
+        self.groups = groups = self.rollout()
         rewards = torch.tensor([[float(s.response_ids[0] % 2) for s in g] for g in groups])
         lengths = torch.tensor([len(s.response_ids) for g in groups for s in g])  # (E,)
         advantages = group_advantages(rewards).flatten().repeat_interleave(lengths).to(device)
@@ -179,7 +184,7 @@ class OurStep:
         with torch.no_grad():
             ref_log_probs = self.reference.token_log_probs(groups)  # (N,)
         clock.append(now(device))
-        weights = token_weights(lengths, "token", setting.new_tokens).to(device)  # (N,)
+        weights = token_weights(lengths, "token", self.setting.new_tokens).to(device)  # (N,)
         self.optimizer.zero_grad()
         for rows in micro_batches(policy.rows(groups), policy.micro_batch_tokens):
             index = torch.tensor([i for row in rows for i in row.token_index], device=device)
@@ -191,6 +196,31 @@ class OurStep:
         self.optimizer.step()
         clock.append(now(device))
         return {name: end - start for name, start, end in zip(PHASES, clock, clock[1:])}
+
+
+class TurnsStep(OurStep):
+    """The same with trajectories of several turns, as MEM1's: G of each of P tasks.
+
+    A turn reads the task, the last response and `info_tokens` of other words.
+    """
+
+    def __init__(self, folder: str | Path, setting: Setting, turns: int, info_tokens: int = 48):
+        super().__init__(folder, setting)
+        self.turns, self.info_tokens = turns, info_tokens
+
+    def rollout(self) -> list[list[Step]]:
+        """P groups of G x turns responses."""
+        group = self.setting.group
+        tasks = [prompt for prompt in self.prompts for _ in range(group)]
+        prompts, steps = tasks, [[] for _ in self.prompts]
+        for _ in range(self.turns):
+            sampled = [answer for [answer] in self.policy.sample(
+                prompts, 1, self.setting.new_tokens, 1.0, self.generator)]
+            for i, answer in enumerate(sampled):
+                steps[i // group].append(answer)
+            prompts = [task + answer.response_ids + self.prompts[0][: self.info_tokens]
+                       for task, answer in zip(tasks, sampled)]
+        return steps
 
 
 # ---- What it is compared with --------------------------------------------------------------------

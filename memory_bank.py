@@ -251,7 +251,7 @@ class MemoryBank:
             self._memories[memory.id], self._rows[memory.id] = memory, row
 
     def _make_writable(self, n_rows: int, width: int) -> None:
-        """See to it that the arrays have `n_rows` rows or more and that no other bank reads them."""
+        """Give the arrays `n_rows` rows or more, and no other bank that reads them."""
         if self._shared or n_rows > len(self._vectors):
             # Twice what is needed: over many insertions a row is moved once or twice on average.
             capacity, n = 2 * n_rows, len(self._rows)

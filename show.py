@@ -146,6 +146,32 @@ def draw_bars(scores: dict[str, tuple[float, float | None, float | None]], path:
     plt.close(figure)
 
 
+def draw_costs(curves: dict[str, tuple[str, dict[int, float], float]], path: Path) -> None:
+    """Seconds a step over what makes it larger, a panel each, both axes logarithmic.
+
+    `curves`: title -> (label of the axis, seconds by size, the power the time grows with).
+    """
+    figure, axes = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3), sharey=True,
+                                layout="constrained")
+    for panel, (name, (label, times, power)) in zip(axes, curves.items()):
+        sizes = list(times)
+        panel.loglog(sizes, list(times.values()), "o-", markersize=4, linewidth=1.6,
+                     label=f"measured: power {power:.2f}")
+        # Through the last point, for the eye.
+        last = times[sizes[-1]]
+        panel.loglog(sizes, [last * size / sizes[-1] for size in sizes], "--", color="0.6",
+                     linewidth=1, label="linear")
+        panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        panel.minorticks_off()
+        panel.set_xlabel(label, fontsize=8)
+        panel.set_title(name, fontsize=10)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=7, loc="upper left")
+    axes[0].set_ylabel("seconds a step")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def draw_rewards(folders: Sequence[Path], path: Path) -> None:
     """Training reward of several runs over the samples they had seen, a colour an algorithm.
 
