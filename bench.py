@@ -3,7 +3,7 @@
     python bench.py                        one GRPO step of a random model of 0.7M, by phase
     python bench.py --peer trl             TRL's GRPOTrainer beside it, where it is installed
     python bench.py --bank                 search, add, update, delete, copy at up to a million
-    python bench.py --memory --model DIR   GiB by part, computed from config.json, and measured
+    python bench.py --memory --model tiny  GiB by part, computed from config.json, and measured
     python bench.py --curves --out pictures/costs.png    how time grows with what
 
 How each is measured stands in bench_step.py, bench_bank.py and bench_memory.py. Times are medians
