@@ -32,8 +32,9 @@ from bench_bank import bank_table, measure_bank  # noqa: E402
 from bench_memory import computed, measured, memory_report, read_config  # noqa: E402
 from bench_step import (PHASES, OurStep, Setting, TurnsStep, arithmetic, beside_trl,  # noqa: E402
                         config_only, matmul_rate, random_folder)
+from devices import stop  # noqa: E402
 from policy import PolicyError  # noqa: E402
-from run import peak_memory_bytes, stop  # noqa: E402
+from run import peak_memory_bytes  # noqa: E402
 from show import draw_costs  # noqa: E402
 
 TOKENS_A_MEMORY = 33  # 60 memories of LoCoMo are about 2,000 tokens of Qwen's

@@ -21,17 +21,18 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
-from pathlib import Path
 
 from data import Turn
+from devices import stop
 from embedders import hashed_words
 from environments import Search, SearchTask, search_tasks
 from mem1 import STOP, Mem1Agent, Trajectory, parse_turn
 from memory_bank import Memory, MemoryBank
 from memr1 import MemoryR1, Observation
+from options import EMBEDDED_MEM1, EMBEDDED_MODEL
 from policy import Policy
 from prompts import one_line, parse_operations
-from run import EMBEDDED_MEM1, EMBEDDED_MODEL, load_or_stop, stop
+from run import load_or_stop
 from world import MONTHS, RELATIONS, world_splits
 
 LONGEST_LINE = 500  # characters

@@ -39,8 +39,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from devices import stop
 from intervals import crossed
-from run import stop
 from world import never_told
 
 FOLDER = Path("runs") / "claims"

@@ -31,12 +31,13 @@ from tqdm import tqdm
 
 from baselines import SYSTEMS, System, drive
 from data import Dialogue, category_name
+from devices import stop
 from embedders import hashed_words
 from intervals import bootstrap, paired
 from judge import Judge
 from metrics import bleu1, f1, squad_exact_match
 from policy import Policy
-from run import load_or_stop, stop
+from run import load_or_stop
 from show import draw_bars
 
 TOGETHER = 9  # dialogues that are read in step, and what Ctrl-C can cost

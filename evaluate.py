@@ -32,7 +32,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,16 +43,18 @@ from claims import check
 from compare import chosen_systems, compare
 from data import (DataError, Dialogue, OpenQuestion, Turn, category_name, is_locomo,
                   split_locomo)
+from devices import stop
 from embedders import hashed_words
 from judge import Judge, JudgeError, Server, from_policy
 from mem1 import HARNESSES, by_objectives
 from memory_bank import MemoryBank
 from memr1 import AnswerTask, answer_all, candidates, greedy, observe_all, turn_facts
 from metrics import bleu1, f1, squad_exact_match, summarise
+from options import option, parse_options, resolve
 from policy import Policy
 from prompts import extract_messages, parse_facts
 from recall import mean, recall_table, search_recall, share, systems_recall
-from run import load_or_stop, option, parse_options, peak_memory_bytes, resolve, stop
+from run import load_or_stop, peak_memory_bytes
 from show import objectives_table
 from world import KINDS, world_splits
 

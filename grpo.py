@@ -48,8 +48,8 @@ from adapters import learned
 from checkpoints import TrainingState
 from devices import (add_up, all_of, clip_gradients, gather, gathered, in_step, own_seed, spread,
                      stop)
-from run import (Run, SamplingOptions, describe, evaluate_before, evaluate_test, finish, launch,
-                 option, parse_options, prepare, validate)
+from options import SamplingOptions, option, parse_options
+from run import Run, describe, evaluate_before, evaluate_test, finish, launch, prepare, validate
 from trees import Episode, micro_batches, trees_of
 
 # ---- The algorithm: pure functions ---------------------------------------------------------------

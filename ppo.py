@@ -55,9 +55,10 @@ from adapters import learned
 from checkpoints import TrainingState
 from devices import (add_up, all_of, clip_gradients, gather, gathered, in_step, own_seed, shard,
                      spread)
+from options import SamplingOptions, option, parse_options
 from policy import Policy
-from run import (Run, SamplingOptions, describe, evaluate_before, evaluate_test, finish, launch,
-                 load_or_stop, option, parse_options, prepare, validate)
+from run import (Run, describe, evaluate_before, evaluate_test, finish, launch, load_or_stop,
+                 prepare, validate)
 from trees import Episode, Row, Step, micro_batches, trees_of
 
 # ---- The algorithm: pure functions ---------------------------------------------------------------

@@ -35,9 +35,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from markupsafe import Markup, escape
 
 from data import category_name
+from devices import stop
 from mem1 import parse_turn
 from prompts import parse_answer, parse_operations
-from run import stop
 from sharing import start_model
 
 Part = TypeVar("Part")

@@ -33,6 +33,7 @@ from itertools import islice
 
 import torch
 
+from options import Options, option, parse_options
 import world as w
 from adapters import learned
 from checkpoints import TrainingState
@@ -44,8 +45,7 @@ from memr1 import SIMILAR, candidates, guard_place, keep_everything, turn_facts
 from policy import Message
 from prompts import (Operation, answer_messages, format_answer, format_operation,
                      manager_messages)
-from run import (Options, Run, evaluate_before, evaluate_test, finish, launch, load_data, option,
-                 parse_options, prepare, validate)
+from run import Run, evaluate_before, evaluate_test, finish, launch, load_data, prepare, validate
 from trees import micro_batches
 
 Lesson = tuple[list[Message], str]  # a prompt, and the response to it
@@ -154,7 +154,7 @@ def lessons_of(options: SFTOptions, embed: Embedder) -> list[Lesson]:
 
 def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     """Learn; returns the logged rows and the validation scores by step."""
-    options, policy, device = run.options, run.policy, run.policy.device
+    options, policy = run.options, run.policy
     lessons = [policy.lesson(*lesson) for lesson in lessons_of(options, run.embed)]
     optimizer = torch.optim.AdamW(
         learned(policy.model), lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0)

@@ -32,19 +32,18 @@ import random
 import re
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
+from options import EMBEDDED_MEM1
 import world as w
 from data import Dialogue
 from embedders import Embedder, hashed_words
 from environments import QUESTIONS, SHOPPING, Search, Store, search_tasks
 from mem1 import INSTRUCTIONS, NOTES, Mem1Agent, Turn, turn_messages
 from policy import Message, Policy, load_policy
-from run import EMBEDDED_MEM1
 from shop import CATEGORIES, Goal, goals
 from tiny_model import build_model, build_tokenizer, learn, save
 from trees import Step

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from canned import FirstTokenAgent, make_run, plain_log_probs
-from conftest import CHAT_TEMPLATE, SPECIAL_TOKENS, make_model, make_tokenizer
+from canned import FirstTokenAgent, make_run
+from conftest import CHAT_TEMPLATE, make_model, make_tokenizer
 from safetensors.torch import load_file, save_file
 from tokenizers import processors
 from transformers import AutoModelForCausalLM
 
 import grpo
+from options import parse_options, resolve
 import policy as policy_module
 import ppo
 from adapters import (LowRank, adapters, add_adapters, checkpoint_layers, empty_model,
@@ -31,7 +32,7 @@ from adapters import (LowRank, adapters, add_adapters, checkpoint_layers, empty_
 from grpo import GRPOOptions
 from policy import Policy, PolicyError, load_policy
 from ppo import Critic, PPOOptions
-from run import parse_options, prepare, resolve
+from run import prepare
 from trees import Step, tree_mask
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where is Tom?"}]

@@ -13,11 +13,11 @@ import pytest
 import claims
 import evaluate
 import grpo
+from options import parse_options
 import ppo
 import sft
 from claims import (SEEDS, Job, above_zero, answers, by_seed, check, interval, level, missing,
                     scoring, training)
-from run import parse_options
 
 OPTIONS = {"grpo.py": grpo.GRPOOptions, "ppo.py": ppo.PPOOptions, "sft.py": sft.SFTOptions,
            "evaluate.py": evaluate.EvaluateOptions}

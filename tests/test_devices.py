@@ -279,7 +279,7 @@ def test_sharded_steps_are_plain_steps(stepped):
 
 def test_a_sharded_run_is_resumed_bit_for_bit(stepped):
     folder, found = stepped
-    (_, rows, weights), (rows_again, weights_again) = found["ppo"], found["again"]
+    (_, _, weights), (rows_again, weights_again) = found["ppo"], found["again"]
     assert found["code"] == 130, "one rank was interrupted: all save and stop after that step"
     assert [row["step"] for row in rows_again] == [1, 2, 3, 4]
     assert all(torch.equal(a, b) for a, b in zip(weights, weights_again)), (

@@ -16,9 +16,10 @@ import pytest
 from data import Dialogue, OpenQuestion, Question
 from data import Turn as Said
 from embedders import hashed_words
-from environments import (Search, SearchTask, Store, WebShop, open_tasks, search_tasks)
+from environments import (Search, SearchTask, Store, open_tasks, search_tasks)
 from memory_bank import MemoryBank
-from run import Options, long_tasks
+from options import Options
+from run import long_tasks
 from shop import Shop, catalogue, goals, solve
 from world import world_splits
 

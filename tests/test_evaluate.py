@@ -23,8 +23,9 @@ from evaluate import (evidence_found, facts_of, held_out, main, mean, read_all, 
                       shorten, table)
 from embedders import hashed_words
 from memr1 import AnswerTask, MemoryR1
+from options import EMBEDDED_MODEL
 from policy import Step
-from run import EMBEDDED_MODEL, load_data
+from run import load_data
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCOMO = ROOT / "../shared/data/locomo10.json"

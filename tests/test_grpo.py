@@ -12,8 +12,6 @@ import csv
 import itertools
 import json
 import math
-import random
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -26,8 +24,8 @@ import grpo
 from canned import (LOG, CannedAgent, FirstTokenAgent, distance, make_run, plain_log_probs,
                     random_episodes)
 from grpo import clipped_loss, collect, group_advantages, kl_k3, token_weights, train
+from options import EMBEDDED_MODEL
 from policy import Policy
-from run import EMBEDDED_MODEL
 from trees import Episode, Step, trees_of
 
 # ---- advantages ----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import chat
 import mem1
 from embedders import hashed_words
-from environments import Search, Store, search_tasks
+from environments import Search, Store
 from mem1 import (INSTRUCTIONS, NOTES, STOP, WINDOW, Mem1Agent, Trajectory, Turn, by_objectives,
                   harmless, parse_turn, turn_messages)
 from metrics import (context_sizes, objectives_right, objectives_scores, split_answers)
@@ -29,7 +29,7 @@ from policy import Policy
 from shop import catalogue, goals, solve
 from test_environments import small_task
 from trees import Step, pack
-from world import world, world_splits
+from world import world
 
 EMBED = hashed_words()
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import grpo
+from options import EMBEDDED_MODEL
 import ppo
 from policy import Policy
 from ppo import (Critic, PPOOptions, clipped_value_loss, collect, explained_variance, gae,
                  token_rewards, train, values_behind, whiten)
-from run import EMBEDDED_MODEL
 from trees import Episode, Step, trees_of
 
 # ---- rewards of tokens ---------------------------------------------------------------------------

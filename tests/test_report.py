@@ -27,6 +27,7 @@ from browser import Browser, find_browser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from options import EMBEDDED_MEM1, resolve
 import report
 from data import Dialogue, Question, Turn
 from embedders import hashed_words
@@ -36,7 +37,7 @@ from mem1 import HARNESSES, Mem1Agent, Trajectory, turn_messages
 from memory_bank import MemoryBank
 from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask
 from policy import Policy, load_tokenizer
-from run import EMBEDDED_MEM1, Run, case_places, finish, resolve, validate
+from run import Run, case_places, finish, validate
 from timeline import changes, reading
 from trees import Episode, Step
 

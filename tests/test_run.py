@@ -26,10 +26,11 @@ from pathlib import Path
 
 import pytest
 
+from options import EMBEDDED_MODEL, Options, option, parse_options, resolve
 import run
 from embedders import hashed_words
 from trees import Episode
-from run import EMBEDDED_MODEL, Options, Run, load_data, option, parse_options, resolve
+from run import Run, load_data
 from show import draw_curve, draw_objectives, objectives_table, table
 
 ROOT = Path(__file__).resolve().parent.parent

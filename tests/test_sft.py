@@ -10,6 +10,7 @@ import json
 import pytest
 import torch
 
+from options import EMBEDDED_MODEL
 import sft
 from canned import CannedAgent, make_run
 from embedders import hashed_words
@@ -17,7 +18,6 @@ from memory_bank import MemoryBank
 from memr1 import answer_tasks, apply_operations, manager_tasks
 from policy import load_policy
 from prompts import parse_answer, parse_operations
-from run import EMBEDDED_MODEL
 from sft import (SFTOptions, answer_lessons, lessons_of, manager_lessons,
                  read_trajectories, right_operation)
 from trees import Episode

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from options import EMBEDDED_MEM1, EMBEDDED_MODEL
 import tiny
 import tiny_mem1
 from embedders import hashed_words
@@ -21,7 +22,6 @@ from memory_bank import MemoryBank
 from memr1 import AnswerTask, ManagerAgent, answer_all, manager_tasks
 from metrics import squad_exact_match
 from policy import load_policy, load_tokenizer
-from run import EMBEDDED_MEM1, EMBEDDED_MODEL
 from shop import goals
 from tiny_model import build_model, build_tokenizer
 from trees import Step
