@@ -48,6 +48,7 @@ SEEDS = (0, 1, 2)
 SIZES = (19, 38, 76, 152, 304)  # training questions
 # Where runs are compared only with each other, half the usual budget does, and takes half as long.
 HALF_MANAGER, HALF_ANSWER, HALF_MEM1 = ("--questions", "38"), ("--steps", "18"), ("--steps", "16")
+SHORT = (*HALF_MANAGER, "--steps", "12")  # fifteen runs
 LEVEL = 0.05  # exact match; what is closer is level
 AT_ONCE = 2  # commands that run side by side, each with its share of the cores
 
@@ -270,7 +271,7 @@ def memory_r1() -> list[Line]:
                                           for job in direct])]),
         difference(4, "the answer agent gains more with the trained manager", "+10.1, +19.7",
                    [(1, both), (-1, grpo), (-1, answering), (1, start)])]
-    sized = {size: alone(managers("--train-questions", str(size), *HALF_MANAGER, label=str(size)))
+    sized = {size: alone(managers("--train-questions", str(size), *SHORT, label=str(size)))
              for size in SIZES}
     lines.append(Line(5, f"152 training questions are enough: {', '.join(map(str, SIZES))}; 304 - 152",
                       "152", tuple(job for jobs in sized.values() for job in jobs),
