@@ -46,9 +46,9 @@ from world import never_told
 FOLDER = Path("runs") / "claims"
 SEEDS = (0, 1, 2)
 SIZES = (19, 38, 76, 152, 304)  # training questions
-# Where runs are compared only with each other, half the usual budget does, and takes half as long.
-HALF_MANAGER, HALF_ANSWER, HALF_MEM1 = ("--questions", "38"), ("--steps", "18"), ("--steps", "16")
-SHORT = (*HALF_MANAGER, "--steps", "12")  # fifteen runs
+# Where runs are compared only with each other, less than the usual budget does.
+LESS_MANAGER, LESS_ANSWER, LESS_MEM1 = ("--questions", "38"), ("--steps", "12"), ("--steps", "16")
+LEAST_MANAGER = (*LESS_MANAGER, "--steps", "10")  # fifteen runs of different sizes
 LEVEL = 0.05  # exact match; what is closer is level
 AT_ONCE = 2  # commands that run side by side, each with its share of the cores
 
@@ -251,7 +251,7 @@ def memory_r1() -> list[Line]:
         return [scoring(job, None, *options) for job in jobs]
 
     grpo, ppo = alone(managers()), alone(managers(algorithm="ppo"))
-    answer, direct, softer = ([training("grpo", "answer", seed, label, *HALF_ANSWER, *options)
+    answer, direct, softer = ([training("grpo", "answer", seed, label, *LESS_ANSWER, *options)
                                for seed in SEEDS] for label, options in (
         ("", ()), ("direct", ("--distill", "off")), ("f1", ("--reward", "f1"))))
     answering = [scoring(None, job) for job in answer]
@@ -271,12 +271,12 @@ def memory_r1() -> list[Line]:
                                           for job in direct])]),
         difference(4, "the answer agent gains more with the trained manager", "+10.1, +19.7",
                    [(1, both), (-1, grpo), (-1, answering), (1, start)])]
-    sized = {size: alone(managers("--train-questions", str(size), *SHORT, label=str(size)))
+    sized = {size: alone(managers("--train-questions", str(size), *LEAST_MANAGER, label=str(size)))
              for size in SIZES}
     lines.append(Line(5, f"152 training questions are enough: {', '.join(map(str, SIZES))}; 304 - 152",
                       "152", tuple(job for jobs in sized.values() for job in jobs),
                       lambda: _enough(sized)))
-    part = {name: managers("--data", "world-part", *HALF_MANAGER, label="part",
+    part = {name: managers("--data", "world-part", *LESS_MANAGER, label="part",
                            algorithm=name)
             for name in ("grpo", "ppo", "sft")}
     unseen = {
@@ -322,7 +322,7 @@ def _race(first: Sequence[Job], second: Sequence[Job]) -> tuple[str, bool | None
 def mem1() -> list[Line]:
     """Claim 9; the paper's figures are its 7B model's, against Qwen2.5-14B-Instruct."""
     jobs = [Job(f"grpo-mem1-{seed}", ("grpo.py", "--agent", "mem1", "--seed", str(seed),
-                                      "--limit", "27", *HALF_MEM1)) for seed in SEEDS]
+                                      "--limit", "27", *LESS_MEM1)) for seed in SEEDS]
 
     def growth(folder: Path) -> float:
         found = objectives(folder)
