@@ -7,8 +7,8 @@
     python bench.py --curves --out pictures/costs.png    how time grows with what
 
 How each is measured stands in bench_step.py, bench_bank.py and bench_memory.py. Times are medians
-of several repetitions behind a warm-up; the load of the machine is printed with them, because
-beside other work on the same cores all of them grow. `--json` ends with one line of all figures.
+of several repetitions behind a warm-up (of the curves the fastest); the load of the machine is
+printed with them, because beside other work on the same cores all of them grow. `--json` ends with one line of all figures.
 """
 
 from __future__ import annotations
@@ -149,10 +149,11 @@ def bench_curves(folder: Path, out: Path, repetitions: int) -> dict:
         ready = {size: make(folder) for size, make in steps.items()}
         for step in ready.values():
             step()
-        # Size after size, round after round: a busy moment falls on all of them.
+        # Size after size, round after round, and of each the fastest: other work on the machine
+        # only adds, and not to all sizes alike.
         rounds = [{size: sum(step().values()) for size, step in ready.items()}
                   for _ in range(repetitions)]
-        times = {size: statistics.median(r[size] for r in rounds) for size in ready}
+        times = {size: min(r[size] for r in rounds) for size in ready}
         grows = exponent(times)
         figures[name] = {"seconds": times, "exponent": grows}
         panels[name] = (axis, times, grows)
@@ -193,7 +194,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("costs.png"),
                         help="--curves: the picture (default: costs.png)")
     parser.add_argument("--repetitions", type=int, default=5, metavar="INT",
-                        help="of which the median is taken (default: 5)")
+                        help="behind a warm-up (default: 5)")
     parser.add_argument("--json", action="store_true", help="end with one line of all figures")
     options = parser.parse_args(argv)
     for name in (*helps, "repetitions"):

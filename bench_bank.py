@@ -19,15 +19,18 @@ DIMENSIONS, BEST, BATCH = 384, 60, 32  # of a vector; memories asked for; querie
 LEAST = 0.3  # seconds to time each thing
 
 
-def seconds_of(call: Callable[[], object]) -> float:
-    """The median time of a call, over at least three and `LEAST` seconds, one warm-up left out."""
-    call()
-    times: list[float] = []
-    while len(times) < 3 or sum(times) < LEAST:
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def seconds_of(*calls: Callable[[], object]) -> list[float]:
+    """The median time of each call, in turn so that all have the same company on the machine.
+
+    Over at least three rounds and `LEAST` seconds; one warm-up each is left out.
+    """
+    times: list[list[float]] = [[] for _ in calls]
+    while len(times[0]) < 4 or sum(map(sum, times)) < LEAST * len(calls):
+        for call, found in zip(calls, times):
+            start = time.perf_counter()
+            call()
+            found.append(time.perf_counter() - start)
+    return [statistics.median(found[1:]) for found in times]
 
 
 class Ready:
@@ -52,11 +55,13 @@ def measure_bank(n: int) -> dict[str, float]:
                        for i in range(first, min(first + 1000, n))])
     found = {"memories": n, "fill": n / (time.perf_counter() - start)}
     queries = [str(n + i) for i in range(BATCH)]
-    found["read"] = seconds_of(embed.rows[:n].sum)
-    found["one"] = seconds_of(lambda: bank.search(queries[0], BEST))
-    found["batch"] = seconds_of(lambda: bank.search(queries, BEST)) / BATCH
-    found["speaker"] = seconds_of(lambda: bank.search(queries[0], BEST, speaker="Anna"))
-    found.update(beside_faiss(embed.rows[:n], embed.rows[n:]))
+    calls = {"read": embed.rows[:n].sum,
+             "one": lambda: bank.search(queries[0], BEST),
+             "speaker": lambda: bank.search(queries[0], BEST, speaker="Anna"),
+             "batch": lambda: bank.search(queries, BEST),
+             **faiss_searches(embed.rows[:n], embed.rows[n:])}
+    found.update(zip(calls, seconds_of(*calls.values())))
+    found.update({name: found[name] / BATCH for name in ("batch", "faiss_batch") if name in found})
 
     many = min(n, 1000)
     ids = iter(np.random.default_rng(1).permutation(n).tolist())
@@ -64,7 +69,7 @@ def measure_bank(n: int) -> dict[str, float]:
     found["add"] = rate(many, lambda _: bank.add("0", "Anna", ""))
     found["update"] = rate(many // 2, lambda _: bank.update(next(ids), "1", ""))
     found["delete"] = rate(many // 2, lambda _: bank.delete(next(ids)))
-    found["copy"] = 1 / seconds_of(bank.copy)
+    found["copy"] = 1 / seconds_of(bank.copy)[0]
     return found
 
 
@@ -76,16 +81,17 @@ def rate(count: int, call: Callable[[int], object]) -> float:
     return count / (time.perf_counter() - start)
 
 
-def beside_faiss(rows: np.ndarray, queries: np.ndarray) -> dict[str, float]:
-    """Seconds of the same searches in faiss's exact index; nothing where it is not installed."""
+def faiss_searches(rows: np.ndarray, queries: np.ndarray) -> dict[str, Callable[[], object]]:
+    """The same searches in faiss's exact index; none where it is not installed."""
     try:
         import faiss
     except ImportError:
         return {}
     index = faiss.IndexFlatIP(DIMENSIONS)
     index.add(rows)
-    return {"faiss_one": seconds_of(lambda: index.search(queries[:1], min(BEST, len(rows)))),
-            "faiss_batch": seconds_of(lambda: index.search(queries, min(BEST, len(rows)))) / BATCH}
+    k = min(BEST, len(rows))
+    return {"faiss_one": lambda: index.search(queries[:1], k),
+            "faiss_batch": lambda: index.search(queries, k)}
 
 
 def bank_table(measured: Sequence[dict[str, float]]) -> str:

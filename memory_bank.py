@@ -171,8 +171,9 @@ class MemoryBank:
             # copy some of them would take longer than to read them all.
             batch = np.vecdot(vectors[:, None], asked[start : start + TOGETHER])  # (n, q)
             for scores in batch[chosen].T:
-                found = [(self._memories[int(ids[i])], float(scores[i]))
-                         for i in _top(scores, ids, k)]
+                best = _top(scores, ids, k)
+                found = [(self._memories[memory_id], score)
+                         for memory_id, score in zip(ids[best].tolist(), scores[best].tolist())]
                 results.append(found if with_scores else [memory for memory, _ in found])
         results = results or [[] for _ in queries]  # nothing to search
         return results[0] if isinstance(query, str) else results
