@@ -105,6 +105,7 @@ class MemoryBank:
         """Insert one memory at the end and return it with its new id."""
         return self.add_many([(text, speaker, timestamp)])[0]
 
+    # Problem 1
     def add_many(self, entries: Iterable[tuple[str, str, str]]) -> list[Memory]:
         """Insert `(text, speaker, timestamp)` entries, embedded in one call; all or none."""
         # Everything that can fail comes before the first change.
@@ -121,6 +122,7 @@ class MemoryBank:
         self._next_id += len(added)
         return added
 
+    # Problem 1
     def update(self, memory_id: int, text: str, timestamp: str) -> Memory:
         """Overwrite text and date; id, speaker and place in the order stay. KeyError if unknown."""
         memory = Memory(memory_id, text, self[memory_id].speaker, timestamp)
@@ -130,12 +132,14 @@ class MemoryBank:
         self._memories[memory_id] = memory
         return memory
 
+    # Problem 1
     def delete(self, memory_id: int) -> None:
         """Remove a memory; the cost does not grow with the bank. KeyError if unknown."""
         del self._memories[self[memory_id].id]
         # The numbers stay in the row until another memory takes it; nothing refers to them.
         self._free.append(self._rows.pop(memory_id))
 
+    # Problem 1
     def search(self, query: str | Sequence[str], k: int, speaker: str | None = None,
                with_scores: bool = False) -> list:
         """The k memories most similar to the query, best first; all of them if there are fewer.
@@ -239,6 +243,7 @@ class MemoryBank:
             self._vectors, self._shared = vectors, False
 
 
+# Problem 1
 def _top(scores: np.ndarray, k: int) -> np.ndarray:
     """Positions of the k highest of the scores (n,), best first; among equals the first wins."""
     kept = np.arange(len(scores))
