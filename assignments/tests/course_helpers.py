@@ -84,13 +84,13 @@ def tensor(found, shape: tuple[int, ...], what: str) -> torch.Tensor:
     return found
 
 
-def random_model(seed: int = 0) -> torch.nn.Module:
+def random_model() -> torch.nn.Module:
     """A random Qwen2 of 64 tokens, two layers, 32 wide; ids 0 and 2 end a response, 0 pads.
 
     Its weights are large: were the next token nearly uniform, mistakes would hide.
     """
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     model = Qwen2ForCausalLM(Qwen2Config(
         vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, bos_token_id=None, eos_token_id=2,
@@ -106,10 +106,17 @@ def random_model(seed: int = 0) -> torch.nn.Module:
     return model.eval()
 
 
-def random_policy(seed: int = 0, **options):
-    """The random model as a policy; its tokenizer is that of tiny/, of which no test reads text."""
-    from policy import Policy, load_tokenizer
-    return Policy(random_model(seed), load_tokenizer(ROOT / "tiny"), **options)
+@lru_cache
+def tokenizer():
+    """That of tiny/: a policy needs one, though no test here reads text."""
+    from policy import load_tokenizer
+    return load_tokenizer(ROOT / "tiny")
+
+
+def random_policy():
+    """The random model as a policy."""
+    from policy import Policy
+    return Policy(random_model(), tokenizer())
 
 
 class Scripted:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from course_helpers import random_model, tensor, work
+from course_helpers import random_model, tensor, tokenizer, work
 
 PROMPT, RESPONSE = [5, 9, 14], [7, 30, 0]  # the last id ends the response, and pads as well
 OTHER_PROMPT, OTHER_RESPONSE = [40, 41, 3, 50, 51], [8, 2]
@@ -24,11 +24,10 @@ def plain_row(prompt, response, first=0):
 
 def make_policy(monkeypatch, packs=False):
     """A policy that is told whether it packs trees, instead of trying."""
-    from policy import Policy, load_tokenizer
-    from course_helpers import ROOT
     work("policy.Policy.score")
+    from policy import Policy
     monkeypatch.setattr(Policy, "_packs", lambda self: packs)
-    return Policy(random_model(), load_tokenizer(ROOT / "tiny"))
+    return Policy(random_model(), tokenizer())
 
 
 def by_loop(model, prompt, response, temperature=1.0) -> list[float]:
