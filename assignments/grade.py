@@ -9,7 +9,8 @@ FOLDER is a student version (make.py) that somebody worked in. About a minute an
 Every problem is graded by itself, in a fresh temporary folder: the course's own project, and of the
 submission those modules in which the problem's functions stand, its adapters.py and whatever Python
 files it has besides. Functions of other problems are the course's, so that one mistake costs once.
-The tests are the course's too. Points are the share of a problem's tests that pass.
+The tests are the course's too. Points are the share of a problem's tests that pass; a test with
+several cases passes if all of them do, so that an answer that is always "nothing" earns little.
 
 What this withstands, each tried in tests/test_course.py: code that hangs, crashes, exits early or
 eats memory (it loses what its problem had left to earn, and no other problem); edited tests, a
@@ -176,6 +177,13 @@ def run(problem: Problem, folder: Path, temporary: Path) -> tuple[list[dict], st
     return reports, note, seconds
 
 
+def name_of(test: str) -> str:
+    """What is counted: a test with all its cases, but those of grpo.py and of ppo.py apart."""
+    name, _, cases = test.split("::")[1].partition("[")
+    modules = {"grpo", "ppo"} & set(cases.rstrip("]").split("-"))
+    return " ".join([name, *modules])
+
+
 def grade(problem: Problem, submission: Path) -> dict:
     """The points of one problem and how they came about."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
@@ -191,15 +199,18 @@ def grade(problem: Problem, submission: Path) -> dict:
             # The test that must fail stands right behind it; if it did not, nothing counts.
             honest = canary.get("canary") and canary["outcome"] == "failed"
             outcomes[report["test"]] = report["outcome"] if honest else "tampered"
-    passed = sum(outcomes.get(test) == "passed" for test in tests)
+    groups: dict[str, bool] = {}  # name of a test -> whether all its cases passed
+    for test in tests:
+        groups[name_of(test)] = groups.get(name_of(test), True) and outcomes.get(test) == "passed"
+    passed = sum(groups.values())
     if "tampered" in outcomes.values() and not note:
         note = "the test machinery was tampered with"
-    failed = [test.split("::")[1].split("[")[0] for test in tests if outcomes.get(test) != "passed"]
+    failed = [name for name, good in groups.items() if not good]
     if failed and not note:
-        note = "failed: " + ", ".join(dict.fromkeys(failed))
+        note = "failed: " + ", ".join(failed)
     return {"problem": problem.number, "name": problem.name,
-            "points": round(problem.points * passed / max(len(tests), 1), 1),
-            "max_points": problem.points, "passed": passed, "tests": len(tests),
+            "points": round(problem.points * passed / max(len(groups), 1), 1),
+            "max_points": problem.points, "passed": passed, "tests": len(groups),
             "seconds": round(seconds, 1), "time_limit": problem.seconds,
             "memory_limit_mb": problem.megabytes, "note": note}
 

@@ -90,7 +90,7 @@ class Reporter:
     def pytest_runtest_logreport(self, report) -> None:
         if report.when == "call" or report.outcome != "passed":
             outcome = report.outcome if not hasattr(report, "wasxfail") else "failed"
-            if not same(self.before, fingerprint()):
+            if CANARY not in report.nodeid and not same(self.before, fingerprint()):
                 outcome = "tampered"
             self.send({"test": report.nodeid, "canary": CANARY in report.nodeid,
                        "outcome": outcome})

@@ -17,6 +17,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY = 64
+torch.set_num_threads(1)  # tensors this small: several threads only wait for each other
 
 
 def resolve(written):

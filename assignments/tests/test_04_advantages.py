@@ -28,6 +28,7 @@ def test_without_the_deviation():
 def test_a_group_is_compared_with_itself_alone():
     hard, easy = [1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]
     both = advantages_of([hard, easy])
+    assert both.abs().min() > 0.1, "different rewards must give advantages different from 0"
     assert both[0].tolist() == pytest.approx(advantages_of([hard])[0].tolist()), (
         "a group's advantages depend on the groups beside it: mean and deviation are taken over "
         "dim 1, not over the batch")
