@@ -231,6 +231,7 @@ def test_cheating_earns_nothing(submission, cheat):
          after=CHEATS[cheat])
     found = graded(4, submission)
     assert found["points"] == 0 and found["tests"] == 5, f"{cheat} was worth points: {found}"
+    assert cheat == "a value equal to all" or "tampered" in found["note"], found
 
 
 FAKES = """

@@ -21,12 +21,18 @@ torch.set_num_threads(1)  # tensors this small: several threads only wait for ea
 
 
 def resolve(written):
-    """The object behind "module.name" or "module.Class.name"; anything else is one already."""
+    """The object behind "module.name", "module.Class.name" or "folder.module.name".
+
+    Anything else than a string is one already.
+    """
     if not isinstance(written, str):
         return written
     module, *names = written.split(".")
     found = importlib.import_module(module)
     for name in names:
+        if not hasattr(found, name):
+            module = f"{module}.{name}"
+            importlib.import_module(module)
         found = getattr(found, name)
     return found
 
