@@ -55,6 +55,7 @@ from trees import Episode, micro_batches, trees_of
 # ---- The algorithm: pure functions ---------------------------------------------------------------
 
 
+# Problem 4
 def group_advantages(rewards: Tensor, normalise: bool = True) -> Tensor:
     """How much better each response did than its group: (P, G) from rewards (P, G).
 
@@ -78,6 +79,7 @@ def group_advantages(rewards: Tensor, normalise: bool = True) -> Tensor:
     return torch.where(spread < 1e-4, 0.0, advantages)
 
 
+# Problem 5
 def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor,
                  clip: float) -> tuple[Tensor, dict[str, Tensor]]:
     """PPO's pessimistic surrogate, per token: all tensors are (N,).
@@ -95,6 +97,7 @@ def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor,
     return -torch.minimum(unclipped, clipped), metrics
 
 
+# Problem 7
 def kl_k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
     """KL(policy || reference) per token, estimated from the policy's own samples; (N,).
 
@@ -106,6 +109,7 @@ def kl_k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
     return log_ratio.exp() - 1 - log_ratio
 
 
+# Problem 6
 def token_weights(lengths: Tensor, reduction: str, max_new_tokens: int,
                   of_all: Tensor | None = None) -> Tensor:
     """What each token counts in the loss: (N,) from the lengths (E,) of all E episodes.
@@ -184,6 +188,7 @@ def collect(run: Run, tasks: Sequence, generator: torch.Generator) -> Batch:
     return batch
 
 
+# Problem 12
 def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     """Learn; returns the logged rows and the validation scores by step."""
     options, policy, device = run.options, run.policy, run.policy.device

@@ -105,6 +105,7 @@ def turn_messages(task: str, past: Sequence[Turn], turns_left: int, kind: str,
             {"role": "user", "content": "\n".join(lines)}]
 
 
+# Problem 11
 def parse_turn(text: str, kind: str) -> tuple[str, str, str] | None:
     """(note, "query" or "answer", its text) of a response, or None for no usable action.
 
@@ -137,6 +138,7 @@ class Trajectory:
     invalid: int = 0
     done: bool = False
 
+    # Problem 11
     def advance(self, step: Step, response: str, kind: str) -> None:
         """Take one turn: remember it, act, and end if the environment or the limit says so."""
         self.steps.append(step)
@@ -163,6 +165,7 @@ class Mem1Agent:
         self.kind = "mem1" if harness == "mem1" else "full_context"
         self.max_new_tokens = max_new_tokens
 
+    # Problem 11
     def prompt(self, policy: Policy, trajectory: Trajectory) -> list[int]:
         """What the model reads in the next turn."""
         def encode(past: Sequence[Turn]) -> list[int]:

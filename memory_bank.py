@@ -112,6 +112,7 @@ class MemoryBank:
         """Insert one memory at the end and return it with its new id."""
         return self.add_many([(text, speaker, timestamp)])[0]
 
+    # Problem 1
     def add_many(self, entries: Iterable[tuple[str, str, str]]) -> list[Memory]:
         """Insert `(text, speaker, timestamp)` entries, embedded in one call; all or none."""
         # Everything that can fail comes before the first change.
@@ -125,6 +126,7 @@ class MemoryBank:
         self._next_id += len(added)
         return added
 
+    # Problem 1
     def update(self, memory_id: int, text: str, timestamp: str) -> Memory:
         """Overwrite text and date; id, speaker and place in the order stay. KeyError if unknown."""
         memory = Memory(memory_id, text, self[memory_id].speaker, timestamp)
@@ -134,6 +136,7 @@ class MemoryBank:
         self._memories[memory_id] = memory
         return memory
 
+    # Problem 1
     def delete(self, memory_id: int) -> None:
         """Remove a memory; the cost does not grow with the bank. KeyError if unknown."""
         self[memory_id]
@@ -145,6 +148,7 @@ class MemoryBank:
             self._rows[int(self._ids[row])] = row
         del self._memories[memory_id], self._rows[memory_id]
 
+    # Problem 1
     def search(self, query: str | Sequence[str], k: int, speaker: str | None = None,
                with_scores: bool = False) -> list:
         """The k memories most similar to the query, best first; all of them if there are fewer.
@@ -266,6 +270,7 @@ class MemoryBank:
             self._shared = False
 
 
+# Problem 1
 def _top(scores: np.ndarray, ids: np.ndarray, k: int) -> np.ndarray:
     """Positions of the k highest of the scores (n,), best first; among equals the lowest id."""
     kept = np.arange(len(scores))

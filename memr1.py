@@ -155,6 +155,7 @@ def observe_all(policy: Policy, banks: Sequence[MemoryBank],
     return seen
 
 
+# Problem 10
 def apply_operations(bank: MemoryBank, shown: Sequence[Memory], operations: Sequence[Operation],
                      speaker: str, timestamp: str) -> Counter[str]:
     """Change the bank in place (Algorithm 3, entry by entry); count events and "invalid" ones.
@@ -307,6 +308,7 @@ class ManagerAgent:
         # The judge is frozen and greedy: what was judged once need not be judged again.
         self.outcomes: dict[tuple[ManagerTask, str], dict] = {}
 
+    # Problem 10
     def rollout(self, policy: Policy, tasks: Sequence[ManagerTask], group_size: int,
                 temperature: float, generator: torch.Generator | None = None,
                 ) -> list[list[Episode]]:
@@ -329,6 +331,7 @@ class ManagerAgent:
                 episodes[-1].append(Episode([step], reward, log))
         return episodes
 
+    # Problem 10
     def judge(self, decisions: Sequence[tuple[ManagerTask, str]]) -> None:
         """Put into `outcomes` what the answer agent says after each decision that is new."""
         # No set: its order, and so the answer agent's batches, would differ by process.

@@ -353,6 +353,7 @@ class Policy:
             score_at, dtype=torch.long, device=self.device).unique(return_inverse=True)
         return ids, places, token_at
 
+    # Problem 3
     def score(self, rows: Sequence[Row], temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probs of a micro-batch's scored tokens, with gradients, and entropies without.
 

@@ -64,6 +64,7 @@ from trees import Episode, Row, Step, micro_batches, trees_of
 # ---- The algorithm: pure functions ---------------------------------------------------------------
 
 
+# Problem 7
 def token_rewards(rewards: Tensor, lengths: Tensor, log_probs: Tensor, ref_log_probs: Tensor,
                   beta: float) -> Tensor:
     """What each token earned: (N,) from rewards and lengths (E,) and log-probs (N,).
@@ -78,6 +79,7 @@ def token_rewards(rewards: Tensor, lengths: Tensor, log_probs: Tensor, ref_log_p
     return earned.index_add(0, last[written], rewards[written].to(earned))
 
 
+# Problem 8
 def gae(rewards: Tensor, values: Tensor, lengths: Tensor, last_values: Tensor, gamma: float,
         lam: float) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimates and returns, both (N,), of E episodes laid end to end.
@@ -119,6 +121,7 @@ def whiten(advantages: Tensor, of_all: Tensor | None = None) -> Tensor:
     return (advantages - of_all.mean()) / (of_all.std() + 1e-8)
 
 
+# Problem 5
 def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor,
                  clip: float) -> tuple[Tensor, dict[str, Tensor]]:
     """PPO's pessimistic surrogate, per token, as in grpo.py: all tensors are (N,)."""
@@ -249,6 +252,7 @@ def collect(run: Run, critic: Critic, tasks: Sequence, generator: torch.Generato
     return Batch(groups, lengths, old_log_probs, ref_log_probs, old_values, advantages, returns)
 
 
+# Problem 12
 def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     """Learn; returns the logged rows and the validation scores by step."""
     options, policy, device = run.options, run.policy, run.policy.device

@@ -117,6 +117,7 @@ def _writable(text: object) -> str:
     return line
 
 
+# Problem 2
 def first_json(text: str) -> list | dict | None:
     """The first JSON list or object in a text, whatever stands around it; None if there is none."""
     decoder = json.JSONDecoder()
@@ -139,6 +140,7 @@ def format_operation(operation: Operation) -> str:
     return json.dumps([entry], ensure_ascii=False)
 
 
+# Problem 2
 def parse_operations(text: str, n_memories: int) -> tuple[list[Operation], int]:
     """The operations in a manager's response, and how many entries were unusable. Never raises.
 
@@ -162,6 +164,7 @@ def parse_operations(text: str, n_memories: int) -> tuple[list[Operation], int]:
     return operations, invalid
 
 
+# Problem 2
 def _operation(entry: object, n_memories: int) -> Operation | None:
     if not isinstance(entry, dict):
         return None
@@ -181,6 +184,7 @@ def _operation(entry: object, n_memories: int) -> Operation | None:
     return Operation(event, number, text) if event else None
 
 
+# Problem 2
 def parse_answer(text: str) -> tuple[str, str]:
     """(what was selected, the answer) of an answer agent's response. Never raises.
 

@@ -60,6 +60,7 @@ class Row:
         """How many tokens a sequence would add."""
         return len(sequence) - shared_prefix([self.input_ids[p] for p in self.path], sequence)
 
+    # Problem 9
     def add(self, sequence: list[int]) -> None:
         """Put in one more sequence, not smaller than the last: in sorted order a trie's paths come
         depth first, so all that a sequence shares with any earlier one it shares with the last."""
@@ -153,6 +154,7 @@ def shared_trees(prompts: Sequence[list[int]], largest: int = 32) -> list[list[i
     return trees
 
 
+# Problem 9
 def tree_mask(ends: Tensor, dtype: torch.dtype) -> Tensor:
     """Additive attention mask of packed rows: 0 where a token may look, the dtype's minimum else.
 

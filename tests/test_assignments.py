@@ -1,0 +1,252 @@
+"""Tests of assignments/ that take seconds: marks, blanks, leaks, handouts, patches.
+
+    python -m pytest tests/test_assignments.py
+    python -m pytest -m course                    # the slow ones, in test_course.py
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ASSIGNMENTS = ROOT / "assignments"
+sys.path.insert(0, str(ASSIGNMENTS))
+import make  # noqa: E402
+from grade import PROBLEMS  # noqa: E402
+from make import CourseError, apply_patch, blank, functions, marked, transplant  # noqa: E402
+from patches import PATCHES, Patch  # noqa: E402
+
+# A problem whose handout says "do it like this one": what they share is no secret.
+MODELS = {10: ("memr1.AnswerAgent.rollout", "memr1.observe_all", "memr1.build_banks"),
+          12: ("sft.train", "ppo.Critic.values")}
+# Lines that say nothing about a solution and are bound to stand elsewhere too.
+IDIOMS = {"with torch.no_grad():", "except (ValueError, RecursionError):",
+          "found = first_json(text)", "counts: Counter[str] = Counter()",
+          "ids, places, token_at = self._layout(rows)", "optimizer.zero_grad()"}
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory) -> Path:
+    """The student version."""
+    out = tmp_path_factory.mktemp("course") / "student"
+    make.make_student_version(out)
+    return out
+
+
+def function_source(place: str) -> str:
+    """The text of a function such as "sft.train"."""
+    module, name = place.split(".", 1)
+    source = (ROOT / f"{module}.py").read_text(encoding="utf-8")
+    return ast.get_source_segment(source, dict(functions(source))[name])
+
+
+# ---- marks and blanks ----------------------------------------------------------------------------
+
+SOURCE = '''\
+class Box:
+    # Problem 2
+    @property
+    def size(self) -> int:  # of the box
+        """Its size."""
+        # a hint
+        return self.many_things_in_it()
+
+    def kept(self):
+        return "kept"
+
+
+# Problem 1
+def long(first: int,
+         second: int) -> int:
+    # another hint
+    if first > second:
+        return first
+    return second
+    # the last word
+
+
+def after():
+    pass
+'''
+
+
+def test_blanking_by_hand():
+    assert marked(SOURCE) == {"Box.size": 2, "long": 1}
+    assert blank(SOURCE, [1]) == SOURCE[:SOURCE.index("    # another hint")] + (
+        '    raise NotImplementedError("problem 1")\n\n\ndef after():\n    pass\n'), (
+        "the body goes with the comments at its beginning and end; the rest stays as it is")
+    found = blank(SOURCE, [1, 2])
+    assert '"""Its size."""\n        raise NotImplementedError("problem 2")\n\n' in found
+    assert "hint" not in found and "last word" not in found and "many_things" not in found
+    assert blank(SOURCE, []) == SOURCE
+
+
+def test_a_lost_mark_is_an_error():
+    for source in ("# Problem 3\nx = 1\n", "# Problem 3\n\ndef f():\n    return 1\n"):
+        with pytest.raises(CourseError, match="1 marks"):
+            marked(source)
+
+
+def test_functions_of_other_problems_are_put_back():
+    theirs = blank(SOURCE, [1, 2]).replace("def after():\n    pass", "def after():\n    helped()")
+    found = transplant(theirs, SOURCE, ["Box.size"])
+    assert "many_things_in_it" in found and 'NotImplementedError("problem 1")' in found
+    assert "helped()" in found, "what a student added elsewhere stays"
+    assert "@property\n    @property" not in found
+
+
+def test_twelve_problems_and_their_places():
+    spec = importlib.util.spec_from_file_location("adapters_file", ASSIGNMENTS / "adapters.py")
+    adapters = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(adapters)
+    found = make.places()
+    assert list(found) == [problem.number for problem in PROBLEMS] == list(range(1, 13))
+    assert {problem: set(lines) for problem, lines in adapters.ADAPTERS.items()} == {
+        problem: set(places) for problem, places in found.items()}, (
+        "adapters.py has one line for every marked function")
+    for lines in adapters.ADAPTERS.values():
+        assert all(place == written for place, written in lines.items()), (
+            "as handed out, adapters.py points to the project's own functions")
+
+
+# ---- the student version -------------------------------------------------------------------------
+
+
+def test_every_module_still_parses_and_every_body_is_gone(student):
+    for problem, places in make.places().items():
+        for place in places:
+            module, name = place.split(".", 1)
+            source = (student / f"{module}.py").read_text(encoding="utf-8")
+            node = dict(functions(source))[name]
+            docstring = ast.get_docstring(dict(functions((ROOT / f"{module}.py").read_text(
+                encoding="utf-8")))[name])
+            assert ast.get_docstring(node) == docstring, f"{place} lost its docstring"
+            statements = node.body[1 if docstring else 0:]
+            assert [ast.unparse(s) for s in statements] == [
+                f"raise NotImplementedError('problem {problem}')"], f"{place} keeps a body"
+
+
+def test_nothing_of_the_solutions_is_left(student):
+    texts = {str(path.relative_to(student)): path.read_text(encoding="utf-8", errors="replace")
+             for path in student.rglob("*") if path.is_file()}
+    for problem, places in make.places().items():
+        given = "\n".join(function_source(place) for place in MODELS.get(problem, ()))
+        for place in places:
+            module, name = place.split(".", 1)
+            source = (ROOT / f"{module}.py").read_text(encoding="utf-8")
+            first, last = make.body_lines(source, dict(functions(source))[name])
+            for line in map(str.strip, source.splitlines()[first - 1:last]):
+                if len(line) <= 20 or line in given or line in IDIOMS:
+                    continue
+                where = [path for path, text in texts.items() if line in text]
+                assert not where, (
+                    f"{line!r} of {place} (problem {problem}) is still in {where}: mark that "
+                    "function too, with '# Problem N', or, if it is harmless, add it to IDIOMS")
+
+
+def test_only_what_is_listed_is_copied(student):
+    folders = {path.relative_to(student).parts[0] for path in student.rglob("*") if path.is_file()}
+    assert not folders & {".git", "tests", "runs", ".ci"}, "history, oracles or runs were copied"
+    names = {str(path.relative_to(student)) for path in student.rglob("*")}
+    for kept in ("assignments/make.py", "assignments/grade.py", "assignments/key.md",
+                 "assignments/bugs", "assignments/TEACHING.md"):
+        assert kept not in names, f"{kept} is for teachers"
+        assert (ROOT / kept).exists(), f"the test itself: {kept} has another name now"
+    assert {"assignments/adapters.py", "assignments/README.md", "tiny/config.json"} <= names
+    assert len([name for name in names if name.startswith("assignments/problems/")]) == 12
+    assert not [name for name in names if "__pycache__" in name]
+
+
+def test_make_refuses_what_would_overwrite(tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("work of a week")
+    assert make.main([str(tmp_path / "full")]) == 2
+    assert make.main([str(ROOT / "runs" / "student")]) == 2, "a copy of the project inside itself"
+    said = capsys.readouterr().err
+    assert said.count("\n") == 2 and "choose" in said and "Traceback" not in said
+    assert [path.name for path in tmp_path.rglob("*")] == ["full", "mine.txt"]
+
+
+# ---- handouts ------------------------------------------------------------------------------------
+
+SECTIONS = ("## What", "## Why", "## Signature", "## Tips", "## Test", "## Written question")
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: f"{problem.number}")
+def test_a_handout_says_what_the_grader_does(problem):
+    [path] = (ASSIGNMENTS / "problems").glob(f"{problem.number:02}_*.md")
+    text = path.read_text(encoding="utf-8")
+    assert f"**Points** {problem.points} " in text, f"{path.name}: {problem.points} points"
+    assert f"{problem.seconds} s, {problem.megabytes} MB" in text, (
+        f"{path.name}: the limits are {problem.seconds} s and {problem.megabytes} MB")
+    for section in SECTIONS:
+        assert section in text, f"{path.name} has no section {section!r}"
+    assert f"python -m pytest assignments/tests/{problem.tests}" in text
+    assert "plot" in text.split("## Written question")[1].lower(), "the question asks for a plot"
+    for place in make.places()[problem.number]:
+        name = place.split(".")[-1]
+        assert f"`{name}`" in text or f"def {name}(" in text, f"{path.name} is silent on {place}"
+
+
+def test_the_tables_agree():
+    """The overview and the teachers' table name every problem with its points."""
+    for file in ("README.md", "TEACHING.md"):
+        text = (ASSIGNMENTS / file).read_text(encoding="utf-8")
+        rows = re.findall(r"^\| (\d+) \|.*?\| (\d+) \|", text, re.M)
+        assert {int(n): int(points) for n, points in rows} == {
+            problem.number: problem.points for problem in PROBLEMS}, f"{file}: other points"
+    assert sum(problem.points for problem in PROBLEMS) == 100
+
+
+# ---- planted bugs --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", PATCHES)
+def test_every_patch_applies_and_stays_python(number):
+    patch = PATCHES[number]
+    source = (ROOT / patch.file).read_text(encoding="utf-8")
+    found = apply_patch(source, number, patch)
+    ast.parse(found)
+    changed = [line for line in found.splitlines() if line not in source.splitlines()]
+    assert 1 <= len(changed) <= 6 and all(len(line) <= 100 for line in changed), (
+        "a planted bug is a small mistake in a file that looks like the others")
+    path, test = patch.caught_by.split("::")
+    assert f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), f"there is no {test}"
+
+
+def test_a_source_that_moved_is_an_error():
+    patch = Patch("grpo.py", (("x = 1\n", "x = 2\n"),), "")
+    assert apply_patch("a\nx = 1\n", 1, patch) == "a\nx = 2\n"
+    for source in ("x = 3\n", "x = 1\nx = 1\n"):
+        with pytest.raises(CourseError, match="bug 1: grpo.py holds"):
+            apply_patch(source, 1, patch)
+
+
+def test_ten_bugs_with_a_handout_and_a_key():
+    key = (ASSIGNMENTS / "key.md").read_text(encoding="utf-8")
+    assert list(PATCHES) == list(range(1, 11))
+    for number, patch in PATCHES.items():
+        handout = (ASSIGNMENTS / "bugs" / f"{number:02}.md").read_text(encoding="utf-8")
+        assert f"## Bug {number}:" in key and patch.caught_by.split("::")[1] in key
+        assert "python grpo.py" in handout or "python ppo.py" in handout, "what to run"
+        for _, new in patch.changes:
+            for line in map(str.strip, new.splitlines()):
+                assert line not in handout, f"the handout of bug {number} gives it away"
+
+
+def test_a_bug_version_tells_nothing(tmp_path):
+    out = tmp_path / "bug"
+    assert make.main([str(out), "--bug", "3"]) == 0
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert "BUG.md" in names and "tests/conftest.py" in names
+    assert not [name for name in names if name.startswith(("assignments", ".git/"))
+                or "tests/test_" in name or "key" in name]
+    different = [path.name for path in out.glob("*.py")
+                 if path.read_text() != (ROOT / path.name).read_text()]
+    assert different == [PATCHES[3].file]
