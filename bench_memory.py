@@ -36,7 +36,7 @@ from torch._subclasses import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import tree_attention  # noqa: F401  (registers "tree")
-from adapters import add_adapters, empty_model
+from lora import add_adapters, empty_model
 from bench_step import OurStep, Setting
 from policy import HEAD_LOGITS
 

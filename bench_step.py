@@ -34,7 +34,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config,
                           Qwen2ForCausalLM)
 
-from adapters import add_adapters, checkpoint_layers, learned, linear_layers, low_rank_layers
+from lora import add_adapters, checkpoint_layers, learned, linear_layers, low_rank_layers
 from grpo import clipped_loss, group_advantages, kl_k3, token_weights
 from policy import Policy, load_policy
 from trees import Step, micro_batches

@@ -44,7 +44,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from adapters import learned
+from lora import learned
 from checkpoints import TrainingState
 from devices import (add_up, all_of, clip_gradients, gather, gathered, in_step, own_seed, spread,
                      stop)

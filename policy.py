@@ -28,7 +28,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import Cache, GenerationConfig, PreTrainedTokenizerFast
 
-from adapters import (adapters, add_adapters, base_name, checkpoint_layers, head_log_probs,
+from lora import (adapters, add_adapters, base_name, checkpoint_layers, head_log_probs,
                       load_model, low_rank_layers, picked_log_probs, save_adapters, save_merged,
                       second_set)
 from tree_attention import RoomyLayer, use_tree_attention

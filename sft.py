@@ -35,7 +35,7 @@ import torch
 
 from options import Options, option, parse_options
 import world as w
-from adapters import learned
+from lora import learned
 from checkpoints import TrainingState
 from data import Dialogue
 from devices import all_of, clip_gradients, in_step, spread, stop

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 import bench
 import bench_bank
 import grpo
-from adapters import add_adapters
+from lora import add_adapters
 from bench_bank import Ready, measure_bank
 from bench_memory import computed, kept, measured, memory_report, read_config
 from bench_step import (CLIP, KL, LEARNING_RATE, OurStep, Setting, TurnsStep, arithmetic,

@@ -46,7 +46,7 @@ PATCHES = {
         "    return -torch.maximum(unclipped, clipped), metrics\n"),),
         "tests/test_grpo.py::test_clip_quadrants"),
     7: Patch("grpo.py", ((
-        "        policy.model.parameters(), lr=options.lr,",
+        "        learned(policy.model), lr=options.lr,",
         "        run.reference.model.parameters(), lr=options.lr,"),),
         "tests/test_grpo.py::test_two_real_steps"),
     8: Patch("ppo.py", ((

@@ -172,8 +172,9 @@ def test_top_is_a_stable_sort_cut_at_k():
     draw = np.random.default_rng(0)
     for n in (1, 2, 7, 40):
         scores = draw.integers(0, 4, n).astype(np.float32)
+        ids = draw.permutation(n)
         for k in (1, n // 2 + 1, n, n + 5):
-            wanted = sorted(range(n), key=lambda i: (-scores[i], i))[:k]
-            assert plain(top(scores, k)) == wanted, (
-                f"scores {scores.tolist()}, k {k}: among equal ones the first wins; "
+            wanted = sorted(range(n), key=lambda i: (-scores[i], ids[i]))[:k]
+            assert plain(top(scores, ids, k)) == wanted, (
+                f"scores {scores.tolist()}, k {k}: among equal ones the lowest id wins; "
                 "np.argpartition alone picks any of them")

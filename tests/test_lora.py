@@ -1,6 +1,6 @@
-"""Tests of adapters.py and of real models' families: Qwen2.5, Qwen3 and Llama-3 in miniature.
+"""Tests of lora.py and of real models' families: Qwen2.5, Qwen3 and Llama-3 in miniature.
 
-    python -m pytest tests/test_adapters.py        (some ten seconds)
+    python -m pytest tests/test_lora.py        (some ten seconds)
 
 Each family is a random model of its kind with a tokenizer and chat template like its own, goes
 through a folder, learns a step with adapters and is saved. With `peft` installed, it reads what is
@@ -27,7 +27,7 @@ import grpo
 from options import parse_options, resolve
 import policy as policy_module
 import ppo
-from adapters import (LowRank, adapters, add_adapters, checkpoint_layers, empty_model,
+from lora import (LowRank, adapters, add_adapters, checkpoint_layers, empty_model,
                       head_log_probs, learned, linear_layers, low_rank_layers, picked_log_probs)
 from grpo import GRPOOptions
 from policy import Policy, PolicyError, load_policy

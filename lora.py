@@ -257,6 +257,7 @@ def checkpoint_layers(model: nn.Module, on: bool = True) -> None:
                 layer.forward = partial(again, layer.forward)
 
 
+# Problem 3
 def picked_log_probs(logits: Tensor, at: Tensor, targets: Tensor, temperature: float,
                      ) -> tuple[Tensor, Tensor]:
     """Log-probs (N,) of tokens `targets` (N,) at places `at` (N,) of logits (M, V), and entropies.
