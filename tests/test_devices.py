@@ -30,6 +30,7 @@ from canned import FirstTokenAgent, distance, forkserver, make_run, random_episo
 from checkpoints import FILE, read
 from conftest import make_model, make_tokenizer
 from grpo import GRPOOptions, token_weights
+from lora import add_adapters, low_rank_layers
 from policy import Policy
 from ppo import PPOOptions, whiten
 from trees import Row
@@ -90,10 +91,17 @@ def half_frozen(model: torch.nn.Module) -> None:
         parameter.requires_grad_(number % 2 == 1)
 
 
+def with_adapters(model: torch.nn.Module) -> None:
+    """Low-rank adapters that already learned something: at B = 0 the gradient of A would be 0."""
+    add_adapters(model, 4)
+    for layer in low_rank_layers(model).values():
+        torch.nn.init.normal_(layer.lora_B, 0, 0.1)
+
+
 CASES: dict[str, dict] = {
     "token": {}, "sequence": {"reduction": "sequence"}, "dropped": {"no_signal": "drop"},
-    "frozen": {"frozen": True},
-    "sharded": {"shard": "on"}, "sharded, frozen": {"shard": "on", "frozen": True},
+    "frozen": {"freeze": half_frozen}, "adapters": {"freeze": with_adapters},
+    "sharded": {"shard": "on"}, "sharded, frozen": {"shard": "on", "freeze": half_frozen},
     "ppo": {"kind": PPOOptions}, "ppo, sharded": {"kind": PPOOptions, "shard": "on"},
     "ppo, shared critic, sharded": {"kind": PPOOptions, "critic": "shared", "shard": "on"},
 }
@@ -112,13 +120,13 @@ def small_policy(seed: int = 0) -> Policy:
     return Policy(make_model(seed=seed), make_tokenizer(), micro_batch_tokens=30)
 
 
-def trained(folder: Path, agent, n_tasks: int, tasks=None, kind=GRPOOptions, frozen=False,
+def trained(folder: Path, agent, n_tasks: int, tasks=None, kind=GRPOOptions, freeze=None,
             saved=None, **options) -> tuple[Policy, list[dict]]:
     """Train a small model; the same call alone and in every rank."""
     torch.manual_seed(0)
     policy, reference = small_policy(), small_policy(seed=1)
-    if frozen:
-        half_frozen(policy.model)
+    if freeze:
+        freeze(policy.model)
     ppo.load_or_stop, ppo.Critic = lambda *given: small_policy(seed=2), KeptCritic
     if devices.world_size() == 1:
         options.pop("shard", None)
