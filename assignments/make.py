@@ -8,7 +8,8 @@ signature and docstring stay and its body becomes `raise NotImplementedError("pr
 
 What is copied is listed below (`STUDENT_FILES`, `BUG_FILES`), so nothing new slips in. The
 project's own tests/ stay behind: they hold slow versions of the same functions to compare with, and
-would tell where a bug is planted. So do the keys, grade.py, this file and the history in .git.
+would tell where a bug is planted. So do bench*.py, which hold a training step for timing, the keys,
+grade.py, this file and the history in .git.
 
 OUT must not exist or be an empty folder. Exit code 2 and one line if something is in the way.
 """
@@ -32,6 +33,7 @@ PROJECT_FILES = ("*.py", "README.md", "LICENSE", "requirements.txt", "pyproject.
                  ".gitignore", "tiny", "pictures")
 STUDENT_FILES = (*PROJECT_FILES, "assignments/README.md", "assignments/adapters.py",
                  "assignments/problems", "assignments/tests")
+LEFT_OUT = ("bench*.py",)  # a training step of its own, for timing: a solution of problem 12
 BUG_FILES = (*PROJECT_FILES, "tests/conftest.py", "tests/canned.py")
 PYTEST_INI = "[pytest]\ntestpaths = {}\n"
 MARK = re.compile(r"\s*# Problem (\d+)")
@@ -155,6 +157,9 @@ def make_student_version(out: Path, problems: Collection[int] | None = None) -> 
     """The project with the functions of all problems, or of some, still to be written."""
     found = places()
     copy(STUDENT_FILES, out)
+    for pattern in LEFT_OUT:
+        for path in out.glob(pattern):
+            path.unlink()
     for path in out.glob("*.py"):
         path.write_text(blank(path.read_text(encoding="utf-8"), problems or found),
                         encoding="utf-8")

@@ -65,23 +65,23 @@ def work(place: str):
     return resolve(place)
 
 
-def plain(found):
+def plain(value):
     """The same in plain Python numbers, strings and lists; AssertionError for other types.
 
     Tensors and arrays become lists. Tests compare plain values only: a mistake in a type is told
     apart from a mistake in a value.
     """
-    if type(found) is torch.Tensor:
-        return found.detach().tolist()
-    if type(found).__module__ == "numpy":
-        return found.tolist()
-    if type(found) in (list, tuple):
-        return type(found)(plain(one) for one in found)
-    if isinstance(found, dict):
-        return {plain(key): plain(value) for key, value in found.items()}
-    assert found is None or type(found) in (bool, int, float, str), (
-        f"a {type(found).__name__} came back where the signature promises something else")
-    return found
+    if type(value) is torch.Tensor:
+        return value.detach().tolist()
+    if type(value).__module__ == "numpy":
+        return value.tolist()
+    if type(value) in (list, tuple):
+        return type(value)(plain(one) for one in value)
+    if isinstance(value, dict):
+        return {plain(key): plain(one) for key, one in value.items()}
+    assert value is None or type(value) in (bool, int, float, str), (
+        f"a {type(value).__name__} came back where the signature promises something else")
+    return value
 
 
 def tensor(found, shape: tuple[int, ...], what: str) -> torch.Tensor:
