@@ -60,7 +60,7 @@ a second dog, and overwrites the first.""", """\
         from memr1 import answer_all, AnswerTask, observe_all
         from data import Question
         from policy import load_policy
-        from run import EMBEDDED_MODEL
+        from options import EMBEDDED_MODEL
         policy = load_policy(EMBEDDED_MODEL)
 
         def second_dog(manager):
@@ -120,7 +120,7 @@ drops the rest. Before training it slips; `python grpo.py --agent mem1` teaches 
 next stands in README.md.""", """\
         from environments import search_tasks
         from mem1 import Mem1Agent
-        from run import EMBEDDED_MEM1
+        from options import EMBEDDED_MEM1
         mem1_policy = load_policy(EMBEDDED_MEM1)
         [task, *_] = search_tasks(test_dialogues[:2], 4, hashed_words())
         for harness in ("mem1", "full_context"):

@@ -57,7 +57,8 @@ class Options:
     lr: float | None = option(None, "learning rate; default: 1e-6, or 3e-4 with tiny/; of adapters "
                                      "ten times as much")
     lora: int | None = option(None, "rank of the adapters that learn, 8 to 64, the rest frozen; 0: "
-                                     "all weights learn; default: 0 with tiny/, else 16")
+                                     "all weights learn; default: 0 with tiny/ or --shard on, "
+                                     "else 16")
     precision: str | None = option(None, "of the arithmetic (what learns is kept in float32): "
                                          "bfloat16 or float32; default: float32 with tiny/ and "
                                          "on a CPU, else bfloat16", "bfloat16", "float32")
@@ -134,7 +135,8 @@ def resolve(options, algorithm: str):
     steps, questions = {"answer": (36, 24), "mem1": (40, 8)}.get(agent, (20, 76))
     shop = agent == "mem1" and getattr(options, "env", "search") != "search"  # needs no dialogues
     lora = getattr(options, "lora", None)
-    lora = (0 if embedded else 16) if lora is None else lora
+    if lora is None:
+        lora = 0 if embedded or getattr(options, "shard", "off") == "on" else 16
     # Adapters want some ten times the rate of all weights (Thinking Machines, LoRA Without Regret).
     lr = (3e-3 if lora else 3e-4) if embedded else (1e-5 if lora else 1e-6)
     defaults = {"model": model, "data": "world" if embedded or shop else "locomo",
