@@ -124,6 +124,7 @@ def test_random_texts_have_the_length_asked_for(folder):
 # ---- Memory --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_computed_and_measured_memory_agree(tmp_path):
     folder = config_folder(tmp_path / "config")
     assert config_only(folder)

@@ -171,6 +171,7 @@ def assert_same(found: Path, wanted: Path) -> None:
 # ---- Killed and resumed --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["grpo", "ppo"])
 def test_five_steps_a_kill_and_five_more_are_ten(name, material, straight, forked):
     folder = material / f"killed-{name}"
@@ -185,6 +186,7 @@ def test_five_steps_a_kill_and_five_more_are_ten(name, material, straight, forke
     assert any(float(row["reward_std"]) > 0 for row in rows[5:]), "the test itself: no signal"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["half", "whole"])
 def test_killed_while_a_checkpoint_is_written(place, material, straight, forked):
     folder = material / f"killed-{place}"

@@ -36,6 +36,7 @@ from ppo import PPOOptions, whiten
 from trees import Row
 
 N_RANKS = 2
+pytestmark = pytest.mark.slow
 
 
 # ---- Processes -----------------------------------------------------------------------------------

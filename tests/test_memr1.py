@@ -696,7 +696,7 @@ class Terminal:
         os.close(tail)
         self.shown = b""
 
-    def wait(self, text: str, seconds: float = 60) -> str:
+    def wait(self, text: str, seconds: float = 120) -> str:
         """What was shown up to this text, since the last wait."""
         end = time.monotonic() + seconds
         while text.encode() not in self.shown:
@@ -725,6 +725,7 @@ class Terminal:
             os.close(self.screen)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="no pseudo-terminals on this platform")
 def test_the_chat_in_a_terminal(model_folder: Path) -> None:
     """Everything typed: history, control characters, bytes that are no text, Ctrl-C."""

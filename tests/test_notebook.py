@@ -25,6 +25,7 @@ def test_the_file_is_a_notebook(tmp_path, capsys):
     assert stopped.value.code == 2
 
 
+@pytest.mark.slow
 def test_all_cells_run_in_order(tmp_path, monkeypatch, capsys):
     root = os.getcwd()
     monkeypatch.syspath_prepend(root)
