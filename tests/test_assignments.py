@@ -27,8 +27,9 @@ MODELS = {10: ("memr1.AnswerAgent.rollout", "memr1.observe_all", "memr1.build_ba
           12: ("sft.train", "ppo.Critic.values")}
 # Lines that say nothing about a solution and are bound to stand elsewhere too.
 IDIOMS = {"with torch.no_grad():", "except (ValueError, RecursionError):",
-          "found = first_json(text)", "note, action, text = parsed", "counts: Counter[str] = Counter()",
-          "ids, places, token_at = self._layout(rows)", "optimizer.zero_grad()"}
+          "found = first_json(text)", "note, action, text = parsed",
+          "counts: Counter[str] = Counter()", "ids, places, token_at = self._layout(rows)",
+          "optimizer.zero_grad()"}
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +147,8 @@ def test_nothing_of_the_solutions_is_left(student):
                 if len(line) > 20 and line not in given and line not in IDIOMS:
                     left += [f"problem {problem}, {place}: {line!r} stands in {path}"
                              for path, text in texts.items() if line in text]
-    assert not left, ("mark those functions too, with '# Problem N', or, if a line is harmless, add "
-                      "it to IDIOMS:\n" + "\n".join(left))
+    assert not left, ("mark those functions too, with '# Problem N', or, if a line is harmless, "
+                      "add it to IDIOMS:\n" + "\n".join(left))
 
 
 def test_only_what_is_listed_is_copied(student):

@@ -1,4 +1,7 @@
-"""Problem 6: the reductions and their bias. python -m pytest assignments/tests/test_06_reductions.py"""
+"""Problem 6: the reductions and their bias.
+
+    python -m pytest assignments/tests/test_06_reductions.py
+"""
 
 from __future__ import annotations
 
