@@ -258,7 +258,8 @@ def prepare(options: Options, algorithm: str) -> Run:
         stop(f"cannot write to the run folder {folder} ({error.strerror}); choose another --out")
     try:
         main = devices.is_main()
-        trackers = ([tensorboard(folder)] if options.tensorboard and main else []) + (
+        trackers = ([tensorboard(folder, len(saved["rows"]) if saved else 0)]
+                     if options.tensorboard and main else []) + (
             [wandb(folder, vars(options))] if options.wandb and main else [])
     except TrackerError as error:
         stop(str(error))

@@ -24,15 +24,18 @@ class TrackerError(Exception):
     """A tracker that cannot start; the message is one line."""
 
 
-def tensorboard(folder: Path) -> Tracker:
-    """Scalars for TensorBoard, in the folder `tensorboard/` of the run."""
+def tensorboard(folder: Path, n_done: int = 0) -> Tracker:
+    """Scalars for TensorBoard, in the folder `tensorboard/` of the run.
+
+    `n_done` steps of a resumed run are shown already.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise TrackerError(f"--tensorboard: it is not installed ({error}); "
                            "pip install tensorboard, or leave the option out") from None
-    # Of an earlier run in this folder nothing is shown any more.
-    writer = SummaryWriter(folder / "tensorboard", purge_step=0)
+    # Of an earlier run in this folder, or of steps done again, nothing is shown any more.
+    writer = SummaryWriter(folder / "tensorboard", purge_step=n_done + 1 if n_done else 0)
 
     def track(step: int, row: Mapping[str, float]) -> None:
         for name, value in row.items():
