@@ -1,6 +1,7 @@
 """Make what students get: the project without the solutions, or with one planted bug.
 
     python assignments/make.py OUT            the marked functions are to be written
+    python assignments/make.py OUT --problem 4 --problem 5    only these, the rest is written
     python assignments/make.py OUT --bug 3    everything is written, and one thing is wrong
 
 A comment `# Problem 4` above a `def` marks a function of problem 4. In the student version its
@@ -183,6 +184,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to make")
     parser.add_argument("--bug", type=int, metavar="N", choices=PATCHES,
                         help=f"plant a bug instead, 1 to {len(PATCHES)}")
+    parser.add_argument("--problem", type=int, action="append", metavar="N", choices=places(),
+                        help="leave only this problem to be written; may be given several times")
     options = parser.parse_args(argv)
     try:
         if options.out.resolve().is_relative_to(ROOT):
@@ -193,14 +196,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.bug:
             make_bug(options.out, options.bug)
         else:
-            make_student_version(options.out)
+            make_student_version(options.out, options.problem)
     except (CourseError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.bug:
         print(f"bug {options.bug} is planted in {options.out}; hand out the folder with its BUG.md")
     else:
-        print(f"student version in {options.out}: {len(places())} problems; "
+        print(f"student version in {options.out}: {len(options.problem or places())} problems; "
               "python -m pytest there runs their tests")
     return 0
 

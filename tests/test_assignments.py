@@ -164,6 +164,12 @@ def test_only_what_is_listed_is_copied(student):
     assert not [name for name in names if "__pycache__" in name]
 
 
+def test_some_problems_only(tmp_path):
+    assert make.main([str(tmp_path / "some"), "--problem", "4", "--problem", "6"]) == 0
+    text = (tmp_path / "some" / "grpo.py").read_text()
+    assert sorted(set(re.findall(r'NotImplementedError\("problem (\d+)"\)', text))) == ["4", "6"]
+
+
 def test_make_refuses_what_would_overwrite(tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("work of a week")
