@@ -241,6 +241,7 @@ def test_a_main_that_is_interrupted_prints_no_traceback(capsys):
     assert stopped.value.code == 2 and "/no/such/file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_other_harnesses_of_mem1_are_resumed_too(material, forked, monkeypatch):
     """Killed in the last of three trainings: the first two are loaded, the third goes on."""
     options = {"agent": "mem1", "data": "world", "steps": 2, "questions": 2, "save-every": 1,

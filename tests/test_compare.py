@@ -100,6 +100,7 @@ def test_trained_systems_say_how_they_are_made(tmp_path, capsys):
     assert [Path(path).parent.name for path in found] == ["sft-manager", "sft-answer"]
 
 
+@pytest.mark.slow
 def test_all_systems_on_the_world(tmp_path, capsys):
     out = tmp_path / "run"
     names = [name for name in SYSTEMS if name not in TRAINED]

@@ -335,6 +335,7 @@ def test_an_empty_batch_is_finite(tiny_policy, tmp_path, monkeypatch):
 # ---- it learns -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_embedded_model_learns(tmp_path):
     if not (EMBEDDED_MODEL / "config.json").exists():
         pytest.skip("the embedded model tiny/ is not there; python tiny.py makes it")
