@@ -251,11 +251,9 @@ def memory_r1() -> list[Line]:
         return [scoring(job, None, *options) for job in jobs]
 
     grpo, ppo = alone(managers()), alone(managers(algorithm="ppo"))
-    answer = [training("grpo", "answer", seed) for seed in SEEDS]
-    direct = [training("grpo", "answer", seed, "direct", "--distill", "off") for seed in SEEDS]
-    brief, softer = ([training("grpo", "answer", seed, label, *LESS_ANSWER, *options)
-                      for seed in SEEDS]
-                     for label, options in (("brief", ()), ("f1", ("--reward", "f1"))))
+    answer, direct, softer = ([training("grpo", "answer", seed, label, *LESS_ANSWER, *options)
+                               for seed in SEEDS] for label, options in (
+        ("", ()), ("direct", ("--distill", "off")), ("f1", ("--reward", "f1"))))
     answering = [scoring(None, job) for job in answer]
     both = [scoring(m, a) for m, a in zip(managers(), answer)]
     lines = [
@@ -302,11 +300,9 @@ def memory_r1() -> list[Line]:
              lambda: _race(managers(), managers(algorithm="ppo"))),
         difference(7, "PPO ends level", "Figure 7", [(1, ppo), (-1, grpo)], judge=level),
         difference(8, "paid by exact match, not by F1, it is right more often", "judge: 33.7 -> 41.1",
-                   [(1, [scoring(None, job) for job in brief]),
-                    (-1, [scoring(None, job) for job in softer])]),
+                   [(1, answering), (-1, [scoring(None, job) for job in softer])]),
         difference(8, "and answers by so many words shorter", "not given",
-                   [(1, [scoring(None, job) for job in softer]),
-                    (-1, [scoring(None, job) for job in brief])], value=words)]
+                   [(1, [scoring(None, job) for job in softer]), (-1, answering)], value=words)]
     return lines
 
 
