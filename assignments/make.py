@@ -9,8 +9,8 @@ signature and docstring stay and its body becomes `raise NotImplementedError("pr
 
 What is copied is listed below (`STUDENT_FILES`, `BUG_FILES`), so nothing new slips in. The
 project's own tests/ stay behind: they hold slow versions of the same functions to compare with, and
-would tell where a bug is planted. So do bench*.py, which hold a training step for timing, the keys,
-grade.py, this file and the history in .git.
+would tell where a bug is planted. So do bench.py and its parts, which hold a training step for
+timing, the keys, grade.py, this file and the history in .git.
 
 OUT must not exist or be an empty folder. Exit code 2 and one line if something is in the way.
 """
@@ -30,11 +30,12 @@ ROOT = HERE.parent
 sys.path.insert(0, str(HERE / "bugs"))
 from patches import PATCHES, Patch  # noqa: E402
 
-PROJECT_FILES = ("*.py", "README.md", "LICENSE", "requirements.txt", "pyproject.toml",
+PROJECT_FILES = ("*.py", "*.html", "README.md", "LICENSE", "requirements.txt", "pyproject.toml",
                  ".gitignore", "tiny", "pictures")
 STUDENT_FILES = (*PROJECT_FILES, "assignments/README.md", "assignments/adapters.py",
                  "assignments/problems", "assignments/tests")
-LEFT_OUT = ("bench*.py",)  # a training step of its own, for timing: a solution of problem 12
+# A training step of its own, for timing: a solution of problem 12.
+LEFT_OUT = ("bench.py", "bench_*.py")
 BUG_FILES = (*PROJECT_FILES, "tests/conftest.py", "tests/canned.py")
 PYTEST_INI = "[pytest]\ntestpaths = {}\n"
 MARK = re.compile(r"\s*# Problem (\d+)")

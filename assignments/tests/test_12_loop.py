@@ -68,7 +68,8 @@ def start(tmp_path, monkeypatch):
         if algorithm == "ppo":
             settings.update(critic="shared", critic_lr=1e-2)
         run = run_module.prepare(
-            kind(agent="mem1", env="shop", out=str(tmp_path / "run"), **settings), algorithm)
+            kind(agent="mem1", env="shop", out=str(tmp_path / f"run{len(list(tmp_path.iterdir()))}"), **settings),
+            algorithm)
         run.agent, run.train, run.validation = agent, list(tasks), list(tasks)[:1]
         run.policy.row_budget, run.policy.micro_batch_tokens = row_budget, micro_batch_tokens
         return run, train
