@@ -67,9 +67,9 @@ def start(tmp_path, monkeypatch):
                     "lr": 1e-3, "max_new_tokens": 6, "max_grad_norm": 1e9, **options}
         if algorithm == "ppo":
             settings.update(critic="shared", critic_lr=1e-2)
+        folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"  # each its own
         run = run_module.prepare(
-            kind(agent="mem1", env="shop", out=str(tmp_path / f"run{len(list(tmp_path.iterdir()))}"), **settings),
-            algorithm)
+            kind(agent="mem1", env="shop", out=str(folder), **settings), algorithm)
         run.agent, run.train, run.validation = agent, list(tasks), list(tasks)[:1]
         run.policy.row_budget, run.policy.micro_batch_tokens = row_budget, micro_batch_tokens
         return run, train
