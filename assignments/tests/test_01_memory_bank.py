@@ -59,6 +59,7 @@ def test_an_id_is_never_given_twice():
     assert bank.add("a boat", "Ann", "3 May").id == 2, (
         "the id of a deleted memory came back: an id in a log or a prompt would then mean two "
         "things; count on with self._next_id, not with the length")
+    assert bank.add("jazz", "Ann", "4 May").id == 3, "two memories have one id: see above"
 
 
 def test_adding_is_all_or_nothing():
@@ -114,7 +115,8 @@ def test_a_copy_is_independent():
     twin.delete(1)
     assert found_texts(list(bank)) == ["a dog", "a cat"], (
         "changing a copy changed the original's texts")
-    assert found_texts(bank.search("dog", 1)) == ["a dog"], (
+    [[found, score]] = bank.search("dog", 1, with_scores=True)
+    assert found.text == "a dog" and score == pytest.approx(1), (
         "changing a copy changed the original's vectors: they are shared until _make_writable")
 
 
