@@ -690,6 +690,8 @@ class Terminal:
         self.screen, tail = pty.openpty()
         self.process = subprocess.Popen(
             [sys.executable, *arguments], stdin=tail, stdout=tail, stderr=tail, cwd=ROOT,
+            # Where pytest runs in the background Ctrl-C may be ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             start_new_session=True, env={
                 **{k: v for k, v in os.environ.items() if k != "NO_COLOR"}, "TERM": "xterm",
                 "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment})
