@@ -33,13 +33,13 @@ from prompts import one_line
 from shop import LONGEST, Goal, Shop, catalogue
 from world import oracle_memories, probes
 
-PASSAGES, PER_PASSAGE = 3, 4  # passages a search returns; memories of the world in each
+PASSAGES, PER_PASSAGE = 3, 6  # passages a search returns; memories of the world in each
 
 # What the system message says of each kind of task.
 QUESTIONS = """
 The task is to answer several questions with the help of a search engine. A query asks for one of \
-the questions. The answer holds all answers in the order of the questions, with semicolons between \
-them."""
+the questions, behind its number. The answer holds all answers in the order of the questions, with \
+semicolons between them."""
 SHOPPING = """
 The task is to buy something in a web shop. A query is one action: search[words] where there is a \
 search bar, else click[...] on something that the page offers; click[buy now] ends the task. \
@@ -58,6 +58,16 @@ class SearchTask:
     corpus: MemoryBank  # a memory a passage
 
 
+def numbered(questions: Sequence[str]) -> str:
+    """A task's text.
+
+    >>> numbered(["Where does Anna live?", "Who is Carl's boss?"])
+    "Questions: 1. Where does Anna live?; 2. Who is Carl's boss?"
+    """
+    return "Questions: " + "; ".join(
+        f"{number}. {one_line(question)}" for number, question in enumerate(questions, 1))
+
+
 class Search:
     """Multi-objective questions: the tool searches a memory bank."""
 
@@ -70,13 +80,14 @@ class Search:
     def reset(self, task: SearchTask) -> str:
         """Begin a task; returns what the agent is told in every turn."""
         self.task = task
-        return "Questions: " + "; ".join(one_line(question) for question in task.questions)
+        return numbered(task.questions)
 
     def step(self, kind: str, text: str) -> tuple[str, float, bool]:
         """A query returns the best passages; an answer ends the task and is paid by position."""
         if kind == "answer":
             return "", float(sum(objectives_right(text, self.task.answers))), True
-        found = self.task.corpus.search(text, PASSAGES)
+        # The number helps who asks, not the search: there are numbers in dates.
+        found = self.task.corpus.search(re.sub(r"^\s*[0-9]+\.\s+", "", text), PASSAGES)
         return "\n".join(f"- {memory.text}" for memory in found) or "- none", 0.0, False
 
     def log(self, answer: str) -> dict:
@@ -216,7 +227,7 @@ def dialogue_tasks(dialogues: Sequence[Dialogue], n_objectives: int, embed: Embe
                    draw: random.Random | None = None) -> list[SearchTask]:
     """Each dialogue's questions.
 
-    The corpus of a world's dialogue are the memories that hold in the end, person by person, four
+    The corpus of a world's dialogue are the memories that hold in the end, person by person, six
     to a passage, and its questions as many as a dialogue of the world has, of all that these can
     answer; other dialogues have their turns and questions.
     """

@@ -163,12 +163,20 @@ def bleu1(prediction: Any, answer: Any) -> float:
 def split_answers(text: str) -> list[str]:
     """The answers in a response to several questions: what stands between semicolons.
 
+    If all of several are numbered in order, the numbers are no part of them; with a single one, or
+    any other number, it may be: "1 May 2023".
+
     >>> split_answers(" Oslo; Rex and Milo ;")
+    ['Oslo', 'Rex and Milo']
+    >>> split_answers("1 Oslo; 2. Rex and Milo")
     ['Oslo', 'Rex and Milo']
     """
     parts = [part.strip() for part in text.split(";")]
     while parts and not parts[-1]:  # a trailing semicolon announces nothing
         parts.pop()
+    numbered = [re.match(rf"{place}[.)]?\s+(?=\S)", part) for place, part in enumerate(parts, 1)]
+    if len(parts) > 1 and all(numbered):
+        return [part[found.end():] for part, found in zip(parts, numbered)]
     return parts
 
 

@@ -13,8 +13,8 @@ purchases in the shop (shop.py) with a state. It reads, searches and counts well
 
 What a turn looks like, its state first:
 
-    <IS> Anna has a dog named Rex, 8 May 2023 | Oslo; Rex</IS><query> Who is Carl's boss?</query>
-    <IS> Carl has a boss named Eric, 2 June 2023</IS><answer> Oslo; Rex; Eric</answer>
+    <IS> Anna has a dog named Rex, 8 May 2023 | 1 Oslo 2 Rex</IS><query> 3. Who is Carl's boss?</query>
+    <IS> Carl has a boss named Eric, 2 June 2023</IS><answer> 1 Oslo; 2 Rex; 3 Eric</answer>
     <IS> not 119 183, at 417, right</IS><query> click[ red]</query>
 
 A state quotes the line that answered the last query, then lists the answers so far. A question
@@ -41,7 +41,7 @@ from options import EMBEDDED_MEM1
 import world as w
 from data import Dialogue
 from embedders import Embedder, hashed_words
-from environments import QUESTIONS, SHOPPING, Search, Store, search_tasks
+from environments import QUESTIONS, SHOPPING, Search, Store, numbered, search_tasks
 from mem1 import INSTRUCTIONS, NOTES, Mem1Agent, Turn, turn_messages
 from policy import Message, Policy, load_policy
 from shop import CATEGORIES, Goal, goals
@@ -50,7 +50,7 @@ from trees import Step
 
 BETTER = 0.3  # how often the better of two choices is shown where the model is to decide badly
 LONGEST = 16  # questions in a task
-CONTEXT = 768  # tokens in a lesson at most, prompt and response
+CONTEXT = 1536  # tokens in a lesson at most, prompt and response
 VISITS = 1500  # goals to draw purchases from
 
 # Prompts and responses, turn by turn, and the places of those that are shown.
@@ -59,26 +59,30 @@ Lessons = tuple[list[list[Message]], list[str], list[int]]
 # ---- Questions -----------------------------------------------------------------------------------
 
 
-def demonstrate(dialogue: Dialogue, embed: Embedder, kind: str, rng: random.Random) -> Lessons:
-    """One task, worked through by an oracle that may have a bad memory."""
+def demonstrate(dialogue: Dialogue, embed: Embedder, kind: str, rng: random.Random,
+                long: bool = False) -> Lessons:
+    """One task, worked through by an oracle that may have a bad memory.
+
+    `long` shows only how a state that holds everything goes on, where nothing is left to decide.
+    """
     environment = Search()
     [task, *_] = search_tasks([dialogue], len(dialogue.questions), embed)
     entries = w.oracle_memories(dialogue.turns)
     known = [probe for probe in w.probes(dialogue.turns) if probe.question.answer != "nothing"]
     # Short tasks are learned first; the order of many questions, and long states, take longer.
-    most = 4 if rng.random() < 0.4 else LONGEST
-    chosen = rng.sample(known, rng.randint(1, min(most, len(known))))
-    text = "Questions: " + "; ".join(probe.question.text for probe in chosen)
+    most = 4 if rng.random() < 0.4 and not long else LONGEST
+    chosen = rng.sample(known, rng.randint(6 if long else 1, min(most, len(known))))
+    text = numbered([probe.question.text for probe in chosen])
     environment.reset(task)
     plan = []  # (query, the line that answers it, the answer or None for a first step)
-    for probe in chosen:
+    for number, probe in enumerate(chosen, 1):
         *first, last = [entries[key] for key in probe.needs]
-        query = probe.question.text
+        query = f"{number}. {probe.question.text}"
         for line, _, day in first:
             plan.append((query, f"{line}, {day}", None))
             query = f"{query} {line.split()[-1]}"
         plan.append((query, f"{last[0]}, {last[2]}", probe.question.answer))
-    careful = rng.random() < BETTER
+    careful = long or rng.random() < BETTER
     turns_left = rng.randint(len(plan) + 1, 2 * len(plan) + 2)
     prompts, responses, past, held, note = [], [], [], [], ""
     for place in range(len(plan) + 1):
@@ -89,16 +93,21 @@ def demonstrate(dialogue: Dialogue, embed: Embedder, kind: str, rng: random.Rand
             _, note, answer = plan[place - 1]
             held = [*(held if careful else []), *([] if answer is None else [answer])]
         if place == len(plan):
-            action = f"<answer> {'; '.join(held)}</answer>"
+            listed = [f"{number} {one}" for number, one in enumerate(held, 1)]
+            action = f"<answer> {'; '.join(listed if len(held) > 1 else held)}</answer>"
         else:
             if place and kind == "mem1":
-                note = f"{note} | {'; '.join(held)}".strip()
+                # Numbered, so that two equal answers are told apart; a semicolon is a token too.
+                listed = " ".join(f"{number} {one}" for number, one in enumerate(held, 1))
+                note = f"{note} | {listed}".strip()
             action = f"<query> {plan[place][0]}</query>"
             past.append(Turn(note, plan[place][0], environment.step("query", plan[place][0])[0]))
         responses.append(f"<{NOTES[kind]}> {note}</{NOTES[kind]}>{action}")
     n_turns = len(prompts)
-    if careful:  # long states are the hardest to copy
-        return prompts, responses, rng.sample(range(n_turns), min(10, n_turns))
+    if careful:
+        first = 4 if long else 0
+        shown = rng.sample(range(first, n_turns - 1), min(9, n_turns - 1 - first))
+        return prompts, responses, [*shown, n_turns - 1]
     # Who forgets has the same turn over and over; in the third or fourth there is first something
     # to forget.
     return prompts, responses, [*range(min(4, n_turns - 1)), n_turns - 1]
@@ -199,9 +208,11 @@ def tokenizer_for(dialogues: Sequence[Dialogue], visits: Sequence[Goal], embed: 
 
 def batch(policy: Policy, pool: Sequence[Dialogue], visits: Sequence[Goal], embed: Embedder,
           rng: random.Random) -> list[list[Step]]:
-    """The lessons of one training step: turns of thirteen tasks."""
+    """The lessons of one training step: turns of fifteen tasks."""
     tasks = [demonstrate(rng.choice(pool), embed, kind, rng)
-             for kind in ("mem1",) * 5 + ("full_context",) * 4]
+             for kind in ("mem1",) * 4 + ("full_context",) * 4]
+    # Long states are the hardest to copy, and rare.
+    tasks += [demonstrate(rng.choice(pool), embed, "mem1", rng, long=True) for _ in range(3)]
     tasks += [demonstrate_purchase(rng.choice(visits), rng) for _ in range(4)]
     groups = []
     for prompts, responses, shown in tasks:

@@ -40,11 +40,26 @@ def small_task(n: int = 2) -> SearchTask:
 def test_search_by_hand():
     environment = Search()
     text = environment.reset(small_task(5))
-    assert text.startswith("Questions: Where does Anna live?; Where does Carl live?")
+    assert text.startswith("Questions: 1. Where does Anna live?; 2. Where does Carl live?")
     found, reward, done = environment.step("query", "Carl")
     assert found.splitlines()[0] == "- Carl lives in Oslo1, 8 May 2023", "best passage first"
     assert len(found.splitlines()) == 3 and (reward, done) == (0.0, False), "three passages"
     assert environment.step("answer", "Oslo0; no; Oslo2") == ("", 2.0, True), "paid by position"
+
+
+@pytest.mark.parametrize("query", ["8. Carl", " 8. Carl ", "Carl"])
+def test_the_number_of_a_question_is_not_searched_for(query):
+    """Else "8." finds whatever was said on the 8th of a month."""
+    environment, task = Search(), small_task(2)
+    task.corpus.add("Paul sat down, 8 May 2023", "", "")
+    environment.reset(task)
+    asked = []
+    search = task.corpus.search
+    task.corpus.search = lambda text, k: asked.append(text) or search(text, k)
+    environment.step("query", query)
+    assert [text.strip() for text in asked] == ["Carl"]
+    environment.step("query", "In 2023 or on 8. May")
+    assert asked[-1] == "In 2023 or on 8. May", "a number inside a query is part of it"
 
 
 def test_world_tasks_can_be_solved(tmp_path):

@@ -227,7 +227,7 @@ def test_truncation_keeps_the_task_and_the_last_turns():
     first = len(episode.steps[0].prompt_ids)
     for step in episode.steps:
         prompt = policy.decode(step.prompt_ids)
-        assert prompt.startswith("Questions: Where does Anna live?"), "the task was cut away"
+        assert prompt.startswith("Questions: 1. Where does Anna live?"), "the task was cut away"
         assert len(step.prompt_ids) <= first + WINDOW or prompt.count("<info>\n") == 1, (
             "more than the last tokens, though a turn could have been dropped")
     assert prompt.count("<query> ") == 2 and "Helen" in prompt.split("<query>")[1], (
@@ -397,7 +397,7 @@ def test_the_demo_goes_on_with_what_is_typed(monkeypatch, capsys):
     assert [len(line.split("; ")) for line in re.findall("^Questions: (.*)", out, re.M)[::2]] == [
         2, 3, 2, 3, 1], "the task, the next, round to the first, that of the number, one's own"
     assert out.count("There is no task") == 2 and "0 to 1" in out
-    own = out.split("Questions: " + question + "\n")[-1]
+    own = out.split("Questions: 1. " + question + "\n")[-1]
     assert "right:" not in own, "nobody knows what is right for a question of one's own"
     assert "lives in Oslo1" in own and "no command /x" in own and "Ctrl-C" in own
     assert out.endswith("Good-bye.\n")
