@@ -3,8 +3,8 @@
     a claim ──> the runs it needs ──> grpo.py, ppo.py, sft.py ──> evaluate.py ──> holds, or does not
 
 Nothing is trained or scored here. A claim names commands of this repository, three seeds of each;
-what is not yet in runs/claims/ is run, two commands at a time, each in a process of its own. Then
-their records are compared on the same questions. `--claims 5` does so for the fifth alone.
+what is not yet in runs/claims/ is run, two commands at a time, by their own `main` in two workers.
+Then their records are compared on the same questions. `--claims 5` does so for the fifth alone.
 
 A difference *holds* if its 95 % interval (runs and dialogues drawn anew, `intervals.crossed`) lies
 above 0, *does not hold* if it lies below, and is else *not shown*. Two that should be level are so
