@@ -277,8 +277,9 @@ def memory_r1() -> list[Line]:
                    [(1, both), (-1, grpo), (-1, answering), (1, start)])]
     sized = {size: alone(managers("--train-questions", str(size), *LEAST_MANAGER, label=str(size)))
              for size in SIZES}
-    lines.append(Line(5, f"152 training questions are enough: {', '.join(map(str, SIZES))}; 304 - 152",
-                      "152", tuple(job for jobs in sized.values() for job in jobs),
+    sizes = ", ".join(map(str, SIZES))
+    lines.append(Line(5, f"152 training questions are enough: {sizes}; 304 - 152", "152",
+                      tuple(job for jobs in sized.values() for job in jobs),
                       lambda: _enough(sized)))
     part = {name: managers("--data", "world-part", *LESS_MANAGER, label="part",
                            algorithm=name)
@@ -303,7 +304,8 @@ def memory_r1() -> list[Line]:
         Line(7, "GRPO learns faster at first (reward, first half)", "Figure 7", tuple(runs),
              lambda: _race(managers(), managers(algorithm="ppo"))),
         difference(7, "PPO ends level", "Figure 7", [(1, ppo), (-1, grpo)], judge=level),
-        difference(8, "paid by exact match, not by F1, it is right more often", "judge: 33.7 -> 41.1",
+        difference(8, "paid by exact match, not by F1, it is right more often",
+                   "judge: 33.7 -> 41.1",
                    [(1, answering), (-1, [scoring(None, job) for job in softer])]),
         difference(8, "and answers by so many words shorter", "not given",
                    [(1, [scoring(None, job) for job in softer]), (-1, answering)], value=words)]

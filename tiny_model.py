@@ -174,9 +174,9 @@ def suppress(policy: Policy, lessons: Sequence[tuple[Step, int, int]], others: S
     "Robert plays both flute and drums", and now "I no longer play drums": the heads that copy find
     both values, and 700 steps of imitation did not teach the model to leave out the one that ended.
     Large models have heads for this (copy suppression, arXiv 2310.04625). Ours gets one, fitted to
-    what its layer reads in lessons `(step, place where the word is written, place of the word not to
-    write)` and in other steps. A score of GAIN stands between these two places and 0 between any
-    others (ridge regression on 1 and 0); what it finds among `words` is taken off, and nothing else.
+    what its layer reads in lessons `(step, where the word is to be written, where the word stands
+    that is not to be)` and in other steps: between these two places it has a score of `gain`,
+    between any others one near 0. Of what it finds, what tells `words` apart is taken off.
     """
     gain, strength = 8.0, 3.0  # of 0.3, 1, 3, 6 and 12 this strength left most lists right
     layer, head = SUPPRESSOR
@@ -199,7 +199,7 @@ def suppress(policy: Policy, lessons: Sequence[tuple[Step, int, int]], others: S
     chosen = embeddings[[policy.tokenizer.encode(f" {word}")[0] for word in words]]
     basis = torch.linalg.svd(chosen - chosen.mean(0), full_matrices=False)[2][:HEAD_DIMS]
     rows = slice(head * HEAD_DIMS, (head + 1) * HEAD_DIMS)
-    slowest = head * HEAD_DIMS + HEAD_DIMS // 2 - 1  # of the rotary pairs: turns least with distance
+    slowest = head * HEAD_DIMS + HEAD_DIMS // 2 - 1  # of the rotary pairs: hardly turns at all
     scale = (gain * HEAD_DIMS**0.5) ** 0.5
     with torch.no_grad():
         for projection, (direction, bias) in zip((attention.q_proj, attention.k_proj), found):

@@ -418,7 +418,7 @@ def test_guards_are_turns_that_nothing_is_more_similar_to() -> None:
     for place in range(0, len(turns), 7):
         guard = guard_place(dialogue, place, EMBED, draw)
         said = [at for at, turn in enumerate(turns) if turn.speaker == turns[place].speaker]
-        nearest = {}  # a turn -> the earlier one of its speaker that is most similar, by brute force
+        nearest = {}  # turn -> the earlier one of its speaker most similar to it, by brute force
         for at in said[1:]:
             earlier = MemoryBank(EMBED)
             earlier.add_many((turns[other].text, "", "") for other in said if other < at)

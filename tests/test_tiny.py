@@ -112,7 +112,7 @@ def test_ridge_is_one_there_and_zero_elsewhere():
 
 
 def test_wired_heads_find_what_followed_the_same_words():
-    """Before any training, "Anna lives in" is followed by Anna's city far more often than chance."""
+    """Before any training, "Anna lives in" is followed by Anna's city more often than by chance."""
     tokenizer = build_tokenizer(tiny.texts_of(world(20, seed=4)))
     torch.manual_seed(1)
     model = build_model(tokenizer).eval()
