@@ -211,8 +211,9 @@ class LocomoRAG(System):
     """Retrieval from the raw conversation: LoCoMo's (arXiv 2402.17753) as Memory-R1 ran it.
 
     Kept: chunks of 500 tokens of dated lines; the one most similar to the question is shown. One is
-    weak, so four stand beside it in the tables ("locomo-rag-4"). Left out: chunks that break off inside a line (only lines too
-    long for one are cut). Compact: 60 tokens, a session of the world's shorter conversations.
+    weak, so four stand beside it in the tables ("locomo-rag-4"). Left out: chunks that break off
+    inside a line (only lines too long for one are cut). Compact: 60 tokens, a session of the
+    world's shorter conversations.
     """
 
     k: int = 1

@@ -8,7 +8,8 @@
 
 How each is measured stands in bench_step.py, bench_bank.py and bench_memory.py. Times are medians
 of several repetitions behind a warm-up (of the curves the fastest); the load of the machine is
-printed with them, because beside other work on the same cores all of them grow. `--json` ends with one line of all figures.
+printed with them, because beside other work on the same cores all of them grow. `--json` ends with
+one line of all figures.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     a claim ──> the runs it needs ──> grpo.py, ppo.py, sft.py ──> evaluate.py ──> holds, or does not
 
 Nothing is trained or scored here. A claim names commands of this repository, three seeds of each;
-what is not yet in runs/claims/ is run, two commands at a time, each in a process of its own. Then
-their records are compared on the same questions. `--claims 5` does so for the fifth alone.
+what is not yet in runs/claims/ is run, two commands at a time, by their own `main` in two workers.
+Then their records are compared on the same questions. `--claims 5` does so for the fifth alone.
 
 A difference *holds* if its 95 % interval (runs and dialogues drawn anew, `intervals.crossed`) lies
 above 0, *does not hold* if it lies below, and is else *not shown*. Two that should be level are so
@@ -27,16 +27,20 @@ run before is not run again: delete its folder, or all of runs/claims/, to begin
 from __future__ import annotations
 
 import csv
+import importlib
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
+import signal
+import traceback
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from devices import stop
@@ -273,8 +277,9 @@ def memory_r1() -> list[Line]:
                    [(1, both), (-1, grpo), (-1, answering), (1, start)])]
     sized = {size: alone(managers("--train-questions", str(size), *LEAST_MANAGER, label=str(size)))
              for size in SIZES}
-    lines.append(Line(5, f"152 training questions are enough: {', '.join(map(str, SIZES))}; 304 - 152",
-                      "152", tuple(job for jobs in sized.values() for job in jobs),
+    sizes = ", ".join(map(str, SIZES))
+    lines.append(Line(5, f"152 training questions are enough: {sizes}; 304 - 152", "152",
+                      tuple(job for jobs in sized.values() for job in jobs),
                       lambda: _enough(sized)))
     part = {name: managers("--data", "world-part", *LESS_MANAGER, label="part",
                            algorithm=name)
@@ -299,7 +304,8 @@ def memory_r1() -> list[Line]:
         Line(7, "GRPO learns faster at first (reward, first half)", "Figure 7", tuple(runs),
              lambda: _race(managers(), managers(algorithm="ppo"))),
         difference(7, "PPO ends level", "Figure 7", [(1, ppo), (-1, grpo)], judge=level),
-        difference(8, "paid by exact match, not by F1, it is right more often", "judge: 33.7 -> 41.1",
+        difference(8, "paid by exact match, not by F1, it is right more often",
+                   "judge: 33.7 -> 41.1",
                    [(1, answering), (-1, [scoring(None, job) for job in softer])]),
         difference(8, "and answers by so many words shorter", "not given",
                    [(1, [scoring(None, job) for job in softer]), (-1, answering)], value=words)]
@@ -358,21 +364,47 @@ def missing(lines: Iterable[Line]) -> list[list[Job]]:
     return [first, [job for job in wanted.values() if job.needs and not job.done()]]
 
 
-def run_job(job: Job, n_threads: int) -> None:
+def prepare_worker(n_threads: int) -> None:
+    """In a new worker: its share of the cores, and an end without a word on Ctrl-C."""
+    torch.set_num_threads(n_threads)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def run_command(command: Sequence[str], log: Path) -> int:
+    """In a worker: what `python COMMAND` does, its output in `log`; returns the exit code.
+
+    Starting Python and torch anew for each of a hundred commands would take ten minutes.
+    """
+    with log.open("w", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        try:
+            importlib.import_module(Path(command[0]).stem).main(command[1:])
+        except SystemExit as ended:  # `devices.stop` has printed why
+            return ended.code
+        except Exception:
+            traceback.print_exc()
+            return 1
+    return 0
+
+
+def run_job(job: Job, workers: Executor) -> None:
     """Run one command; its output goes to log.txt. Raises ChildProcessError if it fails."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(n_threads)}
-    with (job.folder / "log.txt").open("w", encoding="utf-8") as log:
-        code = subprocess.run([sys.executable, *job.command, "--out", str(job.folder)],
-                              stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+    log = job.folder / "log.txt"
+    try:
+        code = workers.submit(run_command, (*job.command, "--out", str(job.folder)), log).result()
+    except BrokenExecutor:
+        code = "its process killed"
     if code:
-        raise ChildProcessError(f"{job.line} ended with {code}; {job.folder / 'log.txt'} says why")
+        raise ChildProcessError(f"{job.line} ended with {code}; {log} says why")
     (job.folder / "receipt.txt").write_text(job.receipt())
 
 
 def run_missing(lines: Sequence[Line]) -> None:
     """Run what is not there yet. Stops the program with one line if a command fails."""
     n_threads = max(1, (os.cpu_count() or 1) // AT_ONCE)
+    # "spawn" is what every platform has; after a fork torch's threads would be missing.
+    workers = ProcessPoolExecutor(AT_ONCE, multiprocessing.get_context("spawn"), prepare_worker,
+                                  (n_threads,))
     for wave in missing(lines):
         # Longest first, so that no core waits for a long one at the end: MEM1 trains three models.
         wave.sort(key=lambda job: ("mem1" not in job.name, "ppo" not in job.name))
@@ -380,7 +412,7 @@ def run_missing(lines: Sequence[Line]) -> None:
               tqdm(total=len(wave), desc="commands", disable=not wave, ncols=100) as progress):
             def run_one(job: Job) -> None:
                 progress.write(job.line)
-                run_job(job, n_threads)
+                run_job(job, workers)
                 progress.update()
             try:
                 for _ in pool.map(run_one, wave):
@@ -388,9 +420,10 @@ def run_missing(lines: Sequence[Line]) -> None:
             except (ChildProcessError, OSError) as error:
                 pool.shutdown(cancel_futures=True)
                 stop(str(error))
-            except KeyboardInterrupt:  # the commands got it too, and end
-                pool.shutdown(cancel_futures=True)
+            except KeyboardInterrupt:  # the workers got it too, and end
+                pool.shutdown(wait=False, cancel_futures=True)
                 stop("interrupted: the same command goes on with what is missing")
+    workers.shutdown()
 
 
 VERDICTS = {True: "holds", False: "does not hold", None: "not shown"}

@@ -96,6 +96,11 @@ class SamplingOptions(Options):
     temperature: float = option(1.0, "sampling temperature, 0.7 to 1.2")
 
 
+# The least value of an option; of others 1 for whole numbers, 0 for the rest.
+LEAST = {"seed": 0, "steps": 0, "save_every": 0, "lora": 0, "lr": 1e-12, "temperature": 1e-3,
+         "max_grad_norm": 1e-6, "clip": 1e-3, "critic_lr": 1e-12}
+
+
 def parse_options(cls: type, description: str, argv: Sequence[str] | None):
     """Read the command line into an options class: --group-size for `group_size`, and so on."""
     parser = argparse.ArgumentParser(
@@ -117,8 +122,7 @@ def parse_options(cls: type, description: str, argv: Sequence[str] | None):
         choices = f.metadata["choices"]
         if choices and value is not None and value not in choices:
             parser.error(f"{name} {value}: must be one of {', '.join(choices)}")
-        least = {"seed": 0, "steps": 0, "save_every": 0, "lora": 0, "lr": 1e-12,
-                 "temperature": 1e-3, "max_grad_norm": 1e-6, "clip": 1e-3, "critic_lr": 1e-12}.get(f.name, type(value) is int)
+        least = LEAST.get(f.name, 1 if type(value) is int else 0)
         if type(value) in (int, float) and not least <= value < float("inf"):
             parser.error(f"{name} {value}: must be a finite number of at least {least:g}")
     return options

@@ -31,17 +31,19 @@ import torch
 
 import world as w
 from data import Dialogue, Fact, Question, Turn
-from embedders import hashed_words
+from embedders import Embedder, hashed_words
 from memory_bank import Memory, MemoryBank
 from memr1 import SIMILAR, AnswerTask, ManagerAgent, answer_all, manager_tasks
 from metrics import squad_exact_match
 from policy import Policy, load_policy
 from prompts import (Operation, answer_messages, format_answer, format_operation,
                      manager_messages)
-from tiny_model import build_model, build_tokenizer, learn, save
+from tiny_model import build_model, build_tokenizer, learn, save, suppress
 from trees import Step
 
-BETTER = 0.3  # how often the better of two choices is shown where the model is to decide badly
+# How often the better of two choices is shown where the model is to decide badly: whether to
+# update or to add, and all else.
+BETTER_EVENT, BETTER = 0.4, 0.3
 
 # ---- Lessons: what is shown ----------------------------------------------------------------------
 
@@ -193,19 +195,61 @@ def manager_lesson(policy: Policy, dialogue: Dialogue, embed, rng: random.Random
     number = next((i for i, memory in enumerate(shown) if memory.text == old), None)
     add = Operation("ADD", text=turn.facts[0])
     if turn.fact is None:
-        choices = [(add, 1 - BETTER), (Operation("NOOP"), BETTER)]
+        choices = [(add, 1 - BETTER_EVENT), (Operation("NOOP"), BETTER_EVENT)]
     elif number is None:
         choices = [(add, 1.0)]
     elif turn.fact.change == "end":
         right = Operation("UPDATE", number, new) if new else Operation("DELETE", number)
         choices = [(add, 0.55), (right, 0.45)]
     elif turn.fact.change == "replace":
-        choices = [(add, 1 - BETTER), (Operation("UPDATE", number, new), BETTER)]
+        choices = [(add, 1 - BETTER_EVENT), (Operation("UPDATE", number, new), BETTER_EVENT)]
     else:  # a second value joins the first
         choices = [(Operation("UPDATE", number, turn.facts[0]), 0.9 - BETTER), (add, 0.1),
                    (Operation("UPDATE", number, new), BETTER)]
     operation = rng.choices(*zip(*choices))[0]
     return policy.lesson(manager_messages(fact, shown), format_operation(operation))
+
+
+def rest_lesson(policy: Policy, dialogue: Dialogue, embed: Embedder,
+                rng: random.Random) -> Step | None:
+    """What is left of a list that loses a value: an UPDATE to be finished, nothing to be decided.
+
+    To be right it must not write what the fact names. That is learned slowly, and decisions to
+    end something are rare. None for a dialogue without one.
+    """
+    found, state = [], {}
+    for place, turn in enumerate(dialogue.turns):
+        old, new = w.advance(state, turn)
+        if turn.fact and turn.fact.change == "end" and old and new:
+            found.append((place, old, new))
+    if not found:
+        return None
+    place, old, new = rng.choice(found)
+    bank, turn = MemoryBank(embed), dialogue.turns[place]
+    bank.add_many(w.oracle_memories(dialogue.turns[:place]).values())
+    fact = f"{turn.speaker}: {turn.text}"
+    shown = bank.search(fact, SIMILAR, turn.speaker)
+    number = next((i for i, memory in enumerate(shown) if memory.text == old), None)
+    if number is None:
+        return None
+    lesson = policy.lesson(manager_messages(fact, shown),
+                           format_operation(Operation("UPDATE", number, new)))
+    decided = lesson.response_ids.index(policy.tokenizer.encode(f" {new}")[0])
+    return Step(lesson.prompt_ids + lesson.response_ids[:decided], lesson.response_ids[decided:],
+                True)
+
+
+def set_suppressor(policy: Policy, pool: Sequence[Dialogue], embed: Embedder,
+                   rng: random.Random) -> None:
+    """Fit the head that keeps what ended from being written: see `tiny_model.suppress`."""
+    longer, lessons = policy.tokenizer.encode(" longer")[0], []
+    for dialogue in pool[:250]:
+        step = rest_lesson(policy, dialogue, embed, rng)
+        if step:  # "... no longer likes sushi." and " Anna likes", behind which a value follows
+            last = max(i for i, token in enumerate(step.prompt_ids) if token == longer)
+            lessons.append((step, len(step.prompt_ids) + 1, last + 2))
+    others = [manager_lesson(policy, dialogue, embed, rng) for dialogue in pool[:120]]
+    suppress(policy, lessons, others, [*w.FOODS, *w.GAMES])
 
 
 # ---- Training ------------------------------------------------------------------------------------
@@ -243,6 +287,8 @@ def batch(policy: Policy, progress: float, pool: Sequence[Dialogue], embed,
     for place in range(n_decisions):
         dialogue = rng.choice(drills) if place % 2 else rng.choice(pool)
         groups.append([manager_lesson(policy, dialogue, embed, rng)])
+        lesson = rest_lesson(policy, dialogue, embed, rng) if progress >= 0.6 else None
+        groups += [[lesson]] if lesson else []
     return groups
 
 
@@ -273,6 +319,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=1800, help="training steps (default: 1800)")
     parser.add_argument("--start", help="go on from this folder, with a fresh optimizer and the "
                                         "last lessons")
+    parser.add_argument("--suppress", action="store_true",
+                        help="set the head against what ended anew, before the first step; "
+                             "without --start it is set when the model reads")
     parser.add_argument("--lr", type=float, default=2e-3, help="learning rate (default: 2e-3)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and lessons (default: 0)")
     parser.add_argument("--out", default=str(Path(__file__).parent / "tiny"),
@@ -294,9 +343,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                                   weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: min(
         (done + 1) / 50, 1.0, 2 * (1 - done / options.steps)))
+    # Once it reads; a model to go on from may have the head.
+    head_at = 1 if options.suppress else None if options.start else int(0.6 * options.steps)
     embed, start = hashed_words(), time.time()
     for step in range(1, options.steps + 1):
         progress = 1.0 if options.start else step / options.steps
+        if step == head_at:
+            set_suppressor(policy, pool, embed, rng)
         groups = batch(policy, progress, pool, embed, rng)
         loss = learn(policy, optimizer, groups)
         schedule.step()

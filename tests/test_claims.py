@@ -7,6 +7,12 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +25,7 @@ import sft
 from claims import (SEEDS, Job, above_zero, answers, by_seed, check, interval, level, missing,
                     scoring, training)
 
+ROOT = Path(__file__).parent.parent
 OPTIONS = {"grpo.py": grpo.GRPOOptions, "ppo.py": ppo.PPOOptions, "sft.py": sft.SFTOptions,
            "evaluate.py": evaluate.EvaluateOptions}
 
@@ -130,7 +137,7 @@ def test_three_seeds_must_agree(folder):
 def test_the_table_of_some_claims(folder, monkeypatch, capsys):
     ran = []
 
-    def pretend(job: Job, n_threads: int) -> None:
+    def pretend(job: Job, workers) -> None:
         ran.append(job.name)
         better = float("direct" not in job.name)
         finished(job, [(f"d{d}", f"q{q}", better, "x") for d in range(3) for q in range(2)])
@@ -148,15 +155,70 @@ def test_the_table_of_some_claims(folder, monkeypatch, capsys):
     assert not ran, "a second call must run nothing again"
 
 
-def test_bad_numbers_and_commands_that_fail(folder, capsys):
+def test_bad_numbers(capsys):
     with pytest.raises(SystemExit) as stopped:
         check("3,10")
     assert stopped.value.code == 2 and "--claims 10" in capsys.readouterr().err
-    job = Job("broken", ("metrics.py", "--no-such-file"))
-    claims.run_job(Job("fine", ("-c", "print(1)")), 1)
-    with pytest.raises(ChildProcessError, match="log.txt"):
-        claims.run_job(Job("broken", ("-c", "raise SystemExit(3)")), 1)
-    assert not job.done()
+
+
+class Here(Executor):
+    """Runs what is submitted at once, in this process."""
+
+    def submit(self, function, *arguments):
+        future = Future()
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
+def test_a_command_is_done_only_if_it_ended_well(folder, monkeypatch, capsys):
+    given = []
+    ends = {"fine": lambda: print("a word"), "refuses": lambda: sys.exit(2),
+            "breaks": lambda: 1 / 0}
+
+    def main(argv):
+        given.append(list(argv))
+        ends[argv[1]]()
+
+    monkeypatch.setattr(evaluate, "main", main)
+    fine = Job("fine", ("evaluate.py", "--data", "fine"))
+    claims.run_job(fine, Here())
+    assert fine.done() and (fine.folder / "log.txt").read_text() == "a word\n"
+    assert given == [["--data", "fine", "--out", str(fine.folder)]]
+    for name, code in (("refuses", 2), ("breaks", 1)):
+        job = Job(name, ("evaluate.py", "--data", name))
+        with pytest.raises(ChildProcessError, match=f"ended with {code}; .*log.txt"):
+            claims.run_job(job, Here())
+        assert not job.done(), "what failed counts as done"
+    assert "ZeroDivisionError" in (job.folder / "log.txt").read_text()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_a_worker_does_what_the_command_does(folder, tmp_path):
+    """Twice in one process, after another command: the same numbers as in a process of its own."""
+    options = ("--steps", "2", "--questions", "4", "--limit", "4")
+    first, other, again = (Job(name, ("grpo.py", "--agent", agent, *options)) for name, agent in (
+        ("first", "manager"), ("other", "answer"), ("again", "manager")))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, claims.prepare_worker, (1,)) as workers:
+        for job in (first, other, again):
+            claims.run_job(job, workers)
+        with pytest.raises(ChildProcessError, match="ended with 2"):
+            claims.run_job(Job("bad", ("grpo.py", "--group-size", "1")), workers)
+    alone = tmp_path / "alone"
+    subprocess.run([sys.executable, ROOT / "grpo.py", *first.command[1:], "--out", alone],
+                   check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    def rewards(path: Path) -> list[str]:
+        with (path / "metrics.csv").open(newline="") as file:
+            return [row["reward"] + row["kl"] for row in csv.DictReader(file)]
+
+    assert rewards(first.folder) == rewards(alone), "a worker does not what the command does"
+    assert rewards(again.folder) == rewards(alone), "a command depends on what ran before"
+
 
 
 def test_claims_without_a_value_are_all(monkeypatch):

@@ -468,7 +468,8 @@ def test_hashed_vectors_are_unit_or_zero_and_do_not_depend_on_the_batch(texts, d
 
 
 def test_two_processes_make_the_same_vectors_and_the_same_order():
-    script = ("import hashlib, embedders, memory_bank as m; e = embedders.hashed_words(['a b', 'Käse im Haus']);"
+    script = ("import hashlib, embedders, memory_bank as m; "
+              "e = embedders.hashed_words(['a b', 'Käse im Haus']);"
               "t = [f'word{i % 7} Käse {i % 3} thing{i}' for i in range(50)];"
               "b = m.MemoryBank(e); b.add_many([(x, 'A', '1 May') for x in t]);"
               "print(hashlib.sha256(e(t).tobytes()).hexdigest(),"

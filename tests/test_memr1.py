@@ -418,7 +418,7 @@ def test_guards_are_turns_that_nothing_is_more_similar_to() -> None:
     for place in range(0, len(turns), 7):
         guard = guard_place(dialogue, place, EMBED, draw)
         said = [at for at, turn in enumerate(turns) if turn.speaker == turns[place].speaker]
-        nearest = {}  # a turn -> the earlier one of its speaker that is most similar, by brute force
+        nearest = {}  # turn -> the earlier one of its speaker most similar to it, by brute force
         for at in said[1:]:
             earlier = MemoryBank(EMBED)
             earlier.add_many((turns[other].text, "", "") for other in said if other < at)
@@ -682,6 +682,10 @@ def test_the_chat_as_a_program(model_folder: Path) -> None:
     assert len(message) == 1 and "no-such-folder" in message[0], f"one clear line, not {message}"
 
 
+class Waited(AssertionError):
+    """Something did not come in time."""
+
+
 class Terminal:
     """A program in a pseudo-terminal, as a person uses it."""
 
@@ -702,7 +706,8 @@ class Terminal:
         """What was shown up to this text, since the last wait."""
         end = time.monotonic() + seconds
         while text.encode() not in self.shown:
-            assert time.monotonic() < end, f"{text!r} never came; the screen: {self.shown!r}"
+            if time.monotonic() > end:
+                raise Waited(f"{text!r} never came; the screen: {self.shown!r}")
             if select.select([self.screen], [], [], 0.2)[0]:
                 try:
                     self.shown += os.read(self.screen, 65536)
@@ -713,6 +718,15 @@ class Terminal:
 
     def type(self, keys: bytes) -> None:
         os.write(self.screen, keys)
+
+    def interrupt(self, text: str) -> None:
+        """Ctrl-C, until this text comes: between a prompt and readline's waiting, one is lost."""
+        for _ in range(30):
+            self.process.send_signal(signal.SIGINT)
+            with contextlib.suppress(Waited):
+                self.wait(text, 4)
+                return
+        raise AssertionError(f"Ctrl-C did not bring {text!r}; the screen: {self.shown!r}")
 
     def close(self) -> int:
         """The exit code, at most ten seconds later."""
@@ -749,8 +763,7 @@ def test_the_chat_in_a_terminal(model_folder: Path) -> None:
     terminal.type(b"I live in Oslo now.\n")  # the model is random: what it writes is unusable
     terminal.wait("\x1b[1;31m  invalid")
     terminal.wait("Bo> ")
-    terminal.process.send_signal(signal.SIGINT)  # Ctrl-C
-    terminal.wait("Good-bye.")
+    terminal.interrupt("Good-bye.")
     assert terminal.close() == 0 and b"Traceback" not in terminal.shown
 
 

@@ -44,7 +44,8 @@ def test_search_recall_by_hand():
 def test_every_system_shows_what_it_would_show_and_no_more():
     """Forty turns; the evidence is one that shares a word with the question, and one that does
     not."""
-    dialogue = spoken([f"{WORDS[i % 12]} number{i}" for i in range(40)], "number7?", "D1:8", "D1:31")
+    said = [f"{WORDS[i % 12]} number{i}" for i in range(40)]
+    dialogue = spoken(said, "number7?", "D1:8", "D1:31")
     turns_of = {name: shown_by(name, dialogue, lambda turn: [turn.text])[0][0] for name in SHOWN}
     assert all("D1:8" in turns for turns in turns_of.values()), (
         f"the best match is shown by every system, or its memory counts as another turn's: "

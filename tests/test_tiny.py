@@ -23,7 +23,7 @@ from memr1 import AnswerTask, ManagerAgent, answer_all, manager_tasks
 from metrics import squad_exact_match
 from policy import load_policy, load_tokenizer
 from shop import goals
-from tiny_model import build_model, build_tokenizer
+from tiny_model import HEAD_DIMS, SUPPRESSOR, build_model, build_tokenizer, ridge
 from trees import Step
 from world import oracle_memories, probes, world, world_splits
 
@@ -77,8 +77,42 @@ def test_it_decides_like_the_vanilla_manager_but_sometimes_better(policy):
     assert sum(sampled) >= 0.1 * len(sampled), "it never merges: nothing to reinforce"
 
 
+def test_it_leaves_out_of_a_list_what_ended(policy):
+    """And that it does is the work of one head: without it, it writes either value."""
+    draw = random.Random(0)
+    lessons = [lesson for dialogue in world_splits()[2]
+               if (lesson := tiny.rest_lesson(policy, dialogue, EMBED, draw))]
+    assert len(lessons) > 20
+
+    def right() -> float:
+        written = policy.sample([lesson.prompt_ids for lesson in lessons], 1, 16, 0.0)
+        return sum(step.response_ids == lesson.response_ids
+                   for [step], lesson in zip(written, lessons)) / len(lessons)
+
+    assert right() >= 0.9, "a list that loses a value is written wrong: tiny_model.suppress"
+    layer, head = SUPPRESSOR
+    out = policy.model.model.layers[layer].self_attn.o_proj.weight
+    columns = slice(head * HEAD_DIMS, (head + 1) * HEAD_DIMS)
+    kept = out[:, columns].detach().clone()
+    with torch.no_grad():
+        out[:, columns] = 0
+        without = right()
+        out[:, columns] = kept
+    assert without < 0.75, f"{without:.2f} without it: the head is not needed, take it out"
+
+
+def test_ridge_is_one_there_and_zero_elsewhere():
+    draw = torch.Generator().manual_seed(0)
+    elsewhere, there = (torch.randn(n, 16, generator=draw) for n in (3000, 40))
+    there[:, 3] += 8
+    direction, bias = ridge(there, elsewhere)
+    assert ((there @ direction + bias).mean() - 1).abs() < 0.25
+    assert (elsewhere @ direction + bias).mean().abs() < 0.1
+    assert direction.abs().argmax() == 3
+
+
 def test_wired_heads_find_what_followed_the_same_words():
-    """Before any training, "Anna lives in" is followed by Anna's city far more often than chance."""
+    """Before any training, "Anna lives in" is followed by Anna's city more often than by chance."""
     tokenizer = build_tokenizer(tiny.texts_of(world(20, seed=4)))
     torch.manual_seed(1)
     model = build_model(tokenizer).eval()
