@@ -17,7 +17,6 @@ import csv
 import json
 import os
 import random
-import resource
 import sys
 import time
 from collections import Counter
@@ -392,9 +391,16 @@ def launch(main: Callable[[], Any]) -> None:
 
 
 def peak_memory_bytes() -> int:
-    """The most this process ever held: on the GPU if it used one, else resident memory."""
+    """The most this process ever held: on the GPU if it used one, else resident memory.
+
+    0 on Windows, where Python cannot tell.
+    """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -47,3 +48,18 @@ def test_pyproject_installs_every_module_and_what_they_need():
                 (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()]
     assert project["project"]["dependencies"] == [line for line in required if line], (
         "requirements.txt and pyproject.toml disagree")
+
+
+def test_every_module_loads_where_there_is_only_what_windows_has():
+    missing = ["resource", "fcntl", "termios", "pty", "tty", "pwd", "grp", "readline"]
+    names = [path.stem for path in ROOT.glob("*.py")]
+    script = f"""
+import importlib, sys
+sys.modules.update(dict.fromkeys({missing}))
+for name in {names}:
+    importlib.import_module(name)
+import run
+assert run.peak_memory_bytes() == 0
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
