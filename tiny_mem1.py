@@ -22,7 +22,7 @@ that takes two steps is asked twice, the second time with the name that the firs
 buyer's state holds the products that will not do, the one it looks at, what its features told.
 
 No prompt of a lesson is longer than CONTEXT: as any model, this one has a length that it knows.
-Sixteen questions stay below it with a state, five or six with everything in context.
+Sixteen questions stay below it with a state, seven or so with everything in context.
 """
 
 from __future__ import annotations
