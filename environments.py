@@ -12,7 +12,9 @@ Where this differs from the paper
    LoCoMo conversation, the paragraphs that HotpotQA lists with its questions. The paper searches
    Wikipedia with an encoder, and the web in its tests.
 2. Answers are compared by `squad_exact_match`, position by position, as in the paper's reward.
-3. WebShop is passed on as it is. The paper's code adds a list of what can be clicked and takes off
+3. Questions are numbered, so that which one comes next can be read off the last query. A number
+   before a query is not searched for, and numbers before answers are no part of them.
+4. WebShop is passed on as it is. The paper's code adds a list of what can be clicked and takes off
    1 for a turn without an action.
 """
 

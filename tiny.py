@@ -214,8 +214,7 @@ def rest_lesson(policy: Policy, dialogue: Dialogue, embed: Embedder,
                 rng: random.Random) -> Step | None:
     """What is left of a list that loses a value: an UPDATE to be finished, nothing to be decided.
 
-    To be right it must not write what the fact names. That is learned slowly, and decisions to
-    end something are rare. None for a dialogue without one.
+    Such decisions are rare among the others. None for a dialogue without one.
     """
     found, state = [], {}
     for place, turn in enumerate(dialogue.turns):
