@@ -20,7 +20,7 @@ Where this differs from the paper
 4. The old log-probs are those the sampler computed while sampling: they are the behaviour policy's
    own, and cost nothing. `ratio_error` shows that sampling and scoring agree (in float32, to 1e-5).
 
-    python grpo.py                  the Memory Manager, about 100 s on two cores
+    python grpo.py                  the Memory Manager, some 105 s on two cores
     python grpo.py --agent answer   the Answer Agent, about 110 s
     python grpo.py --agent mem1     MEM1 and the two harnesses it is compared with, about 7 minutes
     python grpo.py --agent mem1 --env shop              MEM1 in the web shop, about 3 minutes
