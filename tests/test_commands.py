@@ -50,6 +50,7 @@ def test_pyproject_installs_every_module_and_what_they_need():
         "requirements.txt and pyproject.toml disagree")
 
 
+@pytest.mark.slow
 def test_every_module_loads_where_there_is_only_what_windows_has():
     missing = ["resource", "fcntl", "termios", "pty", "tty", "pwd", "grp", "readline"]
     names = [path.stem for path in ROOT.glob("*.py")]

@@ -114,6 +114,7 @@ def test_all_systems_on_the_world(tmp_path, capsys):
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on(tmp_path, capsys, monkeypatch):
     out, ran = tmp_path / "run", Counter()
     arguments = ["--systems", "overwrite,add-everything", "--limit", "40", "--out", str(out)]
@@ -167,6 +168,7 @@ def test_bad_options_are_one_line(arguments, said, tmp_path, capsys):
     assert stopped.value.code == 2 and said in line and line.count("\n") == 1, line
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not LOCOMO.exists(), reason="needs ../shared/data/locomo10.json")
 def test_all_systems_on_locomo_with_a_random_model(model_folder, tmp_path):
     names = [name for name in SYSTEMS if name not in TRAINED]

@@ -419,6 +419,7 @@ def test_the_demo_survives_everything_typed(monkeypatch, capsys):
     assert "Stopped." in out and out.endswith("Good-bye.\n"), "Ctrl-C stops the model alone"
 
 
+@pytest.mark.slow
 def test_the_demo_as_a_program(model_folder):
     done = subprocess.run(
         [sys.executable, "mem1.py", "--model", str(model_folder), "--objectives", "1"],

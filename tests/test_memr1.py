@@ -664,6 +664,7 @@ def test_the_help_of_the_chat_speaks_the_worlds_language(monkeypatch, capsys) ->
     assert all(command in out for command in ("/bank", "/help", "/quit"))
 
 
+@pytest.mark.slow
 def test_the_chat_as_a_program(model_folder: Path) -> None:
     def run(*options: str, typed: bytes = b"") -> subprocess.CompletedProcess:
         return subprocess.run(

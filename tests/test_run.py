@@ -150,6 +150,7 @@ def test_broken_model_folders(spoil, model_folder):
     assert str(model_folder) in line, "the line does not say which folder is broken"
 
 
+@pytest.mark.slow
 def test_the_script_itself_prints_no_traceback(tmp_path):
     done = subprocess.run(
         [sys.executable, "grpo.py", "--data", "world", "--model", tmp_path / "missing"], cwd=ROOT,
