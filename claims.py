@@ -40,7 +40,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from devices import stop
@@ -364,9 +363,8 @@ def missing(lines: Iterable[Line]) -> list[list[Job]]:
     return [first, [job for job in wanted.values() if job.needs and not job.done()]]
 
 
-def prepare_worker(n_threads: int) -> None:
-    """In a new worker: its share of the cores, and an end without a word on Ctrl-C."""
-    torch.set_num_threads(n_threads)
+def prepare_worker() -> None:
+    """In a new worker: an end without a word on Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -401,10 +399,10 @@ def run_job(job: Job, workers: Executor) -> None:
 
 def run_missing(lines: Sequence[Line]) -> None:
     """Run what is not there yet. Stops the program with one line if a command fails."""
-    n_threads = max(1, (os.cpu_count() or 1) // AT_ONCE)
+    # Workers inherit it; torch and numpy read it once, when they are loaded.
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // AT_ONCE))
     # "spawn" is what every platform has; after a fork torch's threads would be missing.
-    workers = ProcessPoolExecutor(AT_ONCE, multiprocessing.get_context("spawn"), prepare_worker,
-                                  (n_threads,))
+    workers = ProcessPoolExecutor(AT_ONCE, multiprocessing.get_context("spawn"), prepare_worker)
     for wave in missing(lines):
         # Longest first, so that no core waits for a long one at the end: MEM1 trains three models.
         wave.sort(key=lambda job: ("mem1" not in job.name, "ppo" not in job.name))

@@ -22,8 +22,8 @@ Where this differs from the paper
 
     python grpo.py                  the Memory Manager, some 105 s on two cores
     python grpo.py --agent answer   the Answer Agent, about 110 s
-    python grpo.py --agent mem1     MEM1 and the two harnesses it is compared with, about 7 minutes
-    python grpo.py --agent mem1 --env shop              MEM1 in the web shop, about 3 minutes
+    python grpo.py --agent mem1     MEM1, some six minutes, and the two harnesses beside it
+    python grpo.py --agent mem1 --env shop              MEM1 in the web shop
     python grpo.py --model Qwen/Qwen2.5-3B-Instruct     the same on LoCoMo, with a GPU
     torchrun --nproc-per-node 4 grpo.py                 the same on four GPUs (devices.py)
     python grpo.py --save-every 5                       what was interrupted (checkpoints.py)

@@ -28,9 +28,8 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import Cache, GenerationConfig, PreTrainedTokenizerFast
 
-from lora import (adapters, add_adapters, base_name, checkpoint_layers, head_log_probs,
-                      load_model, low_rank_layers, picked_log_probs, save_adapters, save_merged,
-                      second_set)
+from lora import (adapters, add_adapters, base_name, checkpoint_layers, head_log_probs, load_model,
+                  low_rank_layers, picked_log_probs, save_adapters, save_merged, second_set)
 from tree_attention import RoomyLayer, use_tree_attention
 from trees import (Row, Step, alike, micro_batches, pack, pad_right, prompt_row, shared_trees,
                    tree_mask)

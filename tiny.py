@@ -1,6 +1,6 @@
 """How the embedded model in tiny/ was made. Run it only to make it again.
 
-    python tiny.py          about an hour on one core; ends with its scores, "saved to tiny"
+    python tiny.py          over an hour on one core; ends with its scores, "saved to tiny"
 
 The result is a plain Qwen2 of a million parameters that is to the synthetic world what a 3B
 instruct model is to LoCoMo. It *reads* well: given the right memories it answers. And it *decides*
@@ -35,7 +35,7 @@ from embedders import Embedder, hashed_words
 from memory_bank import Memory, MemoryBank
 from memr1 import SIMILAR, AnswerTask, ManagerAgent, answer_all, manager_tasks
 from metrics import squad_exact_match
-from policy import Policy, load_policy
+from policy import Message, Policy, load_policy
 from prompts import (Operation, answer_messages, format_answer, format_operation,
                      manager_messages)
 from tiny_model import build_model, build_tokenizer, learn, save, suppress
@@ -159,6 +159,15 @@ def answer_lesson(policy: Policy, dialogue: Dialogue, turns: Sequence[Turn], n_q
     return steps
 
 
+def shown_to_manager(bank: MemoryBank, turn: Turn,
+                     old: str | None) -> tuple[list[Message], int | None]:
+    """The manager's prompt for one turn, and the number of the memory `old` in it, if there."""
+    fact = f"{turn.speaker}: {turn.text}"
+    shown = bank.search(fact, SIMILAR, turn.speaker)
+    number = next((i for i, memory in enumerate(shown) if memory.text == old), None)
+    return manager_messages(fact, shown), number
+
+
 def manager_lesson(policy: Policy, dialogue: Dialogue, embed, rng: random.Random) -> Step:
     """One fact and the memories most like it; what a careless manager does, mostly."""
     turns = dialogue.turns
@@ -190,9 +199,7 @@ def manager_lesson(policy: Policy, dialogue: Dialogue, embed, rng: random.Random
                 about = [earlier for earlier in about if earlier.fact.value == turn.fact.value]
                 new = None
             old = about[-1].facts[0]
-    fact = f"{turn.speaker}: {turn.text}"
-    shown = bank.search(fact, SIMILAR, turn.speaker)
-    number = next((i for i, memory in enumerate(shown) if memory.text == old), None)
+    messages, number = shown_to_manager(bank, turn, old)
     add = Operation("ADD", text=turn.facts[0])
     if turn.fact is None:
         choices = [(add, 1 - BETTER_EVENT), (Operation("NOOP"), BETTER_EVENT)]
@@ -207,7 +214,7 @@ def manager_lesson(policy: Policy, dialogue: Dialogue, embed, rng: random.Random
         choices = [(Operation("UPDATE", number, turn.facts[0]), 0.9 - BETTER), (add, 0.1),
                    (Operation("UPDATE", number, new), BETTER)]
     operation = rng.choices(*zip(*choices))[0]
-    return policy.lesson(manager_messages(fact, shown), format_operation(operation))
+    return policy.lesson(messages, format_operation(operation))
 
 
 def rest_lesson(policy: Policy, dialogue: Dialogue, embed: Embedder,
@@ -226,13 +233,10 @@ def rest_lesson(policy: Policy, dialogue: Dialogue, embed: Embedder,
     place, old, new = rng.choice(found)
     bank, turn = MemoryBank(embed), dialogue.turns[place]
     bank.add_many(w.oracle_memories(dialogue.turns[:place]).values())
-    fact = f"{turn.speaker}: {turn.text}"
-    shown = bank.search(fact, SIMILAR, turn.speaker)
-    number = next((i for i, memory in enumerate(shown) if memory.text == old), None)
+    messages, number = shown_to_manager(bank, turn, old)
     if number is None:
         return None
-    lesson = policy.lesson(manager_messages(fact, shown),
-                           format_operation(Operation("UPDATE", number, new)))
+    lesson = policy.lesson(messages, format_operation(Operation("UPDATE", number, new)))
     decided = lesson.response_ids.index(policy.tokenizer.encode(f" {new}")[0])
     return Step(lesson.prompt_ids + lesson.response_ids[:decided], lesson.response_ids[decided:],
                 True)

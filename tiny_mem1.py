@@ -1,6 +1,6 @@
 """How the second embedded model, tiny/mem1/, was made: MEM1 starts from it.
 
-    python tiny_mem1.py     some 40 minutes on one core; ends with its scores, "saved to ..."
+    python tiny_mem1.py     some 90 minutes on one core; ends with its scores, "saved to ..."
 
 It is wired like the first (tiny_model.py) and shown turns of two kinds of task (mem1.py): one to
 sixteen questions over the world's training side, with a state and with all turns in context, and
@@ -13,8 +13,8 @@ purchases in the shop (shop.py) with a state. It reads, searches and counts well
 
 What a turn looks like, its state first:
 
-    <IS> Anna has a dog named Rex, 8 May 2023 | 1 Oslo 2 Rex</IS><query> 3. Who is Carl's boss?</query>
-    <IS> Carl has a boss named Eric, 2 June 2023</IS><answer> 1 Oslo; 2 Rex; 3 Eric</answer>
+    <IS> Bo has a dog named Rex, 8 May 2023 | 1 Oslo 2 Rex</IS><query> 3. When did Al ski?</query>
+    <IS> Al skied, 2 June 2023</IS><answer> 1 Oslo; 2 Rex; 3 2 June 2023</answer>
     <IS> not 119 183, at 417, right</IS><query> click[ red]</query>
 
 A state quotes the line that answered the last query, then lists the answers so far. A question

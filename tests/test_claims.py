@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import json
 import multiprocessing
-import os
 import subprocess
 import sys
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -33,6 +32,7 @@ OPTIONS = {"grpo.py": grpo.GRPOOptions, "ppo.py": ppo.PPOOptions, "sft.py": sft.
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "FOLDER", tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # `run_missing` sets it: restored behind each test
     return tmp_path
 
 
@@ -203,14 +203,14 @@ def test_a_worker_does_what_the_command_does(folder, tmp_path):
     first, other, again = (Job(name, ("grpo.py", "--agent", agent, *options)) for name, agent in (
         ("first", "manager"), ("other", "answer"), ("again", "manager")))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, claims.prepare_worker, (1,)) as workers:
+    with ProcessPoolExecutor(1, context, claims.prepare_worker) as workers:
         for job in (first, other, again):
             claims.run_job(job, workers)
         with pytest.raises(ChildProcessError, match="ended with 2"):
             claims.run_job(Job("bad", ("grpo.py", "--group-size", "1")), workers)
     alone = tmp_path / "alone"
     subprocess.run([sys.executable, ROOT / "grpo.py", *first.command[1:], "--out", alone],
-                   check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                   check=True, capture_output=True)
 
     def rewards(path: Path) -> list[str]:
         with (path / "metrics.csv").open(newline="") as file:
