@@ -57,7 +57,7 @@ def test_the_number_of_a_question_is_not_searched_for(query):
     search = task.corpus.search
     task.corpus.search = lambda text, k: asked.append(text) or search(text, k)
     environment.step("query", query)
-    assert [text.strip() for text in asked] == ["Carl"]
+    assert [text.strip() for text in asked] == ["Carl"], "the question's number is searched for"
     environment.step("query", "In 2023 or on 8. May")
     assert asked[-1] == "In 2023 or on 8. May", "a number inside a query is part of it"
 

@@ -21,7 +21,7 @@ from mem1 import NOTES, Mem1Agent, Trajectory
 from memory_bank import MemoryBank
 from memr1 import AnswerTask, ManagerAgent, answer_all, manager_tasks
 from metrics import squad_exact_match
-from policy import load_policy, load_tokenizer
+from policy import Policy, load_policy, load_tokenizer
 from shop import goals
 from tiny_model import HEAD_DIMS, SUPPRESSOR, build_model, build_tokenizer, ridge
 from trees import Step
@@ -84,8 +84,8 @@ def test_it_leaves_out_of_a_list_what_ended(policy):
                if (lesson := tiny.rest_lesson(policy, dialogue, EMBED, draw))]
     assert len(lessons) > 20
 
-    def right() -> float:
-        written = policy.sample([lesson.prompt_ids for lesson in lessons], 1, 16, 0.0)
+    def right(model: Policy = policy) -> float:
+        written = model.sample([lesson.prompt_ids for lesson in lessons], 1, 16, 0.0)
         return sum(step.response_ids == lesson.response_ids
                    for [step], lesson in zip(written, lessons)) / len(lessons)
 
@@ -99,6 +99,10 @@ def test_it_leaves_out_of_a_list_what_ended(policy):
         without = right()
         out[:, columns] = kept
     assert without < 0.75, f"{without:.2f} without it: the head is not needed, take it out"
+    again = load_policy(EMBEDDED_MODEL)
+    tiny.set_suppressor(again, world(100, seed=1000), EMBED, draw)
+    assert right(again) > without + 0.1, (
+        "the head set anew does not speak against what ended: its sign, or where it looks?")
 
 
 def test_ridge_is_one_there_and_zero_elsewhere():
