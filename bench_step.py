@@ -37,7 +37,7 @@ from transformers import (AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerF
 from lora import add_adapters, checkpoint_layers, learned, linear_layers, low_rank_layers
 from grpo import clipped_loss, group_advantages, kl_k3, token_weights
 from policy import Policy, load_policy
-from trees import Step, micro_batches
+from trees import Step, micro_batches, token_numbers
 
 CLIP, KL, LEARNING_RATE, MAX_GRAD_NORM = 0.2, 0.1, 1e-6, 1.0  # the same for both
 PHASES = ("sampling", "reference", "update")
@@ -187,7 +187,7 @@ class OurStep:
         weights = token_weights(lengths, "token", self.setting.new_tokens).to(device)  # (N,)
         self.optimizer.zero_grad()
         for rows in micro_batches(policy.rows(groups), policy.micro_batch_tokens):
-            index = torch.tensor([i for row in rows for i in row.token_index], device=device)
+            index = token_numbers(rows, device)
             log_probs, _ = policy.score(rows)  # (n,)
             per_token, _ = clipped_loss(log_probs, old_log_probs[index], advantages[index], CLIP)
             kl = kl_k3(log_probs, ref_log_probs[index])

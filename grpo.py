@@ -50,7 +50,7 @@ from devices import (add_up, all_of, clip_gradients, gather, gathered, in_step, 
                      stop)
 from options import SamplingOptions, option, parse_options
 from run import Run, describe, evaluate_before, evaluate_test, finish, launch, prepare, validate
-from trees import Episode, micro_batches, trees_of
+from trees import Episode, micro_batches, token_numbers, trees_of
 
 # ---- The algorithm: pure functions ---------------------------------------------------------------
 
@@ -218,8 +218,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
         for epoch in range(options.epochs):
             optimizer.zero_grad()
             for rows_of_batch in in_step(micro_batches(rows_of_step, policy.micro_batch_tokens)):
-                index = torch.tensor([i for row in rows_of_batch for i in row.token_index],
-                                     dtype=torch.long, device=device)  # (n,)
+                index = token_numbers(rows_of_batch, device)  # (n,)
                 log_probs, entropies = policy.score(rows_of_batch, options.temperature)  # (n,)
                 per_token, metrics = clipped_loss(
                     log_probs, batch.old_log_probs[index], batch.advantages[index], options.clip)

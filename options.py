@@ -149,6 +149,9 @@ def resolve(options, algorithm: str):
                 "checkpointing": "off" if embedded else "on",
                 "precision": "float32" if embedded else usual_precision(),
                 "critic_lr": 1e-3 if embedded else 1e-5,
+                # Two updates a batch leave tiny/'s critic at an explained variance of 0. A real
+                # model's begins with more, and each costs as much as an update of the policy.
+                "critic_epochs": 8 if embedded else 2,
                 # A state and an answer that hold sixteen answers each need 160.
                 "max_new_tokens": (160 if agent == "mem1" else 48) if embedded else 512}
     given = {name: value for name, value in vars(options).items() if value is not None}

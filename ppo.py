@@ -5,8 +5,8 @@
         2. reward   1 if the final answer is an exact match,     agent.rollout
                     less beta * KL at every token                token_rewards
         3. compare  each token with what the critic expected     gae
-        4. push     up what did better than expected             clipped_loss
-                    and the critic towards what happened         clipped_value_loss
+        4. push     the critic towards what happened             clipped_value_loss
+                    and up what did better than expected         clipped_loss
         5. log      and, now and then, look at unseen questions
 
 The lesson is in the difference to grpo.py: there the mean of a group is the baseline of all its
@@ -59,7 +59,7 @@ from options import SamplingOptions, option, parse_options
 from policy import Policy
 from run import (Run, describe, evaluate_before, evaluate_test, finish, launch, load_or_stop,
                  prepare, validate)
-from trees import Episode, Row, Step, micro_batches, trees_of
+from trees import Episode, Row, Step, micro_batches, token_numbers, trees_of
 
 # ---- The algorithm: pure functions ---------------------------------------------------------------
 
@@ -180,8 +180,7 @@ class Critic(torch.nn.Module):
         found = torch.zeros(sum(len(step.response_ids) for tree in trees for step in tree),
                             device=self.trunk.device)
         for rows in micro_batches(self.trunk.rows(trees), self.trunk.micro_batch_tokens):
-            index = torch.tensor([i for row in rows for i in row.token_index], device=found.device)
-            found[index] = self(rows)
+            found[token_numbers(rows, found.device)] = self(rows)
         return found
 
 
@@ -199,6 +198,8 @@ class PPOOptions(SamplingOptions):
     critic: str = option("own", "own: a trunk of its own; shared: a head on the policy's states",
                          "own", "shared")
     critic_lr: float | None = option(None, "the critic's learning rate, 1e-5 (3B) to 1e-3 (tiny/)")
+    critic_epochs: int | None = option(None, "updates of the critic from each batch, 1 to 16; "
+                                             "default: 8 with tiny/, else 2")
     value_clip: float = option(0.5, "clip of the value loss, 0.2 to 0.5; 0 is off")
     bootstrap: str = option("off", "off: an episode cut at the length limit is over, and failed; "
                                    "on: what the critic expects behind the cut counts", "on", "off")
@@ -286,31 +287,40 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
         # Metrics, averaged over tokens; `skipped` is 1 if an update was.
         sums = Counter(kl=0.0, entropy=0.0, value_loss=0.0, ratio_error=0.0, clip_fraction=0.0,
                        skipped=0)
+        # The critic first: a shared one has to read the states that its old values came from.
+        for epoch in range(options.critic_epochs):
+            optimizer.zero_grad()
+            for rows_of_batch in in_step(micro_batches(rows_of_step, policy.micro_batch_tokens)):
+                index = token_numbers(rows_of_batch, device)  # (n,)
+                per_token = clipped_value_loss(critic(rows_of_batch), batch.old_values[index],
+                                               batch.returns[index], options.value_clip)  # (n,)
+                (per_token.sum() / n).backward()
+                if epoch == 0:
+                    sums["value_loss"] += per_token.sum().item() / n
+            norm = clip_gradients(critic.parameters(), options.max_grad_norm)
+            if not math.isfinite(norm):  # as after such a loss: leave the weights as they are
+                sums["skipped"] = 1
+                break
+            optimizer.step()
         for epoch in range(options.epochs):
             optimizer.zero_grad()
             for rows_of_batch in in_step(micro_batches(rows_of_step, policy.micro_batch_tokens)):
-                index = torch.tensor([i for row in rows_of_batch for i in row.token_index],
-                                     dtype=torch.long, device=device)  # (n,)
+                index = token_numbers(rows_of_batch, device)  # (n,)
                 log_probs, entropies = policy.score(rows_of_batch, options.temperature)  # (n,)
                 per_token, metrics = clipped_loss(
                     log_probs, batch.old_log_probs[index], advantages[index], options.clip)
-                value_loss = clipped_value_loss(critic(rows_of_batch), batch.old_values[index],
-                                                batch.returns[index], options.value_clip)  # (n,)
-                # The mean over the tokens of the whole batch, however it is cut up. No weight
-                # between the two losses: no parameter is in both.
-                ((per_token + value_loss).sum() / n).backward()
+                # The mean over the tokens of the whole batch, however it is cut up.
+                (per_token.sum() / n).backward()
                 if epoch == 0:
                     log_ratio = (batch.ref_log_probs[index] - log_probs).detach()
                     sums["kl"] += (log_ratio.exp() - 1 - log_ratio).sum().item() / n
                     sums["entropy"] += entropies.sum().item() / n
-                    sums["value_loss"] += value_loss.sum().item() / n
                     worst = max(metrics["ratio_error"].tolist(), default=0.0)
                     sums["ratio_error"] = max(sums["ratio_error"], worst)
                 if epoch == options.epochs - 1:
                     sums["clip_fraction"] += metrics["clip_fraction"].sum().item() / n
             norm = clip_gradients(policy.model.parameters(), options.max_grad_norm)
-            critic_norm = clip_gradients(critic.parameters(), options.max_grad_norm)
-            if not math.isfinite(norm + critic_norm):  # as after such a loss: leave the weights
+            if not math.isfinite(norm):
                 sums["skipped"] = 1
                 break
             optimizer.step()

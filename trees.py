@@ -181,6 +181,12 @@ def micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
         yield batch
 
 
+def token_numbers(rows: Sequence[Row], device: torch.device) -> Tensor:
+    """Which of the batch's N response tokens a micro-batch scores: (n,), its rows' `token_index`."""
+    return torch.tensor([i for row in rows for i in row.token_index],
+                        dtype=torch.long, device=device)
+
+
 def pad_right(sequences: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:
     """(B, T) from lists of different lengths."""
     width = max(map(len, sequences))

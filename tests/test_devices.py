@@ -109,11 +109,23 @@ CASES: dict[str, dict] = {
 
 
 class KeptCritic(ppo.Critic):
-    """The last critic that a training made."""
+    """The last critic that a training made, and the gradient of its last update, whole."""
+
+    gradient: list[torch.Tensor] = []
 
     def __init__(self, *given):
         super().__init__(*given)
         KeptCritic.last = self
+
+
+def keep_and_clip(parameters, max_norm: float) -> float:
+    """What ppo.py clips: first the critic's gradient, which the policy's updates then clear."""
+    parameters = list(parameters)
+    norm = devices.clip_gradients(parameters, max_norm)
+    if {id(p) for p in parameters} == {id(p) for p in KeptCritic.last.parameters()}:
+        KeptCritic.gradient = [devices.whole(p.grad).clone() for p in parameters
+                               if p.grad is not None]
+    return norm
 
 
 def small_policy(seed: int = 0) -> Policy:
@@ -129,6 +141,7 @@ def trained(folder: Path, agent, n_tasks: int, tasks=None, kind=GRPOOptions, fre
     if freeze:
         freeze(policy.model)
     ppo.load_or_stop, ppo.Critic = lambda *given: small_policy(seed=2), KeptCritic
+    ppo.clip_gradients = keep_and_clip
     if devices.world_size() == 1:
         options.pop("shard", None)
     torch.set_num_threads(1)
@@ -148,10 +161,8 @@ def gradient(folder: Path, case: dict) -> tuple[list[torch.Tensor], list[torch.T
         episode.reward = 0.5  # a group without signal
     policy, rows = trained(folder, ByTask(groups), 3, group_size=4, kl=0.1, lr=1e-12,
                            **({"critic_lr": 1e-12} if "kind" in case else {}), epochs=2, **case)
-    critic = KeptCritic.last.parameters() if "kind" in case else []
-    found = [[devices.whole(p.grad) for p in parameters if p.grad is not None]
-             for parameters in (policy.model.parameters(), critic)]
-    return *found, rows[0]
+    found = [devices.whole(p.grad) for p in policy.model.parameters() if p.grad is not None]
+    return found, KeptCritic.gradient if "kind" in case else [], rows[0]
 
 
 def both(folder: Path) -> None:
@@ -178,9 +189,10 @@ def found(ranks) -> dict[str, tuple]:
 @pytest.fixture
 def alone():
     """`trained` changes what ppo.py makes its critic of."""
-    kept, n_threads = (ppo.load_or_stop, ppo.Critic), torch.get_num_threads()
+    kept = ppo.load_or_stop, ppo.Critic, ppo.clip_gradients
+    n_threads = torch.get_num_threads()
     yield
-    ppo.load_or_stop, ppo.Critic = kept
+    ppo.load_or_stop, ppo.Critic, ppo.clip_gradients = kept
     torch.set_num_threads(n_threads)
 
 
@@ -192,6 +204,7 @@ def test_two_ranks_have_the_gradient_of_one(name, found, alone, tmp_path):
         f"{name}: the gradient of two ranks is off by {off:.1e} of its size from that of one on "
         "the union. Divided by the tokens (or episodes) of one rank? Averaged, not summed, over "
         "ranks? Advantages whitened on one rank? A micro-batch left out?")
+    assert bool(critic) == ("kind" in CASES[name]), f"{name}: the critic was not trained"
     if critic:
         assert distance(found[name][1], critic) < 1e-5, f"{name}: the critic's gradient"
     for column, value in row.items():

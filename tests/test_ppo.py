@@ -269,7 +269,8 @@ def test_what_is_read_between_two_steps_discounts_nothing(tiny_policy, tmp_path)
 def test_a_step_has_the_gradient_of_the_definition(tiny_policy, tmp_path, monkeypatch):
     groups, reference = random_episodes(tiny_policy(), seed=5), tiny_policy(seed=1)
     monkeypatch.setattr(ppo, "load_or_stop", lambda *_: tiny_policy(seed=2))
-    options = {"kind": PPOOptions, "group_size": 4, "kl": 0.1, "lr": 1e-12, "critic_lr": 1e-12}
+    options = {"kind": PPOOptions, "group_size": 4, "kl": 0.1, "lr": 1e-12, "critic_lr": 1e-12,
+               "critic_epochs": 3}
     policy = tiny_policy()
     run = make_run(policy, reference, CannedAgent(groups), 3, tmp_path / "run", **options)
     batch = collect(run, Critic(tiny_policy(seed=2), False), range(3), torch.Generator())
@@ -309,6 +310,30 @@ def test_real_steps_make_good_responses_likelier(tiny_policy, tmp_path, monkeypa
     assert all(row["ratio_error"] < 1e-4 for row in rows), "sampling and scoring differ"
     assert rows[0]["explained_variance"] == pytest.approx(0, abs=0.05), "V is 0 before training"
     assert rows[-1]["value_loss"] < 0.7 * rows[0]["value_loss"], "the critic learned nothing"
+
+
+@pytest.mark.parametrize("kind", ["own", "shared"])
+def test_the_critics_epochs_train_the_critic_alone(tiny_policy, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(ppo, "load_or_stop", lambda *_: tiny_policy(seed=2))
+    groups = random_episodes(tiny_policy(), seed=5)
+
+    def trained(critic_epochs: int, critic_lr: float) -> tuple[Policy, list[dict]]:
+        policy = tiny_policy()
+        run = make_run(policy, tiny_policy(seed=1), CannedAgent(groups), 3, tmp_path / "run",
+                       kind=PPOOptions, group_size=4, steps=3, critic=kind, kl=0.0,
+                       critic_lr=critic_lr, critic_epochs=critic_epochs)
+        return policy, train(run)[0]
+
+    # A critic that stands still: whatever moves the policy is its own updates.
+    (once, _), (often, _) = trained(1, 1e-12), trained(6, 1e-12)
+    assert all(torch.equal(a, b) for a, b in zip(once.model.parameters(),
+                                                 often.model.parameters())), (
+        "--critic-epochs changes the policy: do the critic's optimizer steps carry a gradient of "
+        "the policy that was not cleared?")
+    once, often = (trained(n, 1e-2)[1][-1]["value_loss"] for n in (1, 6))
+    assert often < 0.9 * once, (
+        f"value loss {often:.3f} with six updates a batch, {once:.3f} with one: --critic-epochs "
+        "does nothing")
 
 
 def test_a_group_of_one_learns_too(tiny_policy, tmp_path, monkeypatch):
