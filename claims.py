@@ -106,11 +106,11 @@ class Line:
 
 
 def training(algorithm: str, agent: str, seed: int, label: str = "", *options: str) -> Job:
-    """Train one agent. Beside the defaults its own evaluation is kept short: what is compared is
-    scored over whole dialogues, later."""
+    """Train one agent. Its own evaluation is kept short: what is compared is scored over whole
+    dialogues, later."""
     name = "-".join(filter(None, (algorithm, agent, label, str(seed))))
     return Job(name, (f"{algorithm}.py", "--agent", agent, "--seed", str(seed), *options,
-                      *(("--limit", "19") if options else ())))
+                      "--limit", "19"))
 
 
 def scoring(manager: Job | None, answerer: Job | None, *options: str) -> Job:

@@ -136,7 +136,8 @@ def resolve(options, algorithm: str):
     embedded = Path(model).resolve() in (EMBEDDED_MODEL.resolve(), EMBEDDED_MEM1.resolve())
     # Two minutes of the embedded model. Larger batches of a manager's short decisions average out
     # more of what is true of single questions only.
-    steps, questions = {"answer": (36, 24), "mem1": (40, 8)}.get(agent, (20, 76))
+    steps, questions, critic_epochs = {"answer": (36, 24, 4), "mem1": (40, 8, 4)}.get(
+        agent, (20, 76, 8))
     shop = agent == "mem1" and getattr(options, "env", "search") != "search"  # needs no dialogues
     lora = getattr(options, "lora", None)
     if lora is None:
@@ -149,9 +150,9 @@ def resolve(options, algorithm: str):
                 "checkpointing": "off" if embedded else "on",
                 "precision": "float32" if embedded else usual_precision(),
                 "critic_lr": 1e-3 if embedded else 1e-5,
-                # Two updates a batch leave tiny/'s critic at an explained variance of 0. A real
-                # model's begins with more, and each costs as much as an update of the policy.
-                "critic_epochs": 8 if embedded else 2,
+                # A real model's critic begins with better features, and an update of it costs as
+                # much as one of the policy.
+                "critic_epochs": critic_epochs if embedded else 2,
                 # A state and an answer that hold sixteen answers each need 160.
                 "max_new_tokens": (160 if agent == "mem1" else 48) if embedded else 512}
     given = {name: value for name, value in vars(options).items() if value is not None}

@@ -21,15 +21,18 @@ Where this differs from the papers
    of the next. MEM1's code also runs it over what the environment wrote, and with lambda < 1 each
    such token discounts the reward once more.
 3. The old log-probs are those the sampler computed, as in grpo.py.
+4. The critic is updated before the policy and more often, `--critic-epochs`: after two updates a
+   batch the embedded model's explained nothing (explained variance 0), and with lambda < 1 and
+   nothing expected, the first tokens of a response, which choose the operation, earn least.
 
 What the critic costs, in bytes a weight of the policy (float32, Adam): `--critic own`, a trunk of
 its own as in both papers, 16 more (weights, gradient, two moments) beside the policy's 16 and the
-reference's 4, and a second forward and backward. With `--lora` it is a second set of adapters on
-the same frozen weights, 1 percent of them: 0.45 GiB for a 3B model at rank 16, and the time.
-`--critic shared`, a head on the policy's own hidden states, none of that and one forward more; it
-cannot shape the features that it reads, since no gradient passes from it into the policy. With a
-model as small as tiny/ activations are most of the memory: `python ppo.py --steps 2 --limit 20`
-peaked at 1.99 GB, with `--critic shared` at 1.60 GB.
+reference's 4, and a forward and backward pass an update. With `--lora` it is a second set of
+adapters on the same frozen weights, 1 percent of them: 0.45 GiB for a 3B model at rank 16, and the
+time. `--critic shared`, a head on the policy's own hidden states, none of that and a forward pass
+an update; it cannot shape the features that it reads, since no gradient passes from it into the
+policy. With a model as small as tiny/ activations are most of the memory: `python ppo.py --steps 2
+--limit 20` peaked at 1.99 GB, with `--critic shared` at 1.60 GB.
 
     python ppo.py                  the Memory Manager, some three minutes on two cores
     python ppo.py --agent answer   the Answer Agent, some four minutes
@@ -199,7 +202,7 @@ class PPOOptions(SamplingOptions):
                          "own", "shared")
     critic_lr: float | None = option(None, "the critic's learning rate, 1e-5 (3B) to 1e-3 (tiny/)")
     critic_epochs: int | None = option(None, "updates of the critic from each batch, 1 to 16; "
-                                             "default: 8 with tiny/, else 2")
+                                             "default: 8 (answer, mem1: 4) with tiny/, else 2")
     value_clip: float = option(0.5, "clip of the value loss, 0.2 to 0.5; 0 is off")
     bootstrap: str = option("off", "off: an episode cut at the length limit is over, and failed; "
                                    "on: what the critic expects behind the cut counts", "on", "off")
