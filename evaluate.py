@@ -46,7 +46,7 @@ from data import (DataError, Dialogue, OpenQuestion, Turn, category_name, is_loc
 from devices import stop
 from embedders import hashed_words
 from judge import Judge, JudgeError, Server, from_policy
-from mem1 import HARNESSES, by_objectives
+from mem1 import HARNESSES, TASKS, by_objectives
 from memory_bank import MemoryBank
 from memr1 import AnswerTask, answer_all, candidates, greedy, observe_all, turn_facts
 from metrics import bleu1, f1, squad_exact_match, summarise
@@ -261,7 +261,7 @@ def evaluate_mem1(options: EvaluateOptions, dialogues: Sequence[Dialogue]) -> di
     folder = open_folder(options.out, "summary.json")
     policy, count = load_or_stop(options.model), options.objectives
     scores = {harness: by_objectives(policy, harness, dialogues, hashed_words(),
-                                     options.max_new_tokens, options.limit or 27, (count,))
+                                     options.max_new_tokens, options.limit or TASKS, (count,))
               for harness in HARNESSES}
     if not scores["mem1"]:
         stop(f"{options.data}: no dialogue has {count} questions; lower --objectives")

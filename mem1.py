@@ -218,11 +218,12 @@ class Mem1Agent:
 # ---- How it compares over more and more questions ------------------------------------------------
 
 OBJECTIVES = (1, 2, 4, 8, 16)
+TASKS = 27  # of each number of questions
 
 
 def by_objectives(policy: Policy, harness: str,
                   sources: Sequence[Dialogue] | Sequence[OpenQuestion], embed: Embedder,
-                  max_new_tokens: int = 160, limit: int = 27,
+                  max_new_tokens: int = 160, limit: int = TASKS,
                   counts: Sequence[int] = OBJECTIVES) -> dict[str, dict[str, float]]:
     """Greedy scores by the number of questions in a task, over at most `limit` tasks of each.
 

@@ -76,7 +76,8 @@ class Options:
     harness: str = option("mem1", "mem1: what stays in context: the last state (mem1), every turn "
                                   "(full_context), the last tokens (truncation)",
                           *HARNESSES)
-    limit: int | None = option(None, "use only so many held-out questions, 20 to 100: a quick look")
+    limit: int | None = option(None, "only so many questions to validate and to test, 20 to 100: a "
+                                     "quick look")
     seed: int = option(0, "of the sampling and the order of the questions")
     out: str | None = option(None, "run folder; default: runs/ALGORITHM-AGENT")
     save_every: int = option(0, "write resume.pt every so many steps, 5 to 50; 0: at Ctrl-C only")
@@ -136,8 +137,7 @@ def resolve(options, algorithm: str):
     embedded = Path(model).resolve() in (EMBEDDED_MODEL.resolve(), EMBEDDED_MEM1.resolve())
     # Two minutes of the embedded model. Larger batches of a manager's short decisions average out
     # more of what is true of single questions only.
-    steps, questions, critic_epochs = {"answer": (36, 24, 4), "mem1": (40, 8, 4)}.get(
-        agent, (20, 76, 8))
+    steps, questions = {"answer": (36, 24), "mem1": (40, 8)}.get(agent, (20, 76))
     shop = agent == "mem1" and getattr(options, "env", "search") != "search"  # needs no dialogues
     lora = getattr(options, "lora", None)
     if lora is None:
@@ -152,7 +152,7 @@ def resolve(options, algorithm: str):
                 "critic_lr": 1e-3 if embedded else 1e-5,
                 # A real model's critic begins with better features, and an update of it costs as
                 # much as one of the policy.
-                "critic_epochs": critic_epochs if embedded else 2,
+                "critic_epochs": 4 if embedded else 2,
                 # A state and an answer that hold sixteen answers each need 160.
                 "max_new_tokens": (160 if agent == "mem1" else 48) if embedded else 512}
     given = {name: value for name, value in vars(options).items() if value is not None}

@@ -202,7 +202,7 @@ class PPOOptions(SamplingOptions):
                          "own", "shared")
     critic_lr: float | None = option(None, "the critic's learning rate, 1e-5 (3B) to 1e-3 (tiny/)")
     critic_epochs: int | None = option(None, "updates of the critic from each batch, 1 to 16; "
-                                             "default: 8 (answer, mem1: 4) with tiny/, else 2")
+                                             "default: 4 with tiny/, else 2")
     value_clip: float = option(0.5, "clip of the value loss, 0.2 to 0.5; 0 is off")
     bootstrap: str = option("off", "off: an episode cut at the length limit is over, and failed; "
                                    "on: what the critic expects behind the cut counts", "on", "off")

@@ -37,7 +37,7 @@ from environments import (WEBSHOP_TEST, Search, SearchTask, Store, WebShop, WebS
                           search_tasks)
 from memr1 import (AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, answer_all, answer_tasks,
                    build_banks, manager_tasks)
-from mem1 import HARNESSES, Mem1Agent, by_objectives
+from mem1 import HARNESSES, TASKS, Mem1Agent, by_objectives
 from metrics import f1, squad_exact_match, summarise
 from options import Options, resolve
 from policy import Policy, PolicyError, load_policy
@@ -267,7 +267,7 @@ def prepare(options: Options, algorithm: str) -> Run:
         devices.shard(policy)
         if reference.model is not policy.model:
             devices.shard(reference)
-    return Run(options, algorithm, policy, reference, agent, train, validation,
+    return Run(options, algorithm, policy, reference, agent, train, validation[: options.limit],
                test[: options.limit], splits[2], embed, folder, identity=this_run, saved=saved,
                before=scores_before(saved), trackers=trackers)
 
@@ -426,7 +426,8 @@ def compare_harnesses(run: Run, train: Callable[[Run], Any]) -> dict[str, dict[s
             save(policy, other.folder / "checkpoint")
         with devices.gathered(policy.model):  # all devices do the same: what is timed here is one
             found[harness] = by_objectives(policy, harness, run.test_dialogues, run.embed,
-                                           run.options.max_new_tokens)
+                                           run.options.max_new_tokens,
+                                           limit=min(run.options.limit or TASKS, TASKS))
         if harness != run.options.harness and devices.is_main():
             save_card(other, objectives_table({n: {harness: s} for n, s in found[harness].items()}))
     counts = next(iter(found.values()))
