@@ -136,10 +136,13 @@ def all_of(values: Tensor) -> Tensor:
     return values if world_size() == 1 else torch.cat(gather([values.cpu()])).to(values.device)
 
 
-def add_up(sums: Counter, largest: str = "ratio_error") -> Counter:
-    """A step's metrics over all ranks: sums, but of `largest` the largest."""
+def add_up(sums: Counter, largest: Sequence[str] = ("ratio_error", "skipped")) -> Counter:
+    """A step's metrics over all ranks: sums, but of `largest` the largest.
+
+    An update is left out by all ranks or by none, and counts once.
+    """
     ranks = gather([sums])
-    return Counter({name: (max if name == largest else sum)(one[name] for one in ranks)
+    return Counter({name: (max if name in largest else sum)(one[name] for one in ranks)
                     for name in sums})
 
 

@@ -26,8 +26,8 @@ Where this differs from the paper
     python grpo.py --agent mem1 --env shop              MEM1 in the web shop
     python grpo.py --model Qwen/Qwen2.5-3B-Instruct     the same on LoCoMo, with a GPU
     torchrun --nproc-per-node 4 grpo.py                 the same on four GPUs (devices.py)
-    python grpo.py --save-every 5                       what was interrupted (checkpoints.py)
-    python grpo.py --resume                             goes on, bit for bit
+    python grpo.py --save-every 5                       writes resume.pt (checkpoints.py)
+    python grpo.py --resume                             goes on from it, bit for bit
 
 It ends with "grpo manager: held-out exact match A -> B in S s, M GiB; run folder ...".
 """
@@ -75,8 +75,8 @@ def group_advantages(rewards: Tensor, normalise: bool = True) -> Tensor:
         # Divides by the spread: questions answered right once in eight push harder than those
         # answered right four times. Dr. GRPO (arXiv 2503.20783) calls it a bias and leaves it out.
         advantages = advantages / (rewards.std(dim=1, keepdim=True) + 1e-4)
-    spread = rewards.amax(dim=1, keepdim=True) - rewards.amin(dim=1, keepdim=True)  # (P, 1)
-    return torch.where(spread < 1e-4, 0.0, advantages)
+    width = rewards.amax(dim=1, keepdim=True) - rewards.amin(dim=1, keepdim=True)  # (P, 1)
+    return torch.where(width < 1e-4, 0.0, advantages)
 
 
 # Problem 5

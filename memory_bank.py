@@ -176,9 +176,8 @@ class MemoryBank:
             batch = np.vecdot(vectors[:, None], asked[start : start + TOGETHER])  # (n, q)
             for scores in batch[chosen].T:
                 best = _top(scores, ids, k)
-                found = [(self._memories[memory_id], score)
-                         for memory_id, score in zip(ids[best].tolist(), scores[best].tolist())]
-                results.append(found if with_scores else [memory for memory, _ in found])
+                found = [self._memories[memory_id] for memory_id in ids[best].tolist()]
+                results.append(list(zip(found, scores[best].tolist())) if with_scores else found)
         results = results or [[] for _ in queries]  # nothing to search
         return results[0] if isinstance(query, str) else results
 

@@ -15,14 +15,14 @@ Memory-R1 (arXiv 2508.19828, Eq. 2) and MEM1 (arXiv 2506.15841) train so, after 
 (arXiv 1707.06347; GAE: arXiv 1506.02438, Eq. 16).
 
 Where this differs from the papers
-1. The KL is k1 in the reward, as in InstructGPT. MEM1's code clamps each token's at 0, so
-   that its mean is more than the KL: what is noise in both directions here only costs there.
+1. The KL is k1 in the reward, as in InstructGPT. MEM1's code clamps each token's at 0, so that its
+   mean is more than the KL: noise that pays here as often as it costs can only cost there.
 2. GAE runs over response tokens only, from the end of one step of an episode straight to the start
    of the next. MEM1's code also runs it over what the environment wrote, and with lambda < 1 each
    such token discounts the reward once more.
 3. The old log-probs are those the sampler computed, as in grpo.py.
-4. The critic is updated before the policy and more often, `--critic-epochs`: after two updates a
-   batch the embedded model's explained nothing (explained variance 0), and with lambda < 1 and
+4. The critic is updated before the policy and, with tiny/, more often (`--critic-epochs`): with two
+   updates a batch its critic explained nothing (explained variance 0), and with lambda < 1 and
    nothing expected, the first tokens of a response, which choose the operation, earn least.
 
 What the critic costs, in bytes a weight of the policy (float32, Adam): `--critic own`, a trunk of
@@ -105,7 +105,7 @@ def gae(rewards: Tensor, values: Tensor, lengths: Tensor, last_values: Tensor, g
     for t in range(value.shape[1] - 1, -1, -1):
         surprise = reward[:, t] + gamma * expected - value[:, t]
         advantages[:, t] = surprise + gamma * lam * following
-        # Behind the end of a shorter episode nothing has happened yet.
+        # Padding behind a shorter episode: it still begins with nothing and its last value.
         inside = mask[:, t] > 0
         following = torch.where(inside, advantages[:, t], following)
         expected = torch.where(inside, value[:, t], expected)
@@ -200,7 +200,8 @@ class PPOOptions(SamplingOptions):
     lam: float = option(0.95, "GAE's lambda: 1 trusts rewards alone, 0 the critic alone; 0.9 to 1")
     critic: str = option("own", "own: a trunk of its own; shared: a head on the policy's states",
                          "own", "shared")
-    critic_lr: float | None = option(None, "the critic's learning rate, 1e-5 (3B) to 1e-3 (tiny/)")
+    critic_lr: float | None = option(None, "the critic's learning rate; default: 1e-5, or 1e-3 "
+                                          "with tiny/")
     critic_epochs: int | None = option(None, "updates of the critic from each batch, 1 to 16; "
                                              "default: 4 with tiny/, else 2")
     value_clip: float = option(0.5, "clip of the value loss, 0.2 to 0.5; 0 is off")
@@ -225,7 +226,8 @@ def values_behind(critic: Critic, episodes: Sequence[Episode]) -> Tensor:
     """(E,) what the critic expects behind an episode that was cut; 0 where it ended by itself."""
     found = torch.zeros(len(episodes), device=critic.trunk.device)
     cut = [i for i, e in enumerate(episodes) if e.steps and not e.steps[-1].finished]
-    # The last token was never read. As part of a prompt it is; what would follow does not matter.
+    # No value stands behind a response's last token. With the response in the prompt, the value
+    # before one more token, whichever, is that.
     asked = [[Step(e.steps[-1].prompt_ids + e.steps[-1].response_ids, [0], False)]
              for e in (episodes[i] for i in cut)]
     if cut:
@@ -348,8 +350,8 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:
     """How much of the returns' variance the critic foresaw: 1 all, 0 no more than their mean."""
-    spread = returns.var(correction=0)
-    return (1 - (returns - values).var(correction=0) / spread).item() if spread > 1e-8 else 0.0
+    variance = returns.var(correction=0)
+    return (1 - (returns - values).var(correction=0) / variance).item() if variance > 1e-8 else 0.0
 
 
 def main(argv: Sequence[str] | None = None) -> dict:

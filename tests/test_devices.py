@@ -169,6 +169,8 @@ def both(folder: Path) -> None:
     """What the ranks do for the tests of gradients, and for those of whole steps below."""
     found = {name: gradient(folder / "ranks", case) for name, case in CASES.items()}
     found["steps"] = whole_steps(folder)
+    found["sums"] = devices.add_up(
+        Counter(kl=0.5, skipped=1, ratio_error=float(devices.rank())))
     if devices.is_main():
         torch.save(found, folder / "found.pt")
 
@@ -213,6 +215,12 @@ def test_two_ranks_have_the_gradient_of_one(name, found, alone, tmp_path):
                 f"{name}: {column} is not that of the episodes of all ranks")
     assert found[name][2]["ratio_error"] == pytest.approx(row["ratio_error"], rel=1e-3), (
         "the largest of all ranks, not a sum")
+
+
+def test_an_update_that_all_ranks_left_out_counts_once(found):
+    assert found["sums"] == {"kl": 1.0, "skipped": 1, "ratio_error": 1.0}, (
+        "three skipped steps in a row end a run: added up over two ranks one would count as two, "
+        "and three never be found")
 
 
 # ---- Whole steps ---------------------------------------------------------------------------------
