@@ -5,7 +5,8 @@
               metrics.csv    one line a training step
               samples.jsonl  the episodes of every tenth step, as text
               cases.jsonl    the same dozen held-out cases at every validation, as text
-              dialogue.json  a manager's: one held-out dialogue, read before and after training
+              dialogue.json  a manager's: one held-out dialogue, read before and after training;
+                             not with --limit
               curve.png      training reward and validation score over the steps
               checkpoint/    the trained policy, an ordinary Hugging Face folder
               summary.json   held-out scores before and after, time, memory
@@ -473,7 +474,7 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
     """
     options = run.options
     save(run.policy, run.folder / "checkpoint")
-    if options.agent == "manager":
+    if options.agent == "manager" and not options.limit:
         save_dialogue(run)
     compared = {}
     if options.agent == "mem1" and options.env == "search" and options.harness == "mem1":
