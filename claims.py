@@ -3,8 +3,8 @@
     a claim ──> the runs it needs ──> grpo.py, ppo.py, sft.py ──> evaluate.py ──> holds, or does not
 
 Nothing is trained or scored here. A claim names commands of this repository, three seeds of each;
-what is not yet in runs/claims/ is run, two commands at a time, by their own `main` in two workers.
-Then their records are compared on the same questions. `--claims 5` does so for the fifth alone.
+what is not yet in runs/claims/ is run (runner.py). Then their records are compared on the same
+questions. `--claims 5` does so for the fifth claim alone.
 
 A difference *holds* if its 95 % interval (runs and dialogues drawn anew, `intervals.crossed`) lies
 above 0, *does not hold* if it lies below, and is else *not shown*. Two that should be level are so
@@ -27,27 +27,18 @@ run before is not run again: delete its folder, or all of runs/claims/, to begin
 from __future__ import annotations
 
 import csv
-import importlib
 import json
-import multiprocessing
-import os
-import signal
-import traceback
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import (BrokenExecutor, Executor, Future, ProcessPoolExecutor,
-                                ThreadPoolExecutor)
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+import runner
 from devices import stop
 from intervals import crossed
+from runner import Job
 from world import never_told
 
-FOLDER = Path("runs") / "claims"
 SEEDS = (0, 1, 2)
 SIZES = (19, 38, 76, 152, 304)  # training questions
 # Runs are compared only with each other, so less than the usual budget does: half an hour in all.
@@ -57,42 +48,6 @@ LESS_ANSWER = ("--steps", "10")
 LESS_MEM1 = ("--steps", "12", "--lr", "6e-4", "--limit", "10")
 LONG = ("--data", "world-long", "--limit", "171")  # nine dialogues of twice the length
 LEVEL = 0.05  # exact match; what is closer is level
-AT_ONCE = 2  # commands that run side by side, each with its share of the cores
-
-
-@dataclass(frozen=True)
-class Job:
-    """One command of this repository, and the folder it fills."""
-
-    name: str
-    command: tuple[str, ...]
-    needs: tuple[Job, ...] = ()  # whose checkpoints it reads
-
-    @property
-    def folder(self) -> Path:
-        """Where its results are."""
-        return FOLDER / self.name
-
-    @property
-    def checkpoint(self) -> str:
-        """The model it leaves."""
-        return str(self.folder / "checkpoint")
-
-    @property
-    def line(self) -> str:
-        """What one types to run it."""
-        return " ".join(("python", *self.command, "--out", str(self.folder)))
-
-    def receipt(self) -> str:
-        """What its results stand for: the command, and when what it needs was made."""
-        made = [str((job.folder / "summary.json").stat().st_mtime_ns) for job in self.needs]
-        return "\n".join((self.line, *made)) + "\n"
-
-    def done(self) -> bool:
-        """Whether the results in the folder are those of this command."""
-        path = self.folder / "receipt.txt"
-        return (all(job.done() for job in self.needs) and path.exists()
-                and path.read_text() == self.receipt())
 
 
 @dataclass(frozen=True)
@@ -354,88 +309,7 @@ def mem1() -> list[Line]:
                   carried(count)) for count, paper in ((4, "not given"), (8, "+1.16")))]
 
 
-# ---- Running -------------------------------------------------------------------------------------
-
-
-def missing(lines: Iterable[Line]) -> list[Job]:
-    """The jobs that have to be run, none before what it needs.
-
-    Long ones come first, so that no core waits for one at the end: MEM1 trains three models.
-    """
-    wanted: dict[str, Job] = {}
-    for line in lines:
-        for job in line.jobs:
-            wanted.update({needed.name: needed for needed in job.needs})
-            wanted[job.name] = job
-    left = [job for job in wanted.values() if not job.done()]
-    return sorted(left, key=lambda job: (
-        bool(job.needs), "mem1" not in job.name, "ppo" not in job.name, "answer" not in job.name))
-
-
-def prepare_worker() -> None:
-    """In a new worker: an end without a word on Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def run_command(command: Sequence[str], log: Path) -> int:
-    """In a worker: what `python COMMAND` does, its output in `log`; returns the exit code.
-
-    Starting Python and torch anew for each of a hundred commands would take ten minutes.
-    """
-    with log.open("w", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
-        try:
-            importlib.import_module(Path(command[0]).stem).main(command[1:])
-        except SystemExit as ended:  # `devices.stop` has printed why
-            return ended.code
-        except Exception:
-            traceback.print_exc()
-            return 1
-    return 0
-
-
-def run_job(job: Job, workers: Executor) -> None:
-    """Run one command; its output goes to log.txt. Raises ChildProcessError if it fails."""
-    job.folder.mkdir(parents=True, exist_ok=True)
-    log = job.folder / "log.txt"
-    try:
-        code = workers.submit(run_command, (*job.command, "--out", str(job.folder)), log).result()
-    except BrokenExecutor:
-        code = "its process killed"
-    if code:
-        raise ChildProcessError(f"{job.line} ended with {code}; {log} says why")
-    (job.folder / "receipt.txt").write_text(job.receipt())
-
-
-def run_missing(lines: Sequence[Line]) -> None:
-    """Run what is not there yet. Stops the program with one line if a command fails."""
-    # Workers inherit it; torch and numpy read it once, when they are loaded.
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // AT_ONCE))
-    # "spawn" is what every platform has; after a fork torch's threads would be missing.
-    workers = ProcessPoolExecutor(AT_ONCE, multiprocessing.get_context("spawn"), prepare_worker)
-    jobs = missing(lines)
-    begun: dict[str, Future] = {}
-    with (ThreadPoolExecutor(AT_ONCE) as pool,
-          tqdm(total=len(jobs), desc="commands", disable=not jobs, ncols=100) as progress):
-        def run_one(job: Job) -> None:
-            for needed in job.needs:  # it was begun earlier, and may still be running
-                if needed.name in begun:
-                    begun[needed.name].result()
-            progress.write(job.line)
-            run_job(job, workers)
-            progress.update()
-        try:
-            for job in jobs:
-                begun[job.name] = pool.submit(run_one, job)
-            for one in begun.values():
-                one.result()
-        except (ChildProcessError, OSError) as error:
-            pool.shutdown(cancel_futures=True)
-            stop(str(error))
-        except KeyboardInterrupt:  # the workers got it too, and end
-            pool.shutdown(wait=False, cancel_futures=True)
-            stop("interrupted: the same command goes on with what is missing")
-    workers.shutdown()
-
+# ---- The table ------------------------------------------------------------------------------------
 
 VERDICTS = {True: "holds", False: "does not hold", None: "not shown"}
 
@@ -449,15 +323,15 @@ def check(asked: str) -> list[dict[str, str]]:
         if number not in numbers:
             stop(f"--claims {number}: must be all, or some of {','.join(sorted(numbers))}")
     lines = [line for line in lines if str(line.number) in chosen]
-    run_missing(lines)
+    runner.run_missing(job for line in lines for job in line.jobs)
     rows = []
     for line in lines:
         found, holds = line.measure()
         rows.append({"claim": f"{line.number}. {line.claim}", "paper": line.paper, "here": found,
                      "verdict": VERDICTS[holds], "command": f"python evaluate.py --claims "
                                                             f"{line.number}"})
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / ("claims.csv" if asked == "all" else f"claims-{'-'.join(chosen)}.csv")
+    runner.FOLDER.mkdir(parents=True, exist_ok=True)
+    path = runner.FOLDER / ("claims.csv" if asked == "all" else f"claims-{'-'.join(chosen)}.csv")
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()

@@ -1,4 +1,4 @@
-"""Tests of claims.py: what is run, what is reused, what holds. Nothing is trained here.
+"""Tests of claims.py and runner.py: what is run, what is reused, what holds. Nothing is trained here.
 
     python -m pytest tests/test_claims.py        (a few seconds)
 """
@@ -21,9 +21,11 @@ import evaluate
 import grpo
 from options import parse_options
 import ppo
+import runner
 import sft
-from claims import (SEEDS, Job, above_zero, answers, by_seed, check, interval, level, missing,
-                    scoring, training)
+from claims import (SEEDS, above_zero, answers, by_seed, check, interval, level, scoring,
+                    training)
+from runner import Job, missing
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = {"grpo.py": grpo.GRPOOptions, "ppo.py": ppo.PPOOptions, "sft.py": sft.SFTOptions,
@@ -32,7 +34,7 @@ OPTIONS = {"grpo.py": grpo.GRPOOptions, "ppo.py": ppo.PPOOptions, "sft.py": sft.
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "FOLDER", tmp_path)
+    monkeypatch.setattr(runner, "FOLDER", tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # `run_missing` sets it: restored behind each test
     return tmp_path
 
@@ -51,6 +53,10 @@ def every_line() -> list[claims.Line]:
     return [*claims.memory_r1(), *claims.mem1()]
 
 
+def every_job() -> list[Job]:
+    return [job for line in every_line() for job in line.jobs]
+
+
 def test_nine_claims_whose_commands_exist():
     lines = every_line()
     assert {line.number for line in lines} == set(range(1, 10)), "a claim of the papers is missing"
@@ -65,9 +71,9 @@ def test_nine_claims_whose_commands_exist():
 
 
 def test_trainings_come_before_what_reads_them_and_nothing_twice():
-    names = [job.name for job in missing(every_line())]
+    names = [job.name for job in missing(every_job())]
     assert len(names) == len(set(names)), "a command would be run twice"
-    for place, job in enumerate(missing(every_line())):
+    for place, job in enumerate(missing(every_job())):
         assert {needed.name for needed in job.needs} <= set(names[:place]), (
             f"{job.name} is begun before what it reads, and would wait for ever")
 
@@ -144,7 +150,7 @@ def test_the_table_of_some_claims(folder, monkeypatch, capsys):
         better = float("direct" not in job.name)
         finished(job, [(f"d{d}", f"q{q}", better, "x") for d in range(3) for q in range(2)])
 
-    monkeypatch.setattr(claims, "run_job", pretend)
+    monkeypatch.setattr(runner, "run_job", pretend)
     [row] = check("3")
     assert row["verdict"] == "holds" and row["here"] == "+1.000 (+1.000 to +1.000)"
     assert row["command"] == "python evaluate.py --claims 3"
@@ -186,13 +192,13 @@ def test_a_command_is_done_only_if_it_ended_well(folder, monkeypatch, capsys):
 
     monkeypatch.setattr(evaluate, "main", main)
     fine = Job("fine", ("evaluate.py", "--data", "fine"))
-    claims.run_job(fine, Here())
+    runner.run_job(fine, Here())
     assert fine.done() and (fine.folder / "log.txt").read_text() == "a word\n"
     assert given == [["--data", "fine", "--out", str(fine.folder)]]
     for name, code in (("refuses", 2), ("breaks", 1)):
         job = Job(name, ("evaluate.py", "--data", name))
         with pytest.raises(ChildProcessError, match=f"ended with {code}; .*log.txt"):
-            claims.run_job(job, Here())
+            runner.run_job(job, Here())
         assert not job.done(), "what failed counts as done"
     assert "ZeroDivisionError" in (job.folder / "log.txt").read_text()
     assert capsys.readouterr().out == ""
@@ -205,11 +211,11 @@ def test_a_worker_does_what_the_command_does(folder, tmp_path):
     first, other, again = (Job(name, ("grpo.py", "--agent", agent, *options)) for name, agent in (
         ("first", "manager"), ("other", "answer"), ("again", "manager")))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, claims.prepare_worker) as workers:
+    with ProcessPoolExecutor(1, context, runner.prepare_worker) as workers:
         for job in (first, other, again):
-            claims.run_job(job, workers)
+            runner.run_job(job, workers)
         with pytest.raises(ChildProcessError, match="ended with 2"):
-            claims.run_job(Job("bad", ("grpo.py", "--group-size", "1")), workers)
+            runner.run_job(Job("bad", ("grpo.py", "--group-size", "1")), workers)
     alone = tmp_path / "alone"
     subprocess.run([sys.executable, ROOT / "grpo.py", *first.command[1:], "--out", alone],
                    check=True, capture_output=True)

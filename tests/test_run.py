@@ -26,11 +26,12 @@ from pathlib import Path
 
 import pytest
 
+from grpo import GRPOOptions
 from options import EMBEDDED_MODEL, Options, option, parse_options, resolve
 import run
 from embedders import hashed_words
 from trees import Episode
-from run import Run, load_data
+from run import Run, load_data, prepare
 from show import draw_curve, draw_objectives, objectives_table, table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -282,6 +283,16 @@ def test_curve_and_table(tmp_path):
     text = table(before, after)
     assert "1 multi-hop" in text and "2 temporal" in text, "question types without their names"
     assert re.search(r"all, exact match +4 +0\.250 +0\.750", text), text
+
+
+def test_a_limit_is_for_validation_and_test_alone(tmp_path, model_folder):
+    counts = []
+    for options in ({}, {"limit": 5}):
+        found = prepare(GRPOOptions(model=str(model_folder), data="world", agent="answer", steps=1,
+                                    out=str(tmp_path / str(len(counts))), **options), "grpo")
+        counts.append([len(tasks) for tasks in (found.train, found.validation, found.test)])
+    assert counts == [[152, 81, 513], [152, 5, 5]], (
+        "--limit must shorten what is looked at, never what is learned from")
 
 
 def test_no_steps_leave_everything_as_it_was(tmp_path, model_folder):
