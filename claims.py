@@ -309,7 +309,7 @@ def mem1() -> list[Line]:
                   carried(count)) for count, paper in ((4, "not given"), (8, "+1.16")))]
 
 
-# ---- The table ------------------------------------------------------------------------------------
+# ---- The table -----------------------------------------------------------------------------------
 
 VERDICTS = {True: "holds", False: "does not hold", None: "not shown"}
 

@@ -76,8 +76,8 @@ class Options:
     harness: str = option("mem1", "mem1: what stays in context: the last state (mem1), every turn "
                                   "(full_context), the last tokens (truncation)",
                           *HARNESSES)
-    limit: int | None = option(None, "only so many questions (mem1: tasks) to validate and to test, "
-                                     "10 to 100, and no whole dialogues: a quick look")
+    limit: int | None = option(None, "only so many questions (mem1: tasks) to validate and test, 10 "
+                                     "to 100, and no whole dialogues: a quick look")
     seed: int = option(0, "of the sampling and the order of the questions")
     out: str | None = option(None, "run folder; default: runs/ALGORITHM-AGENT")
     save_every: int = option(0, "write resume.pt every so many steps, 5 to 50; 0: at Ctrl-C only")

@@ -1,4 +1,4 @@
-"""Tests of claims.py and runner.py: what is run, what is reused, what holds. Nothing is trained here.
+"""Tests of claims.py and runner.py: what is run, reused, and holds. Nothing is trained here.
 
     python -m pytest tests/test_claims.py        (a few seconds)
 """
