@@ -23,8 +23,8 @@ from options import parse_options
 import ppo
 import runner
 import sft
-from claims import (SEEDS, above_zero, answers, by_seed, check, interval, level, scoring,
-                    training)
+from claims import (SEEDS, above_zero, answers, by_seed, check, every_line, interval, level,
+                    no_more, scoring, training)
 from runner import Job, missing
 
 ROOT = Path(__file__).parent.parent
@@ -47,10 +47,6 @@ def finished(job: Job, rows: list[tuple[str, str, float, str]] = (), summary: di
         json.dumps({"dialogue": d, "question": q, "exact_match": e, "answer": a}) + "\n"
         for d, q, e, a in rows))
     (job.folder / "receipt.txt").write_text(job.receipt())
-
-
-def every_line() -> list[claims.Line]:
-    return [*claims.memory_r1(), *claims.mem1()]
 
 
 def every_job() -> list[Job]:
@@ -118,13 +114,14 @@ def test_records_of_compared_systems_are_read_too():
         (("a", 0), 1), (("a", 1), 0)]
 
 
-@pytest.mark.parametrize(("found", "above", "near"), [
-    ((0.1, 0.01, 0.2), True, None), ((-0.1, -0.2, -0.01), False, None),
-    ((0.0, -0.02, 0.02), None, True), ((0.1, 0.06, 0.2), True, False),
-    ((0.0, 0.0, 0.0), None, True)])
-def test_what_holds(found, above, near):
+@pytest.mark.parametrize(("found", "above", "near", "enough"), [
+    ((0.1, 0.01, 0.2), True, None, None), ((-0.1, -0.2, -0.01), False, None, True),
+    ((0.0, -0.02, 0.02), None, True, True), ((0.1, 0.06, 0.2), True, False, False),
+    ((-0.2, -0.3, -0.1), False, False, True), ((0.0, 0.0, 0.0), None, True, True)])
+def test_what_holds(found, above, near, enough):
     assert above_zero(found) is above, "0 inside the interval proves nothing, in neither direction"
     assert level(found) is near, "an interval that reaches beyond LEVEL does not show level scores"
+    assert no_more(found) is enough, "worse with more questions is enough too; only gains count"
 
 
 def test_three_seeds_must_agree(folder):
