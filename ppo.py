@@ -31,10 +31,10 @@ reference's 4, and a forward and backward pass an update. With `--lora` it is a 
 adapters on the same frozen weights, 1 percent of them: 0.45 GiB for a 3B model at rank 16, and the
 time. `--critic shared`, a head on the policy's own hidden states, none of that and a forward pass
 an update; it cannot shape the features that it reads, since no gradient passes from it into the
-policy. With a model as small as tiny/ activations are most of the memory: `python ppo.py --steps 2
---limit 20` peaked at 1.99 GB, with `--critic shared` at 1.60 GB.
+policy. With a model as small as tiny/ activations are most of the memory, and those of critic and
+policy are never held together: `python ppo.py --steps 2 --limit 20` peaked at 1.7 GB with either.
 
-    python ppo.py                  the Memory Manager, some three minutes on two cores
+    python ppo.py                  the Memory Manager, two and a half minutes on two cores
     python ppo.py --agent answer   the Answer Agent, some four minutes
     python ppo.py --agent mem1     MEM1 and the two harnesses it is compared with
 
