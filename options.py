@@ -76,8 +76,8 @@ class Options:
     harness: str = option("mem1", "mem1: what stays in context: the last state (mem1), every turn "
                                   "(full_context), the last tokens (truncation)",
                           *HARNESSES)
-    limit: int | None = option(None, "only so many questions (mem1: tasks) to validate and test, 10 "
-                                     "to 100, and no whole dialogues: a quick look")
+    limit: int | None = option(None, "only so many questions (mem1: tasks) to validate and test, "
+                                     "10 to 100, and no whole dialogues: a quick look")
     seed: int = option(0, "of the sampling and the order of the questions")
     out: str | None = option(None, "run folder; default: runs/ALGORITHM-AGENT")
     save_every: int = option(0, "write resume.pt every so many steps, 5 to 50; 0: at Ctrl-C only")
@@ -150,8 +150,8 @@ def resolve(options, algorithm: str):
                 "checkpointing": "off" if embedded else "on",
                 "precision": "float32" if embedded else usual_precision(),
                 "critic_lr": 1e-3 if embedded else 1e-5,
-                # A real model's critic begins with better features, and an update of it costs as
-                # much as one of the policy.
+                # Two explain nothing of tiny/'s returns. Of a real model, where each costs as much
+                # as an update of the policy, more were not tried.
                 "critic_epochs": 4 if embedded else 2,
                 # A state and an answer that hold sixteen answers each need 160.
                 "max_new_tokens": (160 if agent == "mem1" else 48) if embedded else 512}

@@ -291,19 +291,18 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
         rows_of_step = policy.rows(trees_of(batch.groups))
         parts = list(in_step(micro_batches(rows_of_step, policy.micro_batch_tokens)))
         # Metrics, averaged over tokens; `skipped` is 1 if an update was.
-        sums = Counter(kl=0.0, entropy=0.0, value_loss=0.0, ratio_error=0.0, clip_fraction=0.0,
-                       skipped=0)
+        error = batch.old_values - batch.returns
+        sums = Counter(kl=0.0, entropy=0.0, ratio_error=0.0, clip_fraction=0.0, skipped=0,
+                       value_loss=(error ** 2).sum().item() / 2 / n)  # before any update
         # The critic first: a shared one has to read the states that its old values came from.
         with gathered(*([policy.model] if shared else [])):  # whose weights stand still here
-            for epoch in range(options.critic_epochs):
+            for _ in range(options.critic_epochs):
                 optimizer.zero_grad()
                 for rows_of_batch in parts:
                     index = token_numbers(rows_of_batch, device)  # (n,)
                     per_token = clipped_value_loss(critic(rows_of_batch), batch.old_values[index],
                                                    batch.returns[index], options.value_clip)  # (n,)
                     (per_token.sum() / n).backward()
-                    if epoch == 0:
-                        sums["value_loss"] += per_token.sum().item() / n
                 norm = clip_gradients(critic.parameters(), options.max_grad_norm)
                 if not math.isfinite(norm):  # as after such a loss: leave the weights as they are
                     sums["skipped"] = 1

@@ -428,7 +428,7 @@ def compare_harnesses(run: Run, train: Callable[[Run], Any]) -> dict[str, dict[s
         with devices.gathered(policy.model):  # all devices do the same: what is timed here is one
             found[harness] = by_objectives(policy, harness, run.test_dialogues, run.embed,
                                            run.options.max_new_tokens,
-                                           limit=min(run.options.limit or TASKS, TASKS))
+                                           run.options.limit or TASKS)
         if harness != run.options.harness and devices.is_main():
             save_card(other, objectives_table({n: {harness: s} for n, s in found[harness].items()}))
     counts = next(iter(found.values()))

@@ -182,7 +182,7 @@ def micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
 
 
 def token_numbers(rows: Sequence[Row], device: torch.device) -> Tensor:
-    """Which of the batch's N response tokens a micro-batch scores: (n,), its rows' `token_index`."""
+    """Which of the batch's N response tokens a micro-batch scores: (n,), from `token_index`."""
     return torch.tensor([i for row in rows for i in row.token_index],
                         dtype=torch.long, device=device)
 
