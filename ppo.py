@@ -116,11 +116,15 @@ def gae(rewards: Tensor, values: Tensor, lengths: Tensor, last_values: Tensor, g
 def whiten(advantages: Tensor, of_all: Tensor | None = None) -> Tensor:
     """Mean 0 and deviation 1 over all response tokens of the batch; of one token, as it is.
 
-    `of_all` are the advantages of all devices, if these are those of one.
+    Advantages that differ by rounding alone are made 0: scaled up they would look like others, and
+    Adam's first steps have the full length whatever the gradient. `of_all` are the advantages of
+    all devices, if these are those of one.
     """
     of_all = advantages if of_all is None else of_all
     if len(of_all) < 2:
         return advantages
+    if of_all.max() - of_all.min() < 1e-4:  # as in grpo.py's `group_advantages`
+        return torch.zeros_like(advantages)
     return (advantages - of_all.mean()) / (of_all.std() + 1e-8)
 
 

@@ -111,7 +111,10 @@ def test_whitening():
     assert found.mean().item() == pytest.approx(0, abs=1e-6)
     assert found.std().item() == pytest.approx(1, abs=1e-4)
     assert whiten(torch.tensor([3.0])).tolist() == [3.0], "one token has no deviation (pitfall 2)"
-    assert whiten(torch.full((4,), 2 / 3)).abs().max() < 1, "rounding, divided by itself"
+    alike = torch.tensor([2 / 3, 2 / 3 + 1e-7, 2 / 3 - 1e-7])
+    assert whiten(alike).tolist() == [0, 0, 0], "rounding, divided by itself"
+    assert whiten(alike, torch.cat([alike, alike + 1])).abs().min() > 0.5, (
+        "alike on this device, but not on all")
 
 
 # ---- losses --------------------------------------------------------------------------------------

@@ -1,0 +1,155 @@
+"""A device that is not the CPU, for machines that have none: tensors on "pretended".
+
+    from pretended import Pretended          # in a process of its own: this cannot be undone
+    with Pretended():
+        torch.ones(3, device="pretended") + torch.ones(3)       # RuntimeError, as on a GPU
+
+A tensor there wraps one of the CPU, which does the work. What a GPU refuses is refused: to compute
+with tensors of both devices (but for copies, single numbers, and indices that lie on the CPU), and
+to draw with a generator of the other one. What it cannot show are a GPU's own kernels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.backend_registration import (_DummyBackendModule,
+                                              _setup_privateuseone_for_python_backend)
+
+NAME = "pretended"
+aten = torch.ops.aten
+COPIES = {aten._to_copy.default, aten.copy_.default}
+INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default,
+           aten._index_put_impl_.default}
+
+
+class Backend(_DummyBackendModule):
+    """What torch asks a backend's module."""
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16]
+
+
+_setup_privateuseone_for_python_backend(NAME, Backend())
+DEVICE = torch.device(NAME, 0)
+
+
+class Far(Tensor):
+    """A tensor of the device; `near` is the one of the CPU behind it, strides and all."""
+
+    near: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, near: Tensor) -> Far:
+        far = Tensor._make_wrapper_subclass(
+            cls, near.size(), strides=near.stride(), storage_offset=near.storage_offset(),
+            dtype=near.dtype, device=DEVICE)
+        far.near = near
+        return far
+
+    @classmethod
+    def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
+        return compute(operation, args, kwargs or {})
+
+    def tolist(self) -> list:
+        return self.near.tolist()
+
+    def __reduce_ex__(self, protocol):  # a file holds numbers, wherever they were
+        return self.near.__reduce_ex__(protocol)
+
+
+class Pretended(TorchDispatchMode):
+    """Inside, `device="pretended"` makes tensors there."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        return compute(operation, args, kwargs or {})
+
+
+def is_there(device: object) -> bool:
+    return isinstance(device, torch.device) and device.type == NAME
+
+
+def compute(operation, args: tuple, kwargs: dict):
+    """An operation on tensors of either device, or a RuntimeError if it mixes them."""
+    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    there = any(isinstance(x, Far) for x in tensors)
+    if there and operation not in COPIES:
+        others = [x for x in tensors if not isinstance(x, Far) and x.ndim]
+        if operation in INDEXED and isinstance(args[0], Far):
+            others = [x for x in others if x.is_floating_point()]
+        if others:
+            raise RuntimeError(f"{operation}: a tensor {tuple(others[0].shape)} of the CPU beside "
+                               f"tensors on {NAME}")
+    if kwargs.get("device") is not None:
+        there = is_there(kwargs["device"])
+    elif operation in COPIES:
+        there = isinstance(args[0], Far)
+    generator = kwargs.get("generator")
+    if generator is not None and (generator._cdata in THERE) != there:
+        raise RuntimeError(f"{operation}: a generator of another device")
+    if operation is aten._fused_sdp_choice.default and there:
+        return 0  # attention by plain matrix products
+    written = [x for x, argument in zip(args, operation._schema.arguments)
+               if argument.alias_info is not None and argument.alias_info.is_write]
+    args, kwargs = tree_map(near, (args, kwargs))
+    found = operation(*args, **kwargs)
+    if written and isinstance(found, Tensor):
+        return written[0]  # in place: the very tensor that was given
+    return tree_map(lambda x: Far(x) if isinstance(x, Tensor) else x, found) if there else found
+
+
+def near(x: object) -> object:
+    if is_there(x):
+        return torch.device("cpu")
+    return x.near if isinstance(x, Far) else x
+
+
+# ---- What goes past `__torch_dispatch__` ---------------------------------------------------------
+
+library, every = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
+library.impl("empty_strided", lambda size, stride, dtype=None, **kind: Far(
+    torch.empty_strided(size, stride, dtype=dtype)), "PrivateUse1")  # in torch.tensor, as is:
+library.impl("_copy_from", lambda x, to, blocking=False: near(to).copy_(near(x)), "PrivateUse1")
+every.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+
+
+def in_half(name: str) -> None:
+    """Let autocast do what it does on a GPU: multiply in bfloat16."""
+    operation = getattr(aten, name).default
+    cast = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+
+    def half(x: object) -> object:
+        return x.bfloat16() if isinstance(x, Tensor) and x.dtype == torch.float32 else x
+
+    def run(*args, **kwargs):
+        with torch._C._ExcludeDispatchKeyGuard(cast):
+            return operation(*tree_map(half, args), **tree_map(half, kwargs))
+
+    library.impl(name, run, "AutocastPrivateUse1")
+
+
+for name in ("linear", "matmul", "scaled_dot_product_attention"):
+    in_half(name)
+
+THERE: set[int] = set()  # generators of the device, which are the CPU's
+Own = torch.Generator
+
+
+class Generator(Own):
+    """A generator that says where it is."""
+
+    def __new__(cls, device: str | torch.device = "cpu") -> Generator:
+        generator = Own.__new__(cls, "cpu")
+        if torch.device(device).type == NAME:
+            THERE.add(generator._cdata)
+        return generator
+
+    @property
+    def device(self) -> torch.device:
+        return DEVICE if self._cdata in THERE else torch.device("cpu")
+
+
+torch.Generator = Generator

@@ -1,0 +1,140 @@
+"""Tests that nothing takes the CPU for granted: whole commands on a device that is another.
+
+    python -m pytest tests/test_second_device.py -m slow        (under a minute of one core)
+
+No GPU is needed: pretended.py has a device that refuses what a GPU would. Each command is run on
+the CPU and there, in a process of its own; both must log the same numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import importlib
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+
+from canned import forkserver
+from lora import low_rank_layers
+from policy import Policy, load_policy
+
+pytestmark = pytest.mark.slow
+
+SMALL = "--steps 2 --limit 4 --questions 4 --max-new-tokens 40"
+COMMANDS = {
+    "manager": f"grpo {SMALL} --group-size 4",
+    "answer agent": f"grpo {SMALL} --group-size 4 --agent answer --no-signal drop",
+    "mem1 in the shop": "grpo --agent mem1 --env shop --steps 1 --limit 2 --questions 2 "
+                        "--group-size 2",
+    "adapters": f"grpo {SMALL} --group-size 4 --lora 4 --checkpointing on",
+    "half precision": f"grpo {SMALL} --steps 1 --group-size 4 --precision bfloat16",
+    "ppo, responses cut off": f"ppo {SMALL} --max-new-tokens 15 --bootstrap on",
+    "ppo, shared critic": f"ppo {SMALL} --critic shared",
+    "ppo, adapters in half precision": f"ppo {SMALL} --steps 1 --lora 4 --precision bfloat16",
+    "sft": "sft --steps 2 --limit 4",
+    "systems": "evaluate --limit 2 --turns 12 --systems all",
+    "bench": "bench --model tiny --prompts 2 --group 2 --prompt-tokens 64 --new-tokens 4",
+}
+# In names of numbers that need not agree: times, and on which side of the clip a ratio falls.
+LOOSE = "second", "all_steps", "memory", "share_of_rate", "clip_fraction"
+
+
+def on_the_cpu(folder: Path) -> None:
+    os.chdir(Path(__file__).resolve().parent.parent)  # where tiny/ is
+    torch.set_num_threads(1)
+    folder.mkdir()
+    sys.stdout = sys.stderr = open(folder / "said.txt", "w")
+    run_all(folder)
+
+
+def on_the_other(folder: Path) -> None:
+    import pretended  # it changes torch for good, and must be there before the first backward
+    import bench_step
+    import run
+    run.load_policy = functools.partial(load_policy, device=pretended.NAME)
+    bench_step.load_policy = lambda name, device, *how: load_policy(name, pretended.NAME, *how)
+    written = Policy.save
+
+    def save(self, folder, weights=None):
+        """Writing files asks for the memory itself, which is the CPU's."""
+        if not low_rank_layers(self.model):
+            weights = {name: pretended.near(x) for name, x in self.model.state_dict().items()}
+        written(self, folder, weights)
+
+    Policy.save = save
+    with pretended.Pretended():
+        on_the_cpu(folder)
+        with pytest.raises(RuntimeError) as refused:
+            torch.ones(3, device=pretended.NAME) + torch.ones(3)
+        (folder / "refused.txt").write_text(str(refused.value))
+
+
+def run_all(folder: Path) -> None:
+    """Keep what each command returned and logged, or its error."""
+    for name, command in COMMANDS.items():
+        script, *arguments = command.split()
+        try:
+            found = importlib.import_module(script).main([*arguments, "--out", str(folder / name)])
+            log = folder / name / "metrics.csv"
+            if log.exists():
+                with log.open(newline="") as file:
+                    found["steps"] = list(csv.DictReader(file))
+        except (Exception, SystemExit):
+            found = traceback.format_exc()
+        (folder / f"{name}.json").write_text(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("devices")
+    processes = [forkserver().Process(target=function, args=(folder / name,))
+                 for function, name in ((on_the_cpu, "cpu"), (on_the_other, "pretended"))]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [0, 0], "\n".join(
+        path.read_text()[-2000:] for path in folder.glob("*/said.txt"))
+    return folder
+
+
+def numbers(found: object, name: str = "") -> dict[str, float]:
+    """All numbers in what a command returned, by where they stand."""
+    if isinstance(found, dict):
+        found = {key: value for key, value in found.items()
+                 if not any(word in str(key) for word in LOOSE)}
+    elif isinstance(found, list):
+        found = dict(enumerate(found))
+    else:
+        try:
+            return {name: float(found)}
+        except (TypeError, ValueError):  # a text
+            return {}
+    return {place: number for key, value in found.items()
+            for place, number in numbers(value, f"{name}/{key}").items()}
+
+
+def test_the_device_refuses_what_a_gpu_would(folder):
+    refused = (folder / "pretended" / "refused.txt").read_text()
+    assert "of the CPU beside tensors on pretended" in refused, "the test itself"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_gives_on_another_device_what_it_gives_on_the_cpu(name, folder):
+    here, there = (json.loads((folder / device / f"{name}.json").read_text())
+                   for device in ("cpu", "pretended"))
+    assert isinstance(here, dict), f"on the CPU: {here}"
+    assert isinstance(there, dict), (
+        f"{there}\na tensor without device=, or a generator of the CPU? It fails on a GPU too")
+    here, there = numbers(here), numbers(there)
+    assert len(here) >= 5, "the test itself: nothing to compare"
+    # What is sampled hangs on the last bit of a probability, and half precision leaves few bits.
+    near = pytest.approx(here, rel=0.05, abs=0.02) if "half" in name else pytest.approx(
+        here, rel=1e-2, abs=1e-4)
+    assert there == near, "other numbers on another device: something stayed behind on the CPU"
