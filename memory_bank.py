@@ -93,7 +93,7 @@ class MemoryBank:
         self._ids = np.empty(0, np.int64)  # (capacity,)
         self._voices = np.empty(0, np.int64)  # (capacity,) who spoke, as numbered by:
         self._speakers: dict[str, int] = {}
-        self._shared = False  # whether a copy may be reading the same arrays
+        self._shared = 0  # so many of the first rows another bank may be reading
 
     def __len__(self) -> int:
         return len(self._memories)
@@ -121,7 +121,7 @@ class MemoryBank:
         if not added:
             return []
         vectors = self._embed([self.line(memory) for memory in added])  # (n, d)
-        self._make_writable(len(self) + len(added), vectors.shape[1])
+        self._make_writable(len(self), len(self) + len(added), vectors.shape[1])
         self._put(added, vectors)
         self._next_id += len(added)
         return added
@@ -130,9 +130,9 @@ class MemoryBank:
     def update(self, memory_id: int, text: str, timestamp: str) -> Memory:
         """Overwrite text and date; id, speaker and place in the order stay. KeyError if unknown."""
         memory = Memory(memory_id, text, self[memory_id].speaker, timestamp)
-        vectors = self._embed([self.line(memory)])  # (1, d)
-        self._make_writable(len(self), vectors.shape[1])
-        self._vectors[self._rows[memory_id]] = vectors[0]
+        vectors, row = self._embed([self.line(memory)]), self._rows[memory_id]  # (1, d)
+        self._make_writable(row, len(self), vectors.shape[1])
+        self._vectors[row] = vectors[0]
         self._memories[memory_id] = memory
         return memory
 
@@ -142,7 +142,7 @@ class MemoryBank:
         self[memory_id]
         row, last = self._rows[memory_id], len(self) - 1
         if row != last:  # the last row fills the gap
-            self._make_writable(len(self), self._vectors.shape[1])
+            self._make_writable(row, len(self), self._vectors.shape[1])
             for array in (self._vectors, self._ids, self._voices):
                 array[row] = array[last]
             self._rows[int(self._ids[row])] = row
@@ -185,13 +185,15 @@ class MemoryBank:
         """An independent bank with the same memories, ids and embedder.
 
         Cheap, because a training step copies thousands: the vectors stay shared until one of the
-        two changes, and only then are copied (4 n d bytes: 0.8 MB for 100 memories of 2,048).
+        two writes into them, and only then are copied (4 n d bytes: 0.8 MB for 100 memories of
+        2,048). This bank may go on adding: new rows stand behind those that the copy reads.
         """
         twin = MemoryBank(self.embed, self.line)
         twin._next_id, twin._memories = self._next_id, self._memories.copy()
         twin._rows, twin._speakers = self._rows.copy(), self._speakers.copy()
         twin._vectors, twin._ids, twin._voices = self._vectors, self._ids, self._voices
-        twin._shared = self._shared = True  # neither writes into the arrays from now on
+        # Only one of the two may fill the room behind: this one.
+        self._shared, twin._shared = max(self._shared, len(self)), len(self._vectors)
         return twin
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -231,7 +233,7 @@ class MemoryBank:
             if again.shape[1] != vectors.shape[1] or np.abs(again - vectors[:1]).max() > 0.01:
                 raise ValueError(f"{path}, field 'vectors': made by another embedder; load it with "
                                  "the embedder, corpus and line that the bank was saved with")
-            bank._make_writable(len(memories), vectors.shape[1])
+            bank._make_writable(0, len(memories), vectors.shape[1])
             bank._put(memories, vectors)
         return bank
 
@@ -254,9 +256,9 @@ class MemoryBank:
         for row, memory in enumerate(memories, start=rows.start):
             self._memories[memory.id], self._rows[memory.id] = memory, row
 
-    def _make_writable(self, n_rows: int, width: int) -> None:
-        """Give the arrays `n_rows` rows or more, and no other bank that reads them."""
-        if self._shared or n_rows > len(self._vectors):
+    def _make_writable(self, first: int, n_rows: int, width: int) -> None:
+        """Give the arrays `n_rows` rows or more; no other bank reads those from `first` on."""
+        if first < self._shared or n_rows > len(self._vectors):
             # Twice what is needed: over many insertions a row is moved once or twice on average.
             capacity, n = 2 * n_rows, len(self._rows)
             for name, shape in (("_vectors", (capacity, width)), ("_ids", capacity),
@@ -266,7 +268,7 @@ class MemoryBank:
                 if n:
                     new[:n] = old[:n]
                 setattr(self, name, new)
-            self._shared = False
+            self._shared = 0
 
 
 # Problem 1

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -111,9 +111,9 @@ def greedy(policy: Policy, prompts: list[list[int]], max_new_tokens: int) -> lis
     return [texts[tuple(prompt)] for prompt in prompts]
 
 
-def answer_all(policy: Policy, tasks: Sequence[AnswerTask], distill: bool = True,
+def answer_all(policy: Policy, tasks: Iterable[AnswerTask], distill: bool = True,
                max_new_tokens: int = 64) -> list[Answer]:
-    """The greedy answers of an answer agent."""
+    """The greedy answers of an answer agent. Each bank is searched at once, and not kept."""
     messages = [answer_messages(t.question.text, candidates(t.bank, t.question.text, t.speakers),
                                 distill) for t in tasks]
     responses = greedy(policy, [policy.encode(m) for m in messages], max_new_tokens)
@@ -227,19 +227,18 @@ def build_banks(policy: Policy, dialogues: Sequence[Dialogue], embed: Embedder,
 
 # ---- Tasks and episodes --------------------------------------------------------------------------
 
-def keep_everything(turns: Sequence[Turn], embed: Embedder) -> MemoryBank:
-    """The bank of a manager that only ever adds: every fact of the turns, or the turn itself."""
-    bank = MemoryBank(embed)
-    bank.add_many((fact, turn.speaker, turn.timestamp) for turn in turns
-                  for fact in turn.facts or (f"{turn.speaker}: {turn.text}",))
-    return bank
+def everything(turns: Sequence[Turn]) -> list[tuple[str, str, str]]:
+    """What a manager that only ever adds would keep: every fact, or the turn itself."""
+    return [(fact, turn.speaker, turn.timestamp) for turn in turns
+            for fact in turn.facts or (f"{turn.speaker}: {turn.text}",)]
 
 
 def answer_tasks(dialogues: Sequence[Dialogue], embed: Embedder) -> list[AnswerTask]:
     """Every question over a bank that kept everything: what is stale is the agent's to tell."""
     tasks = []
     for dialogue in dialogues:
-        bank = keep_everything(dialogue.turns, embed)
+        bank = MemoryBank(embed)
+        bank.add_many(everything(dialogue.turns))
         tasks += [AnswerTask(bank, question, dialogue.speakers) for question in dialogue.questions]
     return tasks
 
@@ -254,14 +253,32 @@ def manager_tasks(dialogues: Sequence[Dialogue], embed: Embedder, facts: str,
     draw = random.Random(0)
     for dialogue in dialogues:
         places = {turn.turn_id: place for place, turn in enumerate(dialogue.turns)}
+        decisions = []  # (place of a turn, question)
         for question in dialogue.questions:
-            if not question.evidence:
-                continue
-            place = max(places[turn_id] for turn_id in question.evidence)
-            later = guard_place(dialogue, place, embed, draw) if guards else None
-            tasks += [_manager_task(dialogue, at, question, embed, facts, policy)
-                      for at in (place, later) if at is not None]
+            if question.evidence:
+                place = max(places[turn_id] for turn_id in question.evidence)
+                later = guard_place(dialogue, place, embed, draw) if guards else None
+                decisions += [(at, question) for at in (place, later) if at is not None]
+        banks = banks_before(dialogue, {place for place, _ in decisions}, embed)
+        for place, question in decisions:
+            before, turn = dialogue.turns[:place], dialogue.turns[place]
+            fact = " ".join(turn_facts(turn, facts, policy)) or f"{turn.speaker}: {turn.text}"
+            tasks.append(ManagerTask(banks[place], fact, turn.speaker, turn.timestamp, question,
+                                     dialogue.speakers, second_pet(before, turn)))
     return tasks
+
+
+def banks_before(dialogue: Dialogue, places: set[int], embed: Embedder) -> dict[int, MemoryBank]:
+    """The memory right before each of these turns, the right one where the data knows it."""
+    bank, banks, read = MemoryBank(embed), {}, 0
+    for place in sorted(places):
+        if any(turn.fact for turn in dialogue.turns):
+            bank = MemoryBank(embed)
+            bank.add_many(oracle_memories(dialogue.turns[:place]).values())
+        else:  # LoCoMo's 1,500 questions need so many banks of hundreds: they share one array
+            bank.add_many(everything(dialogue.turns[read:place]))
+        banks[place], read = bank.copy(), place
+    return banks
 
 
 def guard_place(dialogue: Dialogue, place: int, embed: Embedder,
@@ -283,19 +300,6 @@ def guard_place(dialogue: Dialogue, place: int, embed: Embedder,
         alike = (said[memory.id] for memory in bank.search(turn.text, len(said)))
         mistaken = [at for at in alike if at > place][:5]
     return draw.choice(mistaken) if mistaken else None
-
-
-def _manager_task(dialogue: Dialogue, place: int, question: Question, embed: Embedder,
-                  facts: str, policy: Policy | None) -> ManagerTask:
-    before, turn = dialogue.turns[:place], dialogue.turns[place]
-    if any(t.fact for t in dialogue.turns):  # the data knows the right memory
-        bank, merged = MemoryBank(embed), second_pet(before, turn)
-        bank.add_many(oracle_memories(before).values())
-    else:
-        bank, merged = keep_everything(before, embed), ""
-    fact = " ".join(turn_facts(turn, facts, policy)) or f"{turn.speaker}: {turn.text}"
-    return ManagerTask(
-        bank, fact, turn.speaker, turn.timestamp, question, dialogue.speakers, merged)
 
 
 class ManagerAgent:
@@ -336,8 +340,8 @@ class ManagerAgent:
         """Put into `outcomes` what the answer agent says after each decision that is new."""
         # No set: its order, and so the answer agent's batches, would differ by process.
         fresh = [d for d in dict.fromkeys(decisions) if d not in self.outcomes]
-        asked = []
-        for task, response in fresh:
+
+        def question_after(task: ManagerTask, response: str) -> AnswerTask:
             bank = task.bank.copy()
             operations, invalid = parse_operations(response, len(task.shown))
             counts = apply_operations(bank, task.shown, operations, task.speaker, task.timestamp)
@@ -345,7 +349,10 @@ class ManagerAgent:
             self.outcomes[task, response] = {"operations": dict(counts)}
             if task.merged:
                 self.outcomes[task, response]["merged"] = any(m.text == task.merged for m in bank)
-            asked.append(AnswerTask(bank, task.question, task.speakers))
+            return AnswerTask(bank, task.question, task.speakers)
+
+        # One by one: as many banks of a real dialogue, 5 MB each, would take gigabytes together.
+        asked = (question_after(*decision) for decision in fresh)
         for decision, answer in zip(fresh, answer_all(self.frozen, asked, self.distill)):
             self.outcomes[decision].update(answer=answer.text, answer_response=answer.response)
 

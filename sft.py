@@ -41,7 +41,7 @@ from data import Dialogue
 from devices import all_of, clip_gradients, in_step, spread, stop
 from embedders import Embedder
 from memory_bank import MemoryBank
-from memr1 import SIMILAR, candidates, guard_place, keep_everything, turn_facts
+from memr1 import SIMILAR, candidates, everything, guard_place, turn_facts
 from policy import Message
 from prompts import (Operation, answer_messages, format_answer, format_operation,
                      manager_messages)
@@ -97,7 +97,8 @@ def answer_lessons(dialogues: Sequence[Dialogue], embed: Embedder, distill: bool
     """Every question over a bank that kept everything; what still holds is selected."""
     lessons = []
     for dialogue in dialogues:
-        bank, state = keep_everything(dialogue.turns, embed), {}
+        bank, state = MemoryBank(embed), {}
+        bank.add_many(everything(dialogue.turns))
         latest: dict[tuple[w.Key, str], str] = {}  # (key, value) -> the last memory that says so
         for turn in dialogue.turns:
             w.advance(state, turn)

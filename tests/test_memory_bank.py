@@ -181,6 +181,28 @@ def test_a_copy_shares_the_vectors_until_one_of_the_two_changes():
     assert twins[2].search(WORDS, 6, with_scores=True) == before, "the original wrote into a copy"
 
 
+def test_a_bank_goes_on_adding_behind_what_its_copies_read():
+    """The memories before each of 60 turns, one after the other: few arrays, not 60."""
+    bank = MemoryBank(toy_embed, lambda m: m.text)
+    copies, arrays = [], set()
+    for n in range(60):
+        bank.add(WORDS[n % len(WORDS)], "A", str(n))
+        copies.append(bank.copy())
+        arrays.add(id(copies[-1]._vectors))
+    assert len(arrays) <= 7, f"{len(arrays)} arrays: every copy cost one"
+    late, early = copies[-2], copies[3]
+    late.add("zero", "A", "late")  # where the bank has gone on already
+    early.add("zero", "A", "early")
+    for n, one in enumerate(copies):
+        if one not in (late, early):
+            agrees(one, {i: Memory(i, WORDS[i % len(WORDS)], "A", str(i)) for i in range(n + 1)})
+    assert [list(one)[-1].timestamp for one in (late, early)] == ["late", "early"]
+    bank.delete(59)
+    bank.copy()
+    bank.add("ant", "A", "")  # not into the row that a deletion freed: an older copy reads it
+    agrees(copies[-1], {i: Memory(i, WORDS[i % len(WORDS)], "A", str(i)) for i in range(60)})
+
+
 def test_growth_is_amortised():
     bank, arrays = MemoryBank(toy_embed, lambda m: m.text), []
     for i in range(3000):
