@@ -96,8 +96,9 @@ def agrees(bank: MemoryBank, entries: dict[int, Memory]) -> None:
     assert len(bank) == len(entries)
     for k in (1, 2, 3, 7, 1000):
         for speaker in (None, "A", "nobody"):
-            got = bank.search(WORDS, k, speaker)
-            for query, found in zip(WORDS, got, strict=True):
+            # Few queries and many are searched in two ways.
+            got = bank.search(WORDS, k, speaker) + bank.search(2 * WORDS, k, speaker)
+            for query, found in zip(3 * WORDS, got, strict=True):
                 wanted = brute_force(entries, query, k, speaker)
                 assert ids(found) == wanted, (
                     f"search({query!r}, k={k}, speaker={speaker}): got {ids(found)}, brute force "
@@ -135,9 +136,23 @@ def test_a_batch_equals_single_queries_and_duplicates_tie_exactly():
             assert ids(found) == list(range(k)), (
                 f"{n} equal memories, k={k}: got {ids(found)}; equal texts must score exactly the "
                 "same and come oldest first")
-        together = bank.search(["other", "query", "same"], n, with_scores=True)
+        together = bank.search(4 * ["other", "query", "same"], n, with_scores=True)
         alone = [bank.search(q, n, with_scores=True) for q in ("other", "query", "same")]
-        assert together == alone, "the score depends on how many queries are asked at once"
+        assert together == 4 * alone, "the score depends on how many queries are asked at once"
+
+
+def test_memories_that_differ_by_rounding_come_in_one_order_however_many_queries_are_asked():
+    """Memories so alike that a matrix product, which adds up in another order, mixes them up."""
+    draw = np.random.default_rng(2)
+    vectors = draw.normal(size=384) + 1e-5 * draw.normal(size=(400, 384))
+    bank = MemoryBank(lambda texts: vectors[[int(text) for text in texts]], lambda m: m.text)
+    bank.add_many([(str(i), "AB"[i % 2], "") for i in range(300)])
+    queries = [str(i) for i in range(300, 350)]
+    for k in (1, 10, 60, 299):
+        for speaker in (None, "A"):
+            together = bank.search(queries, k, speaker, with_scores=True)
+            alone = [bank.search(query, k, speaker, with_scores=True) for query in queries]
+            assert together == alone, f"k={k}: the best are chosen by scores that are rounded"
 
 
 def test_ids_are_never_reused(tmp_path):
