@@ -35,7 +35,7 @@ from bench_step import (PHASES, OurStep, Setting, TurnsStep, arithmetic, beside_
                         config_only, matmul_rate, random_folder)
 from devices import stop  # noqa: E402
 from policy import PolicyError  # noqa: E402
-from run import peak_memory_bytes  # noqa: E402
+from results import peak_memory_bytes  # noqa: E402
 from show import draw_costs  # noqa: E402
 
 TOKENS_A_MEMORY = 33  # 60 memories of LoCoMo are about 2,000 tokens of Qwen's

@@ -2,7 +2,7 @@
 
     systems ──> read every turn ──> answer every question ──> records.jsonl ──> table.csv, bars.png
 
-All systems (baselines.py) share one language model, one embedder and one answer prompt. Memory-R1
+All systems (`memory_systems.SYSTEMS`) share one language model, one embedder and one answer prompt. Memory-R1
 and Memory-SFT stand beside them with what grpo.py, ppo.py and sft.py left in runs/. Dialogues are
 read together, a turn of each at a time, so that their prompts form one batch.
 
@@ -29,12 +29,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from baselines import SYSTEMS, System, drive
+from baselines import System, drive
 from data import Dialogue, category_name
 from devices import stop
 from embedders import hashed_words
 from intervals import bootstrap, paired
 from judge import Judge
+from memory_systems import SYSTEMS
 from metrics import bleu1, f1, squad_exact_match
 from policy import Policy
 from run import load_or_stop

@@ -54,7 +54,8 @@ from options import option, parse_options, resolve
 from policy import Policy
 from prompts import extract_messages, parse_facts
 from recall import mean, recall_table, search_recall, share, systems_recall
-from run import load_or_stop, peak_memory_bytes
+from results import peak_memory_bytes
+from run import load_or_stop
 from show import objectives_table
 from world import KINDS, world_splits
 

@@ -49,7 +49,8 @@ from checkpoints import TrainingState
 from devices import (add_up, all_of, clip_gradients, gather, gathered, in_step, own_seed, spread,
                      stop)
 from options import SamplingOptions, option, parse_options
-from run import Run, describe, evaluate_before, evaluate_test, finish, launch, prepare, validate
+from results import describe, evaluate_before, evaluate_test, finish, validate
+from run import Run, launch, prepare
 from trees import Episode, micro_batches, token_numbers, trees_of
 
 # ---- The algorithm: pure functions ---------------------------------------------------------------

@@ -60,8 +60,8 @@ from devices import (add_up, all_of, clip_gradients, gather, gathered, in_step, 
                      spread)
 from options import SamplingOptions, option, parse_options
 from policy import Policy
-from run import (Run, describe, evaluate_before, evaluate_test, finish, launch, load_or_stop,
-                 prepare, validate)
+from results import describe, evaluate_before, evaluate_test, finish, validate
+from run import Run, launch, load_or_stop, prepare
 from trees import Episode, Row, Step, micro_batches, token_numbers, trees_of
 
 # ---- The algorithm: pure functions ---------------------------------------------------------------

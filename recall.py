@@ -4,7 +4,7 @@
 
 Whatever is not shown to the answer agent it cannot use, so this is what every system's score is
 bounded by. Two tables: the search alone, over all turns or all facts, and what each system of
-baselines.py shows with its own way of storing and searching.
+baselines.py and memory_systems.py shows with its own way of storing and searching.
 
 A system whose memory is managed by a model keeps everything here, as if its model answered ADD to
 each fact: this measures retrieval, not decisions. Mem0, the two rules and Memory-R1 then show the
@@ -24,10 +24,11 @@ from types import SimpleNamespace
 
 from tqdm import tqdm
 
-from baselines import AMem, FullContext, LangMem, LocomoRAG, Mem0, System, Zep
+from baselines import FullContext, LocomoRAG, Mem0, System
 from data import Dialogue, Turn
 from embedders import hashed_words
 from memory_bank import MemoryBank, memory_line
+from memory_systems import AMem, LangMem, Zep
 from memr1 import PER_SPEAKER, candidates
 
 CHUNKS_SHOWN = (1, 2, 4, 8)  # of LoCoMo's RAG; the paper shows one

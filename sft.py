@@ -45,7 +45,8 @@ from memr1 import SIMILAR, candidates, everything, guard_place, turn_facts
 from policy import Message
 from prompts import (Operation, answer_messages, format_answer, format_operation,
                      manager_messages)
-from run import Run, evaluate_before, evaluate_test, finish, launch, load_data, prepare, validate
+from results import evaluate_before, evaluate_test, finish, validate
+from run import Run, launch, load_data, prepare
 from trees import micro_batches
 
 Lesson = tuple[list[Message], str]  # a prompt, and the response to it

@@ -1,4 +1,5 @@
-"""Tests of baselines.py: hand-worked cases with a scripted model, oracles, and awkward responses.
+"""Tests of baselines.py and memory_systems.py: hand-worked cases with a scripted model, oracles,
+and awkward responses.
 
     python -m pytest tests/test_baselines.py        (under ten seconds)
 """
@@ -21,13 +22,14 @@ from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from baselines import (CHUNK, EDGE_INSTRUCTIONS, NOTE_INSTRUCTIONS, SYSTEMS,  # noqa: E402
-                       TOOL_INSTRUCTIONS, AddEverything, AMem, Call, FullContext, LangMem,
-                       LocomoRAG, Mem0, MemoryR1System, Note, Overwrite, System, Zep, clean, drive,
-                       numbers_in, parse_edges, parse_note, parse_tool)
+from baselines import (CHUNK, AddEverything, Call, FullContext, LocomoRAG, Mem0,  # noqa: E402
+                       MemoryR1System, Overwrite, System, drive)
 from data import Turn  # noqa: E402
 from embedders import hashed_words  # noqa: E402
 from memory_bank import Memory  # noqa: E402
+from memory_systems import (EDGE_INSTRUCTIONS, NOTE_INSTRUCTIONS, SYSTEMS,  # noqa: E402
+                            TOOL_INSTRUCTIONS, AMem, LangMem, Note, Zep, clean, numbers_in,
+                            parse_edges, parse_note, parse_tool)
 from memr1 import MemoryR1  # noqa: E402
 from policy import Policy, load_policy  # noqa: E402
 from prompts import (EXTRACT_INSTRUCTIONS, MANAGER_INSTRUCTIONS, Operation,  # noqa: E402

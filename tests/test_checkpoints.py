@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 
 import checkpoints
 import ppo
+import results
 import run
 from canned import FirstTokenAgent, forkserver, make_run
 from checkpoints import FILE, CheckpointError, TrainingState, judge_again, judged, read, write
@@ -46,7 +47,7 @@ def script(name: str, folder: Path, **options: object) -> dict:
     """A run of grpo.py or ppo.py on the model and the data of `material`, by its main."""
     # A random model answers nothing right: pay for answers of odd length.
     run.REWARDS["exact_match"] = lambda answer, gold: float(len(answer) % 2)
-    run.draw_curve = run.draw_objectives = lambda *picture: None  # half a second each
+    results.draw_curve = results.draw_objectives = lambda *picture: None  # half a second each
     torch.set_num_threads(1)  # so small a model only waits for more; and sums must be in one order
     given = {**SMALL, "model": folder.parent / "model", "data": folder.parent / "data.json",
              "out": folder, **options}
@@ -129,12 +130,12 @@ def straight(material) -> dict[str, Path]:
 @contextlib.contextmanager
 def unchanged():
     """Undoes what `script` changes for other tests."""
-    rewards, pictures = dict(run.REWARDS), (run.draw_curve, run.draw_objectives)
+    rewards, pictures = dict(run.REWARDS), (results.draw_curve, results.draw_objectives)
     n_threads = torch.get_num_threads()
     yield
     torch.set_num_threads(n_threads)
     run.REWARDS.update(rewards)
-    run.draw_curve, run.draw_objectives = pictures
+    results.draw_curve, results.draw_objectives = pictures
 
 
 @pytest.fixture(autouse=True)

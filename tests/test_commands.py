@@ -59,8 +59,8 @@ import importlib, sys
 sys.modules.update(dict.fromkeys({missing}))
 for name in {names}:
     importlib.import_module(name)
-import run
-assert run.peak_memory_bytes() == 0
+import results
+assert results.peak_memory_bytes() == 0
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

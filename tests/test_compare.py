@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 import compare
-from baselines import SYSTEMS
 from compare import (TRAINED, chosen_systems, differences, models_of, read_records,
                      summarise_systems, systems_table)
 from evaluate import main
 from judge import Judge
+from memory_systems import SYSTEMS
 from world import world_splits
 
 LOCOMO = Path(__file__).resolve().parent.parent / "../shared/data/locomo10.json"

@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 import devices
 import grpo
 import ppo
+import results
 import run
 from canned import FirstTokenAgent, distance, forkserver, make_run, random_episodes
 from checkpoints import FILE, read
@@ -326,7 +327,7 @@ def test_a_sharded_run_is_resumed_bit_for_bit(stepped):
 
 def command(folder: Path, *argv: str) -> None:
     """grpo.py in every rank; the second kills itself in its third step when told to."""
-    run.draw_curve = lambda *picture: None
+    results.draw_curve = lambda *picture: None
     written = run.Run.log_step
 
     def log_step(self, row):

@@ -37,7 +37,8 @@ from mem1 import HARNESSES, Mem1Agent, Trajectory, turn_messages
 from memory_bank import MemoryBank
 from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask
 from policy import Policy, load_tokenizer
-from run import Run, case_places, finish, validate
+from results import case_places, finish, validate
+from run import Run
 from timeline import changes, reading
 from trees import Episode, Step
 

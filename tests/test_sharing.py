@@ -17,6 +17,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from options import EMBEDDED_MEM1, EMBEDDED_MODEL, resolve
+import results
 import run as runs
 import sharing
 from embedders import hashed_words
@@ -99,8 +100,8 @@ def test_every_tracker_gets_every_step_and_validation(tmp_path, monkeypatch):
     seen = []
     run = make_run(tmp_path, [lambda step, row: seen.append((step, dict(row)))] * 2)
     run.log_step(ROWS[0])
-    monkeypatch.setattr(runs, "evaluate", lambda run, tasks: ({"exact_match": 0.5}, []))
-    assert runs.validate(run, 8) == 0.5
+    monkeypatch.setattr(results, "evaluate", lambda run, tasks: ({"exact_match": 0.5}, []))
+    assert results.validate(run, 8) == 0.5
     assert seen == [(1, ROWS[0])] * 2 + [(8, {"validation": 0.5})] * 2
 
 
