@@ -144,12 +144,13 @@ def resolve(options, algorithm: str):
         lora = 0 if embedded or getattr(options, "shard", "off") == "on" else 16
     # Adapters want some ten times the rate of all weights (Thinking Machines, LoRA Without Regret).
     lr = (3e-3 if lora else 3e-4) if embedded else (1e-5 if lora else 1e-6)
+    critic_lr = 1e-3 if embedded else (1e-4 if lora else 1e-5)
     defaults = {"model": model, "data": "world" if embedded or shop else "locomo",
                 "steps": steps if embedded else 100, "questions": questions if embedded else 24,
                 "lora": lora, "lr": lr, "kl": 0.05 if agent == "mem1" else 0.1,
                 "checkpointing": "off" if embedded else "on",
                 "precision": "float32" if embedded else usual_precision(),
-                "critic_lr": 1e-3 if embedded else 1e-5,
+                "critic_lr": critic_lr,
                 # Two explain nothing of tiny/'s returns. Of a real model, where each costs as much
                 # as an update of the policy, more were not tried.
                 "critic_epochs": 4 if embedded else 2,

@@ -204,8 +204,8 @@ class PPOOptions(SamplingOptions):
     lam: float = option(0.95, "GAE's lambda: 1 trusts rewards alone, 0 the critic alone; 0.9 to 1")
     critic: str = option("own", "own: a trunk of its own; shared: a head on the policy's states",
                          "own", "shared")
-    critic_lr: float | None = option(None, "the critic's learning rate; default: 1e-5, or 1e-3 "
-                                          "with tiny/")
+    critic_lr: float | None = option(None, "the critic's learning rate; default: 1e-5, of "
+                                          "adapters 1e-4, or 1e-3 with tiny/")
     critic_epochs: int | None = option(None, "updates of the critic from each batch, 1 to 16; "
                                              "default: 4 with tiny/, else 2")
     value_clip: float = option(0.5, "clip of the value loss, 0.2 to 0.5; 0 is off")

@@ -28,6 +28,7 @@ import pytest
 
 from grpo import GRPOOptions
 from options import EMBEDDED_MODEL, Options, option, parse_options, resolve
+import ppo
 import run
 from embedders import hashed_words
 from trees import Episode
@@ -188,6 +189,10 @@ def test_resolve():
     assert (other.data, other.facts) == ("locomo", "observations")
     assert other.lr < embedded.lr and other.max_new_tokens > embedded.max_new_tokens
     assert other.out == "runs/ppo-answer" and embedded.out == "runs/grpo-manager"
+    adapted, full = (resolve(ppo.PPOOptions(model="some/model", lora=rank), "ppo")
+                     for rank in (None, 0))
+    assert adapted.lr > full.lr and adapted.critic_lr > full.critic_lr, (
+        "adapters, the critic's too, want some ten times the rate of all weights")
     given = resolve(Options(model="some/model", data="world", steps=0, lr=0.1, facts="llm",
                             out="here", max_new_tokens=7), "grpo")
     assert (given.data, given.steps, given.lr, given.facts, given.out, given.max_new_tokens) == (
