@@ -1,7 +1,7 @@
 """What Memory-R1 (arXiv 2508.19828) is compared with: other memories, each at its essence.
 
-Here stands what all of them share, those that no model manages, and Mem0; memory_systems.py has the
-larger ones, A-Mem, Zep and LangMem, and the list of all.
+Here stands what all of them share, those that no model manages, and Mem0 with Memory-R1;
+memory_systems.py has the larger ones, A-Mem, Zep and LangMem, and the list of all.
 
     turn ──observing──> memories        question ──retrieve──> memories ──answer prompt──> Answer
 
@@ -93,7 +93,8 @@ class System(ABC):
     answerer: Policy | None = None  # another model for the answers
     distill: bool = True  # select memories before the answer
     max_new_tokens: int = 64
-    # "calls" of a model, "prompt tokens" it read, "invalid" outputs, operations by name
+    # "calls" of a model, "prompt tokens" it read, "invalid" outputs, operations by name, and what
+    # a child counts besides
     counts: Counter[str] = field(default_factory=Counter, init=False)
     answer_note = ""  # what a system adds to the instructions for answers
 

@@ -2,9 +2,9 @@
 
     systems ──> read every turn ──> answer every question ──> records.jsonl ──> table.csv, bars.png
 
-All systems (`memory_systems.SYSTEMS`) share one language model, one embedder and one answer prompt. Memory-R1
-and Memory-SFT stand beside them with what grpo.py, ppo.py and sft.py left in runs/. Dialogues are
-read together, a turn of each at a time, so that their prompts form one batch.
+All of `memory_systems.SYSTEMS` share one language model, one embedder and one answer prompt.
+Memory-R1 and Memory-SFT stand beside them with what grpo.py, ppo.py and sft.py left in runs/.
+Dialogues are read together, a turn of each at a time, so that their prompts form one batch.
 
 Ctrl-C loses at most the dialogues in work: each is written when it is done, and the same command
 goes on from there. Intervals are bootstrapped over whole dialogues, since questions of one dialogue

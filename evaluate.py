@@ -18,7 +18,7 @@ Where this differs from the paper
 
     python evaluate.py                        the embedded model on the synthetic world, about 20 s
     python evaluate.py --data locomo --limit 20                      a quick look at LoCoMo, 15 s
-    python evaluate.py --systems all          beside every system of baselines.py, compare.py
+    python evaluate.py --systems all          beside every other system, compare.py
     python evaluate.py --claims               every claim of the papers, claims.py
     python evaluate.py --recall --data locomo         what is found at all, without a model
     python evaluate.py --manager runs/grpo-manager/checkpoint --answerer runs/grpo-answer/checkpoint
@@ -87,7 +87,7 @@ class EvaluateOptions:
                                      "and ask only what they hold the evidence for")
     max_new_tokens: int | None = option(None, "longest response; default: 48 (mem1: 160), or 512 "
                                               "if not tiny/")
-    systems: str | None = option(None, "compare: all, or some of the systems of baselines.py, as "
+    systems: str | None = option(None, "compare: all, or some of `memory_systems.SYSTEMS`, as "
                                        "in mem0,zep; trained ones come from runs/")
     judge: str | None = option(None, "systems: the folder of a judge, or its name at --judge-url")
     judge_url: str | None = option(None, "systems: base address of a server that speaks OpenAI's "

@@ -44,10 +44,10 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from lora import learned
 from checkpoints import TrainingState
 from devices import (add_up, all_of, clip_gradients, gather, gathered, in_step, own_seed, spread,
                      stop)
+from lora import learned
 from options import SamplingOptions, option, parse_options
 from results import describe, evaluate_before, evaluate_test, finish, validate
 from run import Run, launch, prepare

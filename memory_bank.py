@@ -39,8 +39,8 @@ import numpy as np  # 2.0 or newer, for np.vecdot
 from embedders import Embedder, unit_rows
 
 
-TOGETHER = 32  # queries for which a vector is read once; their scores take 4 n bytes each
-FEW = 8  # queries below which a matrix product is no faster
+TOGETHER = 32  # queries that are searched at once; their scores take 4 n bytes each
+FEW = 8  # queries below which a matrix product is no faster (the agents ask one at a time)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class MemoryBank:
         self._ids = np.empty(0, np.int64)  # (capacity,)
         self._voices = np.empty(0, np.int64)  # (capacity,) who spoke, as numbered by:
         self._speakers: dict[str, int] = {}
-        self._shared = 0  # so many of the first rows another bank may be reading
+        self._shared = 0  # so many of the first rows are another bank's too: read, or to be filled
 
     def __len__(self) -> int:
         return len(self._memories)
@@ -115,7 +115,10 @@ class MemoryBank:
 
     # Problem 1
     def add_many(self, entries: Iterable[tuple[str, str, str]]) -> list[Memory]:
-        """Insert `(text, speaker, timestamp)` entries, embedded in one call; all or none."""
+        """Insert `(text, speaker, timestamp)` entries, embedded in one call; all or none.
+
+        Raises ValueError as `Memory` does, or if the embedder returned anything but vectors.
+        """
         # Everything that can fail comes before the first change.
         added = [Memory(memory_id, *entry)
                  for memory_id, entry in enumerate(entries, start=self._next_id)]
@@ -129,7 +132,10 @@ class MemoryBank:
 
     # Problem 1
     def update(self, memory_id: int, text: str, timestamp: str) -> Memory:
-        """Overwrite text and date; id, speaker and place in the order stay. KeyError if unknown."""
+        """Overwrite text and date; id, speaker and place in the order stay.
+
+        Raises KeyError if the id is unknown, and ValueError as `add_many` does.
+        """
         memory = Memory(memory_id, text, self[memory_id].speaker, timestamp)
         vectors, row = self._embed([self.line(memory)]), self._rows[memory_id]  # (1, d)
         self._make_writable(row, len(self), vectors.shape[1])
@@ -157,7 +163,7 @@ class MemoryBank:
         A list of queries gives a list of such lists, and is embedded in one call. `speaker` leaves
         out what others said; `with_scores` gives pairs `(memory, cosine)`. Equal scores come oldest
         insertion first; a query that shares no word with any memory scores 0 everywhere. Raises
-        ValueError if k < 1.
+        ValueError if k < 1, or if the embedder returned anything but vectors.
         """
         if k < 1:
             raise ValueError(f"k is {k}: ask for one memory or more")
@@ -252,7 +258,7 @@ class MemoryBank:
             self._memories[memory.id], self._rows[memory.id] = memory, row
 
     def _make_writable(self, first: int, n_rows: int, width: int) -> None:
-        """Give the arrays `n_rows` rows or more; no other bank reads those from `first` on."""
+        """Give the arrays `n_rows` rows or more, of which those from `first` on are ours alone."""
         if first < self._shared or n_rows > len(self._vectors):
             # Twice what is needed: over many insertions a row is moved once or twice on average.
             capacity, n = 2 * n_rows, len(self._rows)
@@ -268,23 +274,28 @@ class MemoryBank:
 
 def _nearest(vectors: np.ndarray, queries: np.ndarray, chosen: np.ndarray | slice, k: int,
              ) -> Iterator[tuple[np.ndarray | slice, np.ndarray]]:
-    """For each query (d,) rows among the `chosen` that hold its k nearest, and their scores.
+    """For each of `queries` (q, d): rows (m,) that hold its k nearest, and their scores (m,).
 
+    Of the rows of `vectors` (n, d) only those `chosen` count; all as near as the k-th are there.
     Scores are dot products row by row. A matrix product is faster for many queries, but BLAS adds
     up some rows of a block in another order than the rest: equal texts would differ in the last
     bit, and which comes first would depend on the size of the bank and of the batch. So it only
-    says who is near enough to be scored.
+    says who is near enough to be scored. Rows of all speakers are read: to copy some takes longer.
     """
     if len(queries) < FEW:
         for scores in np.vecdot(vectors[:, None], queries)[chosen].T:  # of (n, q)
             yield chosen, scores
         return
-    # Each of the two orders is off by less than d roundings of numbers below 1.
+    # Either order is off by d eps / 2 at most, and so are the k-th score's: 2 d eps in all. Twice
+    # that, to be safe.
     slack = 4 * vectors.shape[1] * np.finfo(np.float32).eps
     rows = np.arange(len(vectors))[chosen]
     for query, rough in zip(queries, (vectors @ queries.T)[chosen].T):
         near = rows if k >= len(rows) else rows[rough >= np.partition(rough, -k)[-k] - slack]
-        yield near, np.vecdot(vectors[near], query)
+        if 4 * len(near) > len(vectors):  # as where no word is shared: to copy so many takes longer
+            yield near, np.vecdot(vectors, query)[near]
+        else:
+            yield near, np.vecdot(vectors[near], query)
 
 
 # Problem 1

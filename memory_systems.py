@@ -1,7 +1,7 @@
 """Memories that a model organises: A-Mem's linked notes, Zep's dated graph, LangMem's tool calls.
 
-The systems of baselines.py whose memory is more than a list of sentences; what is said there of
-prompts, `compact` and what a model writes holds here too. `SYSTEMS` lists all there are.
+Three larger systems beside those of baselines.py; what is said there of prompts, `compact` and what
+a model writes holds here too. `SYSTEMS` lists all there are, those of baselines.py included.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from memory_bank import Memory, memory_line
 from memr1 import PER_SPEAKER, SIMILAR, apply_operations, turn_facts
 from policy import Message
 from prompts import Operation, first_json, manager_messages, one_line, parse_operations
+
+# ---- What they share -----------------------------------------------------------------------------
+
 
 def instructed(instructions: str, *lines: str) -> list[Message]:
     """A prompt in the form of prompts.py: the system message instructs, the user's holds data."""
@@ -285,13 +288,14 @@ class LangMem(Mem0):
         said = f"Said on {one_line(turn.timestamp)}: {one_line(f'{turn.speaker}: {turn.text}')}"
         yield from super().observing(turn) if self.compact else self.tools(said, turn)
 
-    def answering(self, question: str) -> Work:
-        if self.compact:
-            found = self.bank.search(question, self.k)
-        else:
-            found = yield from self.tools(f"Question: {one_line(question)}")
-        memories = sorted(set(found), key=lambda memory: memory.id)
-        return (yield from super().answering(question, self.headed(memories)))
+    def answering(self, question: str, memories: dict[str, list[Memory]] | None = None) -> Work:
+        if memories is None:
+            if self.compact:
+                found = self.bank.search(question, self.k)
+            else:
+                found = yield from self.tools(f"Question: {one_line(question)}")
+            memories = self.headed(sorted(set(found), key=lambda memory: memory.id))
+        return (yield from super().answering(question, memories))
 
     def tools(self, given: str, turn: Turn | None = None) -> Work:
         """Calls of tools until the model ends them, or a limit; returns all that was found."""

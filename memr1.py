@@ -113,7 +113,10 @@ def greedy(policy: Policy, prompts: list[list[int]], max_new_tokens: int) -> lis
 
 def answer_all(policy: Policy, tasks: Iterable[AnswerTask], distill: bool = True,
                max_new_tokens: int = 64) -> list[Answer]:
-    """The greedy answers of an answer agent. Each bank is searched at once, and not kept."""
+    """The greedy answers of an answer agent.
+
+    Each task's bank is searched when it comes, and let go: tasks may come from a generator.
+    """
     messages = [answer_messages(t.question.text, candidates(t.bank, t.question.text, t.speakers),
                                 distill) for t in tasks]
     responses = greedy(policy, [policy.encode(m) for m in messages], max_new_tokens)
@@ -179,7 +182,10 @@ def apply_operations(bank: MemoryBank, shown: Sequence[Memory], operations: Sequ
 
 
 def turn_facts(turn: Turn, source: str, policy: Policy | None = None) -> list[str]:
-    """What a turn states, by `--facts`: "turns" as said, "observations" of the data, or "llm"."""
+    """What a turn states, by `--facts`: "turns" as said, "observations" of the data, or "llm".
+
+    "llm" needs a policy to ask. Raises ValueError for another source.
+    """
     if source == "turns":
         return [f"{turn.speaker}: {turn.text}"]
     if source == "observations":
@@ -247,7 +253,8 @@ def manager_tasks(dialogues: Sequence[Dialogue], embed: Embedder, facts: str,
                   policy: Policy | None = None, guards: bool = False) -> list[ManagerTask]:
     """One decision for each question whose evidence names a turn: see "differs", 1 to 3.
 
-    With `guards`, for training, a second one: at a later turn that has nothing to do with it.
+    `policy` extracts the facts where `facts` is "llm". With `guards`, for training, a second one:
+    at a later turn that has nothing to do with it.
     """
     tasks = []
     draw = random.Random(0)
@@ -270,13 +277,16 @@ def manager_tasks(dialogues: Sequence[Dialogue], embed: Embedder, facts: str,
 
 def banks_before(dialogue: Dialogue, places: set[int], embed: Embedder) -> dict[int, MemoryBank]:
     """The memory right before each of these turns, the right one where the data knows it."""
-    bank, banks, read = MemoryBank(embed), {}, 0
+    banks = {}
+    if any(turn.fact for turn in dialogue.turns):
+        for place in places:
+            banks[place] = MemoryBank(embed)
+            banks[place].add_many(oracle_memories(dialogue.turns[:place]).values())
+        return banks
+    bank, read = MemoryBank(embed), 0
     for place in sorted(places):
-        if any(turn.fact for turn in dialogue.turns):
-            bank = MemoryBank(embed)
-            bank.add_many(oracle_memories(dialogue.turns[:place]).values())
-        else:  # LoCoMo's 1,500 questions need so many banks of hundreds: they share one array
-            bank.add_many(everything(dialogue.turns[read:place]))
+        bank.add_many(everything(dialogue.turns[read:place]))
+        # LoCoMo's 1,500 questions need so many banks of hundreds: these share their vectors.
         banks[place], read = bank.copy(), place
     return banks
 
@@ -341,20 +351,25 @@ class ManagerAgent:
         # No set: its order, and so the answer agent's batches, would differ by process.
         fresh = [d for d in dict.fromkeys(decisions) if d not in self.outcomes]
 
+        changes: list[dict] = []  # what each did to the bank
+
         def question_after(task: ManagerTask, response: str) -> AnswerTask:
+            """The question over the memory that a decision leaves behind."""
             bank = task.bank.copy()
             operations, invalid = parse_operations(response, len(task.shown))
             counts = apply_operations(bank, task.shown, operations, task.speaker, task.timestamp)
             counts["invalid"] += invalid
-            self.outcomes[task, response] = {"operations": dict(counts)}
+            changes.append({"operations": dict(counts)})
             if task.merged:
-                self.outcomes[task, response]["merged"] = any(m.text == task.merged for m in bank)
+                changes[-1]["merged"] = any(memory.text == task.merged for memory in bank)
             return AnswerTask(bank, task.question, task.speakers)
 
         # One by one: as many banks of a real dialogue, 5 MB each, would take gigabytes together.
         asked = (question_after(*decision) for decision in fresh)
-        for decision, answer in zip(fresh, answer_all(self.frozen, asked, self.distill)):
-            self.outcomes[decision].update(answer=answer.text, answer_response=answer.response)
+        answers = answer_all(self.frozen, asked, self.distill)
+        for decision, change, answer in zip(fresh, changes, answers):
+            self.outcomes[decision] = {
+                **change, "answer": answer.text, "answer_response": answer.response}
 
 
 class AnswerAgent:

@@ -54,10 +54,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lora import learned
 from checkpoints import TrainingState
 from devices import (add_up, all_of, clip_gradients, gather, gathered, in_step, own_seed, shard,
                      spread)
+from lora import learned
 from options import SamplingOptions, option, parse_options
 from policy import Policy
 from results import describe, evaluate_before, evaluate_test, finish, validate
@@ -114,11 +114,11 @@ def gae(rewards: Tensor, values: Tensor, lengths: Tensor, last_values: Tensor, g
 
 
 def whiten(advantages: Tensor, of_all: Tensor | None = None) -> Tensor:
-    """Mean 0 and deviation 1 over all response tokens of the batch; of one token, as it is.
+    """Advantages (N,) with mean 0 and deviation 1 over the batch's tokens; of one token, as it is.
 
-    Advantages that differ by rounding alone are made 0: scaled up they would look like others, and
-    Adam's first steps have the full length whatever the gradient. `of_all` are the advantages of
-    all devices, if these are those of one.
+    Where all lie within 1e-4, rounding or next to nothing, they become 0: scaled up they would look
+    like any others, and Adam's first steps have the full length whatever the gradient. `of_all`
+    (M,) are the advantages of all devices, if these are those of one.
     """
     of_all = advantages if of_all is None else of_all
     if len(of_all) < 2:

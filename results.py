@@ -1,7 +1,8 @@
 """What comes of a training run: scores on held-out tasks, and what stands in its folder at the end.
 
-`evaluate` is the one way in which training scripts score: greedy episodes of the agent that learns,
-on tasks that it did not learn from. `finish` writes checkpoint, pictures and summary, and prints.
+`evaluate` scores greedy episodes of the agent that learns, on tasks that it did not learn from. On
+top of that come whole dialogues for a manager (`evaluate_test`) and tasks of 1 to 16 questions for
+MEM1 (`compare_harnesses`). `finish` writes what run.py lists, and prints.
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ def describe(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
         operations.update(episode.log.get("operations", {}))
     return {
         "reward": rewards.mean().item(),
-        "reward_std": rewards.std().item(),
+        "reward_std": rewards.std().item() if rewards.numel() > 1 else 0.0,
         "no_signal": (rewards.amax(1) - rewards.amin(1) < 1e-4).float().mean().item(),
         "response_length": lengths.float().mean().item(),
-        "finished": sum(e.steps[-1].finished for e in episodes) / len(episodes),
+        "finished": sum(e.steps[-1].finished for e in episodes if e.steps) / len(episodes),
         **{name.lower(): operations[name] / len(episodes)
            for name in ("ADD", "UPDATE", "DELETE", "NOOP", "invalid")},
     }
@@ -81,27 +82,31 @@ def case_places(episodes: Sequence[Episode]) -> list[int]:
         kinds.setdefault((episode.log["category"], "merged" in episode.log), []).append(place)
     each = -(-CASES // max(len(kinds), 1))
     spread = [places[::max(1, len(places) // each)][:each] for places in kinds.values()]
-    return sorted(place for places in spread for place in places)[:CASES]
+    in_turn = sorted((turn, place) for places in spread for turn, place in enumerate(places))
+    return sorted(place for _, place in in_turn[:CASES])
 
 
 def validate(run: Run, step: int) -> float:
     """The headline score on the validation tasks; a dozen of them go to cases.jsonl as text."""
     scores, episodes = evaluate(run, run.validation)
-    score = scores[run.headline]
+    headline = scores[run.headline]
     if not devices.is_main():
-        return score
+        return headline
     cases = [{"reward": episodes[place].reward, **episodes[place].log}
              for place in case_places(episodes)]
     with (run.folder / "cases.jsonl").open("a", encoding="utf-8") as file:
-        line = {"step": step, "score": score, "cases": cases}
+        line = {"step": step, "score": headline, "cases": cases}
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
     for track in run.trackers:
-        track(step, {"validation": score})
-    return score
+        track(step, {"validation": headline})
+    return headline
 
 
 def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
-    """Held-out scores; for a manager also over whole dialogues, from an empty bank."""
+    """Held-out scores; of a manager in the world also over whole dialogues, from an empty bank.
+
+    Those take as long as all else, and are left out with `--limit`.
+    """
     scores, episodes = evaluate(run, run.test)
     if run.options.agent == "manager" and run.options.data in KINDS and not run.options.limit:
         dialogues = devices.spread(run.test_dialogues)
@@ -132,11 +137,11 @@ def count_questions(tasks: Sequence[Task]) -> int:
 
 
 def peak_memory_bytes() -> int:
-    """The most this process ever held: on the GPU if it used one, else resident memory.
+    """The most this process ever held: on the GPU if it held anything there, else resident.
 
     0 on Windows, where Python cannot tell.
     """
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
     try:
         import resource
@@ -208,9 +213,10 @@ def save_dialogue(run: Run) -> None:
 def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list[Episode]],
            rows: Sequence[dict[str, float]], scores: dict[int, float],
            train: Callable[[Run], Any]) -> dict:
-    """Write checkpoint, picture and summary; print the table, three transcripts and the folder.
+    """Write checkpoint, model card, pictures and summary; print a table and three transcripts.
 
-    For MEM1 `train` is called again for each of the harnesses it is compared with.
+    Returns what summary.json holds. For MEM1 `train` is called again for each of the harnesses it
+    is compared with.
     """
     options = run.options
     save(run.policy, run.folder / "checkpoint")

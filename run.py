@@ -5,12 +5,14 @@ results.py is the other half: it scores, and writes what a run leaves behind.
     runs/NAME/config.json    every option as it was resolved
               resume.pt      an unfinished run, to go on with (checkpoints.py)
               metrics.csv    one line a training step
-              samples.jsonl  the episodes of every tenth step, as text
+              samples.jsonl  the episodes of step 1 and of every tenth, as text
               cases.jsonl    the same dozen held-out cases at every validation, as text
               dialogue.json  a manager's: one held-out dialogue, read before and after training;
                              not with --limit
               curve.png      training reward and validation score over the steps
-              checkpoint/    the trained policy, an ordinary Hugging Face folder
+              objectives.png MEM1's scores over the number of questions
+              full_context/, truncation/    the runs that MEM1 is compared with
+              checkpoint/    the trained policy, an ordinary Hugging Face folder with a model card
               summary.json   held-out scores before and after, time, memory
 """
 
@@ -246,7 +248,8 @@ def prepare(options: Options, algorithm: str) -> Run:
         saved = read(folder, this_run) if options.resume else None
         if saved is None and devices.is_main():
             folder.mkdir(parents=True, exist_ok=True)
-            for name in ("metrics.csv", "samples.jsonl", "cases.jsonl", "dialogue.json"):
+            for name in ("metrics.csv", "samples.jsonl", "cases.jsonl", "dialogue.json",
+                         "summary.json", "curve.png", "objectives.png"):
                 (folder / name).unlink(missing_ok=True)
             (folder / "config.json").write_text(json.dumps(vars(options), indent=2) + "\n")
     except CheckpointError as error:

@@ -6,7 +6,7 @@
 
 A tensor there wraps one of the CPU, which does the work. What a GPU refuses is refused: to compute
 with tensors of both devices (but for copies, single numbers, and indices that lie on the CPU), and
-to draw with a generator of the other one. What it cannot show are a GPU's own kernels.
+to draw with a generator of the other one. It does not know `out=`, nor a GPU's own kernels.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def compute(operation, args: tuple, kwargs: dict):
     if there and operation not in COPIES:
         others = [x for x in tensors if not isinstance(x, Far) and x.ndim]
         if operation in INDEXED and isinstance(args[0], Far):
-            others = [x for x in others if x.is_floating_point()]
+            indices = {id(x) for x in tree_leaves(args[1])}
+            others = [x for x in others if id(x) not in indices]
         if others:
             raise RuntimeError(f"{operation}: a tensor {tuple(others[0].shape)} of the CPU beside "
                                f"tensors on {NAME}")
@@ -110,8 +111,9 @@ def near(x: object) -> object:
 # ---- What goes past `__torch_dispatch__` ---------------------------------------------------------
 
 library, every = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
+# torch.tensor makes its result and fills it by these two:
 library.impl("empty_strided", lambda size, stride, dtype=None, **kind: Far(
-    torch.empty_strided(size, stride, dtype=dtype)), "PrivateUse1")  # in torch.tensor, as is:
+    torch.empty_strided(size, stride, dtype=dtype)), "PrivateUse1")
 library.impl("_copy_from", lambda x, to, blocking=False: near(to).copy_(near(x)), "PrivateUse1")
 every.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
 
@@ -134,7 +136,8 @@ def in_half(name: str) -> None:
 for name in ("linear", "matmul", "scaled_dot_product_attention"):
     in_half(name)
 
-THERE: set[int] = set()  # generators of the device, which are the CPU's
+# The device's generators, which are the CPU's; kept, so that no other gets the address of one.
+THERE: dict[int, torch.Generator] = {}
 Own = torch.Generator
 
 
@@ -144,7 +147,7 @@ class Generator(Own):
     def __new__(cls, device: str | torch.device = "cpu") -> Generator:
         generator = Own.__new__(cls, "cpu")
         if torch.device(device).type == NAME:
-            THERE.add(generator._cdata)
+            THERE[generator._cdata] = generator
         return generator
 
     @property

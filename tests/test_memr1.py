@@ -493,6 +493,21 @@ def test_equal_responses_are_judged_once(tasks: list[ManagerTask]) -> None:
     assert len(frozen.read) == 2, "two different responses in a group of 8: two answers to ask for"
 
 
+def test_an_interrupted_judge_judges_again(tasks: list[ManagerTask]) -> None:
+    class Interrupted(WorldReader):
+        def sample(self, *given, **how):
+            if not self.calls:
+                self.calls.append("Ctrl-C")
+                raise KeyboardInterrupt
+            return super().sample(*given, **how)
+
+    agent = ManagerAgent(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        agent.rollout(always("x"), [DOG], 1, 1.0)
+    [[episode]] = agent.rollout(always("x"), [DOG], 1, 1.0)
+    assert "answer" in episode.log, "half an outcome was kept"
+
+
 def test_no_rollout_changes_a_bank(dialogues: list[Dialogue], tasks: list[ManagerTask]) -> None:
     before = [contents(task.bank) for task in tasks]
     busy = always('[{"event": "DELETE", "id": 0}, {"event": "UPDATE", "id": 1, "text": "x"}, '

@@ -17,6 +17,7 @@ import io
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -456,6 +457,10 @@ def test_the_same_cases_of_every_kind_at_every_step():
         episode.reward = float(n % 3 == 0)
     assert case_places(episodes) == places, "which cases are shown must not depend on how they went"
     assert case_places([]) == [] and case_places(episodes[:3]) == [0, 1, 2]
+    in_blocks = sorted(episodes, key=lambda e: (e.log["category"], "merged" not in e.log))
+    followed = Counter((in_blocks[place].log["category"], "merged" in in_blocks[place].log)
+                       for place in case_places(in_blocks))
+    assert sorted(followed.values()) == [2, 2, 2, 3, 3], f"as many of each kind: {followed}"
 
 
 # ---- the timeline --------------------------------------------------------------------------------

@@ -290,6 +290,16 @@ def test_curve_and_table(tmp_path):
     assert re.search(r"all, exact match +4 +0\.250 +0\.750", text), text
 
 
+def test_a_new_run_leaves_nothing_of_the_old_one(tmp_path, model_folder):
+    for name in ("summary.json", "objectives.png", "curve.png", "metrics.csv", "dialogue.json"):
+        (tmp_path / name).write_text("old")
+    (tmp_path / "notes.txt").write_text("mine")
+    prepare(GRPOOptions(model=str(model_folder), data="world", agent="answer", steps=1,
+                        out=str(tmp_path)), "grpo")
+    assert sorted(path.name for path in tmp_path.glob("*.*")) == ["config.json", "notes.txt"], (
+        "interrupted, this run would be shown with the scores and pictures of the last")
+
+
 def test_a_limit_is_for_validation_and_test_alone(tmp_path, model_folder):
     counts = []
     for options in ({}, {"limit": 5}):
