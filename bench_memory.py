@@ -48,6 +48,11 @@ MOST = 0.92  # of a card is ours: the rest is the driver's, and what lies betwee
 def computed(config, setting: Setting) -> dict[str, float]:
     """Bytes by part, and at the peaks of "sampling" and "update", for a model's configuration."""
     text, s = config.get_text_config(), setting
+    absent = [name for name in ("intermediate_size", "num_key_value_heads", "num_hidden_layers")
+              if not hasattr(text, name)]
+    if absent:
+        raise ValueError(f"config.json has no {absent[0]}: --memory counts models that are built "
+                         "like Llama and Qwen2")
     model = empty_model(config)
     n_all = sum(p.numel() for p in model.parameters())
     size = 2 if s.half else 4  # bytes of an activation

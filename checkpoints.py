@@ -27,6 +27,7 @@ import shlex
 import signal
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 FILE = "resume.pt"
 LOGS = ("metrics.csv", "samples.jsonl", "cases.jsonl")
 BAD_STEPS = 3  # so many in a row without a finite gradient end the run
+CONTENT = {"identity", "before", "rows", "scores", "n_tokens", "seconds", "sizes", "modules",
+           "optimizer", "schedule", "ranks"}
 FREE = ("model", "out", "resume", "save_every")  # options that may change on resuming
 
 
@@ -63,24 +66,33 @@ def fingerprint(model: torch.nn.Module) -> str:
     return found.hexdigest()[:12]
 
 
-def identity(options: Any, model: torch.nn.Module, n_tasks: int) -> dict[str, Any]:
+def identity(options: Any, algorithm: str, model: torch.nn.Module, n_tasks: int,
+             ) -> dict[str, Any]:
     """What must be equal for a run to go on: by the names that a message can use."""
     kept = {f"--{name.replace('_', '-')}": value for name, value in vars(options).items()
             if name not in FREE}
-    return {**kept, "the start model": fingerprint(model), "tasks to learn from": n_tasks,
-            "devices": devices.world_size()}
+    return {"algorithm": algorithm, **kept, "the start model": fingerprint(model),
+            "tasks to learn from": n_tasks, "devices": devices.world_size()}
 
 
 def read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint in a run folder. Raises CheckpointError if there is none of such a run."""
     path = folder / FILE
+    if not path.exists() and (folder / "summary.json").exists():
+        raise CheckpointError(f"{folder} holds a finished run; to train its model further, start "
+                              f"with --model {folder / 'checkpoint'} and another --out")
     if not path.exists():
         raise CheckpointError(f"{path}: there is nothing to resume; start without --resume "
                               "(--save-every writes checkpoints)")
     try:
+        with zipfile.ZipFile(path) as file:  # which has a checksum of each part
+            if broken := file.testzip():
+                raise ValueError(f"{broken} in it is damaged")
         # Weights only: the file can hold data and no code. Mapped: read as it is needed.
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         found = saved["identity"]
+        if absent := CONTENT - saved.keys():
+            raise ValueError(f"it lacks {', '.join(sorted(absent))}")
     except Exception as error:  # whatever a broken file makes the library raise
         raise CheckpointError(f"{path} cannot be read ({' '.join(str(error).split())[:120]}); "
                               "delete it and start without --resume") from error
@@ -88,7 +100,10 @@ def read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
                  for name in dict.fromkeys([*wanted, *found])
                  if found.get(name) != wanted.get(name)]
     if different:
-        raise CheckpointError(f"{path} is of another run: {'; '.join(different)}")
+        # Another algorithm has other options: that alone says enough.
+        said = different[:1] if different[0].startswith("algorithm") else different
+        raise CheckpointError(f"{path} is of another run: {'; '.join(said)}; give what it was "
+                              "started with, or choose another --out")
     for name, size in saved["sizes"].items():
         if size > _size(folder / name):
             raise CheckpointError(f"{folder / name} lacks lines that {FILE} counts on; put it "

@@ -49,7 +49,7 @@ from devices import (add_up, all_of, clip_gradients, gather, gathered, in_step, 
                      stop)
 from lora import learned
 from options import SamplingOptions, option, parse_options
-from results import describe, evaluate_before, evaluate_test, finish, validate
+from results import describe, evaluate_after, evaluate_before, finish, validate
 from run import Run, launch, prepare
 from trees import Episode, micro_batches, token_numbers, trees_of
 
@@ -261,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     run = prepare(options, "grpo")
     before = evaluate_before(run)
     rows, scores = train(run)
-    return finish(run, before, evaluate_test(run), rows, scores, train)
+    return finish(run, before, evaluate_after(run), rows, scores, train)
 
 
 if __name__ == "__main__":

@@ -101,9 +101,13 @@ def add_adapters(model: nn.Module, rank: int, alpha: float | None = None,
     """
     layers = linear_layers(model)
     names = list(layers) if names is None else sorted(names)
-    if not names or set(names) - set(layers):
-        raise ValueError(f"it has no linear layer {min(set(names) - set(layers), default='')}"
-                         "; take --lora 0")
+    unknown = sorted(set(names) - set(layers))
+    if not names or unknown:
+        raise ValueError(f"it has no linear layer {unknown[0] if unknown else 'to adapt'}; "
+                         "take --lora 0")
+    widest = max(min(layers[name].weight.shape) for name in names)
+    if rank > widest:
+        raise ValueError(f"--lora {rank}: no layer's weights have a rank above {widest}")
     model.requires_grad_(False)
     for name in names:
         model.set_submodule(name, LowRank(layers[name], rank, alpha or 2 * rank))

@@ -101,6 +101,8 @@ class SamplingOptions(Options):
 LEAST = {"seed": 0, "steps": 0, "save_every": 0, "lora": 0, "lr": 1e-12, "temperature": 1e-3,
          "max_grad_norm": 1e-6, "clip": 1e-3, "critic_lr": 1e-12}
 
+MOST = {"seed": 2**32 - 1, "gamma": 1, "lam": 1, "clip": 1}
+
 
 def parse_options(cls: type, description: str, argv: Sequence[str] | None):
     """Read the command line into an options class: --group-size for `group_size`, and so on."""
@@ -126,6 +128,10 @@ def parse_options(cls: type, description: str, argv: Sequence[str] | None):
         least = LEAST.get(f.name, 1 if type(value) is int else 0)
         if type(value) in (int, float) and not least <= value < float("inf"):
             parser.error(f"{name} {value}: must be a finite number of at least {least:g}")
+        if type(value) in (int, float) and value > MOST.get(f.name, value):
+            parser.error(f"{name} {value}: must be at most {MOST[f.name]}")
+        if value == "":
+            parser.error(f"{name}: is empty")
     return options
 
 

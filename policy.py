@@ -18,7 +18,7 @@ Where this differs from usual practice, and why
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from jinja2 import TemplateError
 from torch import Tensor
-from transformers import Cache, GenerationConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, Cache, GenerationConfig, PreTrainedTokenizerFast
 
 from lora import (adapters, add_adapters, base_name, checkpoint_layers, head_log_probs, load_model,
                   low_rank_layers, picked_log_probs, save_adapters, save_merged, second_set)
@@ -396,6 +396,9 @@ class Policy:
                     else errors.mean() > 0.5).item()
 
         plain = self.token_log_probs([group])
+        if not plain.isfinite().all():
+            raise PolicyError("the model's log-probs are not finite: its weights are spoilt; take "
+                              "an earlier checkpoint")
         shorter = self.token_log_probs([[Step(words[:6], words[6:10], False)]])
         if differ(shorter, plain[:4]):
             raise PolicyError("an encoder: its tokens see later ones; use a causal language model")
@@ -450,6 +453,27 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(name)
 
 
+@contextmanager
+def _one_line(name: str | Path) -> Iterator[None]:
+    """Make a PolicyError of whatever a missing or broken folder makes the libraries raise."""
+    try:
+        yield
+    except Exception as error:
+        reason, base = " ".join(str(error).split())[:200], str(name)
+        with suppress(ValueError):
+            base = base_name(name)
+        raise PolicyError(
+            f"cannot load a causal language model from {name!s}"
+            f"{'' if base == str(name) else f', adapters of {base}'}: {reason} "
+            "(give a Hugging Face folder, or a hub name with a network)") from error
+
+
+def check_model(name: str | Path) -> None:
+    """Raise PolicyError if there is no such model; reads no more than its config.json."""
+    with _one_line(name):
+        AutoConfig.from_pretrained(base_name(name))
+
+
 def usual_precision(device: str | None = None) -> str:
     """bfloat16 on a GPU that has it, else float32."""
     half = (device != "cpu" and torch.cuda.is_available()
@@ -471,19 +495,18 @@ def load_policy(name: str | Path, device: str | None = None, lora: int = 0,
     Raises PolicyError with one line when there is no such model.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    half, base = (precision or usual_precision(device)) == "bfloat16", name
-    try:
-        base = base_name(name)
+    half = (precision or usual_precision(device)) == "bfloat16"
+    with _one_line(name):
+        if lora and base_name(name) != str(name):
+            raise ValueError("new adapters on top of these would belong to no folder's weights; "
+                             "give the folder of merged weights, or take --lora 0")
         model = load_model(name, torch.bfloat16 if half and lora else torch.float32).to(device)
-        tokenizer = load_tokenizer(base)
+        tokenizer = load_tokenizer(base_name(name))
+        n_rows = model.get_input_embeddings().num_embeddings
+        if tokenizer.vocab_size > n_rows:
+            raise ValueError(f"its tokenizer has {tokenizer.vocab_size} tokens, the model {n_rows}")
         if lora:
             add_adapters(model, lora)
-    except Exception as error:  # whatever a missing or broken folder makes the libraries raise
-        reason = " ".join(str(error).split())[:200]
-        raise PolicyError(
-            f"cannot load a causal language model from {name!s}"
-            f"{'' if str(base) == str(name) else f', adapters of {base}'}: {reason} "
-            "(give a Hugging Face folder, or a hub name with a network)") from error
     checkpoint_layers(model, checkpointing)
     return Policy(model, tokenizer, micro_batch_tokens=micro_batch_tokens,
                   autocast=half and not lora)

@@ -60,7 +60,7 @@ from devices import (add_up, all_of, clip_gradients, gather, gathered, in_step, 
 from lora import learned
 from options import SamplingOptions, option, parse_options
 from policy import Policy
-from results import describe, evaluate_before, evaluate_test, finish, validate
+from results import describe, evaluate_after, evaluate_before, finish, validate
 from run import Run, launch, load_or_stop, prepare
 from trees import Episode, Row, Step, micro_batches, token_numbers, trees_of
 
@@ -365,7 +365,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     run = prepare(options, "ppo")
     before = evaluate_before(run)
     rows, scores = train(run)
-    return finish(run, before, evaluate_test(run), rows, scores, train)
+    return finish(run, before, evaluate_after(run), rows, scores, train)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 `evaluate` scores greedy episodes of the agent that learns, on tasks that it did not learn from. On
 top of that come whole dialogues for a manager (`evaluate_test`) and tasks of 1 to 16 questions for
-MEM1 (`compare_harnesses`). `finish` writes what run.py lists, and prints.
+MEM1 (`compare_harnesses`). `evaluate_after` saves the weights,
+`finish` writes the rest of what run.py lists, and prints.
 """
 
 from __future__ import annotations
@@ -124,6 +125,12 @@ def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
     return scores, episodes
 
 
+def evaluate_after(run: Run) -> tuple[dict, list[Episode]]:
+    """Held-out scores of the trained policy. It is saved first: nothing here can lose it."""
+    save(run.policy, run.folder / "checkpoint")
+    return evaluate_test(run)
+
+
 def evaluate_before(run: Run) -> tuple[dict, list[Episode]]:
     """Held-out scores of the start model; a resumed run has them from its checkpoint."""
     run.before = run.before or evaluate_test(run)
@@ -182,6 +189,8 @@ def compare_harnesses(run: Run, train: Callable[[Run], Any]) -> dict[str, dict[s
 
 def save(policy: Policy, folder: Path) -> None:
     """Write a Hugging Face folder, by one of all devices."""
+    if devices.is_main():
+        folder.mkdir(parents=True, exist_ok=True)  # a file in its place would only be logged
     with devices.gathered(policy.model):
         # `state_dict` of a sharded model returns pieces whatever is gathered; this does not.
         sharded = hasattr(policy.model, "unshard")
@@ -213,13 +222,12 @@ def save_dialogue(run: Run) -> None:
 def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list[Episode]],
            rows: Sequence[dict[str, float]], scores: dict[int, float],
            train: Callable[[Run], Any]) -> dict:
-    """Write checkpoint, model card, pictures and summary; print a table and three transcripts.
+    """Write model card, pictures and summary; print a table and three transcripts.
 
     Returns what summary.json holds. For MEM1 `train` is called again for each of the harnesses it
     is compared with.
     """
     options = run.options
-    save(run.policy, run.folder / "checkpoint")
     if options.agent == "manager" and not options.limit:
         save_dialogue(run)
     compared = {}
@@ -241,14 +249,14 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
         return summary
     draw_curve(rows, scores, headline, title, run.folder / "curve.png")
     (run.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    for folder in (run.folder, *(run.folder / harness for harness in HARNESSES)):
-        (folder / FILE).unlink(missing_ok=True)  # finished: nothing to go on with
     print("\n" + transcripts(before[1], after[1]))
     print("\n" + table(before[0], after[0]))
     if compared:
         print("\n" + objectives_table(compared["by_objectives"]))
         draw_objectives(compared["by_objectives"], title, run.folder / "objectives.png")
     save_card(run, table(before[0], after[0]))
+    for folder in (run.folder, *(run.folder / harness for harness in HARNESSES)):
+        (folder / FILE).unlink(missing_ok=True)  # finished: nothing to go on with
     print(f"\n{run.algorithm} {options.agent}: held-out {headline} "
           f"{before[0][run.headline]:.3f} -> {after[0][run.headline]:.3f} in {seconds:.0f} s, "
           f"{peak_memory_bytes() / 2**30:.1f} GiB; run folder {run.folder}")

@@ -43,7 +43,7 @@ from memr1 import (AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, answer_ta
 from mem1 import Mem1Agent
 from metrics import f1, squad_exact_match
 from options import Options, resolve
-from policy import Policy, PolicyError, load_policy
+from policy import Policy, PolicyError, check_model, load_policy
 from sharing import Tracker, TrackerError, tensorboard, wandb
 from shop import Goal, goals
 from trees import Episode
@@ -215,10 +215,15 @@ def prepare(options: Options, algorithm: str) -> Run:
     if not options.resume and (folder / FILE).exists():
         stop(f"{folder} holds an unfinished run: go on with it (--resume), delete {FILE} there, or "
              "choose another --out")
+    if (folder / "checkpoint").resolve() in (Path(options.model).resolve(),
+                                             *Path(options.model).resolve().parents):
+        stop(f"--model {options.model} lies in the run folder {folder}, where the trained model "
+             "will replace it; choose another --out")
     torch.manual_seed(options.seed)
     try:
+        check_model(options.model)  # before anything is downloaded
         splits = load_data(options.data, options.train_questions)
-    except DataError as error:
+    except (PolicyError, DataError) as error:
         stop(str(error))
     if isinstance(splits[0][0], OpenQuestion) and options.agent != "mem1":
         stop(f"--data {options.data}: questions without a dialogue; they are for --agent mem1")
@@ -243,7 +248,7 @@ def prepare(options: Options, algorithm: str) -> Run:
     train, validation, test = tasks
     if not train or not test:  # a manager's questions need evidence
         stop(f"{options.data}: no usable question to {'test on' if train else 'learn from'}")
-    this_run = identity(options, policy.model, len(train))
+    this_run = identity(options, algorithm, policy.model, len(train))
     try:
         saved = read(folder, this_run) if options.resume else None
         if saved is None and devices.is_main():

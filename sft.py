@@ -45,7 +45,7 @@ from memr1 import SIMILAR, candidates, everything, guard_place, turn_facts
 from policy import Message
 from prompts import (Operation, answer_messages, format_answer, format_operation,
                      manager_messages)
-from results import evaluate_before, evaluate_test, finish, validate
+from results import evaluate_after, evaluate_before, finish, validate
 from run import Run, launch, load_data, prepare
 from trees import micro_batches
 
@@ -203,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     run = prepare(options, "sft")
     before = evaluate_before(run)
     rows, scores = train(run)
-    return finish(run, before, evaluate_test(run), rows, scores, train)
+    return finish(run, before, evaluate_after(run), rows, scores, train)
 
 
 if __name__ == "__main__":

@@ -320,7 +320,8 @@ def test_another_run_is_refused_and_what_differs_is_named(unfinished, material, 
     make_tokenizer().save_pretrained(material / "other")
     line = refused(capsys, "grpo", unfinished, resume=True, model=material / "other")
     assert "the start model" in line and "--lr" not in line, line
-    assert "--clip" not in refused(capsys, "ppo", unfinished, resume=True), "named what is equal"
+    line = refused(capsys, "ppo", unfinished, resume=True)
+    assert "algorithm grpo there, ppo here" in line and "--lam" not in line, line
     line = refused(capsys, "grpo", unfinished)
     assert "--resume" in line and str(unfinished) in line, (
         "a new run would overwrite one that can go on")
@@ -334,9 +335,35 @@ def test_a_broken_or_missing_checkpoint_is_refused(unfinished, material, capsys)
     shutil.copytree(unfinished, folder)
     (folder / FILE).write_bytes((folder / FILE).read_bytes()[:9000])
     assert "cannot be read" in refused(capsys, "grpo", folder, resume=True)
-    shutil.copy(unfinished / FILE, folder / FILE)
+    whole = (unfinished / FILE).read_bytes()
+    middle = len(whole) // 2
+    (folder / FILE).write_bytes(whole[:middle] + bytes(500) + whole[middle + 500:])
+    assert "damaged" in refused(capsys, "grpo", folder, resume=True), (
+        "weights that rotted on the disk were trained on")
+    (folder / FILE).write_bytes(whole)
     (folder / "metrics.csv").write_text("step\n")
     assert "metrics.csv" in refused(capsys, "grpo", folder, resume=True)
+
+
+def test_the_trained_weights_outlive_what_follows(material, capsys):
+    """An interrupt, or no memory left, while the trained model is scored."""
+    folder, scored = material / "outlived", results.evaluate_test
+
+    def interrupted(one):
+        if one.before is None:
+            return scored(one)
+        raise KeyboardInterrupt
+
+    results.evaluate_test = interrupted
+    with unchanged(), pytest.raises(KeyboardInterrupt):
+        script("grpo", folder, steps=1)
+    results.evaluate_test = scored
+    assert (folder / "checkpoint" / "model.safetensors").exists(), "trained for nothing"
+    with unchanged():
+        script("grpo", folder, steps=1)
+    assert "finished run" in refused(capsys, "grpo", folder, steps=1, resume=True)
+    line = refused(capsys, "grpo", folder, model=folder / "checkpoint")
+    assert "--out" in line and "replace" in line, "the run would overwrite its own start model"
 
 
 @pytest.mark.parametrize("trouble", ["full", "forbidden"])
@@ -360,8 +387,17 @@ def test_the_file_holds_data_only(tmp_path):
     torch.save({"identity": os.system}, tmp_path / FILE)
     with pytest.raises(CheckpointError, match="cannot be read"):
         read(tmp_path, {})
-    write(tmp_path / FILE, {"identity": {}, "sizes": {}, "rows": [1]})
+    content = {**dict.fromkeys(checkpoints.CONTENT), "identity": {}, "sizes": {}, "rows": [1]}
+    write(tmp_path / FILE, content)
     assert read(tmp_path, {})["rows"] == [1]
+    del content["optimizer"]
+    write(tmp_path / FILE, content)
+    with pytest.raises(CheckpointError, match="it lacks optimizer"):
+        read(tmp_path, {})
+
+
+def test_what_a_checkpoint_lacks_is_what_training_writes(unfinished):
+    assert torch.load(unfinished / FILE, weights_only=True).keys() == checkpoints.CONTENT
 
 
 # ---- Steps without a finite gradient -------------------------------------------------------------

@@ -525,6 +525,12 @@ def test_broken_adapters_are_one_line(trained, how, says):
     assert "\n" not in str(caught.value) and str(saved) in str(caught.value), "one line, the folder"
 
 
+def test_adapters_on_adapters_are_refused(trained):
+    _, _, saved = trained
+    with pytest.raises(PolicyError, match="merged weights"):
+        load_policy(saved / "adapter", "cpu", lora=4)  # what could adapter_config.json name?
+
+
 def test_a_model_without_linear_layers_is_refused(tmp_path):
     make_model("gpt2", n_layer=1).save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)

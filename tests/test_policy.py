@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 from collections import Counter
 from itertools import product
 
@@ -17,6 +18,7 @@ import torch
 from conftest import make_model, make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, BertModel, Cache
 
 import policy as policy_module
@@ -149,6 +151,15 @@ def test_entropies_are_those_of_the_tempered_distribution_and_carry_no_gradient(
 
 
 WIDE = 10 ** 6  # a model so wide that every shared token is worth a row
+
+
+def test_spoilt_weights_are_refused(model_folder, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "spoilt")
+    weights = load_file(tmp_path / "spoilt" / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, tmp_path / "spoilt" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(PolicyError, match="not finite"):
+        load_policy(tmp_path / "spoilt", "cpu")
 
 
 def test_shared_prefix():

@@ -38,7 +38,7 @@ from mem1 import HARNESSES, Mem1Agent, Trajectory, turn_messages
 from memory_bank import MemoryBank
 from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask
 from policy import Policy, load_tokenizer
-from results import case_places, finish, validate
+from results import case_places, finish, save, validate
 from run import Run
 from timeline import changes, reading
 from trees import Episode, Step
@@ -144,6 +144,7 @@ def written_run(folder: Path, agent_name: str, agent, tasks: list, responses: Se
     score = {"exact_match": 0.25, "f1": 0.5, "bleu1": 0.5, "count": 4, "reward": 0.25}
     by = {**score, "by_category": {1: score, f"type {evil}": score}}
     with contextlib.redirect_stdout(io.StringIO()):
+        save(run.policy, folder / "checkpoint")
         finish(run, (by, []), ({**by, "exact_match": 0.75}, []), rows, scores, None)
     return folder
 

@@ -117,6 +117,11 @@ def test_bad_arguments_of_every_command(name, arguments, expected):
     (["--temperature", "0"], "--temperature 0"),
     (["--reduction", "mean"], "token, sequence, constant"),
     (["--normalise", "yes"], "on, off"),
+    (["--seed", 2**32], "--seed 4294967296"),
+    (["--clip", "2"], "--clip 2"),
+    (["--out", ""], "--out: is empty"),
+    (["--lora", "1000"], "--lora 1000"),
+    (["--model", "no/such", "--data", "locomo"], "no/such"),
 ])
 def test_bad_numbers_and_choices_of_grpo(arguments, expected):
     assert expected in refused("grpo", *arguments), "the line does not name what was wrong"
