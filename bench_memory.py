@@ -46,7 +46,10 @@ MOST = 0.92  # of a card is ours: the rest is the driver's, and what lies betwee
 
 
 def computed(config, setting: Setting) -> dict[str, float]:
-    """Bytes by part, and at the peaks of "sampling" and "update", for a model's configuration."""
+    """Bytes by part, and at the peaks of "sampling" and "update", for a model's configuration.
+
+    Raises ValueError for a model that is not built like Llama or Qwen2.
+    """
     text, s = config.get_text_config(), setting
     absent = [name for name in ("intermediate_size", "num_key_value_heads", "num_hidden_layers")
               if not hasattr(text, name)]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from canned import CannedAgent, make_run
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
+from transformers import AutoModelForCausalLM, GPT2Config, Qwen2Config, Qwen3Config
 
 import bench
 import bench_bank
@@ -220,3 +220,10 @@ def test_bad_options_are_one_line(words, message, capsys):
         bench.main(words)
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and message in error and error.count("\n") == 1, error
+
+
+def test_the_memory_of_another_kind_of_model_is_not_guessed(tmp_path, capsys):
+    GPT2Config(n_layer=1).save_pretrained(tmp_path)
+    with pytest.raises(SystemExit):
+        bench.main(["--memory", "--model", str(tmp_path)])
+    assert "built like Llama" in capsys.readouterr().err
