@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 FILE = "resume.pt"
 LOGS = ("metrics.csv", "samples.jsonl", "cases.jsonl")
 BAD_STEPS = 3  # so many in a row without a finite gradient end the run
+# What resume.pt holds: see `TrainingState._content`.
 CONTENT = {"identity", "before", "rows", "scores", "n_tokens", "seconds", "sizes", "modules",
            "optimizer", "schedule", "ranks"}
 FREE = ("model", "out", "resume", "save_every")  # options that may change on resuming
@@ -90,19 +91,19 @@ def read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
                 raise ValueError(f"{broken} in it is damaged")
         # Weights only: the file can hold data and no code. Mapped: read as it is needed.
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        found = saved["identity"]
         if absent := CONTENT - saved.keys():
             raise ValueError(f"it lacks {', '.join(sorted(absent))}")
+        found = saved["identity"]
     except Exception as error:  # whatever a broken file makes the library raise
         raise CheckpointError(f"{path} cannot be read ({' '.join(str(error).split())[:120]}); "
                               "delete it and start without --resume") from error
     different = [f"{name} {found.get(name)} there, {wanted.get(name)} here"
                  for name in dict.fromkeys([*wanted, *found])
                  if found.get(name) != wanted.get(name)]
+    if found.get("algorithm") != wanted.get("algorithm"):
+        different = different[:1]  # which has other options, too: the algorithm says enough
     if different:
-        # Another algorithm has other options: that alone says enough.
-        said = different[:1] if different[0].startswith("algorithm") else different
-        raise CheckpointError(f"{path} is of another run: {'; '.join(said)}; give what it was "
+        raise CheckpointError(f"{path} is of another run: {'; '.join(different)}; give what it was "
                               "started with, or choose another --out")
     for name, size in saved["sizes"].items():
         if size > _size(folder / name):

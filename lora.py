@@ -97,7 +97,7 @@ def add_adapters(model: nn.Module, rank: int, alpha: float | None = None,
 
     A is drawn from torch's global generator. `alpha` is 2 `rank` unless given. Also on an
     `empty_model`, to count: rank 16 gives Qwen2.5-3B 29.9 million weights to learn. Raises
-    ValueError if there is no layer to adapt, or none of a name.
+    ValueError if there is no layer to adapt, none of a name, or none as wide as the rank.
     """
     layers = linear_layers(model)
     names = list(layers) if names is None else sorted(names)

@@ -94,7 +94,7 @@ class MemoryBank:
         self._ids = np.empty(0, np.int64)  # (capacity,)
         self._voices = np.empty(0, np.int64)  # (capacity,) who spoke, as numbered by:
         self._speakers: dict[str, int] = {}
-        self._shared = 0  # so many of the first rows are another bank's too: read, or to be filled
+        self._shared_rows = 0  # the first so many; another bank reads them, or may fill them
 
     def __len__(self) -> int:
         return len(self._memories)
@@ -176,8 +176,9 @@ class MemoryBank:
         asked = self._embed(queries) if len(ids[chosen]) and queries else np.empty((0, 0))  # (q, d)
         for start in range(0, len(asked), TOGETHER):
             for rows, scores in _nearest(vectors, asked[start : start + TOGETHER], chosen, k):
-                best = _top(scores, ids[rows], k)
-                found = [self._memories[memory_id] for memory_id in ids[rows][best].tolist()]
+                scored = ids[rows]  # (m,)
+                best = _top(scores, scored, k)
+                found = [self._memories[memory_id] for memory_id in scored[best].tolist()]
                 results.append(list(zip(found, scores[best].tolist())) if with_scores else found)
         results = results or [[] for _ in queries]  # nothing to search
         return results[0] if isinstance(query, str) else results
@@ -193,8 +194,8 @@ class MemoryBank:
         twin._next_id, twin._memories = self._next_id, self._memories.copy()
         twin._rows, twin._speakers = self._rows.copy(), self._speakers.copy()
         twin._vectors, twin._ids, twin._voices = self._vectors, self._ids, self._voices
-        # Only one of the two may fill the room behind: this one.
-        self._shared, twin._shared = max(self._shared, len(self)), len(self._vectors)
+        self._shared_rows = max(self._shared_rows, len(self))
+        twin._shared_rows = len(self._vectors)  # the room behind too: only this bank may fill that
         return twin
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -259,7 +260,7 @@ class MemoryBank:
 
     def _make_writable(self, first: int, n_rows: int, width: int) -> None:
         """Give the arrays `n_rows` rows or more, of which those from `first` on are ours alone."""
-        if first < self._shared or n_rows > len(self._vectors):
+        if first < self._shared_rows or n_rows > len(self._vectors):
             # Twice what is needed: over many insertions a row is moved once or twice on average.
             capacity, n = 2 * n_rows, len(self._rows)
             for name, shape in (("_vectors", (capacity, width)), ("_ids", capacity),
@@ -269,7 +270,7 @@ class MemoryBank:
                 if n:
                     new[:n] = old[:n]
                 setattr(self, name, new)
-            self._shared = 0
+            self._shared_rows = 0
 
 
 def _nearest(vectors: np.ndarray, queries: np.ndarray, chosen: np.ndarray | slice, k: int,
@@ -286,8 +287,8 @@ def _nearest(vectors: np.ndarray, queries: np.ndarray, chosen: np.ndarray | slic
         for scores in np.vecdot(vectors[:, None], queries)[chosen].T:  # of (n, q)
             yield chosen, scores
         return
-    # Either order is off by d eps / 2 at most, and so are the k-th score's: 2 d eps in all. Twice
-    # that, to be safe.
+    # In either order a score is off by d eps / 2 at most. So the two ways differ by d eps, and two
+    # memories that are 2 d eps apart in one stand in the same order in the other. Twice that.
     slack = 4 * vectors.shape[1] * np.finfo(np.float32).eps
     rows = np.arange(len(vectors))[chosen]
     for query, rough in zip(queries, (vectors @ queries.T)[chosen].T):

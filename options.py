@@ -100,7 +100,7 @@ class SamplingOptions(Options):
 # The least value of an option; of others 1 for whole numbers, 0 for the rest.
 LEAST = {"seed": 0, "steps": 0, "save_every": 0, "lora": 0, "lr": 1e-12, "temperature": 1e-3,
          "max_grad_norm": 1e-6, "clip": 1e-3, "critic_lr": 1e-12}
-
+# The greatest, where there is one; torch takes no larger seed.
 MOST = {"seed": 2**32 - 1, "gamma": 1, "lam": 1, "clip": 1}
 
 

@@ -29,7 +29,8 @@ from torch import Tensor
 from transformers import AutoConfig, Cache, GenerationConfig, PreTrainedTokenizerFast
 
 from lora import (adapters, add_adapters, base_name, checkpoint_layers, head_log_probs, load_model,
-                  low_rank_layers, picked_log_probs, save_adapters, save_merged, second_set)
+                  low_rank_layers, picked_log_probs, save_adapters, save_merged, saved_config,
+                  second_set)
 from tree_attention import RoomyLayer, use_tree_attention
 from trees import (Row, Step, alike, micro_batches, pack, pad_right, prompt_row, shared_trees,
                    tree_mask)
@@ -454,7 +455,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
 
 
 @contextmanager
-def _one_line(name: str | Path) -> Iterator[None]:
+def _as_policy_error(name: str | Path) -> Iterator[None]:
     """Make a PolicyError of whatever a missing or broken folder makes the libraries raise."""
     try:
         yield
@@ -470,7 +471,7 @@ def _one_line(name: str | Path) -> Iterator[None]:
 
 def check_model(name: str | Path) -> None:
     """Raise PolicyError if there is no such model; reads no more than its config.json."""
-    with _one_line(name):
+    with _as_policy_error(name):
         AutoConfig.from_pretrained(base_name(name))
 
 
@@ -496,8 +497,8 @@ def load_policy(name: str | Path, device: str | None = None, lora: int = 0,
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     half = (precision or usual_precision(device)) == "bfloat16"
-    with _one_line(name):
-        if lora and base_name(name) != str(name):
+    with _as_policy_error(name):
+        if lora and saved_config(name):
             raise ValueError("new adapters on top of these would belong to no folder's weights; "
                              "give the folder of merged weights, or take --lora 0")
         model = load_model(name, torch.bfloat16 if half and lora else torch.float32).to(device)

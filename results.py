@@ -2,8 +2,8 @@
 
 `evaluate` scores greedy episodes of the agent that learns, on tasks that it did not learn from. On
 top of that come whole dialogues for a manager (`evaluate_test`) and tasks of 1 to 16 questions for
-MEM1 (`compare_harnesses`). `evaluate_after` saves the weights,
-`finish` writes the rest of what run.py lists, and prints.
+MEM1 (`compare_harnesses`). `evaluate_after` saves the weights; `finish` writes the rest of what
+run.py lists, and prints.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def validate(run: Run, step: int) -> float:
 def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
     """Held-out scores; of a manager in the world also over whole dialogues, from an empty bank.
 
-    Those take as long as all else, and are left out with `--limit`.
+    The dialogues are left out with `--limit`.
     """
     scores, episodes = evaluate(run, run.test)
     if run.options.agent == "manager" and run.options.data in KINDS and not run.options.limit:

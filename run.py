@@ -39,7 +39,7 @@ from devices import stop
 from embedders import Embedder, hashed_words
 from environments import (WEBSHOP_TEST, Search, SearchTask, Store, WebShop, WebShopGoal,
                           search_tasks)
-from memr1 import (AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, answer_tasks, manager_tasks)
+from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, answer_tasks, manager_tasks
 from mem1 import Mem1Agent
 from metrics import f1, squad_exact_match
 from options import Options, resolve
@@ -200,10 +200,8 @@ def long_tasks(options: Options, splits: Sequence[Sequence[Dialogue]], embed: Em
     return lambda: Store(WebShop(first.server)), tasks
 
 
-def prepare(options: Options, algorithm: str) -> Run:
-    """Load model and data, build the tasks, make the folder. Stops the program on bad input."""
-    devices.start()
-    options = resolve(options, algorithm)
+def check_options(options: Options) -> None:
+    """Stop the program where options exclude each other, or the run folder, with one line."""
     n_devices, folder = devices.world_size(), Path(options.out)
     if options.shard == "on" and n_devices == 1:
         stop("--shard on: there is one device; start with torchrun --nproc-per-node 4, or so")
@@ -215,10 +213,17 @@ def prepare(options: Options, algorithm: str) -> Run:
     if not options.resume and (folder / FILE).exists():
         stop(f"{folder} holds an unfinished run: go on with it (--resume), delete {FILE} there, or "
              "choose another --out")
-    if (folder / "checkpoint").resolve() in (Path(options.model).resolve(),
-                                             *Path(options.model).resolve().parents):
+    if Path(options.model).resolve().is_relative_to((folder / "checkpoint").resolve()):
         stop(f"--model {options.model} lies in the run folder {folder}, where the trained model "
              "will replace it; choose another --out")
+
+
+def prepare(options: Options, algorithm: str) -> Run:
+    """Load model and data, build the tasks, make the folder. Stops the program on bad input."""
+    devices.start()
+    options = resolve(options, algorithm)
+    folder = Path(options.out)
+    check_options(options)
     torch.manual_seed(options.seed)
     try:
         check_model(options.model)  # before anything is downloaded

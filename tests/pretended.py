@@ -54,7 +54,7 @@ class Far(Tensor):
     def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
         return compute(operation, args, kwargs or {})
 
-    def tolist(self) -> list:
+    def tolist(self) -> list:  # torch refuses this for wrappers
         return self.near.tolist()
 
     def __reduce_ex__(self, protocol):  # a file holds numbers, wherever they were
@@ -69,6 +69,7 @@ class Pretended(TorchDispatchMode):
 
 
 def is_there(device: object) -> bool:
+    """Whether this is the pretended device."""
     return isinstance(device, torch.device) and device.type == NAME
 
 
@@ -95,14 +96,15 @@ def compute(operation, args: tuple, kwargs: dict):
         return 0  # attention by plain matrix products
     written = [x for x, argument in zip(args, operation._schema.arguments)
                if argument.alias_info is not None and argument.alias_info.is_write]
-    args, kwargs = tree_map(near, (args, kwargs))
+    args, kwargs = tree_map(on_cpu, (args, kwargs))
     found = operation(*args, **kwargs)
     if written and isinstance(found, Tensor):
         return written[0]  # in place: the very tensor that was given
     return tree_map(lambda x: Far(x) if isinstance(x, Tensor) else x, found) if there else found
 
 
-def near(x: object) -> object:
+def on_cpu(x: object) -> object:
+    """What stands behind a tensor of the device, or the device itself; other things as they are."""
     if is_there(x):
         return torch.device("cpu")
     return x.near if isinstance(x, Far) else x
@@ -114,7 +116,7 @@ library, every = torch.library.Library("aten", "IMPL"), torch.library.Library("_
 # torch.tensor makes its result and fills it by these two:
 library.impl("empty_strided", lambda size, stride, dtype=None, **kind: Far(
     torch.empty_strided(size, stride, dtype=dtype)), "PrivateUse1")
-library.impl("_copy_from", lambda x, to, blocking=False: near(to).copy_(near(x)), "PrivateUse1")
+library.impl("_copy_from", lambda x, to, blocking=False: on_cpu(to).copy_(on_cpu(x)), "PrivateUse1")
 every.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
 
 

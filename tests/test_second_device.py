@@ -1,6 +1,6 @@
 """Tests that nothing takes the CPU for granted: whole commands on a device that is another.
 
-    python -m pytest tests/test_second_device.py -m slow        (under a minute of one core)
+    python -m pytest tests/test_second_device.py -m slow        (a minute and a half, two cores)
 
 No GPU is needed: pretended.py has a device that refuses what a GPU would. Each command is run on
 the CPU and there, in a process of its own; both must log the same numbers.
@@ -68,7 +68,7 @@ def on_the_other(folder: Path) -> None:
     def save(self, folder, weights=None):
         """Writing files asks for the memory itself, which is the CPU's."""
         if not low_rank_layers(self.model):
-            weights = {name: pretended.near(x) for name, x in self.model.state_dict().items()}
+            weights = {name: pretended.on_cpu(x) for name, x in self.model.state_dict().items()}
         written(self, folder, weights)
 
     Policy.save = save
