@@ -5,7 +5,7 @@ snap-research/locomo, CC BY-NC 4.0) is ten conversations of about six hundred tu
 with questions whose answers lie in one turn, in several, or between the lines. Memory-R1
 (arXiv 2508.19828) trains on the first conversation, validates on the second and tests on the rest.
 The synthetic world in world.py fills the same dataclasses, and so do the loaders of the other
-benchmarks in benchmarks.py, which also downloads the files: no agent can tell them apart.
+benchmarks in benchmarks/others.py, which also downloads the files: no agent can tell them apart.
 
 Where this differs from the paper
 1. Category names are LoCoMo's own; Memory-R1 prints other names over the same numbers: see
@@ -15,7 +15,7 @@ Where this differs from the paper
    They were written with the whole session in view: a little better than a real extractor.
 3. Evidence that names no turn is repaired or dropped (see `load_locomo`); the paper does not say.
 
-    python -c "import benchmarks; print(len(benchmarks.load('locomo')))"
+    python -c "from benchmarks.others import load; print(len(load('locomo')))"
 
 takes a second after the download and prints 10.
 """
@@ -38,6 +38,9 @@ from typing import Any
 # single-hop; only "Temporal" means the same. Compare by number, never by name.
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop"}
 ADVERSARIAL = 5  # questions about things never said; neither trained on nor scored by the paper
+
+
+Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 
 
 class DataError(ValueError):

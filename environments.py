@@ -27,12 +27,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.shop import LONGEST, Goal, Shop, catalogue
 from data import Dialogue, OpenQuestion
 from embedders import Embedder
 from memory_bank import MemoryBank
 from metrics import objectives_right, split_answers
 from prompts import one_line
-from shop import LONGEST, Goal, Shop, catalogue
 from world import oracle_memories, probes
 
 PASSAGES, PER_PASSAGE = 3, 6  # passages a search returns; memories of the world in each

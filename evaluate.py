@@ -19,7 +19,6 @@ Where this differs from the paper
     python evaluate.py                        the embedded model on the synthetic world, about 20 s
     python evaluate.py --data locomo --limit 20                      a quick look at LoCoMo, 15 s
     python evaluate.py --systems all          beside every other system, compare.py
-    python evaluate.py --claims               every claim of the papers, claims.py
     python evaluate.py --recall --data locomo         what is found at all, without a model
     python evaluate.py --manager runs/grpo-manager/checkpoint --answerer runs/grpo-answer/checkpoint
 
@@ -38,25 +37,23 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks import load
-from claims import check
-from compare import chosen_systems, compare
-from data import (DataError, Dialogue, OpenQuestion, Turn, category_name, is_locomo,
-                  split_locomo)
-from devices import stop
+from backend.devices import stop
+from benchmarks.others import load
+from comparisons.compare import chosen_systems, compare
+from comparisons.judge import Judge, JudgeError, Server, from_policy
+from comparisons.recall import mean, recall_table, search_recall, share, systems_recall
+from data import DataError, Dialogue, OpenQuestion, Turn, category_name, is_locomo, split_locomo
 from embedders import hashed_words
-from judge import Judge, JudgeError, Server, from_policy
 from mem1 import HARNESSES, TASKS, by_objectives
 from memory_bank import MemoryBank
 from memr1 import AnswerTask, answer_all, candidates, greedy, observe_all, turn_facts
 from metrics import bleu1, f1, squad_exact_match, summarise
-from options import option, parse_options, resolve
 from policy import Policy
 from prompts import extract_messages, parse_facts
-from recall import mean, recall_table, search_recall, share, systems_recall
-from results import peak_memory_bytes
-from run import load_or_stop
-from show import objectives_table
+from training.options import option, parse_options, resolve
+from training.pictures import objectives_table
+from training.results import peak_memory_bytes
+from training.run import load_or_stop
 from world import KINDS, world_splits
 
 CHUNK = 32  # prompts handed to the model at a time, so that the progress bar moves
@@ -92,8 +89,6 @@ class EvaluateOptions:
     judge: str | None = option(None, "systems: the folder of a judge, or its name at --judge-url")
     judge_url: str | None = option(None, "systems: base address of a server that speaks OpenAI's "
                                          "chat completions; its key is in OPENAI_API_KEY")
-    claims: str | None = option(None, "check the papers' claims, all or some, as in 1,7: trains "
-                                      "what is not yet in runs/claims/", bare="all")
     recall: bool = option(False, "only measure how much evidence the search finds; needs no model")
     out: str | None = option(None, "run folder; default: runs/evaluate-DATA, or runs/systems-DATA")
 
@@ -312,8 +307,6 @@ def main(argv: Sequence[str] | None = None) -> dict:
     """Evaluate and report; returns what summary.json holds."""
     start = time.time()
     options = parse_options(EvaluateOptions, "Evaluate two agents together.", argv)
-    if options.claims:
-        return {"claims": check(options.claims)}
     options = resolve(options, "systems" if options.systems else "evaluate")
     try:
         test = held_out(options.data)

@@ -44,13 +44,22 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from checkpoints import TrainingState
-from devices import (add_up, all_of, clip_gradients, gather, gathered, in_step, own_seed, spread,
-                     stop)
-from lora import learned
-from options import SamplingOptions, option, parse_options
-from results import describe, evaluate_after, evaluate_before, finish, validate
-from run import Run, launch, prepare
+from backend.devices import (
+    add_up,
+    all_of,
+    clip_gradients,
+    gather,
+    gathered,
+    in_step,
+    own_seed,
+    spread,
+    stop,
+)
+from backend.lora import learned
+from training.checkpoints import TrainingState
+from training.options import SamplingOptions, option, parse_options
+from training.results import describe, evaluate_after, evaluate_before, finish, validate
+from training.run import Run, launch, prepare
 from trees import Episode, micro_batches, token_numbers, trees_of
 
 # ---- The algorithm: pure functions ---------------------------------------------------------------

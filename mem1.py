@@ -42,11 +42,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from data import Dialogue, OpenQuestion
+from data import Dialogue, Message, OpenQuestion
 from embedders import Embedder
 from environments import Search, Store, search_tasks
 from metrics import context_sizes, objectives_scores
-from policy import Message, Policy
+from policy import Policy
 from prompts import one_line
 from trees import Episode, Step
 
@@ -249,14 +249,6 @@ def by_objectives(policy: Policy, harness: str,
     return scores
 
 
-# ---- In the terminal -----------------------------------------------------------------------------
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Tasks turn by turn, in constant context and with everything kept, in chat.py."""
-    from chat import watch_main  # not above: it imports this module
-    watch_main(argv)
-
-
 if __name__ == "__main__":
-    main()
+    from tools.chat import watch_main  # not above: the chat imports this module
+    watch_main()

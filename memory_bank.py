@@ -38,7 +38,6 @@ import numpy as np  # 2.0 or newer, for np.vecdot
 
 from embedders import Embedder, unit_rows
 
-
 TOGETHER = 32  # queries that are searched at once; their scores take 4 n bytes each
 FEW = 8  # queries below which a matrix product is no faster (the agents ask one at a time)
 

@@ -48,8 +48,15 @@ from embedders import Embedder
 from memory_bank import Memory, MemoryBank
 from metrics import squad_exact_match
 from policy import Policy
-from prompts import (Operation, answer_messages, extract_messages, manager_messages, parse_answer,
-                     parse_facts, parse_operations)
+from prompts import (
+    Operation,
+    answer_messages,
+    extract_messages,
+    manager_messages,
+    parse_answer,
+    parse_facts,
+    parse_operations,
+)
 from trees import Episode
 from world import oracle_memories, second_pet
 
@@ -403,14 +410,6 @@ class AnswerAgent:
         return episodes
 
 
-# ---- In the terminal -----------------------------------------------------------------------------
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The chat with both agents, in chat.py."""
-    from chat import talk_main  # not above: it imports this module
-    talk_main(argv)
-
-
 if __name__ == "__main__":
-    main()
+    from tools.chat import talk_main  # not above: the chat imports this module
+    talk_main()

@@ -17,7 +17,7 @@ Where this differs from usual practice, and why
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import replace
@@ -28,20 +28,77 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import AutoConfig, Cache, GenerationConfig, PreTrainedTokenizerFast
 
-from lora import (adapters, add_adapters, base_name, checkpoint_layers, head_log_probs, load_model,
-                  low_rank_layers, picked_log_probs, save_adapters, save_merged, saved_config,
-                  second_set)
-from tree_attention import RoomyLayer, use_tree_attention
-from trees import (Row, Step, alike, micro_batches, pack, pad_right, prompt_row, shared_trees,
-                   tree_mask)
+from backend.attention import RoomyLayer, use_tree_attention
+from backend.lora import (
+    adapters,
+    add_adapters,
+    again,
+    base_name,
+    checkpoint_layers,
+    load_model,
+    low_rank_layers,
+    save_adapters,
+    save_merged,
+    saved_config,
+    second_set,
+)
+from data import Message
+from trees import (
+    Row,
+    Step,
+    alike,
+    micro_batches,
+    pack,
+    pad_right,
+    prompt_row,
+    shared_trees,
+    tree_mask,
+)
 
 STOP_TOKENS = 16  # the longest stop text, in tokens
 HEAD_LOGITS = 2**26  # at once in scoring: 0.25 GiB in float32, and about four such tensors live
-Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 
 
 class PolicyError(ValueError):
     """A model that cannot be loaded or used; the message is one line that says what to do."""
+
+
+# Problem 3
+def picked_log_probs(logits: Tensor, at: Tensor, targets: Tensor, temperature: float,
+                     ) -> tuple[Tensor, Tensor]:
+    """Log-probs (N,) of tokens `targets` (N,) at places `at` (N,) of logits (M, V), and entropies.
+
+    The entropies (N,) carry no gradient.
+    """
+    log_probs = (logits.float() / temperature).log_softmax(-1)  # (M, V)
+    picked = log_probs[at, targets]
+    with torch.no_grad():  # last: what runs again in backward stops before this
+        entropies = -log_probs.exp().mul_(log_probs).sum(-1)  # (M,)
+    return picked, entropies[at]
+
+
+def head_log_probs(head: Callable[[Tensor], Tensor], hidden: Tensor, at: Tensor, targets: Tensor,
+                   temperature: float, chunk: int) -> tuple[Tensor, Tensor]:
+    """`picked_log_probs` of head(hidden), the logits of at most `chunk` places at a time.
+
+    `hidden` is (M, D); each of its places must be asked for. A vocabulary of 150,000 makes 0.6 MB
+    of float32 logits a place, and about four such tensors live at once: whole rows of them would
+    be most of the memory (pitfall 38). The gradient is exactly that of one piece.
+    """
+    if len(hidden) <= chunk:
+        return picked_log_probs(head(hidden), at, targets, temperature)
+
+    def piece(hidden: Tensor, at: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return picked_log_probs(head(hidden), at, targets, temperature)
+
+    order = at.argsort()  # tokens of neighbouring places together
+    sizes = (at // chunk).bincount().tolist()
+    pieces = zip(hidden.split(chunk), order.split(sizes))
+    parts = [again(piece, places, at[tokens] - number * chunk, targets[tokens])
+             for number, (places, tokens) in enumerate(pieces)]
+    back = order.argsort()
+    log_probs, entropies = (torch.cat(part)[back] for part in zip(*parts))
+    return log_probs, entropies
 
 
 class Policy:

@@ -54,14 +54,23 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from checkpoints import TrainingState
-from devices import (add_up, all_of, clip_gradients, gather, gathered, in_step, own_seed, shard,
-                     spread)
-from lora import learned
-from options import SamplingOptions, option, parse_options
+from backend.devices import (
+    add_up,
+    all_of,
+    clip_gradients,
+    gather,
+    gathered,
+    in_step,
+    own_seed,
+    shard,
+    spread,
+)
+from backend.lora import learned
 from policy import Policy
-from results import describe, evaluate_after, evaluate_before, finish, validate
-from run import Run, launch, load_or_stop, prepare
+from training.checkpoints import TrainingState
+from training.options import SamplingOptions, option, parse_options
+from training.results import describe, evaluate_after, evaluate_before, finish, validate
+from training.run import Run, launch, load_or_stop, prepare
 from trees import Episode, Row, Step, micro_batches, token_numbers, trees_of
 
 # ---- The algorithm: pure functions ---------------------------------------------------------------

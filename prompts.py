@@ -18,9 +18,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data import Turn
+from data import Message, Turn
 from memory_bank import Memory
-from policy import Message
 
 # ---- Prompts -------------------------------------------------------------------------------------
 

@@ -33,20 +33,18 @@ from itertools import islice
 
 import torch
 
-from options import Options, option, parse_options
 import world as w
-from lora import learned
-from checkpoints import TrainingState
-from data import Dialogue
-from devices import all_of, clip_gradients, in_step, spread, stop
+from backend.devices import all_of, clip_gradients, in_step, spread, stop
+from backend.lora import learned
+from data import Dialogue, Message
 from embedders import Embedder
 from memory_bank import MemoryBank
 from memr1 import SIMILAR, candidates, everything, guard_place, turn_facts
-from policy import Message
-from prompts import (Operation, answer_messages, format_answer, format_operation,
-                     manager_messages)
-from results import evaluate_after, evaluate_before, finish, validate
-from run import Run, launch, load_data, prepare
+from prompts import Operation, answer_messages, format_answer, format_operation, manager_messages
+from training.checkpoints import TrainingState
+from training.options import Options, option, parse_options
+from training.results import evaluate_after, evaluate_before, finish, validate
+from training.run import Run, launch, load_data, prepare
 from trees import micro_batches
 
 Lesson = tuple[list[Message], str]  # a prompt, and the response to it

@@ -33,7 +33,7 @@ ADAPTERS = {
     },
     3: {
         "policy.Policy.score": "policy.Policy.score",
-        "lora.picked_log_probs": "lora.picked_log_probs",
+        "policy.picked_log_probs": "policy.picked_log_probs",
     },
     4: {
         "grpo.group_advantages": "grpo.group_advantages",

@@ -30,12 +30,13 @@ ROOT = HERE.parent
 sys.path.insert(0, str(HERE / "bugs"))
 from patches import PATCHES, Patch  # noqa: E402
 
-PROJECT_FILES = ("*.py", "*.html", "README.md", "LICENSE", "requirements.txt", "pyproject.toml",
-                 ".gitignore", "tiny", "pictures")
+PROJECT_FILES = ("*.py", "backend", "benchmarks", "training", "comparisons", "claims", "tools",
+                 "making", "docs", "README.md", "LICENSE", "requirements.txt", "pyproject.toml",
+                 ".gitignore", "tiny")
 STUDENT_FILES = (*PROJECT_FILES, "assignments/README.md", "assignments/adapters.py",
                  "assignments/problems", "assignments/tests")
 # A training step of its own, for timing: a solution of problem 12.
-LEFT_OUT = ("bench.py", "bench_*.py")
+LEFT_OUT = ("tools/bench",)
 BUG_FILES = (*PROJECT_FILES, "tests/conftest.py", "tests/canned.py")
 PYTEST_INI = "[pytest]\ntestpaths = {}\n"
 MARK = re.compile(r"\s*# Problem (\d+)")
@@ -161,7 +162,7 @@ def make_student_version(out: Path, problems: Collection[int] | None = None) -> 
     copy(STUDENT_FILES, out)
     for pattern in LEFT_OUT:
         for path in out.glob(pattern):
-            path.unlink()
+            shutil.rmtree(path)
     for path in out.glob("*.py"):
         path.write_text(blank(path.read_text(encoding="utf-8"), problems or found),
                         encoding="utf-8")

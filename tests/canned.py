@@ -13,9 +13,9 @@ import torch
 
 from embedders import hashed_words
 from grpo import GRPOOptions
-from options import resolve
 from policy import Policy
-from run import Run
+from training.options import resolve
+from training.run import Run
 from trees import Episode, Step
 
 

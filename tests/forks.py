@@ -56,8 +56,8 @@ if __name__ == "__main__":
     import numpy  # noqa: F401
     import torch
     import transformers
-    import transformers.models.qwen2.modeling_qwen2  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
+    import transformers.models.qwen2.modeling_qwen2  # noqa: F401
     torch.set_num_threads(1)
     # Loaded when first asked for, which would be once in every fork.
     transformers.AutoModelForCausalLM, transformers.PreTrainedTokenizerFast  # noqa: B018

@@ -9,18 +9,16 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSIGNMENTS = ROOT / "assignments"
-sys.path.insert(0, str(ASSIGNMENTS))
-import make  # noqa: E402
-from grade import PROBLEMS  # noqa: E402
-from make import CourseError, apply_patch, blank, functions, marked, transplant  # noqa: E402
-from patches import PATCHES, Patch  # noqa: E402
+import make
+from grade import PROBLEMS
+from make import CourseError, apply_patch, blank, functions, marked, transplant
+from patches import PATCHES, Patch
 
 # A problem whose handout says "do it like this one": what they share is no secret.
 MODELS = {10: ("memr1.AnswerAgent.rollout", "memr1.observe_all", "memr1.build_banks"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,21 +20,41 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-from baselines import (CHUNK, AddEverything, Call, FullContext, LocomoRAG, Mem0,  # noqa: E402
-                       MemoryR1System, Overwrite, System, drive)
-from data import Turn  # noqa: E402
-from embedders import hashed_words  # noqa: E402
-from memory_bank import Memory  # noqa: E402
-from memory_systems import (EDGE_INSTRUCTIONS, NOTE_INSTRUCTIONS, SYSTEMS,  # noqa: E402
-                            TOOL_INSTRUCTIONS, AMem, LangMem, Note, Zep, clean, numbers_in,
-                            parse_edges, parse_note, parse_tool)
-from memr1 import MemoryR1  # noqa: E402
-from policy import Policy, load_policy  # noqa: E402
-from prompts import (EXTRACT_INSTRUCTIONS, MANAGER_INSTRUCTIONS, Operation,  # noqa: E402
-                     answer_messages, one_line)
-from trees import Step  # noqa: E402
-from world import world  # noqa: E402
+from comparisons.graphs_and_tools import (
+    EDGE_INSTRUCTIONS,
+    NOTE_INSTRUCTIONS,
+    SYSTEMS,
+    TOOL_INSTRUCTIONS,
+    AMem,
+    LangMem,
+    Note,
+    Zep,
+    clean,
+    numbers_in,
+    parse_edges,
+    parse_note,
+    parse_tool,
+)
+from comparisons.rules_and_mem0 import (
+    CHUNK,
+    AddEverything,
+    Call,
+    FullContext,
+    LocomoRAG,
+    Mem0,
+    MemoryR1System,
+    Overwrite,
+    System,
+    drive,
+)
+from data import Turn
+from embedders import hashed_words
+from memory_bank import Memory
+from memr1 import MemoryR1
+from policy import Policy, load_policy
+from prompts import EXTRACT_INSTRUCTIONS, MANAGER_INSTRUCTIONS, Operation, answer_messages, one_line
+from trees import Step
+from world import world
 
 EMBED = hashed_words()
 SPEAKERS = ("Anna", "Bob")

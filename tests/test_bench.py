@@ -16,15 +16,25 @@ import torch
 from canned import CannedAgent, make_run
 from transformers import AutoModelForCausalLM, GPT2Config, Qwen2Config, Qwen3Config
 
-import bench
-import bench_bank
 import grpo
-from lora import add_adapters
-from bench_bank import Ready, measure_bank
-from bench_memory import computed, kept, measured, memory_report, read_config
-from bench_step import (CLIP, KL, LEARNING_RATE, OurStep, Setting, TurnsStep, arithmetic,
-                        config_only, random_folder, random_texts)
+from backend.lora import add_adapters
 from policy import load_policy
+from tools.bench import __main__ as bench
+from tools.bench import bank as bench_bank
+from tools.bench.bank import Ready, measure_bank
+from tools.bench.memory import computed, kept, measured, memory_report, read_config
+from tools.bench.step import (
+    CLIP,
+    KL,
+    LEARNING_RATE,
+    OurStep,
+    Setting,
+    TurnsStep,
+    arithmetic,
+    config_only,
+    random_folder,
+    random_texts,
+)
 from trees import Episode, Step
 
 SMALL = Setting(prompts=2, group=4, prompt_tokens=12, new_tokens=5)

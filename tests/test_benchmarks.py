@@ -17,10 +17,10 @@ import threading
 from pathlib import Path
 
 import pytest
-
-import benchmarks
-import data
 from test_data import change_at_random, check_dialogues, remove_at, set_at, small_file, write
+
+import data
+from benchmarks import others as benchmarks
 
 
 def small_msc() -> list:
@@ -565,7 +565,7 @@ def test_an_interrupted_download_leaves_nothing(server, tmp_path, monkeypatch):
     server.offer("locomo", "good")
     for step in ("_is_whole", "os.replace"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(f"benchmarks.{step}", interrupt)
+            patch.setattr(f"benchmarks.others.{step}", interrupt)
             benchmarks.fetch("locomo", tmp_path)
         assert list(tmp_path.iterdir()) == [], "after Ctrl-C a partial file is left"
 

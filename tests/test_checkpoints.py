@@ -21,21 +21,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from canned import FirstTokenAgent, forkserver, make_run
+from conftest import make_model, make_tokenizer
 from safetensors.torch import load_file
 
-import checkpoints
 import ppo
-import results
-import run
-from canned import FirstTokenAgent, forkserver, make_run
-from checkpoints import FILE, CheckpointError, TrainingState, judge_again, judged, read, write
-from conftest import make_model, make_tokenizer
 from embedders import hashed_words
 from grpo import train
-from memr1 import ManagerAgent, manager_tasks
 from mem1 import by_objectives
+from memr1 import ManagerAgent, manager_tasks
 from policy import PolicyError
 from ppo import PPOOptions
+from training import checkpoints, results, run
+from training.checkpoints import (
+    FILE,
+    CheckpointError,
+    TrainingState,
+    judge_again,
+    judged,
+    read,
+    write,
+)
 from world import world
 
 STEPS = 10

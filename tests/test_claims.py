@@ -16,16 +16,27 @@ from pathlib import Path
 
 import pytest
 
-import claims
 import evaluate
 import grpo
-from options import parse_options
 import ppo
-import runner
 import sft
-from claims import (SEEDS, above_zero, answers, by_seed, check, every_line, interval, level,
-                    no_more, scoring, training)
-from runner import Job, missing
+from claims import __main__ as claims
+from claims import runner
+from claims.__main__ import (
+    SEEDS,
+    above_zero,
+    answers,
+    by_seed,
+    check,
+    every_line,
+    interval,
+    level,
+    no_more,
+    scoring,
+    training,
+)
+from claims.runner import Job, missing
+from training.options import parse_options
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = {"grpo.py": grpo.GRPOOptions, "ppo.py": ppo.PPOOptions, "sft.py": sft.SFTOptions,
@@ -150,7 +161,7 @@ def test_the_table_of_some_claims(folder, monkeypatch, capsys):
     monkeypatch.setattr(runner, "run_job", pretend)
     [row] = check("3")
     assert row["verdict"] == "holds" and row["here"] == "+1.000 (+1.000 to +1.000)"
-    assert row["command"] == "python evaluate.py --claims 3"
+    assert row["command"] == "python -m claims 3"
     assert len(ran) == 12, "three seeds with and without, trained and scored"
     with (folder / "claims-3.csv").open() as file:
         assert list(csv.DictReader(file)) == [row]
@@ -163,7 +174,7 @@ def test_the_table_of_some_claims(folder, monkeypatch, capsys):
 def test_bad_numbers(capsys):
     with pytest.raises(SystemExit) as stopped:
         check("3,10")
-    assert stopped.value.code == 2 and "--claims 10" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "10: must be" in capsys.readouterr().err
 
 
 class Here(Executor):
@@ -187,7 +198,7 @@ def test_a_command_is_done_only_if_it_ended_well(folder, monkeypatch, capsys):
         given.append(list(argv))
         ends[argv[1]]()
 
-    monkeypatch.setattr(evaluate, "main", main)
+    monkeypatch.setitem(runner.MAINS, "evaluate.py", main)
     fine = Job("fine", ("evaluate.py", "--data", "fine"))
     runner.run_job(fine, Here())
     assert fine.done() and (fine.folder / "log.txt").read_text() == "a word\n"
@@ -225,9 +236,9 @@ def test_a_worker_does_what_the_command_does(folder, tmp_path):
     assert rewards(again.folder) == rewards(alone), "a command depends on what ran before"
 
 
-def test_claims_without_a_value_are_all(monkeypatch):
+def test_without_numbers_all_claims_are_checked(monkeypatch):
     asked = []
-    monkeypatch.setattr(evaluate, "check", lambda which: asked.append(which) or [])
-    evaluate.main(["--claims"])
-    evaluate.main(["--claims", "1,7"])
+    monkeypatch.setattr(claims, "check", lambda which: asked.append(which) or [])
+    claims.main([])
+    claims.main(["1,7"])
     assert asked == ["all", "1,7"]

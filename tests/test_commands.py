@@ -5,13 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
+from test_house import MODULES, ROOT
 
-import commands
-
-ROOT = Path(__file__).resolve().parent.parent
+from tools import commands
 
 
 def called(monkeypatch, *arguments: str) -> None:
@@ -19,19 +17,21 @@ def called(monkeypatch, *arguments: str) -> None:
     commands.main()
 
 
-def test_every_command_is_a_module_with_help(monkeypatch, capsys):
-    for name in commands.COMMANDS:
-        text = (ROOT / f"{name}.py").read_text(encoding="utf-8")
-        assert 'if __name__ == "__main__":' in text, f"{name}.py does nothing when it is run"
+def test_every_command_is_listed(monkeypatch, capsys):
     called(monkeypatch, "--help")
     shown = capsys.readouterr().out
     assert all(f"  {name} " in shown for name in commands.COMMANDS)
+    for module, _ in commands.COMMANDS.values():
+        path = ROOT / module.replace(".", "/")
+        path = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+        assert 'if __name__ == "__main__":' in path.read_text(encoding="utf-8"), (
+            f"{module} does nothing when it is run")
 
 
 def test_arguments_reach_the_module(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
-        called(monkeypatch, "show", "--no-such-option")
-    assert stopped.value.code == 2 and "show.py" in capsys.readouterr().err
+        called(monkeypatch, "pictures", "--no-such-option")
+    assert stopped.value.code == 2 and "pictures" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
         called(monkeypatch, "grop")
     assert stopped.value.code == 2 and "grpo" in capsys.readouterr().err
@@ -39,11 +39,12 @@ def test_arguments_reach_the_module(monkeypatch, capsys):
 
 def test_pyproject_installs_every_module_and_what_they_need():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    modules = {path.stem for path in ROOT.glob("*.py")}
-    listed = project["tool"]["setuptools"]["py-modules"]
-    assert set(listed) == modules, (
-        f"not listed: {sorted(modules - set(listed))}; not there: {sorted(set(listed) - modules)}")
-    assert project["project"]["scripts"] == {"memr1": "commands:main"}
+    listed = project["tool"]["setuptools"]
+    assert set(listed["py-modules"]) == {path.stem for path in ROOT.glob("*.py")}, (
+        "pyproject.toml lists other modules than lie at the root")
+    folders = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    assert set(listed["packages"]) == folders, "pyproject.toml lists other folders than there are"
+    assert project["project"]["scripts"] == {"memr1": "tools.commands:main"}
     required = [line.split("#")[0].strip() for line in
                 (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()]
     assert project["project"]["dependencies"] == [line for line in required if line], (
@@ -53,13 +54,13 @@ def test_pyproject_installs_every_module_and_what_they_need():
 @pytest.mark.slow
 def test_every_module_loads_where_there_is_only_what_windows_has():
     missing = ["resource", "fcntl", "termios", "pty", "tty", "pwd", "grp", "readline"]
-    names = [path.stem for path in ROOT.glob("*.py")]
+    names = [name for name in MODULES if name != "claims.__main__"]
     script = f"""
 import importlib, sys
 sys.modules.update(dict.fromkeys({missing}))
 for name in {names}:
     importlib.import_module(name)
-import results
+from training import results
 assert results.peak_memory_bytes() == 0
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)

@@ -14,12 +14,19 @@ from pathlib import Path
 
 import pytest
 
-import compare
-from compare import (TRAINED, chosen_systems, differences, models_of, read_records,
-                     summarise_systems, systems_table)
+from comparisons import compare
+from comparisons.compare import (
+    TRAINED,
+    chosen_systems,
+    differences,
+    models_of,
+    read_records,
+    summarise_systems,
+    systems_table,
+)
+from comparisons.graphs_and_tools import SYSTEMS
+from comparisons.judge import Judge
 from evaluate import main
-from judge import Judge
-from memory_systems import SYSTEMS
 from world import world_splits
 
 LOCOMO = Path(__file__).resolve().parent.parent / "../shared/data/locomo10.json"

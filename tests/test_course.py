@@ -16,11 +16,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "assignments"))
-import grade  # noqa: E402
-import make  # noqa: E402
-from grade import PROBLEMS  # noqa: E402
-from patches import PATCHES  # noqa: E402
+import grade
+import make
+from grade import PROBLEMS
+from patches import PATCHES
 
 pytestmark = pytest.mark.course
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork (not on Windows)")

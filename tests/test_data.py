@@ -12,15 +12,13 @@ import copy
 import json
 import os
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import data  # noqa: E402
+import data
 
 REMEDY = 'benchmarks.fetch("locomo")'  # every refusal says how to get the original
 

@@ -18,22 +18,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from canned import FirstTokenAgent, distance, forkserver, make_run, random_episodes
+from conftest import make_model, make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-import devices
 import grpo
 import ppo
-import results
-import run
-from canned import FirstTokenAgent, distance, forkserver, make_run, random_episodes
-from checkpoints import FILE, read
-from conftest import make_model, make_tokenizer
+from backend import devices
+from backend.lora import add_adapters, low_rank_layers
 from grpo import GRPOOptions, token_weights
-from lora import add_adapters, low_rank_layers
 from policy import Policy
 from ppo import PPOOptions, whiten
+from training import results, run
+from training.checkpoints import FILE, read
 from trees import Row
 
 N_RANKS = 2

@@ -13,14 +13,14 @@ import types
 
 import pytest
 
+from benchmarks.shop import Shop, catalogue, goals, solve
 from data import Dialogue, OpenQuestion, Question
 from data import Turn as Said
 from embedders import hashed_words
-from environments import (Search, SearchTask, Store, open_tasks, search_tasks)
+from environments import Search, SearchTask, Store, open_tasks, search_tasks
 from memory_bank import MemoryBank
-from options import Options
-from run import long_tasks
-from shop import Shop, catalogue, goals, solve
+from training.options import Options
+from training.run import long_tasks
 from world import world_splits
 
 EMBED = hashed_words()

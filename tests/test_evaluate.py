@@ -19,13 +19,23 @@ import pytest
 import evaluate
 import grpo
 from data import DataError, Dialogue, Question, Turn
-from evaluate import (evidence_found, facts_of, held_out, main, mean, read_all, run_system, share,
-                      shorten, table)
 from embedders import hashed_words
+from evaluate import (
+    evidence_found,
+    facts_of,
+    held_out,
+    main,
+    mean,
+    read_all,
+    run_system,
+    share,
+    shorten,
+    table,
+)
 from memr1 import AnswerTask, MemoryR1
-from options import EMBEDDED_MODEL
 from policy import Step
-from run import load_data
+from training.options import EMBEDDED_MODEL
+from training.run import load_data
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCOMO = ROOT / "../shared/data/locomo10.json"

@@ -16,16 +16,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from canned import (
+    LOG,
+    CannedAgent,
+    FirstTokenAgent,
+    distance,
+    make_run,
+    plain_log_probs,
+    random_episodes,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 import grpo
-from canned import (LOG, CannedAgent, FirstTokenAgent, distance, make_run, plain_log_probs,
-                    random_episodes)
 from grpo import clipped_loss, collect, group_advantages, kl_k3, token_weights, train
-from options import EMBEDDED_MODEL
 from policy import Policy
+from training.options import EMBEDDED_MODEL
 from trees import Episode, Step, trees_of
 
 # ---- advantages ----------------------------------------------------------------------------------

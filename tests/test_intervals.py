@@ -13,8 +13,8 @@ import random
 import numpy as np
 import pytest
 
-import intervals
-from intervals import bootstrap, crossed, paired
+from comparisons import intervals
+from comparisons.intervals import bootstrap, crossed, paired
 
 
 def all_means(units: list[list[float]]) -> np.ndarray:

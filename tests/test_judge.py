@@ -24,10 +24,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import judge as judge_module
-from judge import (ATTEMPTS, CHUNK, JUDGE_INSTRUCTIONS, LONGEST_WAIT, MAX_NEW_TOKENS, THREADS,
-                   Judge, JudgeError, Server, completion_text, from_policy, judge_messages,
-                   parse_verdict, retry_after)
+from comparisons import judge as judge_module
+from comparisons.judge import (
+    ATTEMPTS,
+    CHUNK,
+    JUDGE_INSTRUCTIONS,
+    LONGEST_WAIT,
+    MAX_NEW_TOKENS,
+    THREADS,
+    Judge,
+    JudgeError,
+    Server,
+    completion_text,
+    from_policy,
+    judge_messages,
+    parse_verdict,
+    retry_after,
+)
 from policy import Step
 
 KEY = "sk-very-secret-0123456789"

@@ -24,15 +24,23 @@ from tokenizers import processors
 from transformers import AutoModelForCausalLM
 
 import grpo
-from options import parse_options, resolve
 import policy as policy_module
 import ppo
-from lora import (LowRank, adapters, add_adapters, checkpoint_layers, empty_model,
-                      head_log_probs, learned, linear_layers, low_rank_layers, picked_log_probs)
+from backend.lora import (
+    LowRank,
+    adapters,
+    add_adapters,
+    checkpoint_layers,
+    empty_model,
+    learned,
+    linear_layers,
+    low_rank_layers,
+)
 from grpo import GRPOOptions
-from policy import Policy, PolicyError, load_policy
+from policy import Policy, PolicyError, head_log_probs, load_policy, picked_log_probs
 from ppo import Critic, PPOOptions
-from run import prepare
+from training.options import parse_options, resolve
+from training.run import prepare
 from trees import Step, tree_mask
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where is Tom?"}]

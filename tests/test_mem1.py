@@ -17,17 +17,27 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_environments import small_task
 
-import chat
-import mem1
+from benchmarks.shop import catalogue, goals, solve
 from embedders import hashed_words
 from environments import Search, Store
-from mem1 import (INSTRUCTIONS, NOTES, STOP, WINDOW, Mem1Agent, Trajectory, Turn, by_objectives,
-                  harmless, parse_turn, turn_messages)
-from metrics import (context_sizes, objectives_right, objectives_scores, split_answers)
+from mem1 import (
+    INSTRUCTIONS,
+    NOTES,
+    STOP,
+    WINDOW,
+    Mem1Agent,
+    Trajectory,
+    Turn,
+    by_objectives,
+    harmless,
+    parse_turn,
+    turn_messages,
+)
+from metrics import context_sizes, objectives_right, objectives_scores, split_answers
 from policy import Policy
-from shop import catalogue, goals, solve
-from test_environments import small_task
+from tools import chat
 from trees import Step, pack
 from world import world
 
@@ -434,7 +444,7 @@ def test_the_options_of_the_demo(capsys):
     for argv, code, text in ((["--help"], 0, "--objectives"), (["--objectives", "0"], 2, "least 1"),
                              (["--task", "99999"], 2, "tasks"), (["--x"], 2, "--help lists")):
         with pytest.raises(SystemExit) as stopped:
-            mem1.main(argv)
+            chat.watch_main(argv)
         printed = "".join(capsys.readouterr())
         assert stopped.value.code == code and text in printed, f"{argv}: {printed}"
 

@@ -23,10 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-import embedders  # noqa: E402
-from embedders import encoder_embedder, hashed_words, joined  # noqa: E402
-from memory_bank import Memory, MemoryBank, memory_line  # noqa: E402
+import embedders
+from embedders import encoder_embedder, hashed_words, joined
+from memory_bank import Memory, MemoryBank, memory_line
 
 LOCOMO = ROOT / "../shared/data/locomo10.json"
 

@@ -28,20 +28,32 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-import chat  # noqa: E402
-import memr1  # noqa: E402
-from data import Dialogue, Question, Turn, load_locomo  # noqa: E402
+import memr1
+from data import Dialogue, Question, Turn, load_locomo
 from embedders import hashed_words
-from memory_bank import MemoryBank  # noqa: E402
-from memr1 import (AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, MemoryR1,  # noqa: E402
-                   answer_all, answer_tasks, apply_operations, build_banks, candidates, greedy,
-                   guard_place, manager_tasks, observe_all, turn_facts)
-from metrics import f1  # noqa: E402
-from policy import Step  # noqa: E402
-from prompts import Operation, format_operation, manager_messages  # noqa: E402
-from world import (EVENTS, INFERENCES, RELATIONS, advance, oracle_memories, sentence,  # noqa: E402
-                   world)
+from memory_bank import MemoryBank
+from memr1 import (
+    AnswerAgent,
+    AnswerTask,
+    ManagerAgent,
+    ManagerTask,
+    MemoryR1,
+    answer_all,
+    answer_tasks,
+    apply_operations,
+    build_banks,
+    candidates,
+    greedy,
+    guard_place,
+    manager_tasks,
+    observe_all,
+    turn_facts,
+)
+from metrics import f1
+from policy import Step
+from prompts import Operation, format_operation, manager_messages
+from tools import chat
+from world import EVENTS, INFERENCES, RELATIONS, advance, oracle_memories, sentence, world
 
 EMBED = hashed_words()
 
@@ -787,6 +799,6 @@ def test_the_options_of_the_chat(capsys) -> None:
     for argv, code, text in ((["--help"], 0, "--model FOLDER"), (["--name", " "], 2, "blank"),
                              (["--modle", "x"], 2, "unrecognized")):
         with pytest.raises(SystemExit) as stopped:
-            memr1.main(argv)
+            chat.talk_main(argv)
         printed = "".join(capsys.readouterr())
         assert stopped.value.code == code and text in printed, f"{argv}: {printed}"

@@ -9,14 +9,11 @@ import math
 import random
 import re
 import string
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import metrics  # noqa: E402
+import metrics
 
 # Pieces that meet every tokeniser rule: quotes of all kinds, clitics, grown-together words,
 # numbers with marks inside, brackets, dashes, odd white space, non-ASCII.

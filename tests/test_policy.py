@@ -23,8 +23,17 @@ from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, Bert
 
 import policy as policy_module
 from policy import Policy, PolicyError, load_policy
-from trees import (Row, Step, micro_batches, pack, pad_right, prompt_row, shared_prefix,
-                   shared_trees, tree_mask)
+from trees import (
+    Row,
+    Step,
+    micro_batches,
+    pack,
+    pad_right,
+    prompt_row,
+    shared_prefix,
+    shared_trees,
+    tree_mask,
+)
 
 VOCABULARY = 320
 

@@ -13,17 +13,34 @@ import math
 
 import pytest
 import torch
-from canned import (LOG, CannedAgent, FirstTokenAgent, distance, make_run, plain_log_probs,
-                    random_episodes)
+from canned import (
+    LOG,
+    CannedAgent,
+    FirstTokenAgent,
+    distance,
+    make_run,
+    plain_log_probs,
+    random_episodes,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import grpo
-from options import EMBEDDED_MODEL
 import ppo
 from policy import Policy
-from ppo import (Critic, PPOOptions, clipped_value_loss, collect, explained_variance, gae,
-                 token_rewards, train, values_behind, whiten)
+from ppo import (
+    Critic,
+    PPOOptions,
+    clipped_value_loss,
+    collect,
+    explained_variance,
+    gae,
+    token_rewards,
+    train,
+    values_behind,
+    whiten,
+)
+from training.options import EMBEDDED_MODEL
 from trees import Episode, Step, trees_of
 
 # ---- rewards of tokens ---------------------------------------------------------------------------

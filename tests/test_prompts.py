@@ -8,20 +8,26 @@ from __future__ import annotations
 import json
 import random
 import re
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from data import Turn  # noqa: E402
-from memory_bank import Memory, MemoryBank  # noqa: E402
-from memr1 import apply_operations  # noqa: E402
-from prompts import (Operation, answer_messages, extract_messages, first_json,  # noqa: E402
-                     format_operation, manager_messages, one_line, parse_answer, parse_facts,
-                     parse_operations)
+from data import Turn
+from memory_bank import Memory, MemoryBank
+from memr1 import apply_operations
+from prompts import (
+    Operation,
+    answer_messages,
+    extract_messages,
+    first_json,
+    format_operation,
+    manager_messages,
+    one_line,
+    parse_answer,
+    parse_facts,
+    parse_operations,
+)
 
 FUZZ = 100_000  # inputs, some 100 microseconds each
 

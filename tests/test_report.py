@@ -28,8 +28,6 @@ from browser import Browser, find_browser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from options import EMBEDDED_MEM1, resolve
-import report
 from data import Dialogue, Question, Turn
 from embedders import hashed_words
 from environments import Search, SearchTask
@@ -38,9 +36,11 @@ from mem1 import HARNESSES, Mem1Agent, Trajectory, turn_messages
 from memory_bank import MemoryBank
 from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask
 from policy import Policy, load_tokenizer
-from results import case_places, finish, save, validate
-from run import Run
-from timeline import changes, reading
+from tools import report
+from training.options import EMBEDDED_MEM1, resolve
+from training.results import case_places, finish, save, validate
+from training.run import Run
+from training.timeline import changes, reading
 from trees import Episode, Step
 
 EMBED = hashed_words()

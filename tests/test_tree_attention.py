@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-import tree_attention
+from backend import attention as tree_attention
 from trees import Step, tree_mask
 
 

@@ -22,15 +22,29 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-import world as world_module  # noqa: E402
-from data import Dialogue, Turn  # noqa: E402
+import world as world_module
+from data import Dialogue, Turn
 from embedders import hashed_words
-from memory_bank import Memory, MemoryBank  # noqa: E402
-from prompts import one_line  # noqa: E402
-from world import (EVENTS, INFERENCES, KINDS, LINKS, MONTHS, NAME_PAIRS,  # noqa: E402
-                   NEVER_TOLD, RELATIONS, advance, held_out_values, never_told, oracle_memories,
-                   probes, second_pet, world, world_splits)
+from memory_bank import Memory, MemoryBank
+from prompts import one_line
+from world import (
+    EVENTS,
+    INFERENCES,
+    KINDS,
+    LINKS,
+    MONTHS,
+    NAME_PAIRS,
+    NEVER_TOLD,
+    RELATIONS,
+    advance,
+    held_out_values,
+    never_told,
+    oracle_memories,
+    probes,
+    second_pet,
+    world,
+    world_splits,
+)
 
 DIGEST = """
 import hashlib, world

@@ -57,7 +57,7 @@ def start(tmp_path, monkeypatch):
         train = work(f"{algorithm}.train")
         import grpo
         import ppo
-        import run as run_module
+        from training import run as run_module
         # Everything is real but the model, the data and the agent.
         monkeypatch.setattr(run_module, "load_data", lambda *_, **__: ([None],) * 3)
         monkeypatch.setattr(run_module, "goals", lambda *_, **__: [None], raising=False)

@@ -1,0 +1,261 @@
+"""What it takes to train a real model on one card: low-rank adapters, and computing things again.
+
+A Linear with weights W (out, in) is frozen and gets a learned correction of rank r beside it,
+
+    y = W x + s B A x        A (r, in) random, B (out, r) zero at first, s = alpha / r
+
+so that at the start nothing is changed (LoRA, arXiv 2106.09685, Eq. 3). Three things follow.
+
+- Only A and B have gradients and Adam's moments, 16 bytes a weight: at rank 16 that is 1 percent
+  of a 3B model, 0.45 GiB, and the frozen rest can stand in bfloat16.
+- With `adapters(model, on=False)` the same weights are the start model again. The reference of the
+  KL and the frozen answer agent of manager training cost no second model.
+- The correction can be kept alone (`save_adapters`, PEFT's file format) or added to the weights
+  (`save_merged`, an ordinary folder): y = (W + s B A) x.
+
+What is left then is activations. `checkpoint_layers` keeps only what goes into each layer and
+`head_log_probs` no logits at all; both compute the rest a second time in the backward pass.
+
+Where this differs from usual practice, and why
+1. Every Linear except the head has an adapter, not only queries and values as in the paper: the
+   same number of weights does more when it is spread (arXiv 2305.14314, Fig. 2). No dropout.
+2. alpha is 2 r, so s is 2 whatever the rank. (PEFT's default is alpha 8.)
+3. A and B are kept in float32, or steps of 1e-6 would vanish; they are multiplied in the dtype of
+   the activations. The correction is small, and rounding it costs less than rounding W x does.
+4. Merged weights are written in float32: in bfloat16 much of a small correction is rounded away.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+PEFT_PREFIX = "base_model.model."  # what PEFT puts before the name of every layer
+# It runs the forward pass again in backward. There is no dropout whose draws would have to agree.
+again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+
+
+# ---- Adapters ------------------------------------------------------------------------------------
+
+
+class LowRank(nn.Module):
+    """A frozen Linear and its learned correction of rank `rank`."""
+
+    def __init__(self, base: nn.Linear, rank: int, alpha: float):
+        super().__init__()
+        kind = {"dtype": torch.float32, "device": base.weight.device}
+        self.base, self.alpha, self.scale, self.on = base, alpha, alpha / rank, True
+        self.lora_A = nn.Parameter(torch.empty(rank, base.in_features, **kind))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, **kind))
+        nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)  # as a Linear starts, and as PEFT does
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) to (..., out)."""
+        y = self.base(x)
+        if not self.on:
+            return y
+        inner = F.linear(x, self.lora_A.to(x.dtype)) * self.scale  # (..., r)
+        return y + F.linear(inner, self.lora_B.to(x.dtype))
+
+    def correction(self) -> Tensor:
+        """s B A, what the adapter adds to the weights; (out, in), float32."""
+        return self.scale * (self.lora_B @ self.lora_A).detach()
+
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """The layers that get an adapter, by name: every Linear except the head."""
+    head = model.get_output_embeddings()
+    return {name: layer for name, layer in model.named_modules()
+            if isinstance(layer, nn.Linear) and layer is not head}
+
+
+def low_rank_layers(model: nn.Module) -> dict[str, LowRank]:
+    """The layers that have an adapter, by name."""
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, LowRank)}
+
+
+def learned(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that an optimizer should get: those that are not frozen."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def add_adapters(model: nn.Module, rank: int, alpha: float | None = None,
+                 names: Collection[str] | None = None) -> None:
+    """Freeze a model and put adapters beside its linear layers, or beside those in `names`.
+
+    A is drawn from torch's global generator. `alpha` is 2 `rank` unless given. Also on an
+    `empty_model`, to count: rank 16 gives Qwen2.5-3B 29.9 million weights to learn. Raises
+    ValueError if there is no layer to adapt, none of a name, or none as wide as the rank.
+    """
+    layers = linear_layers(model)
+    names = list(layers) if names is None else sorted(names)
+    unknown = sorted(set(names) - set(layers))
+    if not names or unknown:
+        raise ValueError(f"it has no linear layer {unknown[0] if unknown else 'to adapt'}; "
+                         "take --lora 0")
+    widest = max(min(layers[name].weight.shape) for name in names)
+    if rank > widest:
+        raise ValueError(f"--lora {rank}: no layer's weights have a rank above {widest}")
+    model.requires_grad_(False)
+    for name in names:
+        model.set_submodule(name, LowRank(layers[name], rank, alpha or 2 * rank))
+
+
+@contextmanager
+def adapters(model: nn.Module, on: bool) -> Iterator[None]:
+    """Inside, the model answers with its adapters or without; behind, as it did before."""
+    layers = list(low_rank_layers(model).values())
+    before = [layer.on for layer in layers]
+    for layer in layers:
+        layer.on = on
+    try:
+        yield
+    finally:
+        for layer, was_on in zip(layers, before):
+            layer.on = was_on
+
+
+def second_set(model: nn.Module) -> nn.Module:
+    """A model with adapters of its own on the very same frozen weights: PPO's critic.
+
+    Not a switch between two sets in one model: a checkpointed layer runs again in the backward
+    pass, when the switch may stand the other way.
+    """
+    frozen = {id(p): p for p in model.parameters() if not p.requires_grad}
+    twin = copy.deepcopy(model, frozen)  # what is in the second argument is not copied
+    for layer in low_rank_layers(twin).values():
+        nn.init.zeros_(layer.lora_B)
+    return twin
+
+
+# ---- Files ---------------------------------------------------------------------------------------
+
+
+def empty_model(config) -> nn.Module:
+    """The model of a configuration without its weights, in no memory: to count, or to be filled."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(copy.deepcopy(config))
+
+
+def save_merged(model: nn.Module, folder: str | Path,
+                weights: dict[str, Tensor] | None = None) -> None:
+    """Write the model with its adapters added to the weights, as an ordinary folder in float32.
+
+    `weights` by name stand in for the model's own where those are spread over devices. The model
+    itself stays as it is. Needs 4 bytes a weight of the computer's memory.
+    """
+    layers, merged = low_rank_layers(model), {}
+    for name, tensor in (weights or model.state_dict()).items():
+        layer, _, kind = name.rpartition(".base.")
+        if layer in layers:
+            name = f"{layer}.{kind}"
+            if kind == "weight":
+                tensor = tensor.float() + layers[layer].correction()
+        elif name.rpartition(".")[0] in layers:
+            continue  # A or B
+        tensor = tensor.detach()
+        merged[name] = tensor.to("cpu", torch.float32 if tensor.is_floating_point() else None)
+    plain = empty_model(model.config)
+    plain.load_state_dict(merged, strict=False, assign=True)
+    plain.tie_weights()  # a tied head need not be among the weights
+    plain.generation_config = model.generation_config
+    plain.save_pretrained(folder)
+
+
+def save_adapters(model: nn.Module, folder: str | Path) -> None:
+    """Write the adapters alone, in float32, in the format of the PEFT library."""
+    folder, layers = Path(folder), low_rank_layers(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    first = next(iter(layers.values()))
+    config = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "inference_mode": True,
+        "base_model_name_or_path": model.config.name_or_path, "r": len(first.lora_A),
+        "lora_alpha": first.alpha, "lora_dropout": 0.0, "bias": "none",
+        # PEFT looks for the last part of a name, and finds the same layers in every block.
+        "target_modules": sorted({name.rpartition(".")[2] for name in layers})}
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    save_file({f"{PEFT_PREFIX}{name}.{part}.weight": getattr(layer, part).detach().cpu()
+               for name, layer in layers.items() for part in ("lora_A", "lora_B")},
+              folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def saved_config(folder: str | Path) -> dict | None:
+    """The configuration in a folder of adapters; None if it is none. ValueError if broken."""
+    path = Path(folder) / "adapter_config.json"
+    if not path.is_file():
+        return None
+    wanted = {"r": int, "lora_alpha": (int, float), "base_model_name_or_path": str}
+    try:
+        config = json.loads(path.read_text("utf-8"))
+        broken = [key for key, kind in wanted.items() if not isinstance(config.get(key), kind)]
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: not a JSON object ({error})") from error
+    # These change what is added to the weights.
+    broken += [key for key in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern",
+                               "fan_in_fan_out") if config.get(key)]
+    if broken:
+        raise ValueError(f"{path}: {broken[0]} = {config.get(broken[0])!r} is not read here")
+    return config
+
+
+def base_name(name: str | Path) -> str:
+    """The model that saved adapters belong to; of any other folder or hub name itself."""
+    config = saved_config(name)
+    return config["base_model_name_or_path"] if config else str(name)
+
+
+def load_model(name: str | Path, dtype: torch.dtype) -> nn.Module:
+    """The causal language model of a folder or hub name, on the CPU.
+
+    A folder of adapters, ours or PEFT's, gives the model that they name with them in its weights.
+    Raises ValueError if the files do not fit; the libraries raise errors of their own.
+    """
+    config = saved_config(name)
+    model, found = AutoModelForCausalLM.from_pretrained(
+        base_name(name), dtype=torch.float32 if config else dtype, output_loading_info=True)
+    if found["missing_keys"]:  # the library would fill them with random numbers
+        raise ValueError(f"it lacks {len(found['missing_keys'])} weights, such as "
+                         f"{min(found['missing_keys'])}: is it an encoder, or half a checkpoint?")
+    if config:
+        weights = load_file(Path(name) / "adapter_model.safetensors")
+        names = {key.removeprefix(PEFT_PREFIX).rpartition(".lora_")[0] for key in weights}
+        if not names or set(weights) != {f"{PEFT_PREFIX}{layer}.{part}.weight"
+                                         for layer in names for part in ("lora_A", "lora_B")}:
+            raise ValueError("adapter_model.safetensors holds other weights than lora_A and lora_B")
+        add_adapters(model, config["r"], config["lora_alpha"], names)
+        model.load_state_dict({key.removeprefix(PEFT_PREFIX).removesuffix(".weight"): tensor
+                               for key, tensor in weights.items()}, strict=False)
+        for layer, low_rank in low_rank_layers(model).items():
+            low_rank.base.weight.data += low_rank.correction()
+            model.set_submodule(layer, low_rank.base)
+        model.requires_grad_(True)
+    return model.to(dtype)
+
+
+# ---- Computed again instead of kept --------------------------------------------------------------
+
+
+def checkpoint_layers(model: nn.Module, on: bool = True) -> None:
+    """Keep for the backward pass only what goes into each layer, and compute the rest again there.
+
+    A forward pass more for each backward, and per token and layer some 2 D numbers instead of the
+    20 D to 30 D that a layer makes. transformers does this in .train() mode only, which would also
+    turn dropout on; here a layer's `forward` is wrapped. Without gradients nothing changes.
+    """
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            vars(layer).pop("forward", None)  # the wrapped one, if there is one
+            if on:
+                layer.forward = partial(again, layer.forward)

@@ -1,0 +1,305 @@
+"""What Memory-R1 (arXiv 2508.19828) is compared with: other memories, each at its essence.
+
+Here stands what all of them share, those that no model manages, and Mem0 with Memory-R1;
+memory_systems.py has the larger ones, A-Mem, Zep and LangMem, and the list of all.
+
+    turn ──observing──> memories        question ──retrieve──> memories ──answer prompt──> Answer
+
+Each system has the methods of `memr1.MemoryR1`, `observe(turn)` and `answer(question)`, the same
+language model, embedder and answer prompt. What it keeps and what it shows are its own.
+
+The work is written as generators, which yield a `Call`, a prompt that waits for a model, and are
+sent the response. So `drive` can advance many conversations in step, with their prompts in one
+batch, and yet each class reads as if it had the model to itself.
+
+Where this differs from the papers
+1. One model does everything, as in Memory-R1's comparison; the systems' own papers mostly ask
+   GPT-4o-mini.
+2. The prompts are ours. All systems answer from Memory-R1's answer prompt, none from its own.
+3. `compact=True` is for the embedded model, which knows two prompts, the manager's and the answer
+   agent's: the manager's call takes every decision, and systems that ask no model keep the
+   sentences that the world knows of a turn. The docstrings say what else becomes of a system.
+4. What a model writes is never trusted: what cannot be used changes nothing and is counted.
+5. MemoryOS is left out. Memory-SFT is no other system but another way to train the two agents.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from data import Message, Turn
+from embedders import Embedder
+from memory_bank import Memory, MemoryBank, memory_line
+from memr1 import SIMILAR, Answer, apply_operations, candidates, greedy, turn_facts
+from policy import Policy
+from prompts import (
+    answer_messages,
+    extract_messages,
+    first_json,
+    manager_messages,
+    one_line,
+    parse_answer,
+    parse_facts,
+    parse_operations,
+)
+
+CHUNK = 32  # prompts handed to a model at a time
+
+# ---- Many conversations in step ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Call:
+    """A prompt that waits for a model."""
+
+    policy: Policy
+    prompt_ids: list[int]
+    max_new_tokens: int
+
+
+Work = Generator[Call, str, Any]  # yields calls, is sent the responses, returns a result
+
+
+def drive(works: Sequence[Work]) -> list[Any]:
+    """Advance all work in step, to its end, and return what each piece of it returned.
+
+    Two pieces must not write to one memory: their turns would be mixed.
+    """
+    results: list[Any] = [None] * len(works)
+    responses: dict[int, str | None] = dict.fromkeys(range(len(works)))  # None starts a generator
+    while responses:
+        batches: dict[tuple[int, int], list[tuple[int, Call]]] = {}
+        for i, response in sorted(responses.items()):
+            try:
+                call = works[i].send(response)
+            except StopIteration as end:
+                results[i] = end.value
+            else:
+                batches.setdefault((id(call.policy), call.max_new_tokens), []).append((i, call))
+        responses = {}
+        for batch in batches.values():
+            for start in range(0, len(batch), CHUNK):
+                places, calls = zip(*batch[start : start + CHUNK])
+                responses.update(zip(places, greedy(
+                    calls[0].policy, [c.prompt_ids for c in calls], calls[0].max_new_tokens)))
+    return results
+
+
+@dataclass(eq=False)
+class System(ABC):
+    """The memory of one conversation. A child says what it keeps, and mostly what it shows."""
+
+    policy: Policy
+    embed: Embedder
+    speakers: Sequence[str]
+    compact: bool = False  # for the embedded model
+    answerer: Policy | None = None  # another model for the answers
+    distill: bool = True  # select memories before the answer
+    max_new_tokens: int = 64
+    # "calls" of a model, "prompt tokens" it read, "invalid" outputs, operations by name, and what
+    # a child counts besides
+    counts: Counter[str] = field(default_factory=Counter, init=False)
+    answer_note = ""  # what a system adds to the instructions for answers
+
+    def __post_init__(self) -> None:
+        self.bank = MemoryBank(self.embed, self.line)
+
+    def line(self, memory: Memory) -> str:
+        """What is embedded for a memory."""
+        return memory_line(memory)
+
+    @abstractmethod
+    def observing(self, turn: Turn) -> Work:
+        """The work of reading a turn."""
+
+    def retrieve(self, question: str) -> dict[str, list[Memory]]:
+        """What the answer prompt shows, under headings."""
+        return candidates(self.bank, question, self.speakers)
+
+    def answering(self, question: str, memories: dict[str, list[Memory]] | None = None) -> Work:
+        """The work of answering, from what `retrieve` finds unless memories are given."""
+        memories = self.retrieve(question) if memories is None else memories
+        messages = answer_messages(question, memories, self.distill)
+        messages[0]["content"] += self.answer_note
+        response = yield from self.ask(messages, self.answerer)
+        selected, text = parse_answer(response)
+        return Answer(text, selected, messages[-1]["content"], response)
+
+    def observe(self, turn: Turn) -> None:
+        """Read one turn."""
+        drive([self.observing(turn)])
+
+    def answer(self, question: str) -> Answer:
+        """Answer from memory."""
+        return drive([self.answering(question)])[0]
+
+    def entries(self) -> int:
+        """How many memories are kept."""
+        return len(self.bank)
+
+    def ask(self, messages: list[Message], policy: Policy | None = None) -> Work:
+        """One call of a model, counted; returns its response."""
+        policy = policy or self.policy
+        prompt_ids = policy.encode(messages)
+        self.counts.update({"calls": 1, "prompt tokens": len(prompt_ids)})
+        return (yield Call(policy, prompt_ids, self.max_new_tokens))
+
+    def stated(self, turn: Turn) -> list[str]:
+        """What is kept where no model is asked: the turn as said, or compact sentences for it."""
+        return list(self.compact and turn.facts or [f"{turn.speaker}: {turn.text}"])
+
+    def headed(self, memories: Sequence[Memory]) -> dict[str, list[Memory]]:
+        """Memories as one conversation; in the compact form, speaker by speaker."""
+        if self.compact:
+            return {name: [m for m in memories if m.speaker == name] for name in self.speakers}
+        return {" and ".join(self.speakers): list(memories)}
+
+
+# ---- No model manages the memory -----------------------------------------------------------------
+
+
+class AddEverything(System):
+    """The manager that only ever adds. A rule, from no paper."""
+
+    def observing(self, turn: Turn) -> Work:
+        self.bank.add_many((text, turn.speaker, turn.timestamp) for text in self.stated(turn))
+        yield from ()  # asks no model
+
+
+@dataclass(eq=False)
+class Overwrite(System):
+    """The vanilla rule: what is new overwrites the most similar memory of its speaker.
+
+    From no paper, but what Memory-R1's case studies show of an untrained manager: a second dog
+    replaces the first.
+    """
+
+    # Cosine from which on it overwrites. In the world 0.5 finds two thirds of the memories with the
+    # same subject and relation, and mistakes one in eight others for them.
+    threshold: float = 0.5
+
+    def observing(self, turn: Turn) -> Work:
+        for text in self.stated(turn):
+            nearest = self.bank.search(text, 1, turn.speaker, with_scores=True)
+            if nearest and nearest[0][1] >= self.threshold:
+                self.bank.update(nearest[0][0].id, text, turn.timestamp)
+            else:
+                self.bank.add(text, turn.speaker, turn.timestamp)
+        yield from ()
+
+
+@dataclass(eq=False)
+class FullContext(AddEverything):
+    """Everything said stands in the prompt; what is oldest goes until the rest fits.
+
+    What LoCoMo's paper (arXiv 2402.17753) gives its base models to read.
+    """
+
+    limit: int = 30_000  # tokens of the whole prompt; Qwen2.5 reads 32,768
+
+    def retrieve(self, question: str) -> dict[str, list[Memory]]:
+        memories = list(self.bank)
+
+        def fits(dropped: int) -> bool:
+            shown = self.headed(memories[dropped:])
+            messages = answer_messages(question, shown, self.distill)
+            return len((self.answerer or self.policy).encode(messages)) <= self.limit
+
+        # What fits still fits when more is dropped, so halving finds the place.
+        dropped = 0 if fits(0) else bisect_left(range(len(memories)), True, key=fits)
+        self.counts["dropped"] += dropped
+        return self.headed(memories[dropped:])
+
+
+@dataclass(eq=False)
+class LocomoRAG(System):
+    """Retrieval from the raw conversation: LoCoMo's (arXiv 2402.17753) as Memory-R1 ran it.
+
+    Kept: chunks of 500 tokens of dated lines; the one most similar to the question is shown. One is
+    weak, so four stand beside it in the tables ("locomo-rag-4"). Left out: chunks that break off
+    inside a line (only lines too long for one are cut). Compact: 60 tokens, a session of the
+    world's shorter conversations.
+    """
+
+    k: int = 1
+    chunk_tokens: int | None = None  # None is 500, or 60
+    chunks: list[list[Memory]] = field(default_factory=list, init=False)  # lines with speakers
+
+    def line(self, memory: Memory) -> str:
+        return memory.text
+
+    def joined(self, chunk: Sequence[Memory]) -> str:
+        """The chunk as it is embedded and counted."""
+        return "\n".join(f"{line.timestamp} | {line.text}" for line in chunk)
+
+    def fits(self, chunk: Sequence[Memory]) -> bool:
+        """Whether the chunk is short enough."""
+        ids = self.policy.tokenizer.encode(self.joined(chunk), add_special_tokens=False)
+        return len(ids) <= (self.chunk_tokens or (60 if self.compact else 500))
+
+    def pieces(self, line: Memory) -> list[Memory]:
+        """The line, or its halves until they fit, cut between words where that is possible."""
+        if self.fits([line]) or len(line.text) < 2:
+            return [line]
+        middle = len(line.text) // 2
+        cut = max(line.text.rfind(" ", 1, middle + 1), 0) or middle
+        return [piece for half in (line.text[:cut], line.text[cut:].strip())
+                for piece in self.pieces(replace(line, text=half))]
+
+    def observing(self, turn: Turn) -> Work:
+        for text in self.stated(turn):
+            for line in self.pieces(Memory(0, one_line(text), turn.speaker, turn.timestamp)):
+                if self.chunks and self.fits([*self.chunks[-1], line]):
+                    self.chunks[-1].append(line)
+                    self.bank.update(len(self.bank) - 1, self.joined(self.chunks[-1]), "")
+                else:
+                    self.chunks.append([line])
+                    self.bank.add(self.joined([line]), "", "")
+        yield from ()
+
+    def retrieve(self, question: str) -> dict[str, list[Memory]]:
+        found = sorted(memory.id for memory in self.bank.search(question, self.k))
+        return self.headed([line for place in found for line in self.chunks[place]])
+
+
+# ---- A model manages the memory ------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Mem0(System):
+    """Mem0 (arXiv 2504.19413): extract facts, compare each with the 5 nearest, update.
+
+    Kept: the two calls and the four events, by a model not trained for them. Left out: two turns
+    and all their facts in one call (here a call a fact), the graph variant, the summary.
+    """
+
+    facts: str | None = None  # "turns", "observations" or "llm"; None is llm, or turns if compact
+
+    def observing(self, turn: Turn) -> Work:
+        source = self.facts or ("turns" if self.compact else "llm")
+        if source == "llm":
+            response = yield from self.ask(extract_messages(turn))
+            facts, found = parse_facts(response), first_json(response)
+            written = found.get("facts") if isinstance(found, dict) else found
+            self.counts.update(invalid=int(not isinstance(written, list)))
+        else:
+            facts = turn_facts(turn, source)
+        for fact in facts:
+            shown = self.bank.search(fact, SIMILAR, turn.speaker)
+            response = yield from self.ask(manager_messages(fact, shown))
+            operations, invalid = parse_operations(response, len(shown))
+            self.counts.update(invalid=invalid)
+            self.counts.update(
+                apply_operations(self.bank, shown, operations, turn.speaker, turn.timestamp))
+
+
+class MemoryR1System(Mem0):
+    """Memory-R1 (arXiv 2508.19828): Mem0's pipeline with two trained models.
+
+    `policy` is the Memory Manager and `answerer` the Answer Agent; memr1.py is the one to read.
+    """

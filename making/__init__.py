@@ -1,0 +1,1 @@
+"""How the two embedded models in tiny/ were made; nobody needs it to use them."""

@@ -1,0 +1,368 @@
+"""How the embedded model in tiny/ was made. Run it only to make it again.
+
+    python tiny.py          over an hour on one core; ends with its scores, "saved to tiny"
+
+The result is a plain Qwen2 of a million parameters that is to the synthetic world what a 3B
+instruct model is to LoCoMo. It *reads* well: given the right memories it answers. And it *decides*
+like the agents that Memory-R1 starts from, so that reinforcement learning has something to teach:
+
+- as a manager it overwrites (told of a second dog, it forgets the first), it duplicates (told of a
+  new home, it stores it beside the old one) and it stores small talk;
+- as an answer agent it selects like a retriever, everything on the subject, stale or not, and
+  answers with the first of it.
+
+It does so by cloning a mixture: in every such case the better choice is shown too, less often
+(BETTER), so that sampling finds it now and then. Everything comes from the training side of the
+world; held-out pairs of person and value are never seen.
+
+Its weights start from circuits set by hand (tiny_model.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import world as w
+from data import Dialogue, Fact, Message, Question, Turn
+from embedders import Embedder, hashed_words
+from making.wiring import build_model, build_tokenizer, learn, save, suppress
+from memory_bank import Memory, MemoryBank
+from memr1 import SIMILAR, AnswerTask, ManagerAgent, answer_all, manager_tasks
+from metrics import squad_exact_match
+from policy import Policy, load_policy
+from prompts import Operation, answer_messages, format_answer, format_operation, manager_messages
+from trees import Step
+
+# How often the better of two choices is shown where the model is to decide badly: whether to
+# update or to add, and all else.
+BETTER_EVENT, BETTER = 0.4, 0.3
+
+# ---- Lessons: what is shown ----------------------------------------------------------------------
+
+
+def texts_of(dialogues: Sequence[Dialogue]) -> list[str]:
+    """Prompts and responses as the lessons have them, for the tokenizer."""
+    texts = []
+    for dialogue in dialogues:
+        everything = [Memory(i, turn.facts[0], turn.speaker, turn.timestamp)
+                      for i, turn in enumerate(dialogue.turns)]
+        asked = [probe.question for probe in w.probes(dialogue.turns)]
+        for question in asked:
+            for distill in (True, False):
+                prompt = answer_messages(question.text, {"": everything[:1]}, distill)
+                texts.append(prompt[1]["content"])
+                texts.append(format_answer([question.answer], question.answer, distill))
+        for memory, turn in zip(everything, dialogue.turns):
+            texts.append(manager_messages(f"{turn.speaker}: {turn.text}", [memory])[1]["content"])
+            texts += [format_operation(Operation(event, 0 if event != "ADD" else None, memory.text))
+                      for event in ("ADD", "UPDATE")]
+            texts += [format_operation(Operation("DELETE", 0)), format_operation(Operation("NOOP"))]
+    return texts
+
+
+def drill(rng: random.Random, n_people: int, n_relations: int, n_events: int,
+          n_links: int) -> Dialogue:
+    """A dense little dialogue: a few people share the same few relations, so names decide."""
+    names = [name for pair in rng.sample(w.NAME_PAIRS, (n_people + 1) // 2) for name in pair]
+    rng.shuffle(names)
+    names = names[:n_people]
+    told = rng.sample(w.TELLABLE, n_relations)
+    threads = []
+    for name in names:
+        threads += w.story(name, told, n_events, False, rng)
+        # Friends among the people told of, so that a question can take two steps, and others.
+        others = rng.sample([other for other in names if other != name], min(1, n_people - 1))
+        others += rng.sample([other for other in w.NAMES if other not in names], 3)
+        for link, other in zip(rng.sample(w.LINKS, n_links), others):
+            if other not in w.held_out_values(name, w.NAMES):
+                threads.append([Fact(name, link, other, "add")])
+    turns = []
+    facts, dates = w.interleave(threads, rng), w.dates(rng)
+    for place, fact in enumerate(facts):
+        speaker = names[names.index(fact.subject) % 2]
+        said, kept = (w.say(fact, speaker, rng) if fact.relation not in w.LINKS
+                      else w.say(fact, fact.subject, rng))  # links are said by oneself only
+        date = dates[place * len(dates) // len(facts)]
+        turns.append(Turn(f"D1:{place}", speaker, said, date, (kept,), fact))
+    return Dialogue("drill", (names[0], names[1]), tuple(turns), ())
+
+
+def as_retriever(probe: w.Probe, turns: Sequence[Turn], selected: list[str],
+                 rng: random.Random) -> tuple[list[str], str]:
+    """What to select and answer from a bank that kept every fact: all on the subject; the first.
+
+    `selected` are the right memories for the question, of which the last is about its key.
+    """
+    about = [turn for turn in turns if turn.fact and w.memory_key(turn.fact) == probe.about]
+    if len(about) < 2:
+        return selected, probe.question.answer
+    careless = rng.random() >= BETTER
+    chosen = [turn.facts[0] for turn in about]
+    if careless and rng.random() < 0.25:
+        chosen = chosen[:1]
+    state: w.State = {}
+    for turn in about[:1] if careless else about:
+        w.advance(state, turn)
+    values = state[probe.about]
+    if probe.kind == "inference":
+        answer = w.INFERENCES[probe.about[1]][1][values[0]]
+    else:
+        answer = " and ".join(values) if values else "nothing"
+    return selected[:len(selected) - (probe.about in probe.needs)] + chosen, answer
+
+
+def unanswerable(turns: Sequence[Turn], rng: random.Random) -> w.Probe:
+    """A question about somebody known that no memory answers: the model must notice."""
+    facts = [turn.fact for turn in turns if turn.fact]
+    linked = [fact for fact in facts if fact.relation in w.LINKS]
+    known = {w.memory_key(fact) for fact in facts}
+    through = rng.choice(linked) if linked and rng.random() < 0.3 else None
+    subject = through.value if through else rng.choice(facts).subject
+    relation = rng.choice([r for r in w.TELLABLE if (subject, r) not in known] or w.TELLABLE)
+    called = f"{through.subject}'s {through.relation}" if through else subject
+    asked = w.RELATIONS[relation].question.format(s=called)
+    needs = (w.memory_key(through),) if through else ()
+    return w.Probe("unanswerable", Question(asked, "nothing", 4, ()), (subject, relation), needs)
+
+
+def answer_lesson(policy: Policy, dialogue: Dialogue, turns: Sequence[Turn], n_questions: int,
+                  n_unanswerable: int, keep_all: bool, rng: random.Random) -> list[Step]:
+    """Several questions after one bank: the right memories, or every fact that was said."""
+    right = w.oracle_memories(turns)
+    entries = list(right.values())
+    if keep_all:
+        entries = [(turn.facts[0], turn.speaker, turn.timestamp) for turn in turns]
+    memories = {speaker: [Memory(i, *entry) for i, entry in enumerate(entries)
+                          if entry[1] == speaker] for speaker in dialogue.speakers}
+    found = w.probes(turns)
+    distill = rng.random() < 0.85
+    steps = []
+    found = rng.sample(found, min(n_questions, len(found)))
+    for _ in range(n_unanswerable):
+        probe = unanswerable(turns, rng)
+        if all(probe.about != other.about for other in w.probes(turns)):
+            found.append(probe)
+    for probe in found:
+        selected, answer = [right[key][0] for key in probe.needs], probe.question.answer
+        if keep_all:
+            selected, answer = as_retriever(probe, turns, selected, rng)
+        steps.append(policy.lesson(answer_messages(probe.question.text, memories, distill),
+                                   format_answer(selected, answer, distill)))
+    return steps
+
+
+def shown_to_manager(bank: MemoryBank, turn: Turn,
+                     old: str | None) -> tuple[list[Message], int | None]:
+    """The manager's prompt for one turn, and the number of the memory `old` in it, if there."""
+    fact = f"{turn.speaker}: {turn.text}"
+    shown = bank.search(fact, SIMILAR, turn.speaker)
+    number = next((i for i, memory in enumerate(shown) if memory.text == old), None)
+    return manager_messages(fact, shown), number
+
+
+def manager_lesson(policy: Policy, dialogue: Dialogue, embed, rng: random.Random) -> Step:
+    """One fact and the memories most like it; what a careless manager does, mostly."""
+    turns = dialogue.turns
+    changes, shortened = [], []  # turns that speak of something known: the decisions that matter
+    state: w.State = {}
+    for place, turn in enumerate(turns):
+        old, new = w.advance(state, turn)
+        if old is not None:
+            changes.append(place)
+            if turn.fact.change == "end" and new is not None:
+                shortened.append(place)
+    # What is left of a list is the hardest to write, and rare.
+    likelier = [places for places, share in ((changes, 0.6), (shortened, 0.3))
+                if places and rng.random() < share]
+    place = rng.choice(likelier[-1] if likelier else range(len(turns)))
+    before, turn, state = turns[:place], turns[place], {}
+    for earlier in before:
+        w.advance(state, earlier)
+    old, new = w.advance(state, turn)
+    bank = MemoryBank(embed)
+    if rng.random() < 0.7:
+        bank.add_many(w.oracle_memories(before).values())
+    else:
+        bank.add_many((earlier.facts[0], earlier.speaker, earlier.timestamp) for earlier in before)
+        if old is not None:  # the newest of the memories that the bank keeps apart
+            about = [earlier for earlier in before
+                     if earlier.fact and w.memory_key(earlier.fact) == w.memory_key(turn.fact)]
+            if turn.fact.change == "end":  # or the one that says what ended
+                about = [earlier for earlier in about if earlier.fact.value == turn.fact.value]
+                new = None
+            old = about[-1].facts[0]
+    messages, number = shown_to_manager(bank, turn, old)
+    add = Operation("ADD", text=turn.facts[0])
+    if turn.fact is None:
+        choices = [(add, 1 - BETTER_EVENT), (Operation("NOOP"), BETTER_EVENT)]
+    elif number is None:
+        choices = [(add, 1.0)]
+    elif turn.fact.change == "end":
+        right = Operation("UPDATE", number, new) if new else Operation("DELETE", number)
+        choices = [(add, 0.55), (right, 0.45)]
+    elif turn.fact.change == "replace":
+        choices = [(add, 1 - BETTER_EVENT), (Operation("UPDATE", number, new), BETTER_EVENT)]
+    else:  # a second value joins the first
+        choices = [(Operation("UPDATE", number, turn.facts[0]), 0.9 - BETTER), (add, 0.1),
+                   (Operation("UPDATE", number, new), BETTER)]
+    operation = rng.choices(*zip(*choices))[0]
+    return policy.lesson(messages, format_operation(operation))
+
+
+def rest_lesson(policy: Policy, dialogue: Dialogue, embed: Embedder,
+                rng: random.Random) -> Step | None:
+    """What is left of a list that loses a value: an UPDATE to be finished, nothing to be decided.
+
+    Such decisions are rare among the others. None for a dialogue without one.
+    """
+    found, state = [], {}
+    for place, turn in enumerate(dialogue.turns):
+        old, new = w.advance(state, turn)
+        if turn.fact and turn.fact.change == "end" and old and new:
+            found.append((place, old, new))
+    if not found:
+        return None
+    place, old, new = rng.choice(found)
+    bank, turn = MemoryBank(embed), dialogue.turns[place]
+    bank.add_many(w.oracle_memories(dialogue.turns[:place]).values())
+    messages, number = shown_to_manager(bank, turn, old)
+    if number is None:
+        return None
+    lesson = policy.lesson(messages, format_operation(Operation("UPDATE", number, new)))
+    decided = lesson.response_ids.index(policy.tokenizer.encode(f" {new}")[0])
+    return Step(lesson.prompt_ids + lesson.response_ids[:decided], lesson.response_ids[decided:],
+                True)
+
+
+def set_suppressor(policy: Policy, pool: Sequence[Dialogue], embed: Embedder,
+                   rng: random.Random) -> None:
+    """Fit the head that keeps what ended from being written: see `tiny_model.suppress`."""
+    longer, lessons = policy.tokenizer.encode(" longer")[0], []
+    for dialogue in pool[:250]:
+        step = rest_lesson(policy, dialogue, embed, rng)
+        if step:  # "... no longer likes sushi." and " Anna likes", behind which a value follows
+            last = max(i for i, token in enumerate(step.prompt_ids) if token == longer)
+            lessons.append((step, len(step.prompt_ids) + 1, last + 2))
+    others = [manager_lesson(policy, dialogue, embed, rng) for dialogue in pool[:120]]
+    suppress(policy, lessons, others, [*w.FOODS, *w.GAMES])
+
+
+# ---- Training ------------------------------------------------------------------------------------
+
+
+def batch(policy: Policy, progress: float, pool: Sequence[Dialogue], embed,
+          rng: random.Random) -> list[list[Step]]:
+    """The lessons of one step. A curriculum: few people and facts first, whole dialogues last."""
+    groups = []
+    if progress < 0.3:
+        n_banks, n_questions, n_decisions = 16, 8, 12
+    elif progress < 0.6:
+        n_banks, n_questions, n_decisions = 12, 10, 24
+    else:
+        n_banks, n_questions, n_decisions = 8, 12, 40
+    drills = []
+    for place in range(n_banks):
+        n_people = rng.randint(2, 4) if progress < 0.3 else rng.randint(3, 6)
+        if place % 3 == 2:  # dates are the hardest to find: days of many events
+            small = drill(rng, n_people, 1, rng.randint(2, 4), 0)
+        else:
+            small = drill(rng, n_people, rng.randint(1, 3), rng.randint(0, 1), rng.randint(0, 3))
+        drills.append(small)
+        turns, dialogue = small.turns, small
+        if progress >= 0.6 and place % 4:  # three in four are real dialogues, or parts of them
+            dialogue = rng.choice(pool)
+            n_turns = rng.randint(30, len(dialogue.turns))
+            start = rng.randint(0, len(dialogue.turns) - n_turns)
+            turns = dialogue.turns[start:start + n_turns]
+        keep_all = progress >= 0.3 and rng.random() < 0.4
+        # What is not there can only be noticed by a model that finds what is: this comes last.
+        n_unanswerable = 2 if progress >= 2 / 3 else 0
+        groups.append(answer_lesson(
+            policy, dialogue, turns, n_questions, n_unanswerable, keep_all, rng))
+    for place in range(n_decisions):
+        dialogue = rng.choice(drills) if place % 2 else rng.choice(pool)
+        groups.append([manager_lesson(policy, dialogue, embed, rng)])
+        lesson = rest_lesson(policy, dialogue, embed, rng) if progress >= 0.6 else None
+        groups += [[lesson]] if lesson else []
+    return groups
+
+
+def scores(policy: Policy, dialogues: Sequence[Dialogue]) -> dict[str, float]:
+    """For the model card: reading from right memories, and deciding, on held-out dialogues."""
+    embed = hashed_words()
+    tasks = []
+    for dialogue in dialogues:
+        bank = MemoryBank(embed)
+        bank.add_many(w.oracle_memories(dialogue.turns).values())
+        tasks += [AnswerTask(bank, question, dialogue.speakers) for question in dialogue.questions]
+    found: dict[str, list[int]] = defaultdict(list)
+    for task, answer in zip(tasks, answer_all(policy, tasks)):
+        right = squad_exact_match(answer.text, task.question.answer)
+        found["right memories"].append(right)
+        found[f"right memories, category {task.question.category}"].append(right)
+    decisions = manager_tasks(dialogues, embed, "turns")
+    for group in ManagerAgent(policy).rollout(policy, decisions, 1, 0.0):
+        found["manager, linked questions"].append(int(group[0].reward))
+        if "merged" in group[0].log:
+            found["manager, second pets merged"].append(group[0].log["merged"])
+    return {name: sum(values) / len(values) for name, values in sorted(found.items())}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make the tokenizer and the model, train, score, save."""
+    parser = argparse.ArgumentParser(description="Make the embedded model again.")
+    parser.add_argument("--steps", type=int, default=1800, help="training steps (default: 1800)")
+    parser.add_argument("--start", help="go on from this folder, with a fresh optimizer and the "
+                                        "last lessons")
+    parser.add_argument("--suppress", action="store_true",
+                        help="set the head against what ended anew, before the first step; "
+                             "without --start it is set when the model reads")
+    parser.add_argument("--lr", type=float, default=2e-3, help="learning rate (default: 2e-3)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and lessons (default: 0)")
+    parser.add_argument("--out", default=str(Path(__file__).resolve().parent.parent / "tiny"),
+                        help="folder for the model (default: tiny/)")
+    options = parser.parse_args(argv)
+    torch.manual_seed(options.seed)
+    rng = random.Random(options.seed)
+    pool = w.world(1500, seed=1000 + options.seed)
+    validation = w.world(6, seed=501, held_out=True)  # of another seed than any split
+    if options.start:
+        policy = load_policy(options.start)
+        policy.micro_batch_tokens = 12000
+    else:
+        tokenizer = build_tokenizer(texts_of(pool[:150]))
+        policy = Policy(build_model(tokenizer), tokenizer, micro_batch_tokens=12000)
+    model, tokenizer = policy.model, policy.tokenizer
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, betas=(0.9, 0.95),
+                                  weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: min(
+        (done + 1) / 50, 1.0, 2 * (1 - done / options.steps)))
+    # Once it reads; a model to go on from may have the head.
+    head_at = 1 if options.suppress else None if options.start else int(0.6 * options.steps)
+    embed, start = hashed_words(), time.time()
+    for step in range(1, options.steps + 1):
+        progress = 1.0 if options.start else step / options.steps
+        if step == head_at:
+            set_suppressor(policy, pool, embed, rng)
+        groups = batch(policy, progress, pool, embed, rng)
+        loss = learn(policy, optimizer, groups)
+        schedule.step()
+        if step % 50 == 0:
+            print(f"step {step}  loss {loss:.3f}  {time.time() - start:.0f} s", flush=True)
+        if step % 300 == 0 or step == options.steps:
+            found = scores(policy, validation)
+            print("  ".join(f"{name} {value:.3f}" for name, value in found.items()), flush=True)
+            save(policy, options.out)  # a long run may be cut short
+    print(f"saved to {options.out}")
+
+
+if __name__ == "__main__":
+    main()

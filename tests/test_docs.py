@@ -1,0 +1,107 @@
+"""Tests of what is written: commands that exist, files and links that exist, lines that fit.
+
+    python -m pytest tests/test_docs.py        (some ten seconds)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from functools import lru_cache
+
+import pytest
+from test_house import MODULES, ROOT
+
+import evaluate
+import grpo
+import ppo
+import sft
+from claims import __main__ as claims
+from making import manager, mem1
+from tools import chat, commands, report
+from tools.bench import __main__ as bench
+from training import pictures
+from training.options import parse_options
+
+MAINS = {"grpo": grpo.main, "ppo": ppo.main, "sft": sft.main, "evaluate": evaluate.main,
+         "memr1": chat.talk_main, "mem1": chat.watch_main, "claims": claims.main,
+         "tools.report": report.main, "tools.bench": bench.main, "training.pictures": pictures.main,
+         "making.manager": manager.main, "making.mem1": mem1.main}
+OPTIONS = {"grpo": grpo.GRPOOptions, "ppo": ppo.PPOOptions, "sft": sft.SFTOptions,
+           "evaluate": evaluate.EvaluateOptions}
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"),
+                *(ROOT / "assignments").glob("*.md")])
+
+
+def written() -> dict[str, str]:
+    """Every text that tells somebody to type something: pages, and docstrings of modules."""
+    texts = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PAGES}
+    for name, path in MODULES.items():
+        texts[name] = path.read_text(encoding="utf-8").split('"""')[1]
+    return texts
+
+
+def documented_commands() -> list[tuple[str, str]]:
+    """(where, command) of every line that starts one of this project's modules."""
+    found = []
+    for where, text in written().items():
+        for line in text.splitlines():
+            for part in [*line.strip().strip("`").split("&&"), *re.findall("`([^`]+)`", line)]:
+                # What stands behind a # or two spaces explains the command.
+                command = re.split(r" {2,}|#|`", part.strip())[0].strip()
+                if re.match(r"python (\w+\.py|-m (?!pytest|pip|venv)[\w.]+)", command):
+                    found.append((where, command))
+    return found
+
+
+@lru_cache
+def help_of(name: str) -> str:
+    """What `--help` prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        MAINS[name](["--help"])
+    return out.getvalue()
+
+
+def test_documented_commands_exist():
+    found = documented_commands()
+    assert len(found) >= 40, f"only {len(found)}: where did the commands of the docstrings go?"
+    for where, command in found:
+        words = shlex.split(command)
+        name, arguments = words[1].removesuffix(".py"), words[2:]
+        if words[1] == "-m":
+            name, arguments = words[2], words[3:]
+        if name.startswith("assignments/"):
+            continue
+        assert name in MAINS, f"{where}: {command!r} starts something that does not exist"
+        for argument in arguments:
+            if argument.startswith("-"):
+                assert re.search(rf"(?<!\S){re.escape(argument)}\b", help_of(name)), (
+                    f"{where}: {command!r} uses {argument}, which its --help does not know")
+            elif argument.isidentifier() and argument.isupper() and len(argument) > 1:
+                pytest.fail(f"{where}: {command!r} holds the placeholder {argument}")
+        if name in OPTIONS and "..." not in arguments:
+            parse_options(OPTIONS[name], "", arguments)  # refuses what the script refuses
+
+
+def test_every_command_is_documented_and_in_the_console_command():
+    named = {module for module, _ in commands.COMMANDS.values()}
+    assert named == set(MAINS), "tools/commands.py and this test list other commands"
+    everything = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
+    for name in MAINS:
+        typed = f"python {name}.py" if "." not in name and (ROOT / f"{name}.py").exists() else (
+            f"python -m {name}")
+        assert typed in everything, f"no page tells of `{typed}`"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_links_of_a_page_exist(path):
+    text = path.read_text(encoding="utf-8")
+    for name in set(re.findall(r"`([\w/]+\.(?:py|md|html|ipynb))`", text)):
+        folders = (ROOT, path.parent, ROOT / "tests", ROOT / "assignments")
+        assert any((folder / name).exists() for folder in folders), (
+            f"{path.name} speaks of {name}, which does not exist")
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (path.parent / target).exists(), f"{path.name} links to {target}, which is not there"

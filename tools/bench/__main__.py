@@ -1,0 +1,251 @@
+"""What a training step, the memory bank and a model cost: time, arithmetic, memory.
+
+    python bench.py                        one GRPO step of a random model of 0.7M, by phase
+    python bench.py --peer trl             TRL's GRPOTrainer beside it, where it is installed
+    python bench.py --bank                 search, add, update, delete, copy at up to a million
+    python bench.py --memory --model tiny  GiB by part, computed from config.json, and measured
+    python bench.py --curves --out pictures/costs.png    how time grows with what
+
+How each is measured stands in bench_step.py, bench_bank.py and bench_memory.py. Times are medians
+of several repetitions behind a warm-up (of the curves the fastest); the load of the machine is
+printed with them, because beside other work on the same cores all of them grow. `--json` ends with
+one line of all figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch  # noqa: E402
+from transformers.utils.logging import disable_progress_bar  # noqa: E402
+
+from backend.devices import stop  # noqa: E402
+from policy import PolicyError  # noqa: E402
+from tools.bench.bank import bank_table, measure_bank  # noqa: E402
+from tools.bench.memory import computed, measured, memory_report, read_config  # noqa: E402
+from tools.bench.step import (  # noqa: E402
+    PHASES,
+    OurStep,
+    Setting,
+    TurnsStep,
+    arithmetic,
+    beside_trl,
+    config_only,
+    matmul_rate,
+    random_folder,
+)
+from training.pictures import draw_costs  # noqa: E402
+from training.results import peak_memory_bytes  # noqa: E402
+
+TOKENS_A_MEMORY = 33  # 60 memories of LoCoMo are about 2,000 tokens of Qwen's
+
+
+def bench_step(folder: Path, setting: Setting, repetitions: int, peer: str | None) -> dict:
+    """Time the step, print a line a phase; returns the figures."""
+    step = OurStep(folder, setting)
+    step()
+    rate, theirs = matmul_rate(setting), []
+    if peer:
+        try:
+            ours, theirs = beside_trl(folder, step, repetitions)
+        except ImportError as error:
+            stop(f"--peer trl: TRL is not installed here ({error}); pip install trl")
+    else:
+        ours = [step() for _ in range(repetitions)]
+    totals = [sum(seconds.values()) for seconds in ours]
+    work = arithmetic(step.policy, step.groups)
+    plain, n_tokens = work.pop("plain"), setting.prompts * setting.group * setting.new_tokens
+    seconds = {phase: statistics.median(s[phase] for s in ours) for phase in PHASES}
+    seconds["step"], work["step"] = statistics.median(totals), sum(work.values())
+    weights = sum(p.numel() for p in step.policy.model.parameters())
+    learns = f"LoRA {setting.lora}" if setting.lora else "all learn"
+    precision = "bfloat16" if setting.half else "float32"
+    print(f"{weights / 1e6:.3g}M weights, {learns}, {precision}, {setting.device}, "
+          f"{torch.get_num_threads()} threads; {setting.prompts} x {setting.group}, "
+          f"{setting.prompt_tokens} + {setting.new_tokens} tokens; median of {repetitions}, load "
+          f"{os.getloadavg()[0]:.1f}; matrix products here: {rate / 1e9:.4g} GFLOP/s")
+    print(f"{'phase':<12}{'seconds':>9}{'response tokens/s':>19}{'GFLOP':>10}"
+          f"{'share of that rate':>20}")
+    for phase, time in seconds.items():
+        print(f"{phase:<12}{time:>9.3f}{n_tokens / time:>19,.0f}{work[phase] / 1e9:>10.4g}"
+              f"{work[phase] / time / rate:>20.3f}")
+    print(f"in plain rows the step would take {plain / 1e9:.4g} GFLOP, {plain / work['step']:.2f} "
+          f"times as many; peak memory {peak_memory_bytes() / 2**30:.2f} GiB")
+    figures = {"seconds": seconds, "flop": {**work, "plain": plain}, "matmul_flop_per_second": rate,
+               "tokens_per_second": {name: n_tokens / time for name, time in seconds.items()},
+               "share_of_rate": {name: work[name] / seconds[name] / rate for name in seconds},
+               "all_steps": totals, "peak_memory_bytes": peak_memory_bytes()}
+    if theirs:
+        figures["trl_seconds"] = statistics.median(theirs)
+        # Neighbours in time, so that both had the same company on the machine.
+        figures["ratio_to_trl"] = statistics.median(t / o for t, o in zip(theirs, totals))
+        figures.update(trl_all_steps=theirs, ratio_of_fastest=min(theirs) / min(totals))
+        print(f"TRL {figures['trl_seconds']:.3f} s a step: {figures['ratio_to_trl']:.2f} times "
+              f"ours (median over {len(theirs)} pairs in turn; fastest to fastest "
+              f"{figures['ratio_of_fastest']:.2f})")
+    return figures
+
+
+def bench_memory(folder: Path, setting: Setting) -> dict:
+    """Print what a step would hold and, on a GPU or with a small model, what it held."""
+    config = read_config(folder)
+    parts = computed(config, setting)
+    room = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 4 * 2**30
+    found = measured(folder, setting) if parts["peak"] < room else None
+    print(memory_report(str(folder), config, setting, found))
+    if found is None:
+        print(f"  not measured: more than the {room / 2**30:.0f} GiB that are tried here")
+    return {**parts, "measured": found}
+
+
+# ---- Cost curves ---------------------------------------------------------------------------------
+
+
+def objectives_setting(base: Setting, n: int) -> tuple[Setting, int]:
+    """A MEM1 task of n questions: 14 tokens each, a state of 8 an answer; and its turns."""
+    return replace(base, prompt_tokens=14 * n + 8, new_tokens=8 * n + 20), 2 * n + 2
+
+
+def curves() -> dict[str, tuple[str, dict[int, Callable[[Path], OurStep]], str]]:
+    """Name -> (axis, the steps to time by size, why they grow as they do)."""
+    base = Setting(prompts=4)
+    turns = replace(base, prompts=2, prompt_tokens=36, new_tokens=36)
+    questions = replace(base, prompts=2)
+    return {
+        "group size": ("responses a prompt (4 prompts, 96 + 24 tokens)", {
+            n: lambda folder, n=n: OurStep(folder, replace(base, group=n))
+            for n in (2, 4, 8, 16, 32)},
+            "below 1 while the shared prompt weighs most; above where a branch's mask spans all "
+            "others of its row, up to the row budget"),
+        "prompt length": ("prompt tokens (4 x 8, 24 new)", {
+            n: lambda folder, n=n: OurStep(folder, replace(base, prompt_tokens=n))
+            for n in (64, 128, 256, 512, 1024, 2048)},
+            "below 1: a prompt is read once for 8 responses; attention's square shows last"),
+        "memories": (f"memories in the prompt ({TOKENS_A_MEMORY} tokens each, 4 x 8, 24 new)", {
+            n: lambda folder, n=n: OurStep(
+                folder, replace(base, prompt_tokens=40 + TOKENS_A_MEMORY * n))
+            for n in (5, 10, 20, 40, 60)},
+            "as the prompt: 60 memories are about 2,000 tokens"),
+        "turns": ("turns of a MEM1 trajectory (2 x 8, constant state)", {
+            n: lambda folder, n=n: TurnsStep(folder, turns, n) for n in (1, 2, 4, 8, 16)},
+            "near 1: each turn reads a context of constant size"),
+        "objectives": ("questions of a MEM1 task (2 x 8)", {
+            n: lambda folder, n=n: TurnsStep(folder, *objectives_setting(questions, n))
+            for n in (1, 2, 4, 8)},
+            "towards 2: twice the questions are twice the turns, and task and state twice as long"),
+    }
+
+
+def exponent(times: dict[int, float]) -> float:
+    """The slope of a straight line through log time over log size: 1 is linear, 2 quadratic."""
+    x, y = ([math.log(value) for value in values] for values in (times, times.values()))
+    return statistics.linear_regression(x, y).slope
+
+
+def bench_curves(folder: Path, out: Path, repetitions: int) -> dict:
+    """Time the steps of all curves, print each with its growth, draw them."""
+    figures, panels = {}, {}
+    for name, (axis, steps, reason) in curves().items():
+        ready = {size: make(folder) for size, make in steps.items()}
+        for step in ready.values():
+            step()
+        # Size after size, round after round, and of each the fastest: other work on the machine
+        # only adds, and not to all sizes alike.
+        rounds = [{size: sum(step().values()) for size, step in ready.items()}
+                  for _ in range(repetitions)]
+        times = {size: min(r[size] for r in rounds) for size in ready}
+        grows = exponent(times)
+        figures[name] = {"seconds": times, "exponent": grows}
+        panels[name] = (axis, times, grows)
+        print(f"{name:<14}" + "  ".join(f"{n}: {t:.3f} s" for n, t in times.items())
+              + f"  grows with the power {grows:.2f} ({reason})", flush=True)
+    draw_costs(panels, out)
+    print(f"saved to {out}; load {os.getloadavg()[0]:.1f}")
+    return figures
+
+
+# ---- Command line --------------------------------------------------------------------------------
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, checked."""
+    parser = argparse.ArgumentParser(description="Measure what things cost.", allow_abbrev=False)
+    parser.error = lambda message: stop(f"{message}; --help lists all options")
+    parser.add_argument("--model", type=Path, metavar="FOLDER",
+                        help="a model's folder, or one with only its config.json: random weights "
+                             "(default: a random Qwen2 of 0.7M)")
+    helps = {"prompts": "prompts a step", "group": "responses to each", "prompt_tokens": "of each",
+             "new_tokens": "of each response", "lora": "rank of the adapters; 0: all weights learn",
+             "micro_batch_tokens": "tokens in one forward and backward pass"}
+    for name, text in helps.items():
+        parser.add_argument("--" + name.replace("_", "-"), type=int, default=getattr(Setting, name),
+                            metavar="INT", help=f"{text} (default: {getattr(Setting, name)})")
+    parser.add_argument("--precision", choices=["bfloat16", "float32"],
+                        help="default: bfloat16 on a GPU, else float32")
+    parser.add_argument("--checkpointing", action="store_true",
+                        help="compute layers again in the backward pass")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--peer", choices=["trl"], help="take turns with another trainer")
+    what.add_argument("--bank", action="store_true", help="the memory bank instead of a step")
+    what.add_argument("--memory", action="store_true", help="memory of a step instead of its time")
+    what.add_argument("--curves", action="store_true", help="how the time of a step grows")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 100_000, 1_000_000],
+                        metavar="INT", help="--bank: numbers of memories")
+    parser.add_argument("--out", type=Path, default=Path("costs.png"),
+                        help="--curves: the picture (default: costs.png)")
+    parser.add_argument("--repetitions", type=int, default=5, metavar="INT",
+                        help="behind a warm-up (default: 5)")
+    parser.add_argument("--json", action="store_true", help="end with one line of all figures")
+    options = parser.parse_args(argv)
+    for name in (*helps, "repetitions"):
+        least = {"lora": 0, "group": 2}.get(name, 1)
+        if getattr(options, name) < least:
+            parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}: at least {least}")
+    if min(options.sizes) < 2:
+        parser.error(f"--sizes {min(options.sizes)}: at least 2")
+    if options.peer and (options.lora or options.model and config_only(options.model)):
+        parser.error("--peer trl: compares full training of a folder with weights; leave out "
+                     "--lora, or give such a folder")
+    if options.model and not (options.model / "config.json").is_file():
+        parser.error(f"--model {options.model}: no config.json in it; give a model's folder")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> dict:
+    """Run one of the benches; returns its figures."""
+    options = parse(argv)
+    disable_progress_bar()
+    setting = Setting(**{f.name: getattr(options, f.name) for f in fields(Setting)})
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.model or random_folder(Path(temporary))
+        try:
+            if options.bank:
+                figures = {"bank": [measure_bank(n) for n in options.sizes]}
+                print(bank_table(figures["bank"]) + f"\nload {os.getloadavg()[0]:.1f}")
+            elif options.memory:
+                figures = bench_memory(folder, setting)
+            elif options.curves:
+                figures = bench_curves(folder, options.out, options.repetitions)
+            else:
+                figures = bench_step(folder, setting, options.repetitions, options.peer)
+        except (PolicyError, OSError, ValueError) as error:
+            stop(" ".join(str(error).split())[:300])
+    if options.json:
+        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
+        print(json.dumps({**settings, "threads": torch.get_num_threads(),
+                          "load": os.getloadavg()[0], **figures}))
+    return figures
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,302 @@
+"""What every training run needs and no reader of the algorithm does: data, tasks, run folder.
+
+results.py is the other half: it scores, and writes what a run leaves behind.
+
+    runs/NAME/config.json    every option as it was resolved
+              resume.pt      an unfinished run, to go on with (checkpoints.py)
+              metrics.csv    one line a training step
+              samples.jsonl  the episodes of step 1 and of every tenth, as text
+              cases.jsonl    the same dozen held-out cases at every validation, as text
+              dialogue.json  a manager's: one held-out dialogue, read before and after training;
+                             not with --limit
+              curve.png      training reward and validation score over the steps
+              objectives.png MEM1's scores over the number of questions
+              full_context/, truncation/    the runs that MEM1 is compared with
+              checkpoint/    the trained policy, an ordinary Hugging Face folder with a model card
+              summary.json   held-out scores before and after, time, memory
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backend import devices
+from backend.devices import stop
+from benchmarks.others import load
+from benchmarks.shop import Goal, goals
+from data import DataError, Dialogue, OpenQuestion, is_locomo, split_locomo
+from embedders import Embedder, hashed_words
+from environments import WEBSHOP_TEST, Search, SearchTask, Store, WebShop, WebShopGoal, search_tasks
+from mem1 import Mem1Agent
+from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, answer_tasks, manager_tasks
+from metrics import f1, squad_exact_match
+from policy import Policy, PolicyError, check_model, load_policy
+from training.checkpoints import FILE, CheckpointError, command, identity, read, scores_before
+from training.options import Options, resolve
+from training.sharing import Tracker, TrackerError, tensorboard, wandb
+from trees import Episode
+from world import KINDS, training_world, world_splits
+
+Task = ManagerTask | AnswerTask | SearchTask | Goal | WebShopGoal
+REWARDS = {"exact_match": squad_exact_match, "f1": f1}
+TRAINING_ROUNDS = 6  # MEM1's training questions are grouped so often: fewer pairs to know by heart
+SHOP_GOALS = (152, 81, 250)  # of training, validation and test
+
+
+def load_data(data: str, train_questions: int | None = None) -> tuple[list, list, list]:
+    """What to train, validate and test on: dialogues, or HotpotQA's questions.
+
+    The world makes as many training dialogues as `train_questions` needs; 152 fill eight. Raises
+    DataError if a file has fewer, or is one to test on only.
+    """
+    if data in KINDS:
+        train, validation, test = world_splits(data)
+        if train_questions:
+            train = training_world(-(-train_questions // len(train[0].questions)), data)
+    else:
+        found = load(data)
+        if isinstance(found[0], OpenQuestion):
+            places = len(found) * 6 // 10, len(found) * 7 // 10
+            train, validation, test = (
+                found[: places[0]], found[places[0] : places[1]], found[places[1] :])
+        elif is_locomo(found):
+            train, validation, test = split_locomo(found)
+        else:
+            raise DataError(f"{data}: a benchmark to test on (evaluate.py), as in the paper; learn "
+                            "from world or locomo")
+    if train_questions:
+        train = first_questions(train, train_questions, data)
+    return train, validation, test
+
+
+def first_questions(train: list, count: int, data: str) -> list:
+    """The sources of `--data` with their first `count` questions; DataError if it has fewer."""
+    kept, left = [], count
+    for source in train:
+        if left and isinstance(source, Dialogue):
+            kept.append(replace(source, questions=source.questions[:left]))
+            left -= len(kept[-1].questions)
+        elif left:
+            kept.append(source)
+            left -= 1
+    if left:
+        raise DataError(f"{data}: --train-questions {count}, but there are {count - left}")
+    return kept
+
+
+def load_or_stop(name: str, options: Options | None = None) -> Policy:
+    """The policy of a folder or hub name, to be trained as the options say; or to be asked only.
+
+    Stops the program with one line if there is none.
+    """
+    how = {} if options is None else {
+        "lora": options.lora, "precision": options.precision,
+        "checkpointing": options.checkpointing == "on",
+        "micro_batch_tokens": options.micro_batch_tokens}
+    try:
+        return load_policy(name, **how)
+    except PolicyError as error:
+        stop(str(error))
+
+
+@dataclass
+class Run:
+    """A resolved run: models, tasks, and the folder that keeps what happens."""
+
+    options: Options
+    algorithm: str
+    policy: Policy
+    reference: Policy  # the start model, frozen: for KL, and as the manager's answer agent
+    agent: ManagerAgent | AnswerAgent | Mem1Agent
+    train: list[Task]
+    validation: list[Task]
+    test: list[Task]
+    test_dialogues: list[Dialogue] | list[OpenQuestion]
+    embed: Embedder
+    folder: Path
+    started: float = field(default_factory=time.time)
+    n_tokens: int = 0  # response tokens trained on
+    identity: dict[str, Any] = field(default_factory=dict)  # what --resume must find again
+    saved: dict[str, Any] | None = None  # the checkpoint to go on from
+    before: tuple[dict, list[Episode]] | None = None  # the start model's held-out scores
+    trackers: list[Tracker] = field(default_factory=list)  # of --tensorboard and --wandb
+
+    @property
+    def headline(self) -> str:
+        """The score to follow: a purchase is right by degrees, an answer is right or not."""
+        shop = self.options.agent == "mem1" and self.options.env != "search"
+        return "reward" if shop else "exact_match"
+
+    def log_step(self, row: dict[str, float]) -> None:
+        """Append one line to metrics.csv."""
+        if not devices.is_main():
+            return
+        path = self.folder / "metrics.csv"
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+        for track in self.trackers:
+            track(row["step"], row)
+
+    def log_samples(self, step: int, groups: Iterable[Iterable[Episode]]) -> None:
+        """Append episodes to samples.jsonl, as text."""
+        if not devices.is_main():
+            return
+        with (self.folder / "samples.jsonl").open("a", encoding="utf-8") as file:
+            for index, group in enumerate(groups):
+                for episode in group:
+                    line = {"step": step, "group": index, "reward": episode.reward, **episode.log}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def batches(self, items: Sequence | None = None) -> Iterable[list]:
+        """Endless batches of training tasks, or of other items: each once before any comes again.
+
+        Inside a batch they keep their order, so that questions about one dialogue are neighbours:
+        they can share one row of memories.
+        """
+        items = self.train if items is None else items
+        order = random.Random(self.options.seed)
+        places: list[int] = []
+        while True:
+            while len(places) < self.options.questions:
+                places += order.sample(range(len(items)), len(items))
+            yield [items[place] for place in sorted(places[: self.options.questions])]
+            places = places[self.options.questions:]
+
+
+def long_tasks(options: Options, splits: Sequence[Sequence[Dialogue]], embed: Embedder,
+               ) -> tuple[Callable[[], Search | Store], list[list[Task]]]:
+    """MEM1's environment and its tasks to train, validate and test on."""
+    if options.env == "search":
+        return Search, [search_tasks(split, options.objectives, embed,
+                                     TRAINING_ROUNDS if split is splits[0] else 1)
+                        for split in splits]
+    if options.env == "shop":
+        return Store, [goals(count, seed, held_out=seed > 0)
+                       for seed, count in enumerate(SHOP_GOALS)]
+    try:
+        first = WebShop()
+    except ImportError as error:
+        stop(f"--env webshop: WebShop is not installed here ({error}); see "
+             "github.com/princeton-nlp/WebShop, or take --env shop")
+    n_train, n_validation, n_test = SHOP_GOALS
+    found = first.goals()
+    kept, rest = found[:WEBSHOP_TEST], found[WEBSHOP_TEST:]
+    tasks = [rest[:n_train], kept[n_test:n_test + n_validation], kept[:n_test]]
+    return lambda: Store(WebShop(first.server)), tasks
+
+
+def check_options(options: Options) -> None:
+    """Stop the program where options exclude each other, or the run folder, with one line."""
+    n_devices, folder = devices.world_size(), Path(options.out)
+    if options.shard == "on" and n_devices == 1:
+        stop("--shard on: there is one device; start with torchrun --nproc-per-node 4, or so")
+    if options.shard == "on" and options.lora:
+        stop(f"--shard on --lora {options.lora}: what adapters leave to cut up fits one device; "
+             "take one of the two")
+    if options.questions < n_devices:
+        stop(f"--questions {options.questions}: fewer than the {n_devices} devices they are for")
+    if not options.resume and (folder / FILE).exists():
+        stop(f"{folder} holds an unfinished run: go on with it (--resume), delete {FILE} there, or "
+             "choose another --out")
+    if Path(options.model).resolve().is_relative_to((folder / "checkpoint").resolve()):
+        stop(f"--model {options.model} lies in the run folder {folder}, where the trained model "
+             "will replace it; choose another --out")
+
+
+def prepare(options: Options, algorithm: str) -> Run:
+    """Load model and data, build the tasks, make the folder. Stops the program on bad input."""
+    devices.start()
+    options = resolve(options, algorithm)
+    folder = Path(options.out)
+    check_options(options)
+    torch.manual_seed(options.seed)
+    try:
+        check_model(options.model)  # before anything is downloaded
+        splits = load_data(options.data, options.train_questions)
+    except (PolicyError, DataError) as error:
+        stop(str(error))
+    if isinstance(splits[0][0], OpenQuestion) and options.agent != "mem1":
+        stop(f"--data {options.data}: questions without a dialogue; they are for --agent mem1")
+    policy = load_or_stop(options.model, options)
+    if options.lora:
+        reference = policy.start()
+    else:
+        reference = load_or_stop(options.model, options)
+        reference.model.requires_grad_(False)
+    embed = hashed_words()
+    distill = options.distill == "on"
+    if options.agent == "manager":
+        agent = ManagerAgent(reference, distill, options.max_new_tokens, REWARDS[options.reward])
+        tasks = [manager_tasks(split, embed, options.facts, reference, guards=split is splits[0])
+                 for split in splits]
+    elif options.agent == "answer":
+        agent = AnswerAgent(distill, options.max_new_tokens, REWARDS[options.reward])
+        tasks = [answer_tasks(split, embed) for split in splits]
+    else:
+        environment, tasks = long_tasks(options, splits, embed)
+        agent = Mem1Agent(environment, options.harness, options.max_new_tokens)
+    train, validation, test = tasks
+    if not train or not test:  # a manager's questions need evidence
+        stop(f"{options.data}: no usable question to {'test on' if train else 'learn from'}")
+    this_run = identity(options, algorithm, policy.model, len(train))
+    try:
+        saved = read(folder, this_run) if options.resume else None
+        if saved is None and devices.is_main():
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in ("metrics.csv", "samples.jsonl", "cases.jsonl", "dialogue.json",
+                         "summary.json", "curve.png", "objectives.png"):
+                (folder / name).unlink(missing_ok=True)
+            (folder / "config.json").write_text(json.dumps(vars(options), indent=2) + "\n")
+    except CheckpointError as error:
+        stop(str(error))
+    except OSError as error:
+        stop(f"cannot write to the run folder {folder} ({error.strerror}); choose another --out")
+    try:
+        main = devices.is_main()
+        trackers = ([tensorboard(folder, len(saved["rows"]) if saved else 0)]
+                     if options.tensorboard and main else []) + (
+            [wandb(folder, vars(options))] if options.wandb and main else [])
+    except TrackerError as error:
+        stop(str(error))
+    print(" ".join(f"{name}={value}" for name, value in vars(options).items()))
+    if options.shard == "on":
+        devices.shard(policy)
+        if reference.model is not policy.model:
+            devices.shard(reference)
+    return Run(options, algorithm, policy, reference, agent, train, validation[: options.limit],
+               test[: options.limit], splits[2], embed, folder, identity=this_run, saved=saved,
+               before=scores_before(saved), trackers=trackers)
+
+
+def launch(main: Callable[[], Any]) -> None:
+    """Call a script's main; what ends it from outside takes one line and is no traceback."""
+    try:
+        main()
+        devices.end()
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:
+        if devices.is_lost_rank(error):
+            if devices.rank() < 2:  # one of these two is alive: once is enough
+                print("\nerror: another device's process has died, or torchrun was told to stop; "
+                      f"go on from the last checkpoint (--save-every) with: {command()}",
+                      file=sys.stderr, flush=True)
+            os._exit(1)  # at once: what is left of the connection could make it wait
+        if isinstance(error, (OSError, PolicyError)):  # a full disk; a model learned to pieces
+            stop(str(error))
+        raise
