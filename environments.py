@@ -3,7 +3,7 @@
 
     Search   several questions joined into one task (MEM1, arXiv 2506.15841, section 3.2); the tool
              searches a memory bank, the reward is the number of questions answered right
-    Store    a purchase in a web shop: that of shop.py, or the real WebShop where it is installed
+    Store    a purchase in a web shop (benchmarks/shop.py)
 
 An environment knows nothing of the agent (mem1.py): it gets the text of a query or an answer.
 
@@ -14,23 +14,17 @@ Where this differs from the paper
 2. Answers are compared by `squad_exact_match`, position by position, as in the paper's reward.
 3. Questions are numbered, so that which one comes next can be read off the last query. A number
    before a query is not searched for, and numbers before answers are no part of them.
-4. WebShop is passed on as it is. The paper's code adds a list of what can be clicked and takes off
-   1 for a turn without an action.
 """
 
 from __future__ import annotations
 
-import itertools
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from benchmarks.shop import LONGEST, Goal, Shop, catalogue
 from data import Dialogue, OpenQuestion
-from embedders import Embedder
-from memory_bank import MemoryBank
+from memory_bank import Embedder, MemoryBank
 from metrics import objectives_right, split_answers
 from prompts import one_line
 from world import oracle_memories, probes
@@ -42,10 +36,6 @@ QUESTIONS = """
 The task is to answer several questions with the help of a search engine. A query asks for one of \
 the questions, behind its number. The answer holds all answers in the order of the questions, with \
 semicolons between them."""
-SHOPPING = """
-The task is to buy something in a web shop. A query is one action: search[words] where there is a \
-search bar, else click[...] on something that the page offers; click[buy now] ends the task. \
-There is no answer to give."""
 
 # ---- Environments: reset(task) -> text, step(kind, text) -> (text, reward, done) -----------------
 
@@ -100,94 +90,6 @@ class Search:
                 "gold": "; ".join(task.answers), "category": len(task.answers),
                 "objectives": [{"answer": one, "gold": gold, "category": category} for
                                one, gold, category in zip(given, task.answers, task.categories)]}
-
-
-class Store:
-    """A web shop: that of shop.py, or one with its methods. Every query is one of its actions.
-
-    The pages' buttons "< prev" and "next >" are shown, and may be clicked, without the brackets
-    that only tags have here.
-    """
-
-    instructions, answers = SHOPPING, False
-
-    def __init__(self, shop: Shop | WebShop | None = None) -> None:
-        self.shop = shop or Shop(catalogue())
-
-    def turns(self, task: Goal | WebShopGoal) -> int:
-        """Actions a purchase may take."""
-        return LONGEST
-
-    def reset(self, task: Goal | WebShopGoal) -> str:
-        """Begin a task; returns the instruction with the first page."""
-        self.task, self.reward, self.page = task, 0.0, self._shown(self.shop.reset(task))
-        return self.page
-
-    def step(self, kind: str, text: str) -> tuple[str, float, bool]:
-        """Act; the shop pays when something is bought. An answer changes nothing."""
-        if kind == "query":
-            text = text.replace("click[prev]", "click[< prev]")
-            text = text.replace("click[next]", "click[next >]")
-            page, self.reward, done, *_ = self.shop.step(text)
-            self.page = self._shown(page)
-            return self.page, self.reward, done
-        return self.page, 0.0, False
-
-    @staticmethod
-    def _shown(page: str | tuple) -> str:
-        page = page if isinstance(page, str) else page[0]  # WebShop returns (text, None)
-        return page.replace("< prev", "prev").replace("next >", "next")
-
-    def log(self, answer: str) -> dict:
-        """What is worth logging: the gold is the whole reward, the category what to choose."""
-        return {"question": self.task.instruction, "answer": f"{self.reward:g}", "gold": "1",
-                "category": f"{len(self.task.options)} options"}
-
-
-# ---- The real WebShop ----------------------------------------------------------------------------
-
-WEBSHOP_PRODUCTS = 1000  # the small of its two sizes; the other, None, takes all 1.18 million
-WEBSHOP_TEST = 500  # its first goals are for testing, the rest for training, as in the paper
-
-
-@dataclass(frozen=True)
-class WebShopGoal:
-    """One of WebShop's own goals."""
-
-    index: int  # in its list
-    instruction: str
-    options: tuple[str, ...]  # values to choose
-
-
-class WebShop:
-    """A visit to the real WebShop, behind the methods of `shop.Shop`; visits share one server."""
-
-    _numbers: Iterator[int] = itertools.count()
-
-    def __init__(self, server: Any = None) -> None:
-        """Without a server, start one: minutes, and gigabytes with all products.
-
-        Raises ImportError where WebShop (github.com/princeton-nlp/WebShop) is not installed.
-        """
-        from web_agent_site.envs.web_agent_text_env import WebAgentTextEnv
-        # The server knows a visitor by prefix and goal, and a group has one goal.
-        self._visit = WebAgentTextEnv(observation_mode="text", server=server,
-                                      num_products=WEBSHOP_PRODUCTS, human_goals=False,
-                                      session_prefix=f"{next(self._numbers)}-")
-        self.server = self._visit.server
-
-    def goals(self) -> list[WebShopGoal]:
-        """All goals, in WebShop's fixed order."""
-        return [WebShopGoal(index, goal["instruction_text"], tuple(goal.get("goal_options") or ()))
-                for index, goal in enumerate(self.server.goals)]
-
-    def reset(self, goal: WebShopGoal) -> tuple[str, None]:
-        """Begin a visit."""
-        return self._visit.reset(session=goal.index)
-
-    def step(self, action: str) -> tuple[str, float, bool, None]:
-        """Act; WebShop takes the spaces in brackets as they are."""
-        return self._visit.step(re.sub(r"\[\s+", "[", action))
 
 
 # ---- Tasks ---------------------------------------------------------------------------------------

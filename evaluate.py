@@ -37,15 +37,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from backend.devices import stop
+from backend.devices import exit_with
 from benchmarks.others import load
 from comparisons.compare import chosen_systems, compare
 from comparisons.judge import Judge, JudgeError, Server, from_policy
 from comparisons.recall import mean, recall_table, search_recall, share, systems_recall
 from data import DataError, Dialogue, OpenQuestion, Turn, category_name, is_locomo, split_locomo
-from embedders import hashed_words
 from mem1 import HARNESSES, TASKS, by_objectives
-from memory_bank import MemoryBank
+from memory_bank import MemoryBank, hashed_words
 from memr1 import AnswerTask, answer_all, candidates, greedy, observe_all, turn_facts
 from metrics import bleu1, f1, squad_exact_match, summarise
 from policy import Policy
@@ -248,7 +247,8 @@ def open_folder(out: str, name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("")
     except OSError as error:
-        stop(f"cannot write to the run folder {folder} ({error.strerror}); choose another --out")
+        exit_with(f"cannot write to the run folder {folder} ({error.strerror}); choose another "
+                  "--out")
     return folder
 
 
@@ -260,7 +260,7 @@ def evaluate_mem1(options: EvaluateOptions, dialogues: Sequence[Dialogue]) -> di
                                      options.max_new_tokens, options.limit or TASKS, (count,))
               for harness in HARNESSES}
     if not scores["mem1"]:
-        stop(f"{options.data}: no dialogue has {count} questions; lower --objectives")
+        exit_with(f"{options.data}: no dialogue has {count} questions; lower --objectives")
     summary = {**vars(options), "by_objectives": {
         str(count): {harness: by_count[str(count)] for harness, by_count in scores.items()}}}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
@@ -275,9 +275,9 @@ def evaluate_systems(options: EvaluateOptions, dialogues: Sequence[Dialogue]) ->
     """All systems on the same questions; returns the summary."""
     names, folder = chosen_systems(options.systems), Path(options.out)
     if options.manager or options.answerer:
-        stop("--systems takes trained models from runs/; leave out --manager and --answerer")
+        exit_with("--systems takes trained models from runs/; leave out --manager and --answerer")
     if options.judge_url and not options.judge:
-        stop("--judge-url needs --judge: the name of a model there")
+        exit_with("--judge-url needs --judge: the name of a model there")
     # What a record stands for; records of anything else must not stand beside it.
     same = {name: getattr(options, name) for name in
             ("model", "data", "distill", "limit", "turns", "max_new_tokens")}
@@ -287,8 +287,8 @@ def evaluate_systems(options: EvaluateOptions, dialogues: Sequence[Dialogue]) ->
         old = json.loads(path.read_text()) if path.exists() else same
         differs = [name for name in same if old.get(name) != same[name]]
         if differs:
-            stop(f"{folder} holds records with another --{differs[0].replace('_', '-')} "
-                 f"({old.get(differs[0])}); choose another --out, or delete it")
+            exit_with(f"{folder} holds records with another --{differs[0].replace('_', '-')} "
+                      f"({old.get(differs[0])}); choose another --out, or delete it")
         path.write_text(json.dumps(same, indent=2) + "\n")
         judge = None
         if options.judge:
@@ -298,9 +298,10 @@ def evaluate_systems(options: EvaluateOptions, dialogues: Sequence[Dialogue]) ->
         return compare(names, options.model, dialogues, folder, Path("runs"),
                        options.max_new_tokens, options.distill == "on", judge)
     except OSError as error:
-        stop(f"cannot write to the run folder {folder} ({error.strerror}); choose another --out")
+        exit_with(f"cannot write to the run folder {folder} ({error.strerror}); choose another "
+                  "--out")
     except JudgeError as error:
-        stop(str(error))
+        exit_with(str(error))
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -311,14 +312,14 @@ def main(argv: Sequence[str] | None = None) -> dict:
     try:
         test = held_out(options.data)
     except DataError as error:
-        stop(str(error))
+        exit_with(str(error))
     if options.agent == "mem1":
         return evaluate_mem1(options, test)
     if isinstance(test[0], OpenQuestion):
-        stop(f"--data {options.data}: questions without a dialogue; they are for --agent mem1")
+        exit_with(f"--data {options.data}: questions without a dialogue; they are for --agent mem1")
     dialogues = shorten(test, options.limit, options.turns)
     if not dialogues:
-        stop(f"{options.data}: no question left to ask; raise or leave out --turns")
+        exit_with(f"{options.data}: no question left to ask; raise or leave out --turns")
     n_asked, n_all = (sum(len(d.questions) for d in split) for split in (dialogues, test))
     scope = f"{n_asked:,} questions on {len(dialogues)} of {len(test)} dialogues"
     if n_asked < n_all or options.turns:
@@ -333,7 +334,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
               f"{recall_table(shown, 'evidence shown by')}")
         return {**recall, "systems": shown}
     if options.facts == "observations" and not any(t.facts for d in dialogues for t in d.turns):
-        stop(f"{options.data}: holds no observations to read; use --facts turns")
+        exit_with(f"{options.data}: holds no observations to read; use --facts turns")
     folder = open_folder(options.out, "records.jsonl")
     names = [name or options.model for name in (options.manager, options.answerer)]
     loaded = {name: load_or_stop(name) for name in dict.fromkeys(names)}  # each model once

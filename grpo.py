@@ -48,12 +48,12 @@ from backend.devices import (
     add_up,
     all_of,
     clip_gradients,
+    exit_with,
     gather,
     gathered,
     in_step,
     own_seed,
     spread,
-    stop,
 )
 from backend.lora import learned
 from training.checkpoints import TrainingState
@@ -266,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     """Train one agent and report; returns what summary.json holds."""
     options = parse_options(GRPOOptions, "Train a memory agent with GRPO.", argv)
     if options.group_size < 2:
-        stop("--group-size 1: in a group of one there is nothing to compare with; at least 2")
+        exit_with("--group-size 1: in a group of one there is nothing to compare with; at least 2")
     run = prepare(options, "grpo")
     before = evaluate_before(run)
     rows, scores = train(run)

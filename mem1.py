@@ -42,9 +42,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from benchmarks.shop import Store
 from data import Dialogue, Message, OpenQuestion
-from embedders import Embedder
-from environments import Search, Store, search_tasks
+from environments import Search, search_tasks
+from memory_bank import Embedder
 from metrics import context_sizes, objectives_scores
 from policy import Policy
 from prompts import one_line
@@ -76,7 +77,7 @@ def harmless(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Mem1Turn:
     """One turn that is over: what was written, as text, and what came back."""
 
     note: str  # the state, or the thought
@@ -84,7 +85,7 @@ class Turn:
     info: str
 
 
-def turn_messages(task: str, past: Sequence[Turn], turns_left: int, kind: str,
+def turn_messages(task: str, past: Sequence[Mem1Turn], turns_left: int, kind: str,
                   instructions: str, answers: bool = True) -> list[Message]:
     """The prompt of one turn; `past` are the turns that are still remembered, oldest first.
 
@@ -128,7 +129,7 @@ class Trajectory:
     environment: Search | Store
     text: str  # the task, as the environment told it
     turns_left: int
-    past: list[Turn] = field(default_factory=list)
+    past: list[Mem1Turn] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     responses: list[str] = field(default_factory=list)
     turns: list[dict] = field(default_factory=list)  # for the log: what each turn had in context
@@ -149,7 +150,7 @@ class Trajectory:
             note, action, text = parsed
             info, self.reward, self.done = self.environment.step(action, text)
             self.answer = text if action == "answer" else ""
-            self.past.append(Turn(note, text, info))
+            self.past.append(Mem1Turn(note, text, info))
         if not self.done and (parsed is None or self.turns_left == 0):
             self.invalid, self.done = 1, True
         self.turns.append({"info": info, "kept": self.kept, "read_tokens": len(step.prompt_ids),
@@ -168,7 +169,7 @@ class Mem1Agent:
     # Problem 11
     def prompt(self, policy: Policy, trajectory: Trajectory) -> list[int]:
         """What the model reads in the next turn."""
-        def encode(past: Sequence[Turn]) -> list[int]:
+        def encode(past: Sequence[Mem1Turn]) -> list[int]:
             return policy.encode(turn_messages(
                 trajectory.text, past, trajectory.turns_left, self.kind,
                 trajectory.environment.instructions, trajectory.environment.answers))

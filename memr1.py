@@ -44,8 +44,7 @@ from functools import cached_property
 import torch
 
 from data import Dialogue, Question, Turn
-from embedders import Embedder
-from memory_bank import Memory, MemoryBank
+from memory_bank import Embedder, Memory, MemoryBank
 from metrics import squad_exact_match
 from policy import Policy
 from prompts import (

@@ -34,11 +34,10 @@ from itertools import islice
 import torch
 
 import world as w
-from backend.devices import all_of, clip_gradients, in_step, spread, stop
+from backend.devices import all_of, clip_gradients, exit_with, in_step, spread
 from backend.lora import learned
 from data import Dialogue, Message
-from embedders import Embedder
-from memory_bank import MemoryBank
+from memory_bank import Embedder, MemoryBank
 from memr1 import SIMILAR, candidates, everything, guard_place, turn_facts
 from prompts import Operation, answer_messages, format_answer, format_operation, manager_messages
 from training.checkpoints import TrainingState
@@ -121,18 +120,19 @@ def read_trajectories(path: str) -> list[Lesson]:
         with open(path, encoding="utf-8") as file:
             lines = [line for line in file if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        stop(f"cannot read {path} ({error}); --trajectories wants a file of JSON lines")
+        exit_with(f"cannot read {path} ({error}); --trajectories wants a file of JSON lines")
     for number, line in enumerate(lines, start=1):
         try:
             messages = json.loads(line)["messages"]
             chat = [{"role": str(m["role"]), "content": str(m["content"])} for m in messages]
         except (ValueError, KeyError, TypeError):
-            stop(f'{path}, line {number}: not {{"messages": [{{"role", "content"}}, ...]}}')
+            exit_with(f'{path}, line {number}: not {{"messages": [{{"role", "content"}}, ...]}}')
         if len(chat) < 2 or chat[-1]["role"] != "assistant" or not chat[-1]["content"].strip():
-            stop(f"{path}, line {number}: the last message must be the assistant's, after another")
+            exit_with(f"{path}, line {number}: the last message must be the assistant's, after "
+                      "another")
         lessons.append((chat[:-1], chat[-1]["content"]))
     if not lessons:
-        stop(f"{path}: holds no trajectory")
+        exit_with(f"{path}: holds no trajectory")
     return lessons
 
 
@@ -141,8 +141,8 @@ def lessons_of(options: SFTOptions, embed: Embedder) -> list[Lesson]:
     if options.trajectories:
         return read_trajectories(options.trajectories)
     if options.data not in w.KINDS:
-        stop(f"--data {options.data}: only the synthetic world has an oracle to imitate; give "
-             "--trajectories")
+        exit_with(f"--data {options.data}: only the synthetic world has an oracle to imitate; give "
+                  "--trajectories")
     train = load_data(options.data, options.train_questions)[0]
     if options.agent == "manager":
         return manager_lessons(train, embed)
@@ -197,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     """Train one agent and report; returns what summary.json holds."""
     options = parse_options(SFTOptions, "Teach a memory agent by imitation.", argv)
     if options.agent == "mem1":
-        stop("--agent mem1: the paper compares imitation with Memory-R1's two agents only")
+        exit_with("--agent mem1: the paper compares imitation with Memory-R1's two agents only")
     run = prepare(options, "sft")
     before = evaluate_before(run)
     rows, scores = train(run)

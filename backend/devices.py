@@ -56,8 +56,8 @@ def start() -> None:
     on_gpu, place = torch.cuda.is_available(), int(os.environ["LOCAL_RANK"])
     if on_gpu:
         if place >= torch.cuda.device_count():
-            stop(f"--nproc-per-node {os.environ['LOCAL_WORLD_SIZE']}: this machine has "
-                 f"{torch.cuda.device_count()} GPUs")
+            exit_with(f"--nproc-per-node {os.environ['LOCAL_WORLD_SIZE']}: this machine has "
+                      f"{torch.cuda.device_count()} GPUs")
         torch.cuda.set_device(place)  # "cuda" now means this one
     # Python objects travel over gloo, tensors of a GPU over NCCL. Waiting for the slowest rank's
     # evaluation is no error: a rank that dies is noticed by torchrun, not by this timeout.
@@ -85,7 +85,7 @@ def end() -> None:
         dist.destroy_process_group()
 
 
-def stop(message: str) -> NoReturn:
+def exit_with(message: str) -> NoReturn:
     """End the program: one line on what is wrong, exit code 2."""
     if not is_main():
         time.sleep(5)  # mostly rank 0 meets the same error, and its end is the end of all

@@ -349,3 +349,54 @@ def solve(goal: Goal, products: Sequence[Product]) -> list[str]:
             results = act(f"click[{NEXT}]")
         else:
             return []
+
+
+# ---- What MEM1 sees of it ------------------------------------------------------------------------
+
+# What the system message says.
+SHOPPING = """
+The task is to buy something in a web shop. A query is one action: search[words] where there is a \
+search bar, else click[...] on something that the page offers; click[buy now] ends the task. \
+There is no answer to give."""
+
+
+class Store:
+    """A web shop: that of shop.py, or one with its methods. Every query is one of its actions.
+
+    The pages' buttons "< prev" and "next >" are shown, and may be clicked, without the brackets
+    that only tags have here.
+    """
+
+    instructions, answers = SHOPPING, False
+
+    def __init__(self, shop: Shop | None = None) -> None:
+        self.shop = shop or Shop(catalogue())
+
+    def turns(self, task: Goal) -> int:
+        """Actions a purchase may take."""
+        return LONGEST
+
+    def reset(self, task: Goal) -> str:
+        """Begin a task; returns the instruction with the first page."""
+        self.task, self.reward, self.page = task, 0.0, self._shown(self.shop.reset(task))
+        return self.page
+
+    def step(self, kind: str, text: str) -> tuple[str, float, bool]:
+        """Act; the shop pays when something is bought. An answer changes nothing."""
+        if kind == "query":
+            text = text.replace("click[prev]", "click[< prev]")
+            text = text.replace("click[next]", "click[next >]")
+            page, self.reward, done, *_ = self.shop.step(text)
+            self.page = self._shown(page)
+            return self.page, self.reward, done
+        return self.page, 0.0, False
+
+    @staticmethod
+    def _shown(page: str | tuple) -> str:
+        page = page if isinstance(page, str) else page[0]  # WebShop returns (text, None)
+        return page.replace("< prev", "prev").replace("next >", "next")
+
+    def log(self, answer: str) -> dict:
+        """What is worth logging: the gold is the whole reward, the category what to choose."""
+        return {"question": self.task.instruction, "answer": f"{self.reward:g}", "gold": "1",
+                "category": f"{len(self.task.options)} options"}

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backend.devices import stop
+from backend.devices import exit_with
 from claims import runner
 from claims.runner import Job
 from comparisons.intervals import crossed
@@ -353,7 +353,7 @@ def check(asked: str) -> list[dict[str, str]]:
     chosen = sorted(numbers) if asked == "all" else [n.strip() for n in asked.split(",")]
     for number in chosen:
         if number not in numbers:
-            stop(f"{number}: must be all, or some of {','.join(sorted(numbers))}")
+            exit_with(f"{number}: must be all, or some of {','.join(sorted(numbers))}")
     lines = [line for line in lines if str(line.number) in chosen]
     runner.run_missing(job for line in lines for job in line.jobs)
     rows = []

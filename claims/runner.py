@@ -31,7 +31,7 @@ import evaluate
 import grpo
 import ppo
 import sft
-from backend.devices import stop
+from backend.devices import exit_with
 
 FOLDER = Path("runs") / "claims"
 MAINS = {"grpo.py": grpo.main, "ppo.py": ppo.main, "sft.py": sft.main, "evaluate.py": evaluate.main}
@@ -100,7 +100,7 @@ def run_command(command: Sequence[str], log: Path) -> int:
     with log.open("w", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
         try:
             MAINS[command[0]](command[1:])
-        except SystemExit as ended:  # `devices.stop` has printed why
+        except SystemExit as ended:  # `devices.exit_with` has printed why
             return ended.code
         except Exception:
             traceback.print_exc()
@@ -145,8 +145,8 @@ def run_missing(asked: Iterable[Job]) -> None:
                 one.result()
         except (ChildProcessError, OSError) as error:
             pool.shutdown(cancel_futures=True)
-            stop(str(error))
+            exit_with(str(error))
         except KeyboardInterrupt:  # the workers got it too, and end
             pool.shutdown(wait=False, cancel_futures=True)
-            stop("interrupted: the same command goes on with what is missing")
+            exit_with("interrupted: the same command goes on with what is missing")
     workers.shutdown()

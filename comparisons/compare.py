@@ -29,13 +29,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from backend.devices import stop
+from backend.devices import exit_with
 from comparisons.graphs_and_tools import SYSTEMS
 from comparisons.intervals import bootstrap, paired
 from comparisons.judge import Judge
 from comparisons.rules_and_mem0 import System, drive
 from data import Dialogue, category_name
-from embedders import hashed_words
+from memory_bank import hashed_words
 from metrics import bleu1, f1, squad_exact_match
 from policy import Policy
 from training.pictures import draw_bars
@@ -53,7 +53,7 @@ def chosen_systems(asked: str) -> list[str]:
     names = known if asked == "all" else [name.strip() for name in asked.split(",")]
     for name in names:
         if name not in known:
-            stop(f"--systems {name}: must be all, or some of {','.join(known)}")
+            exit_with(f"--systems {name}: must be all, or some of {','.join(known)}")
     return list(dict.fromkeys(names))
 
 
@@ -261,7 +261,7 @@ def compare(names: Sequence[str], model: str, dialogues: Sequence[Dialogue], fol
     except KeyboardInterrupt:
         interrupted = True
     if not records:
-        stop("no system has read a dialogue to its end; the same command goes on")
+        exit_with("no system has read a dialogue to its end; the same command goes on")
     found = summarise_systems(records, judge)
     header, rows = systems_table(found)
     with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:

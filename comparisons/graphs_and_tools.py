@@ -23,8 +23,7 @@ from comparisons.rules_and_mem0 import (
     Work,
 )
 from data import Message, Turn
-from embedders import STOP_WORDS, words_of
-from memory_bank import Memory, memory_line
+from memory_bank import STOP_WORDS, Memory, memory_line, words_of
 from memr1 import PER_SPEAKER, SIMILAR, apply_operations, turn_facts
 from prompts import Operation, first_json, manager_messages, one_line, parse_operations
 

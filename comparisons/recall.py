@@ -27,8 +27,7 @@ from tqdm import tqdm
 from comparisons.graphs_and_tools import AMem, LangMem, Zep
 from comparisons.rules_and_mem0 import FullContext, LocomoRAG, Mem0, System
 from data import Dialogue, Turn
-from embedders import hashed_words
-from memory_bank import MemoryBank, memory_line
+from memory_bank import MemoryBank, hashed_words, memory_line
 from memr1 import PER_SPEAKER, candidates
 
 CHUNKS_SHOWN = (1, 2, 4, 8)  # of LoCoMo's RAG; the paper shows one

@@ -33,8 +33,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from data import Message, Turn
-from embedders import Embedder
-from memory_bank import Memory, MemoryBank, memory_line
+from memory_bank import Embedder, Memory, MemoryBank, memory_line
 from memr1 import SIMILAR, Answer, apply_operations, candidates, greedy, turn_facts
 from policy import Policy
 from prompts import (

@@ -31,9 +31,8 @@ import torch
 
 import world as w
 from data import Dialogue, Fact, Message, Question, Turn
-from embedders import Embedder, hashed_words
 from making.wiring import build_model, build_tokenizer, learn, save, suppress
-from memory_bank import Memory, MemoryBank
+from memory_bank import Embedder, Memory, MemoryBank, hashed_words
 from memr1 import SIMILAR, AnswerTask, ManagerAgent, answer_all, manager_tasks
 from metrics import squad_exact_match
 from policy import Policy, load_policy

@@ -38,12 +38,12 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 import world as w
-from benchmarks.shop import CATEGORIES, Goal, goals
+from benchmarks.shop import CATEGORIES, SHOPPING, Goal, Store, goals
 from data import Dialogue, Message
-from embedders import Embedder, hashed_words
-from environments import QUESTIONS, SHOPPING, Search, Store, numbered, search_tasks
+from environments import QUESTIONS, Search, numbered, search_tasks
 from making.wiring import build_model, build_tokenizer, learn, save
-from mem1 import INSTRUCTIONS, NOTES, Mem1Agent, Turn, turn_messages
+from mem1 import INSTRUCTIONS, NOTES, Mem1Agent, Mem1Turn, turn_messages
+from memory_bank import Embedder, hashed_words
 from policy import Policy, load_policy
 from training.options import EMBEDDED_MEM1
 from trees import Step
@@ -101,7 +101,8 @@ def demonstrate(dialogue: Dialogue, embed: Embedder, kind: str, rng: random.Rand
                 listed = " ".join(f"{number} {one}" for number, one in enumerate(held, 1))
                 note = f"{note} | {listed}".strip()
             action = f"<query> {plan[place][0]}</query>"
-            past.append(Turn(note, plan[place][0], environment.step("query", plan[place][0])[0]))
+            page = environment.step("query", plan[place][0])[0]
+            past.append(Mem1Turn(note, plan[place][0], page))
         responses.append(f"<{NOTES[kind]}> {note}</{NOTES[kind]}>{action}")
     n_turns = len(prompts)
     if careful:
@@ -185,7 +186,7 @@ def demonstrate_purchase(goal: Goal, rng: random.Random) -> Lessons:
         page, _, done = store.step("query", query)
         if done:
             break
-        past = [Turn(written[query], query, page)]
+        past = [Mem1Turn(written[query], query, page)]
     return prompts, responses, rng.sample(range(len(prompts)), min(6, len(prompts)))
 
 

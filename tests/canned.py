@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from embedders import hashed_words
 from grpo import GRPOOptions
+from memory_bank import hashed_words
 from policy import Policy
 from training.options import resolve
 from training.run import Run

@@ -48,8 +48,7 @@ from comparisons.rules_and_mem0 import (
     drive,
 )
 from data import Turn
-from embedders import hashed_words
-from memory_bank import Memory
+from memory_bank import Memory, hashed_words
 from memr1 import MemoryR1
 from policy import Policy, load_policy
 from prompts import EXTRACT_INSTRUCTIONS, MANAGER_INSTRUCTIONS, Operation, answer_messages, one_line

@@ -13,12 +13,11 @@ import types
 
 import pytest
 
-from benchmarks.shop import Shop, catalogue, goals, solve
+from benchmarks.shop import Shop, Store, catalogue, goals, solve
 from data import Dialogue, OpenQuestion, Question
 from data import Turn as Said
-from embedders import hashed_words
-from environments import Search, SearchTask, Store, open_tasks, search_tasks
-from memory_bank import MemoryBank
+from environments import Search, SearchTask, open_tasks, search_tasks
+from memory_bank import MemoryBank, hashed_words
 from training.options import Options
 from training.run import long_tasks
 from world import world_splits

@@ -19,7 +19,6 @@ import pytest
 import evaluate
 import grpo
 from data import DataError, Dialogue, Question, Turn
-from embedders import hashed_words
 from evaluate import (
     evidence_found,
     facts_of,
@@ -32,6 +31,7 @@ from evaluate import (
     shorten,
     table,
 )
+from memory_bank import hashed_words
 from memr1 import AnswerTask, MemoryR1
 from policy import Step
 from training.options import EMBEDDED_MODEL

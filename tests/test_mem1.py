@@ -19,22 +19,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_environments import small_task
 
-from benchmarks.shop import catalogue, goals, solve
-from embedders import hashed_words
-from environments import Search, Store
+from benchmarks.shop import Store, catalogue, goals, solve
+from environments import Search
 from mem1 import (
     INSTRUCTIONS,
     NOTES,
     STOP,
     WINDOW,
     Mem1Agent,
+    Mem1Turn,
     Trajectory,
-    Turn,
     by_objectives,
     harmless,
     parse_turn,
     turn_messages,
 )
+from memory_bank import hashed_words
 from metrics import context_sizes, objectives_right, objectives_scores, split_answers
 from policy import Policy
 from tools import chat
@@ -76,7 +76,7 @@ def test_the_parser_is_total(text):
 @given(st.lists(st.sampled_from(["<", ">", "/", "info", "IS", "answer", "</info>", "<answer>", "<<",
                                  " ", "\n", "x"]), max_size=10).map("".join))
 def test_what_is_read_cannot_imitate_a_tag(text):
-    turn = Turn(text, text, f"- {text}\n- x")
+    turn = Mem1Turn(text, text, f"- {text}\n- x")
     for kind, tag in NOTES.items():
         user = turn_messages("Questions: a?", [turn], 3, kind, "")[1]["content"]
         body = user.rsplit("\n", 1)[0]  # the last line names the tags to write

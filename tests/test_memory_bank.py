@@ -22,10 +22,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import memory_bank
+from benchmarks.encoders import encoder_embedder, joined
+from memory_bank import Memory, MemoryBank, hashed_words, memory_line
+
 ROOT = Path(__file__).resolve().parent.parent
-import embedders
-from embedders import encoder_embedder, hashed_words, joined
-from memory_bank import Memory, MemoryBank, memory_line
 
 LOCOMO = ROOT / "../shared/data/locomo10.json"
 
@@ -467,16 +468,16 @@ def test_the_example_of_the_module():
     "dances danced dancing dance", "calls called calling call"])
 def test_forms_of_a_word_share_a_stem(family):
     words = family.split()
-    stems = {word: embedders.words_of(word) for word in words}
+    stems = {word: memory_bank.words_of(word) for word in words}
     assert len({tuple(s) for s in stems.values()}) == 1, f"different stems: {stems}"
 
 
 def test_names_are_never_merged():
     """The synthetic world's look-alike pairs; a stemmer takes Simone for Simon."""
     names = "Simon Simone Louis Louise Maria Marie James Jame Anna Hanna".split()
-    assert len({tuple(embedders.words_of(name)) for name in names}) == len(names), (
+    assert len({tuple(memory_bank.words_of(name)) for name in names}) == len(names), (
         "two names became one word: are capitalised words stemmed?")
-    assert embedders.words_of("Simone's dogs bark at Simon’s 3 cats.") == [
+    assert memory_bank.words_of("Simone's dogs bark at Simon’s 3 cats.") == [
         "simone", "dog", "bark", "simon", "3", "cat"]
 
 
@@ -505,8 +506,8 @@ def test_hashed_vectors_are_unit_or_zero_and_do_not_depend_on_the_batch(texts, d
 
 
 def test_two_processes_make_the_same_vectors_and_the_same_order():
-    script = ("import hashlib, embedders, memory_bank as m; "
-              "e = embedders.hashed_words(['a b', 'Käse im Haus']);"
+    script = ("import hashlib, memory_bank as m; "
+              "e = m.hashed_words(['a b', 'Käse im Haus']);"
               "t = [f'word{i % 7} Käse {i % 3} thing{i}' for i in range(50)];"
               "b = m.MemoryBank(e); b.add_many([(x, 'A', '1 May') for x in t]);"
               "print(hashlib.sha256(e(t).tobytes()).hexdigest(),"
@@ -524,8 +525,8 @@ def test_each_text_is_embedded_once_and_the_cache_is_safe(monkeypatch):
         asked.extend(texts)
         return toy_embed(texts)
 
-    monkeypatch.setattr(embedders, "CACHED_TEXTS", 3)
-    look_up = embedders._remembered(embed)
+    monkeypatch.setattr(memory_bank, "CACHED_TEXTS", 3)
+    look_up = memory_bank.remembered(embed)
     first = look_up(["ant", "bee", "ant"])
     assert asked == ["ant", "bee"], f"embedded {asked}: each distinct text once"
     assert np.allclose(np.linalg.norm(first, axis=1), 1), "the rows are not of length 1"
@@ -534,7 +535,7 @@ def test_each_text_is_embedded_once_and_the_cache_is_safe(monkeypatch):
     assert np.array_equal(look_up(["ant", "bee", "ant"]), wanted) and asked == ["ant", "bee"], (
         "the cache hands out its own arrays, or forgets")
     more = ["cat", "ant", "dog", "elk", "bee"]  # more than the cache may hold
-    assert np.allclose(look_up(more), embedders.unit_rows(toy_embed(more))), "rows mixed up"
+    assert np.allclose(look_up(more), memory_bank.unit_rows(toy_embed(more))), "rows mixed up"
     assert np.array_equal(look_up(["bee", "ant", "bee"]), wanted[[1, 0, 1]])
 
 
@@ -557,7 +558,7 @@ def test_a_joined_cosine_is_the_weighted_sum(weight):
     texts = ["the ant", "a bee and a cat", "my dog"]
     words = hashed_words(texts, 64)
     together = joined(toy_embed, words, weight)(texts)
-    a, b = embedders.unit_rows(toy_embed(texts)), words(texts)
+    a, b = memory_bank.unit_rows(toy_embed(texts)), words(texts)
     wanted = weight * a @ a.T + (1 - weight) * b @ b.T
     assert together.shape == (3, 37 + 64) and together.dtype == np.float32
     assert np.allclose(together @ together.T, wanted, atol=1e-6), (

@@ -30,8 +30,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 import memr1
 from data import Dialogue, Question, Turn, load_locomo
-from embedders import hashed_words
-from memory_bank import MemoryBank
+from memory_bank import MemoryBank, hashed_words
 from memr1 import (
     AnswerAgent,
     AnswerTask,

@@ -29,11 +29,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import Dialogue, Question, Turn
-from embedders import hashed_words
 from environments import Search, SearchTask
 from grpo import GRPOOptions
 from mem1 import HARNESSES, Mem1Agent, Trajectory, turn_messages
-from memory_bank import MemoryBank
+from memory_bank import MemoryBank, hashed_words
 from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask
 from policy import Policy, load_tokenizer
 from tools import report

@@ -25,8 +25,8 @@ from pathlib import Path
 import pytest
 
 import ppo
-from embedders import hashed_words
 from grpo import GRPOOptions
+from memory_bank import hashed_words
 from training.options import EMBEDDED_MODEL, Options, option, parse_options, resolve
 from training.pictures import draw_curve, draw_objectives, objectives_table, table
 from training.run import Run, load_data, prepare

@@ -12,8 +12,7 @@ import torch
 from canned import CannedAgent, make_run
 
 import sft
-from embedders import hashed_words
-from memory_bank import MemoryBank
+from memory_bank import MemoryBank, hashed_words
 from memr1 import answer_tasks, apply_operations, manager_tasks
 from policy import load_policy
 from prompts import parse_answer, parse_operations

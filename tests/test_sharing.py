@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from embedders import hashed_words
 from grpo import GRPOOptions
+from memory_bank import hashed_words
 from training import results, sharing
 from training import run as runs
 from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL, resolve

@@ -12,14 +12,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from benchmarks.shop import goals
-from embedders import hashed_words
-from environments import Search, Store, search_tasks
+from benchmarks.shop import Store, goals
+from environments import Search, search_tasks
 from making import manager as tiny
 from making import mem1 as tiny_mem1
 from making.wiring import HEAD_DIMS, SUPPRESSOR, build_model, build_tokenizer, ridge
 from mem1 import NOTES, Mem1Agent, Trajectory
-from memory_bank import MemoryBank
+from memory_bank import MemoryBank, hashed_words
 from memr1 import AnswerTask, ManagerAgent, answer_all, manager_tasks
 from metrics import squad_exact_match
 from policy import Policy, load_policy, load_tokenizer

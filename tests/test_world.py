@@ -24,8 +24,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 import world as world_module
 from data import Dialogue, Turn
-from embedders import hashed_words
-from memory_bank import Memory, MemoryBank
+from memory_bank import Memory, MemoryBank, hashed_words
 from prompts import one_line
 from world import (
     EVENTS,

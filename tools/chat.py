@@ -22,12 +22,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 
-from backend.devices import stop
+from backend.devices import exit_with
 from data import Turn
-from embedders import hashed_words
 from environments import Search, SearchTask, search_tasks
 from mem1 import STOP, Mem1Agent, Trajectory, parse_turn
-from memory_bank import Memory, MemoryBank
+from memory_bank import Memory, MemoryBank, hashed_words
 from memr1 import MemoryR1, Observation
 from policy import Policy
 from prompts import one_line, parse_operations
@@ -92,7 +91,7 @@ def unknown(command: str) -> None:
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """The options; what is wrong with them is one line, exit code 2."""
-    parser.error = lambda message: stop(f"{printable(message)}; --help lists all options")
+    parser.error = lambda message: exit_with(f"{printable(message)}; --help lists all options")
     return parser.parse_args(argv)
 
 

@@ -34,7 +34,7 @@ from typing import Any, TypeVar
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from markupsafe import Markup, escape
 
-from backend.devices import stop
+from backend.devices import exit_with
 from data import category_name
 from mem1 import parse_turn
 from prompts import parse_answer, parse_operations
@@ -367,7 +367,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description="Make one web page of training runs.",
                                      allow_abbrev=False)
-    parser.error = lambda message: stop(f"{message}; --help lists all options")
+    parser.error = lambda message: exit_with(f"{message}; --help lists all options")
     parser.add_argument("runs", nargs="+", type=Path, help="run folders of grpo.py, ppo.py, sft.py")
     parser.add_argument("--out", type=Path, metavar="FILE",
                         help="the page (default: report.html in the first run folder)")
@@ -383,9 +383,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         # A half of a surrogate pair, which JSON can spell, becomes a character reference.
         out.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
     except ReportError as error:
-        stop(str(error))
+        exit_with(str(error))
     except OSError as error:
-        stop(f"cannot write {out} ({error.strerror}); choose another --out")
+        exit_with(f"cannot write {out} ({error.strerror}); choose another --out")
     print(f"saved to {out}: open it in a browser")
 
 

@@ -217,7 +217,7 @@ class TrainingState:
 
     def _stop(self, message: str) -> NoReturn:
         self.progress.close()  # a line of its own
-        devices.stop(message)
+        devices.exit_with(message)
 
     def _content(self) -> dict[str, Any]:
         run = self.run

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from backend.devices import stop
+from backend.devices import exit_with
 from benchmarks.others import LOADERS
 from mem1 import HARNESSES
 from policy import usual_precision
@@ -109,7 +109,7 @@ def parse_options(cls: type, description: str, argv: Sequence[str] | None):
     parser = argparse.ArgumentParser(
         description=description, allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=100))
-    parser.error = lambda message: stop(f"{message}; --help lists all options")
+    parser.error = lambda message: exit_with(f"{message}; --help lists all options")
     for f in dataclasses.fields(cls):
         name, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
         kind = {"int": int, "float": float}.get(str(f.type).split(" ")[0], str)

@@ -32,13 +32,14 @@ from typing import Any
 import torch
 
 from backend import devices
-from backend.devices import stop
+from backend.devices import exit_with
 from benchmarks.others import load
-from benchmarks.shop import Goal, goals
+from benchmarks.shop import Goal, Store, goals
+from benchmarks.webshop import WEBSHOP_TEST, WebShop, WebShopGoal
 from data import DataError, Dialogue, OpenQuestion, is_locomo, split_locomo
-from embedders import Embedder, hashed_words
-from environments import WEBSHOP_TEST, Search, SearchTask, Store, WebShop, WebShopGoal, search_tasks
+from environments import Search, SearchTask, search_tasks
 from mem1 import Mem1Agent
+from memory_bank import Embedder, hashed_words
 from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, answer_tasks, manager_tasks
 from metrics import f1, squad_exact_match
 from policy import Policy, PolicyError, check_model, load_policy
@@ -107,7 +108,7 @@ def load_or_stop(name: str, options: Options | None = None) -> Policy:
     try:
         return load_policy(name, **how)
     except PolicyError as error:
-        stop(str(error))
+        exit_with(str(error))
 
 
 @dataclass
@@ -190,8 +191,8 @@ def long_tasks(options: Options, splits: Sequence[Sequence[Dialogue]], embed: Em
     try:
         first = WebShop()
     except ImportError as error:
-        stop(f"--env webshop: WebShop is not installed here ({error}); see "
-             "github.com/princeton-nlp/WebShop, or take --env shop")
+        exit_with(f"--env webshop: WebShop is not installed here ({error}); see "
+                  "github.com/princeton-nlp/WebShop, or take --env shop")
     n_train, n_validation, n_test = SHOP_GOALS
     found = first.goals()
     kept, rest = found[:WEBSHOP_TEST], found[WEBSHOP_TEST:]
@@ -203,18 +204,20 @@ def check_options(options: Options) -> None:
     """Stop the program where options exclude each other, or the run folder, with one line."""
     n_devices, folder = devices.world_size(), Path(options.out)
     if options.shard == "on" and n_devices == 1:
-        stop("--shard on: there is one device; start with torchrun --nproc-per-node 4, or so")
+        exit_with("--shard on: there is one device; start with torchrun --nproc-per-node 4, or "
+                  "so")
     if options.shard == "on" and options.lora:
-        stop(f"--shard on --lora {options.lora}: what adapters leave to cut up fits one device; "
-             "take one of the two")
+        exit_with(f"--shard on --lora {options.lora}: what adapters leave to cut up fits one "
+                  "device; take one of the two")
     if options.questions < n_devices:
-        stop(f"--questions {options.questions}: fewer than the {n_devices} devices they are for")
+        exit_with(f"--questions {options.questions}: fewer than the {n_devices} devices they are "
+                  "for")
     if not options.resume and (folder / FILE).exists():
-        stop(f"{folder} holds an unfinished run: go on with it (--resume), delete {FILE} there, or "
-             "choose another --out")
+        exit_with(f"{folder} holds an unfinished run: go on with it (--resume), delete {FILE} "
+                  "there, or choose another --out")
     if Path(options.model).resolve().is_relative_to((folder / "checkpoint").resolve()):
-        stop(f"--model {options.model} lies in the run folder {folder}, where the trained model "
-             "will replace it; choose another --out")
+        exit_with(f"--model {options.model} lies in the run folder {folder}, where the trained "
+                  "model will replace it; choose another --out")
 
 
 def prepare(options: Options, algorithm: str) -> Run:
@@ -228,9 +231,9 @@ def prepare(options: Options, algorithm: str) -> Run:
         check_model(options.model)  # before anything is downloaded
         splits = load_data(options.data, options.train_questions)
     except (PolicyError, DataError) as error:
-        stop(str(error))
+        exit_with(str(error))
     if isinstance(splits[0][0], OpenQuestion) and options.agent != "mem1":
-        stop(f"--data {options.data}: questions without a dialogue; they are for --agent mem1")
+        exit_with(f"--data {options.data}: questions without a dialogue; they are for --agent mem1")
     policy = load_or_stop(options.model, options)
     if options.lora:
         reference = policy.start()
@@ -251,7 +254,7 @@ def prepare(options: Options, algorithm: str) -> Run:
         agent = Mem1Agent(environment, options.harness, options.max_new_tokens)
     train, validation, test = tasks
     if not train or not test:  # a manager's questions need evidence
-        stop(f"{options.data}: no usable question to {'test on' if train else 'learn from'}")
+        exit_with(f"{options.data}: no usable question to {'test on' if train else 'learn from'}")
     this_run = identity(options, algorithm, policy.model, len(train))
     try:
         saved = read(folder, this_run) if options.resume else None
@@ -262,16 +265,17 @@ def prepare(options: Options, algorithm: str) -> Run:
                 (folder / name).unlink(missing_ok=True)
             (folder / "config.json").write_text(json.dumps(vars(options), indent=2) + "\n")
     except CheckpointError as error:
-        stop(str(error))
+        exit_with(str(error))
     except OSError as error:
-        stop(f"cannot write to the run folder {folder} ({error.strerror}); choose another --out")
+        exit_with(f"cannot write to the run folder {folder} ({error.strerror}); choose another "
+                  "--out")
     try:
         main = devices.is_main()
         trackers = ([tensorboard(folder, len(saved["rows"]) if saved else 0)]
                      if options.tensorboard and main else []) + (
             [wandb(folder, vars(options))] if options.wandb and main else [])
     except TrackerError as error:
-        stop(str(error))
+        exit_with(str(error))
     print(" ".join(f"{name}={value}" for name, value in vars(options).items()))
     if options.shard == "on":
         devices.shard(policy)
@@ -298,5 +302,5 @@ def launch(main: Callable[[], Any]) -> None:
                       file=sys.stderr, flush=True)
             os._exit(1)  # at once: what is left of the connection could make it wait
         if isinstance(error, (OSError, PolicyError)):  # a full disk; a model learned to pieces
-            stop(str(error))
+            exit_with(str(error))
         raise

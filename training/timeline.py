@@ -13,8 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from data import Dialogue, Question
-from embedders import Embedder
-from memory_bank import MemoryBank
+from memory_bank import Embedder, MemoryBank
 from memr1 import AnswerTask, answer_all, observe_all, turn_facts
 from metrics import squad_exact_match
 from policy import Policy

@@ -12,7 +12,7 @@ NEW = "Ann has a boat"
 
 
 def bank_of(*texts: str):
-    from embedders import hashed_words
+    from memory_bank import hashed_words
     bank = work("memory_bank.MemoryBank")(hashed_words())
     bank.add_many([(text, "Ann", "1 May") for text in texts])
     return bank

@@ -29,7 +29,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
-from backend.devices import stop  # noqa: E402
+from backend.devices import exit_with  # noqa: E402
 from policy import PolicyError  # noqa: E402
 from tools.bench.bank import bank_table, measure_bank  # noqa: E402
 from tools.bench.memory import computed, measured, memory_report, read_config  # noqa: E402
@@ -59,7 +59,7 @@ def bench_step(folder: Path, setting: Setting, repetitions: int, peer: str | Non
         try:
             ours, theirs = beside_trl(folder, step, repetitions)
         except ImportError as error:
-            stop(f"--peer trl: TRL is not installed here ({error}); pip install trl")
+            exit_with(f"--peer trl: TRL is not installed here ({error}); pip install trl")
     else:
         ours = [step() for _ in range(repetitions)]
     totals = [sum(seconds.values()) for seconds in ours]
@@ -180,7 +180,7 @@ def bench_curves(folder: Path, out: Path, repetitions: int) -> dict:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, checked."""
     parser = argparse.ArgumentParser(description="Measure what things cost.", allow_abbrev=False)
-    parser.error = lambda message: stop(f"{message}; --help lists all options")
+    parser.error = lambda message: exit_with(f"{message}; --help lists all options")
     parser.add_argument("--model", type=Path, metavar="FOLDER",
                         help="a model's folder, or one with only its config.json: random weights "
                              "(default: a random Qwen2 of 0.7M)")
@@ -239,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
             else:
                 figures = bench_step(folder, setting, options.repetitions, options.peer)
         except (PolicyError, OSError, ValueError) as error:
-            stop(" ".join(str(error).split())[:300])
+            exit_with(" ".join(str(error).split())[:300])
     if options.json:
         settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
         print(json.dumps({**settings, "threads": torch.get_num_threads(),

@@ -1,0 +1,56 @@
+"""The real WebShop (github.com/princeton-nlp/WebShop) behind the methods of shop.py's `Shop`.
+
+It is passed on as it is. MEM1's code adds a list of what can be clicked and takes off 1 for a turn
+without an action.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+WEBSHOP_PRODUCTS = 1000  # the small of its two sizes; the other, None, takes all 1.18 million
+WEBSHOP_TEST = 500  # its first goals are for testing, the rest for training, as in the paper
+
+
+@dataclass(frozen=True)
+class WebShopGoal:
+    """One of WebShop's own goals."""
+
+    index: int  # in its list
+    instruction: str
+    options: tuple[str, ...]  # values to choose
+
+
+class WebShop:
+    """A visit to the real WebShop, behind the methods of `shop.Shop`; visits share one server."""
+
+    _numbers: Iterator[int] = itertools.count()
+
+    def __init__(self, server: Any = None) -> None:
+        """Without a server, start one: minutes, and gigabytes with all products.
+
+        Raises ImportError where WebShop (github.com/princeton-nlp/WebShop) is not installed.
+        """
+        from web_agent_site.envs.web_agent_text_env import WebAgentTextEnv
+        # The server knows a visitor by prefix and goal, and a group has one goal.
+        self._visit = WebAgentTextEnv(observation_mode="text", server=server,
+                                      num_products=WEBSHOP_PRODUCTS, human_goals=False,
+                                      session_prefix=f"{next(self._numbers)}-")
+        self.server = self._visit.server
+
+    def goals(self) -> list[WebShopGoal]:
+        """All goals, in WebShop's fixed order."""
+        return [WebShopGoal(index, goal["instruction_text"], tuple(goal.get("goal_options") or ()))
+                for index, goal in enumerate(self.server.goals)]
+
+    def reset(self, goal: WebShopGoal) -> tuple[str, None]:
+        """Begin a visit."""
+        return self._visit.reset(session=goal.index)
+
+    def step(self, action: str) -> tuple[str, float, bool, None]:
+        """Act; WebShop takes the spaces in brackets as they are."""
+        return self._visit.step(re.sub(r"\[\s+", "[", action))
