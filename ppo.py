@@ -153,6 +153,15 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
     return error / 2
 
 
+def explained_variance(values: Tensor, returns: Tensor) -> float:
+    """How much of the variance of returns (N,) the values (N,) foresaw.
+
+    1 is all of it; 0 is no more than the mean of the returns, and so are returns that are all equal.
+    """
+    variance, unexplained = returns.var(correction=0), (returns - values).var(correction=0)
+    return (1 - unexplained / variance).item() if variance > 1e-8 else 0.0
+
+
 # ---- The critic ----------------------------------------------------------------------------------
 
 
@@ -269,23 +278,12 @@ def collect(run: Run, critic: Critic, tasks: Sequence, generator: torch.Generato
     earned = token_rewards(rewards, lengths, old_log_probs, ref_log_probs, options.kl)  # (N,)
     advantages, returns = gae(
         earned, old_values, lengths, last_values, options.gamma, options.lam)
-    foresight = critic_metrics(all_of(old_values), all_of(advantages), all_of(returns))
-    return Batch(groups, old_log_probs, ref_log_probs, old_values,
-                 whiten(advantages, all_of(advantages)), returns, foresight)
-
-
-def critic_metrics(values: Tensor, advantages: Tensor, returns: Tensor) -> dict[str, float]:
-    """How well values (N,) foresaw returns (N,), and the spread of the advantages (N,).
-
-    "explained_variance" is the share of the returns' variance: 1 all of it, 0 no more than their
-    mean.
-    """
-    variance, unexplained = returns.var(correction=0), (returns - values).var(correction=0)
-    return {
-        "value_loss": ((values - returns) ** 2).sum().item() / 2 / len(returns),
-        "explained_variance": (1 - unexplained / variance).item() if variance > 1e-8 else 0.0,
-        "advantage_std": advantages.std(correction=0).item(),
-    }
+    everyones, foreseen, happened = map(all_of, (advantages, old_values, returns))  # all devices'
+    foresight = {"value_loss": ((foreseen - happened) ** 2).sum().item() / 2 / len(happened),
+                 "explained_variance": explained_variance(foreseen, happened),
+                 "advantage_std": everyones.std(correction=0).item()}
+    return Batch(groups, old_log_probs, ref_log_probs, old_values, whiten(advantages, everyones),
+                 returns, foresight)
 
 
 # Problem 12

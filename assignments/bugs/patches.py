@@ -50,10 +50,9 @@ PATCHES = {
         "        run.reference.model.parameters(), lr=options.lr,"),),
         "tests/test_grpo.py::test_two_real_steps"),
     8: Patch("ppo.py", ((
-        "    foresight = critic_metrics(all_of(old_values), all_of(advantages), all_of(returns))\n",
-        "    advantages = whiten(advantages)\n"
-        "    returns = advantages + old_values\n"
-        "    foresight = critic_metrics(all_of(old_values), all_of(advantages), all_of(returns))\n"),),
+        "    everyones, foreseen, happened = map(all_of, (advantages, old_values, returns))",
+        "    returns = whiten(advantages) + old_values\n"
+        "    everyones, foreseen, happened = map(all_of, (advantages, old_values, returns))"),),
         "tests/test_ppo.py::test_collect_by_the_definition"),
     9: Patch("grpo.py", ((
         "log_probs, batch.old_log_probs[index], batch.advantages[index], options.clip)",
