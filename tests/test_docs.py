@@ -1,4 +1,4 @@
-"""Tests of what is written: commands that exist, files and links that exist, lines that fit.
+"""Tests of what is written: commands, files, links, tests and pitfalls that exist; lines that fit.
 
     python -m pytest tests/test_docs.py        (some ten seconds)
 """
