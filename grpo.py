@@ -11,23 +11,25 @@ There is no critic: the mean of a group stands in for the value of its question.
 2508.19828, Eq. 3) takes this from DeepSeekMath (arXiv 2402.03300, Eq. 3).
 
 Where this differs from the paper
-1. The ratio is per token and clipped, as in DeepSeekMath; Memory-R1's Eq. 3 writes one ratio for
-   the whole response and no clip (the code it trained with clips per token).
-2. The loss is averaged over all tokens of the batch (`--reduction token`); DeepSeekMath averages
+1. The ratio is per token and clipped, as in DeepSeekMath. Memory-R1's Eq. 3 writes one ratio for
+   the whole response and no clip; the code it trained with clips per token.
+2. The loss is averaged over all tokens of the batch (`--reduction token`). DeepSeekMath averages
    each sequence first, which makes long wrong answers cheap. All three customs are here.
 3. Group size, clip, beta and epochs are not in the paper. Ours come from two dozen runs on the
    synthetic world, compared on validation dialogues.
-4. The old log-probs are those the sampler computed while sampling: they are the behaviour policy's
-   own, and cost nothing. `ratio_error` shows that sampling and scoring agree (in float32, to 1e-5).
+4. The old log-probs are those that the sampler computed while sampling, because they are the
+   behaviour policy's own and cost nothing. `ratio_error` shows that sampling and scoring agree (in
+   float32 to 1e-5).
 
-    python grpo.py                  the Memory Manager, some 105 s on two cores
-    python grpo.py --agent answer   the Answer Agent, about 110 s
-    python grpo.py --agent mem1     MEM1, some six minutes, and the two harnesses beside it
+    python grpo.py                  the Memory Manager, two minutes on two cores
+    python grpo.py --agent answer   the Answer Agent, two minutes
+    python grpo.py --agent mem1     MEM1, six minutes
+    python grpo.py --agent mem1 --compare               and the two harnesses beside it
     python grpo.py --agent mem1 --env shop              MEM1 in the web shop
     python grpo.py --model Qwen/Qwen2.5-3B-Instruct     the same on LoCoMo, with a GPU
-    torchrun --nproc-per-node 4 grpo.py                 the same on four GPUs (devices.py)
-    python grpo.py --save-every 5                       writes resume.pt (checkpoints.py)
+    python grpo.py --save-every 5                       writes resume.pt
     python grpo.py --resume                             goes on from it, bit for bit
+    torchrun --nproc-per-node 4 grpo.py                 on four GPUs
 
 It ends with "grpo manager: held-out exact match A -> B in S s, M GiB; run folder ...".
 """
@@ -168,17 +170,17 @@ def collect(run: Run, tasks: Sequence, generator: torch.Generator) -> Batch:
     with gathered(run.policy.model, run.reference.model):
         sampled = run.agent.rollout(
             run.policy, tasks, options.group_size, options.temperature, generator)
-        rewards = torch.tensor([[float(e.reward) for e in group] for group in sampled])  # (P, G)
-        advantages = group_advantages(rewards, options.normalise)  # (P, G)
-        groups = sampled
-        has_signal = advantages.abs().amax(1) > 0  # (P,)
-        if options.no_signal == "drop" and has_signal.any():
-            # Their advantages are 0: nothing but the KL would move, for most of a step's time.
-            groups = [group for group, differs in zip(sampled, has_signal) if differs]
-            advantages = advantages[has_signal]
-        trees = trees_of(groups)
-        with torch.no_grad():
-            ref_log_probs = run.reference.token_log_probs(trees, options.temperature)  # (N,)
+    rewards = torch.tensor([[float(e.reward) for e in group] for group in sampled])  # (P, G)
+    advantages = group_advantages(rewards, options.normalise)  # (P, G)
+    groups = sampled
+    has_signal = advantages.abs().amax(1) > 0  # (P,)
+    if options.no_signal == "drop" and has_signal.any():
+        # Where all rewards are equal nothing but the KL would move, for most of a step's time.
+        groups = [group for group, differs in zip(sampled, has_signal) if differs]
+        advantages = advantages[has_signal]
+    trees = trees_of(groups)
+    with gathered(run.reference.model), torch.no_grad():
+        ref_log_probs = run.reference.token_log_probs(trees, options.temperature)  # (N,)
     lengths = torch.tensor([sum(len(step.response_ids) for step in episode.steps)
                             for group in groups for episode in group])  # (E,)
     old_log_probs = torch.tensor([p for tree in trees for step in tree for p in step.log_probs],
@@ -208,7 +210,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
                 surrogate, clipping = clipped_loss(
                     log_probs, batch.old_log_probs[index], batch.advantages[index], options.clip)
                 kl = kl_k3(log_probs, batch.ref_log_probs[index])  # (m,)
-                # A sum, since the weights are shares of the whole batch: cut as you like.
+                # A sum, because each weight is a token's share of the whole batch already.
                 (batch.weights[index] * (surrogate + options.kl * kl)).sum().backward()
                 metrics.add(epoch, kl=kl, entropy=entropies, **clipping)
             grad_norm = clip_gradients(policy.model.parameters(), options.max_grad_norm)

@@ -15,28 +15,32 @@ Memory-R1 (arXiv 2508.19828, Eq. 2) and MEM1 (arXiv 2506.15841) train so, after 
 (arXiv 1707.06347; GAE: arXiv 1506.02438, Eq. 16).
 
 Where this differs from the papers
-1. The KL is k1 in the reward, as in InstructGPT. MEM1's code clamps each token's at 0, so that its
-   mean is more than the KL: noise that pays here as often as it costs can only cost there.
+1. The KL is k1 in the reward, as in InstructGPT. k1 is noisy, and its errors cancel in the mean.
+   MEM1's code clamps each token's k1 at 0: only the positive errors remain, so its penalty is too
+   large.
 2. GAE runs over response tokens only, from the end of one step of an episode straight to the start
-   of the next. MEM1's code also runs it over what the environment wrote, and with lambda < 1 each
+   of the next. MEM1's code also runs it over what the environment wrote. With lambda below 1 each
    such token discounts the reward once more.
-3. The old log-probs are those the sampler computed, as in grpo.py.
-4. The critic is updated before the policy and, with tiny/, more often (`--critic-epochs`): with two
-   updates a batch its critic explained nothing (explained variance 0), and with lambda < 1 and
-   nothing expected, the first tokens of a response, which choose the operation, earn least.
+3. The old log-probs are those that the sampler computed, as in grpo.py.
+4. The critic is updated before the policy and, with tiny/, more often (`--critic-epochs`). With two
+   updates a batch its critic explained nothing (explained variance 0). Then, with lambda below 1,
+   the first tokens of a response earn least, and they choose the operation.
 
-What the critic costs, in bytes a weight of the policy (float32, Adam): `--critic own`, a trunk of
-its own as in both papers, 16 more (weights, gradient, two moments) beside the policy's 16 and the
-reference's 4, and a forward and backward pass an update. With `--lora` it is a second set of
-adapters on the same frozen weights, 1 percent of them: 0.45 GiB for a 3B model at rank 16, and the
-time. `--critic shared`, a head on the policy's own hidden states, none of that and a forward pass
-an update; it cannot shape the features that it reads, since no gradient passes from it into the
-policy. With a model as small as tiny/ activations are most of the memory, and those of critic and
-policy are never held together: `python ppo.py --steps 2 --limit 20` peaked at 1.7 GB with either.
+What the critic costs beside the policy's own 16 bytes a weight (weight, gradient and two moments in
+float32) and the reference's 4:
+
+    --critic own            16 bytes a weight, and a forward and backward pass an update; a trunk of
+                            its own, as in both papers
+    --critic own --lora R   0.45 GiB for a 3B model at rank 16: a second set of adapters on the same
+                            frozen weights; the same passes
+    --critic shared         nothing, and a forward pass an update: a linear head on the policy's
+                            hidden states, which it cannot shape, because no gradient passes
+
+Activations of critic and policy are never held together.
 
     python ppo.py                  the Memory Manager, two and a half minutes on two cores
     python ppo.py --agent answer   the Answer Agent, some four minutes
-    python ppo.py --agent mem1     MEM1 and the two harnesses it is compared with
+    python ppo.py --agent mem1     MEM1
 
 It ends with "ppo manager: held-out exact match A -> B in S s, M GiB; run folder ...".
 """
@@ -260,12 +264,13 @@ def values_behind(critic: Critic, episodes: Sequence[Episode]) -> Tensor:
 def collect(run: Run, critic: Critic, tasks: Sequence, generator: torch.Generator) -> Batch:
     """Stages 1 to 3: sample, reward, compare."""
     options, device = run.options, run.policy.device
-    with gathered(run.policy.model, run.reference.model, critic):
+    with gathered(run.policy.model, run.reference.model):
         groups = run.agent.rollout(
             run.policy, tasks, options.group_size, options.temperature, generator)
-        trees, episodes = trees_of(groups), [episode for group in groups for episode in group]
-        with torch.no_grad():
-            ref_log_probs = run.reference.token_log_probs(trees, options.temperature)  # (N,)
+    trees, episodes = trees_of(groups), [episode for group in groups for episode in group]
+    with gathered(run.reference.model), torch.no_grad():
+        ref_log_probs = run.reference.token_log_probs(trees, options.temperature)  # (N,)
+    with gathered(run.policy.model, critic):  # a shared critic reads the policy's states
         old_values = critic.values(trees)  # (N,)
         last_values = torch.zeros(len(episodes), device=device)  # (E,)
         if options.bootstrap:
