@@ -160,7 +160,7 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
 def explained_variance(values: Tensor, returns: Tensor) -> float:
     """How much of the variance of returns (N,) the values (N,) foresaw.
 
-    1 is all of it; 0 is no more than the mean of the returns, and so are returns that are all equal.
+    1 is all of it; 0 is no more than their mean, and the answer for returns that are all equal.
     """
     variance, unexplained = returns.var(correction=0), (returns - values).var(correction=0)
     return (1 - unexplained / variance).item() if variance > 1e-8 else 0.0
