@@ -38,7 +38,7 @@ from backend.devices import exit_with
 from data import category_name
 from mem1 import parse_turn
 from prompts import parse_answer, parse_operations
-from training.sharing import start_model
+from training.model_card import start_model
 
 Part = TypeVar("Part")
 

@@ -45,7 +45,7 @@ from metrics import f1, squad_exact_match
 from policy import Policy, PolicyError, check_model, load_policy
 from training.checkpoints import FILE, CheckpointError, command, identity, read, scores_before
 from training.options import Options, resolve
-from training.sharing import Tracker, TrackerError, tensorboard, wandb
+from training.trackers import Tracker, TrackerError, tensorboard, wandb
 from trees import Episode
 from world import KINDS, training_world, world_splits
 
