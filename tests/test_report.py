@@ -39,7 +39,7 @@ from tools import report
 from training.options import EMBEDDED_MEM1, resolve
 from training.results import case_places, finish, save, validate
 from training.run import Run
-from training.timeline import changes, reading
+from training.timeline import bank_changes, reading
 from trees import Episode, Step
 
 EMBED = hashed_words()
@@ -507,13 +507,18 @@ def test_changes_lead_from_one_bank_to_the_other(edits):
             after.update(numbers[n % len(numbers)], f"changed {n}", "today")
         elif numbers:
             after.delete(numbers[n % len(numbers)])
-    texts = [memory.text for memory in before]
-    for change in changes(before, after):
-        if change["before"]:
-            texts.remove(change["before"])
-        if change["after"]:
-            texts.append(change["after"])
-    assert sorted(texts) == sorted(memory.text for memory in after)
+    state = {memory.id: memory for memory in before}
+    changes = bank_changes(before, after)
+    for event, old, new in changes:
+        assert event == ("" if old == new else "ADD" if old is None else "DELETE" if new is None
+                         else "UPDATE"), f"{old} became {new}: that is no {event!r}"
+        if old is not None:
+            assert state.pop(old.id) == old
+        if new is not None:
+            state[new.id] = new
+    assert list(state.values()) == list(after), "the changes do not lead to the other bank"
+    ids = [(new or old).id for _, old, new in changes]
+    assert ids == sorted(set(ids)), "every memory is named once, in the order of ids"
 
 
 # ---- charts --------------------------------------------------------------------------------------
