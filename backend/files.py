@@ -14,7 +14,7 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     # The same folder, because renaming is atomic only inside one file system. The process number
     # keeps two writers out of each other's way.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         with temporary.open("wb") as file:
             file.write(content)
