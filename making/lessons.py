@@ -22,9 +22,9 @@ from trees import Step
 MICRO_BATCH_TOKENS = 12000
 
 
-def make_parser(description: str, n_steps: int, out: str) -> argparse.ArgumentParser:
+def make_parser(command: str, description: str, n_steps: int, out: str) -> argparse.ArgumentParser:
     """The options that both commands share; an error in them is one line, exit code 2."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog=command, description=description, allow_abbrev=False)
     parser.error = lambda message: exit_with(f"{message}; --help lists all options")
     parser.add_argument("--steps", type=int, default=n_steps, metavar="INT",
                         help=f"training steps (default: {n_steps})")

@@ -331,7 +331,8 @@ def scores(policy: Policy, dialogues: Sequence[Dialogue]) -> dict[str, float]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the tokenizer and the model, train, score, save."""
-    parser = make_parser("Make the embedded model again.", 1800, "runs/making-manager")
+    parser = make_parser("python -m making.manager", "Make the embedded model again.", 1800,
+                         "runs/making-manager")
     parser.add_argument("--suppress", action="store_true",
                         help="set the head against what ended anew, before the first step; "
                              "without --start it is set when the model reads")

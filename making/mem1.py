@@ -270,7 +270,7 @@ def scores(policy: Policy, dialogues: Sequence[Dialogue], visits: Sequence[Goal]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the tokenizer and the model, train, score, save."""
-    options = make_parser("Make the embedded MEM1 model again.", 1200,
+    options = make_parser("python -m making.mem1", "Make the embedded MEM1 model again.", 1200,
                           "runs/making-mem1").parse_args(argv)
     make_folder(options.out)
     torch.manual_seed(options.seed)

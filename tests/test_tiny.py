@@ -222,7 +222,7 @@ def test_nothing_is_replaced_that_nobody_asked_to_replace(main, tmp_path, monkey
         assert stopped.value.code == 2 and error.startswith(f"error: --out {out}: "), (
             f"{error!r}: the folder must be refused before the work")
     assert (tmp_path / "full" / "config.json").read_text() == "an older model"
-    default = make_parser("", 1, "runs/making").parse_args([]).out
+    default = make_parser("", "", 1, "runs/making").parse_args([]).out
     assert not default.exists(), "by default the model goes into a new folder, never into tiny/"
 
 
@@ -230,7 +230,7 @@ def test_the_loop_learns_saves_and_says_where(tmp_path, capsys):
     policy = load_policy(EMBEDDED_MODEL)
     lesson = policy.lesson([{"role": "user", "content": "Anna lives in Oslo"}], " Bob skied")
     before = policy.token_log_probs([[lesson]]).mean().item()
-    options = make_parser("", 5, str(tmp_path / "new")).parse_args([])
+    options = make_parser("", "", 5, str(tmp_path / "new")).parse_args([])
     make_folder(options.out)
     steps = []
 

@@ -396,8 +396,8 @@ def render(runs: Sequence[LoggedRun]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the page."""
-    parser = argparse.ArgumentParser(description="Make one web page of training runs.",
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="python -m tools.report", allow_abbrev=False,
+                                     description="Make one web page of training runs.")
     parser.error = lambda message: exit_with(f"{message}; --help lists all options")
     parser.add_argument("runs", nargs="+", type=Path, help="run folders of grpo.py, ppo.py, sft.py")
     parser.add_argument("--out", type=Path, metavar="FILE",

@@ -230,8 +230,8 @@ def check_picture(path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the rewards of some runs into one picture."""
-    parser = argparse.ArgumentParser(description="Compare runs in one picture.",
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="python -m training.pictures", allow_abbrev=False,
+                                     description="Compare runs in one picture.")
     parser.error = lambda message: exit_with(f"{message}; --help lists all options")
     parser.add_argument("runs", nargs="+", type=Path, help="run folders of grpo.py and ppo.py")
     parser.add_argument("--out", type=Path, metavar="FILE", default=Path("rewards.png"),

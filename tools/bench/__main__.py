@@ -193,7 +193,8 @@ def bench_curves(folder: Path, out: Path, repetitions: int) -> dict:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, checked."""
-    parser = argparse.ArgumentParser(description="Measure what things cost.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="python -m tools.bench", allow_abbrev=False,
+                                     description="Measure what things cost.")
     parser.error = lambda message: exit_with(f"{message}; --help lists all options")
     parser.add_argument("--model", type=Path, metavar="FOLDER",
                         help="a model's folder, or one with only its config.json: random weights "
