@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,9 @@ plt.switch_backend("agg")  # pictures go to files, so no screen is needed
 
 def _panel(axes, title: str, x: Sequence[float], series: dict[str, Sequence[float]]) -> None:
     for label, y in series.items():
-        axes.plot(x[: len(y)], y, label=label, linewidth=1.6)
+        marker = "o" if len(y) == 1 else None  # a line through one point cannot be seen
+        axes.plot(x[: len(y)], y, label=label, linewidth=1.6, marker=marker)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # no half steps
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("training step")
     axes.grid(alpha=0.3)
@@ -152,9 +155,9 @@ def draw_bars(scores: dict[str, tuple[float, float | None, float | None]], path:
     figure, axes = plt.subplots(figsize=(7, 0.8 + 0.34 * len(scores)), layout="constrained")
     names = list(reversed(scores))  # matplotlib draws the first bar at the bottom
     means = [scores[name][0] for name in names]
-    below = [0.0 if low is None else abs(mean - low)
+    below = [math.nan if low is None else abs(mean - low)
              for mean, low, _ in map(scores.get, names)]
-    above = [0.0 if high is None else abs(mean - high)
+    above = [math.nan if high is None else abs(mean - high)
              for mean, _, high in map(scores.get, names)]
     axes.barh(names, means, xerr=[below, above], color="C0", ecolor="0.3", capsize=3, height=0.65)
     axes.set_xlim(0, 1)
@@ -209,7 +212,7 @@ def draw_rewards(folders: Sequence[Path], path: Path) -> None:
         color = colors.setdefault(algorithm, f"C{len(colors)}")
         axes.plot([samples_a_step * (i + 1) for i in range(len(rewards))],
                   [sum(window) / len(window) for window in last_five], color=color, label=label,
-                  linewidth=1.4)
+                  linewidth=1.4, marker="o" if len(rewards) == 1 else None)
     axes.set_xlabel("samples trained on")
     axes.set_ylabel("training reward")
     axes.grid(alpha=0.3)
