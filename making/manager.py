@@ -1,8 +1,9 @@
 """How the embedded model in tiny/ was made. Run it only to make it again.
 
-    python tiny.py          over an hour on one core; ends with its scores, "saved to tiny"
+    python -m making.manager        over an hour on one core
 
-The result is a plain Qwen2 of a million parameters that is to the synthetic world what a 3B
+ends with its scores and "saved to runs/making-manager; copy its files into ... to put the model in
+place". The result is a plain Qwen2 of a million parameters that is to the synthetic world what a 3B
 instruct model is to LoCoMo. It *reads* well: given the right memories it answers. And it *decides*
 like the agents that Memory-R1 starts from, so that reinforcement learning has something to teach:
 
@@ -15,28 +16,27 @@ It does so by cloning a mixture: in every such case the better choice is shown t
 (BETTER), so that sampling finds it now and then. Everything comes from the training side of the
 world; held-out pairs of person and value are never seen.
 
-Its weights start from circuits set by hand (tiny_model.py).
+Its weights start from circuits set by hand (wiring.py); the training loop stands in lessons.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
-import time
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 import world as w
 from data import Dialogue, Fact, Message, Question, Turn
-from making.wiring import build_model, build_tokenizer, learn, save, suppress
+from making.lessons import MICRO_BATCH_TOKENS, make_folder, make_parser, teach
+from making.wiring import build_model, build_tokenizer, suppress
 from memory_bank import Embedder, Memory, MemoryBank, hashed_words
 from memr1 import SIMILAR, AnswerTask, ManagerAgent, answer_all, manager_tasks
 from metrics import squad_exact_match
 from policy import Policy, load_policy
 from prompts import Operation, answer_messages, format_answer, format_operation, manager_messages
+from training.options import EMBEDDED_MODEL
 from trees import Step
 
 # How often the better of two choices is shown where the model is to decide badly: whether to
@@ -52,8 +52,7 @@ def texts_of(dialogues: Sequence[Dialogue]) -> list[str]:
     for dialogue in dialogues:
         everything = [Memory(i, turn.facts[0], turn.speaker, turn.timestamp)
                       for i, turn in enumerate(dialogue.turns)]
-        asked = [probe.question for probe in w.probes(dialogue.turns)]
-        for question in asked:
+        for question in [probe.question for probe in w.probes(dialogue.turns)]:
             for distill in (True, False):
                 prompt = answer_messages(question.text, {"": everything[:1]}, distill)
                 texts.append(prompt[1]["content"])
@@ -72,10 +71,10 @@ def drill(rng: random.Random, n_people: int, n_relations: int, n_events: int,
     names = [name for pair in rng.sample(w.NAME_PAIRS, (n_people + 1) // 2) for name in pair]
     rng.shuffle(names)
     names = names[:n_people]
-    told = rng.sample(w.TELLABLE, n_relations)
+    relations = rng.sample(w.TELLABLE, n_relations)
     threads = []
     for name in names:
-        threads += w.story(name, told, n_events, False, rng)
+        threads += w.story(name, relations, n_events, False, rng)
         # Friends among the people told of, so that a question can take two steps, and others.
         others = rng.sample([other for other in names if other != name], min(1, n_people - 1))
         others += rng.sample([other for other in w.NAMES if other not in names], 3)
@@ -86,10 +85,10 @@ def drill(rng: random.Random, n_people: int, n_relations: int, n_events: int,
     facts, dates = w.interleave(threads, rng), w.dates(rng)
     for place, fact in enumerate(facts):
         speaker = names[names.index(fact.subject) % 2]
-        said, kept = (w.say(fact, speaker, rng) if fact.relation not in w.LINKS
-                      else w.say(fact, fact.subject, rng))  # links are said by oneself only
+        # Links are said by oneself only.
+        sentence, memory = w.say(fact, fact.subject if fact.relation in w.LINKS else speaker, rng)
         date = dates[place * len(dates) // len(facts)]
-        turns.append(Turn(f"D1:{place}", speaker, said, date, (kept,), fact))
+        turns.append(Turn(f"D1:{place}", speaker, sentence, date, (memory,), fact))
     return Dialogue("drill", (names[0], names[1]), tuple(turns), ())
 
 
@@ -126,9 +125,9 @@ def unanswerable(turns: Sequence[Turn], rng: random.Random) -> w.Probe:
     subject = through.value if through else rng.choice(facts).subject
     relation = rng.choice([r for r in w.TELLABLE if (subject, r) not in known] or w.TELLABLE)
     called = f"{through.subject}'s {through.relation}" if through else subject
-    asked = w.RELATIONS[relation].question.format(s=called)
+    text = w.RELATIONS[relation].question.format(s=called)
     needs = (w.memory_key(through),) if through else ()
-    return w.Probe("unanswerable", Question(asked, "nothing", 4, ()), (subject, relation), needs)
+    return w.Probe("unanswerable", Question(text, "nothing", 4, ()), (subject, relation), needs)
 
 
 def answer_lesson(policy: Policy, dialogue: Dialogue, turns: Sequence[Turn], n_questions: int,
@@ -140,15 +139,15 @@ def answer_lesson(policy: Policy, dialogue: Dialogue, turns: Sequence[Turn], n_q
         entries = [(turn.facts[0], turn.speaker, turn.timestamp) for turn in turns]
     memories = {speaker: [Memory(i, *entry) for i, entry in enumerate(entries)
                           if entry[1] == speaker] for speaker in dialogue.speakers}
-    found = w.probes(turns)
+    answerable = w.probes(turns)
     distill = rng.random() < 0.85
     steps = []
-    found = rng.sample(found, min(n_questions, len(found)))
+    chosen = rng.sample(answerable, min(n_questions, len(answerable)))
     for _ in range(n_unanswerable):
         probe = unanswerable(turns, rng)
-        if all(probe.about != other.about for other in w.probes(turns)):
-            found.append(probe)
-    for probe in found:
+        if all(probe.about != other.about for other in answerable):
+            chosen.append(probe)
+    for probe in chosen:
         selected, answer = [right[key][0] for key in probe.needs], probe.question.answer
         if keep_all:
             selected, answer = as_retriever(probe, turns, selected, rng)
@@ -166,10 +165,13 @@ def shown_to_manager(bank: MemoryBank, turn: Turn,
     return manager_messages(fact, shown), number
 
 
-def manager_lesson(policy: Policy, dialogue: Dialogue, embed, rng: random.Random) -> Step:
-    """One fact and the memories most like it; what a careless manager does, mostly."""
-    turns = dialogue.turns
-    changes, shortened = [], []  # turns that speak of something known: the decisions that matter
+def choose_turn(turns: Sequence[Turn], rng: random.Random) -> int:
+    """The place of the turn to decide on, mostly one that speaks of something known.
+
+    Those are the decisions that matter. A list that loses a value is the hardest to write, and
+    rare, so such turns are likelier still.
+    """
+    changes, shortened = [], []
     state: w.State = {}
     for place, turn in enumerate(turns):
         old, new = w.advance(state, turn)
@@ -177,11 +179,38 @@ def manager_lesson(policy: Policy, dialogue: Dialogue, embed, rng: random.Random
             changes.append(place)
             if turn.fact.change == "end" and new is not None:
                 shortened.append(place)
-    # What is left of a list is the hardest to write, and rare.
     likelier = [places for places, share in ((changes, 0.6), (shortened, 0.3))
                 if places and rng.random() < share]
-    place = rng.choice(likelier[-1] if likelier else range(len(turns)))
-    before, turn, state = turns[:place], turns[place], {}
+    return rng.choice(likelier[-1] if likelier else range(len(turns)))
+
+
+def operation_choices(turn: Turn, number: int | None,
+                      new: str | None) -> list[tuple[Operation, float]]:
+    """What a careless manager may do, and how often each is shown.
+
+    `number` is that of the memory to change, if one is shown; `new` is what it should say then.
+    """
+    add = Operation("ADD", text=turn.facts[0])
+    if turn.fact is None:
+        return [(add, 1 - BETTER_EVENT), (Operation("NOOP"), BETTER_EVENT)]
+    if number is None:
+        return [(add, 1.0)]
+    if turn.fact.change == "end":
+        right = Operation("UPDATE", number, new) if new else Operation("DELETE", number)
+        return [(add, 0.55), (right, 0.45)]
+    if turn.fact.change == "replace":
+        return [(add, 1 - BETTER_EVENT), (Operation("UPDATE", number, new), BETTER_EVENT)]
+    # A second value joins the first.
+    return [(Operation("UPDATE", number, turn.facts[0]), 0.9 - BETTER), (add, 0.1),
+            (Operation("UPDATE", number, new), BETTER)]
+
+
+def manager_lesson(policy: Policy, dialogue: Dialogue, embed: Embedder,
+                   rng: random.Random) -> Step:
+    """One fact and the memories most like it; what a careless manager does, mostly."""
+    place = choose_turn(dialogue.turns, rng)
+    before, turn = dialogue.turns[:place], dialogue.turns[place]
+    state: w.State = {}
     for earlier in before:
         w.advance(state, earlier)
     old, new = w.advance(state, turn)
@@ -198,51 +227,37 @@ def manager_lesson(policy: Policy, dialogue: Dialogue, embed, rng: random.Random
                 new = None
             old = about[-1].facts[0]
     messages, number = shown_to_manager(bank, turn, old)
-    add = Operation("ADD", text=turn.facts[0])
-    if turn.fact is None:
-        choices = [(add, 1 - BETTER_EVENT), (Operation("NOOP"), BETTER_EVENT)]
-    elif number is None:
-        choices = [(add, 1.0)]
-    elif turn.fact.change == "end":
-        right = Operation("UPDATE", number, new) if new else Operation("DELETE", number)
-        choices = [(add, 0.55), (right, 0.45)]
-    elif turn.fact.change == "replace":
-        choices = [(add, 1 - BETTER_EVENT), (Operation("UPDATE", number, new), BETTER_EVENT)]
-    else:  # a second value joins the first
-        choices = [(Operation("UPDATE", number, turn.facts[0]), 0.9 - BETTER), (add, 0.1),
-                   (Operation("UPDATE", number, new), BETTER)]
-    operation = rng.choices(*zip(*choices))[0]
+    operation = rng.choices(*zip(*operation_choices(turn, number, new)))[0]
     return policy.lesson(messages, format_operation(operation))
 
 
 def rest_lesson(policy: Policy, dialogue: Dialogue, embed: Embedder,
                 rng: random.Random) -> Step | None:
-    """What is left of a list that loses a value: an UPDATE to be finished, nothing to be decided.
+    """A list that loses a value: the UPDATE is decided, and what remains is to be written.
 
-    Such decisions are rare among the others. None for a dialogue without one.
+    Such decisions are rare among the others. Returns None for a dialogue without one.
     """
-    found, state = [], {}
+    shortened, state = [], {}  # (place of the turn, the memory before, the memory after)
     for place, turn in enumerate(dialogue.turns):
         old, new = w.advance(state, turn)
         if turn.fact and turn.fact.change == "end" and old and new:
-            found.append((place, old, new))
-    if not found:
+            shortened.append((place, old, new))
+    if not shortened:
         return None
-    place, old, new = rng.choice(found)
+    place, old, new = rng.choice(shortened)
     bank, turn = MemoryBank(embed), dialogue.turns[place]
     bank.add_many(w.oracle_memories(dialogue.turns[:place]).values())
     messages, number = shown_to_manager(bank, turn, old)
     if number is None:
         return None
     lesson = policy.lesson(messages, format_operation(Operation("UPDATE", number, new)))
-    decided = lesson.response_ids.index(policy.tokenizer.encode(f" {new}")[0])
-    return Step(lesson.prompt_ids + lesson.response_ids[:decided], lesson.response_ids[decided:],
-                True)
+    start = lesson.response_ids.index(policy.tokenizer.encode(f" {new}")[0])
+    return Step(lesson.prompt_ids + lesson.response_ids[:start], lesson.response_ids[start:], True)
 
 
 def set_suppressor(policy: Policy, pool: Sequence[Dialogue], embed: Embedder,
                    rng: random.Random) -> None:
-    """Fit the head that keeps what ended from being written: see `tiny_model.suppress`."""
+    """Fit the head that keeps what ended from being written: see `wiring.suppress`."""
     longer, lessons = policy.tokenizer.encode(" longer")[0], []
     for dialogue in pool[:250]:
         step = rest_lesson(policy, dialogue, embed, rng)
@@ -301,66 +316,47 @@ def scores(policy: Policy, dialogues: Sequence[Dialogue]) -> dict[str, float]:
         bank = MemoryBank(embed)
         bank.add_many(w.oracle_memories(dialogue.turns).values())
         tasks += [AnswerTask(bank, question, dialogue.speakers) for question in dialogue.questions]
-    found: dict[str, list[int]] = defaultdict(list)
+    results: dict[str, list[int]] = defaultdict(list)  # name -> 1 or 0, case by case
     for task, answer in zip(tasks, answer_all(policy, tasks)):
-        right = squad_exact_match(answer.text, task.question.answer)
-        found["right memories"].append(right)
-        found[f"right memories, category {task.question.category}"].append(right)
+        is_right = squad_exact_match(answer.text, task.question.answer)
+        results["right memories"].append(is_right)
+        results[f"right memories, category {task.question.category}"].append(is_right)
     decisions = manager_tasks(dialogues, embed, "turns")
     for group in ManagerAgent(policy).rollout(policy, decisions, 1, 0.0):
-        found["manager, linked questions"].append(int(group[0].reward))
+        results["manager, linked questions"].append(int(group[0].reward))
         if "merged" in group[0].log:
-            found["manager, second pets merged"].append(group[0].log["merged"])
-    return {name: sum(values) / len(values) for name, values in sorted(found.items())}
+            results["manager, second pets merged"].append(group[0].log["merged"])
+    return {name: sum(values) / len(values) for name, values in sorted(results.items())}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the tokenizer and the model, train, score, save."""
-    parser = argparse.ArgumentParser(description="Make the embedded model again.")
-    parser.add_argument("--steps", type=int, default=1800, help="training steps (default: 1800)")
-    parser.add_argument("--start", help="go on from this folder, with a fresh optimizer and the "
-                                        "last lessons")
+    parser = make_parser("python -m making.manager", "Make the embedded model again.", 1800,
+                         "runs/making-manager")
     parser.add_argument("--suppress", action="store_true",
                         help="set the head against what ended anew, before the first step; "
                              "without --start it is set when the model reads")
-    parser.add_argument("--lr", type=float, default=2e-3, help="learning rate (default: 2e-3)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and lessons (default: 0)")
-    parser.add_argument("--out", default=str(Path(__file__).resolve().parent.parent / "tiny"),
-                        help="folder for the model (default: tiny/)")
     options = parser.parse_args(argv)
+    make_folder(options.out)
     torch.manual_seed(options.seed)
-    rng = random.Random(options.seed)
+    rng, embed = random.Random(options.seed), hashed_words()
     pool = w.world(1500, seed=1000 + options.seed)
     validation = w.world(6, seed=501, held_out=True)  # of another seed than any split
     if options.start:
         policy = load_policy(options.start)
-        policy.micro_batch_tokens = 12000
+        policy.micro_batch_tokens = MICRO_BATCH_TOKENS
     else:
         tokenizer = build_tokenizer(texts_of(pool[:150]))
-        policy = Policy(build_model(tokenizer), tokenizer, micro_batch_tokens=12000)
-    model, tokenizer = policy.model, policy.tokenizer
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, betas=(0.9, 0.95),
-                                  weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: min(
-        (done + 1) / 50, 1.0, 2 * (1 - done / options.steps)))
-    # Once it reads; a model to go on from may have the head.
-    head_at = 1 if options.suppress else None if options.start else int(0.6 * options.steps)
-    embed, start = hashed_words(), time.time()
-    for step in range(1, options.steps + 1):
-        progress = 1.0 if options.start else step / options.steps
-        if step == head_at:
+        policy = Policy(build_model(tokenizer), tokenizer, micro_batch_tokens=MICRO_BATCH_TOKENS)
+    # The head is set once the model reads. A model to go on from may have the head already.
+    suppress_at = 1 if options.suppress else None if options.start else int(0.6 * options.steps)
+
+    def lessons_of(step: int) -> list[list[Step]]:
+        if step == suppress_at:
             set_suppressor(policy, pool, embed, rng)
-        groups = batch(policy, progress, pool, embed, rng)
-        loss = learn(policy, optimizer, groups)
-        schedule.step()
-        if step % 50 == 0:
-            print(f"step {step}  loss {loss:.3f}  {time.time() - start:.0f} s", flush=True)
-        if step % 300 == 0 or step == options.steps:
-            found = scores(policy, validation)
-            print("  ".join(f"{name} {value:.3f}" for name, value in found.items()), flush=True)
-            save(policy, options.out)  # a long run may be cut short
-    print(f"saved to {options.out}")
+        return batch(policy, 1.0 if options.start else step / options.steps, pool, embed, rng)
+
+    teach(policy, options, EMBEDDED_MODEL, lessons_of, lambda: scores(policy, validation))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A Qwen2 of a million parameters, wired by hand: what tiny.py and tiny_mem1.py then train.
+"""A Qwen2 of a million parameters, wired by hand: what manager.py and mem1.py then train.
 
 A small transformer trained from scratch gets stuck for very long at matching a relation and
 ignoring the name beside it. So it starts from circuits that every large language model has, set by
@@ -14,9 +14,7 @@ Later one of those three is set anew, against words that must not be copied (`su
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -224,25 +222,3 @@ def ridge(there: Tensor, elsewhere: Tensor) -> tuple[Tensor, Tensor]:
     solved = torch.linalg.solve(weighted.T @ rows + penalty * torch.eye(rows.shape[1]),
                                 weighted.T @ target)
     return solved[:-1], solved[-1]
-
-
-# ---- Teaching ------------------------------------------------------------------------------------
-
-
-def learn(policy: Policy, optimizer: torch.optim.Optimizer, groups: list[list[Step]]) -> float:
-    """One step of imitation: all response tokens of some groups of lessons. Returns the loss."""
-    with torch.autocast("cpu", torch.bfloat16):  # a third faster where the processor has it
-        loss = -policy.token_log_probs(groups).mean()
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
-    optimizer.step()
-    return loss.item()
-
-
-def save(policy: Policy, folder: str) -> None:
-    """Write the model as it is now; training goes on with the one in memory."""
-    copy.deepcopy(policy.model).to(WEIGHTS).save_pretrained(folder)
-    policy.tokenizer.save_pretrained(folder)
-    # The same file without its line breaks is half as large.
-    policy.tokenizer.backend_tokenizer.save(str(Path(folder) / "tokenizer.json"), pretty=False)

@@ -1,4 +1,4 @@
-"""bench.py: what it times is grpo.py's step, what it counts is right, what it computes is measured.
+"""Tests of tools/bench/: it times the step of grpo.py, counts right, and computes what is measured.
 
     python -m pytest tests/test_bench.py        (some eight seconds)
 """
@@ -22,7 +22,7 @@ from policy import load_policy
 from tools.bench import __main__ as bench
 from tools.bench import bank as bench_bank
 from tools.bench.bank import Ready, measure_bank
-from tools.bench.memory import computed, kept, measured, memory_report, read_config
+from tools.bench.memory import computed, measured, memory_report, read_config, saved_bytes
 from tools.bench.step import (
     CLIP,
     KL,
@@ -83,7 +83,7 @@ def test_the_timed_step_is_that_of_grpo(folder, tmp_path):
     errors = [(a - b).abs().max().item() for a, b in zip(
         step.policy.model.parameters(), policy.model.parameters())]
     assert max(moved) > 0.5 * LEARNING_RATE, "the step moved nothing"
-    assert max(errors) < 0.1 * LEARNING_RATE, "bench_step.py times another step than grpo.py takes"
+    assert max(errors) < 0.1 * LEARNING_RATE, "the bench times another step than grpo.py takes"
 
 
 def test_lengths_are_exactly_those_asked_for(folder):
@@ -149,7 +149,7 @@ def test_computed_and_measured_memory_agree(tmp_path):
 @pytest.mark.parametrize("kind, lora", [(Qwen2Config, 4), (Qwen3Config, 0)])
 def test_what_is_kept_is_what_a_real_model_keeps(tmp_path, kind, lora):
     config = read_config(config_folder(tmp_path / "config", kind, num_hidden_layers=4))
-    outside, layer = kept(config, replace(SMALL, lora=lora), 2, 20)
+    outside, layer = saved_bytes(config, replace(SMALL, lora=lora), 2, 20)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="tree").eval()
     if lora:
         add_adapters(model, lora)
@@ -224,6 +224,8 @@ def test_trl_takes_turns(folder):
 @pytest.mark.parametrize("words, message", [
     (["--group", "1"], "--group 1: at least 2"), (["--model", "nowhere"], "no config.json"),
     (["--peer", "trl", "--lora", "4"], "leave out --lora"), (["--bank", "--memory"], "not allowed"),
+    (["--curves", "--out", "nowhere/x.png"], "cannot be written"),
+    (["--curves", "--out", "x"], "must end in .png"),
     (["--speed"], "unrecognized arguments: --speed")])
 def test_bad_options_are_one_line(words, message, capsys):
     with pytest.raises(SystemExit) as stopped:

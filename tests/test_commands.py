@@ -1,4 +1,7 @@
-"""Tests of commands.py and pyproject.toml: every command is there, and is installed."""
+"""Tests of tools/commands.py and pyproject.toml: every command is there, and is installed.
+
+    python -m pytest tests/test_commands.py        (some ten seconds)
+"""
 
 from __future__ import annotations
 
@@ -28,13 +31,25 @@ def test_every_command_is_listed(monkeypatch, capsys):
             f"{module} does nothing when it is run")
 
 
-def test_arguments_reach_the_module(monkeypatch, capsys):
+@pytest.mark.parametrize("words, told", [
+    (["pictures", "--no-such-option", "run"], "unrecognized arguments: --no-such-option"),
+    (["report"], "the following arguments are required: runs"),
+    (["making.mem1", "--steps", "x"], "argument --steps: invalid int value"),
+    (["grop"], "memr1 grop: the name must be one of grpo, ppo")])
+def test_arguments_reach_the_module_and_errors_are_one_line(words, told, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
-        called(monkeypatch, "pictures", "--no-such-option")
-    assert stopped.value.code == 2 and "pictures" in capsys.readouterr().err
+        called(monkeypatch, *words)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and told in error and error.count("\n") == 1, error
+
+
+@pytest.mark.parametrize("name", ["report", "pictures", "bench", "making.manager"])
+def test_the_help_names_the_command(name, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
-        called(monkeypatch, "grop")
-    assert stopped.value.code == 2 and "grpo" in capsys.readouterr().err
+        called(monkeypatch, name, "--help")
+    usage = capsys.readouterr().out.splitlines()[0]
+    assert stopped.value.code == 0 and f"python -m {commands.COMMANDS[name][0]}" in usage, (
+        f"{usage!r}: a reader cannot type that")
 
 
 def test_pyproject_installs_every_module_and_what_they_need():

@@ -5,13 +5,8 @@
 
 from __future__ import annotations
 
-import builtins
-import os
 import random
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -37,12 +32,10 @@ from mem1 import (
 from memory_bank import hashed_words
 from metrics import context_sizes, objectives_right, objectives_scores, split_answers
 from policy import Policy
-from tools import chat
 from trees import Step, pack
 from world import world
 
 EMBED = hashed_words()
-ROOT = Path(__file__).resolve().parent.parent
 
 # ---- text ----------------------------------------------------------------------------------------
 
@@ -373,80 +366,6 @@ def test_one_copy_of_each_state_is_not_exact(tiny_policy):
     assert errors[0] < 1e-5 and errors[1] < 1e-5, f"{errors}: two turns are still exact"
     assert min(errors[2:]) > 1e-3, (
         f"{errors}: nothing leaks through a single copy? Then the docstring of mem1.py is wrong")
-
-
-# ---- the demo of chat.py -------------------------------------------------------------------------
-
-
-def watch_with(lines, monkeypatch, capsys, respond=diligent) -> str:
-    """What the demo prints when these lines are typed, with tasks of two and three questions."""
-    left = list(lines)
-
-    def typed(prompt=""):
-        if not left:
-            raise EOFError
-        return left.pop(0)
-
-    monkeypatch.setattr(builtins, "input", typed)
-    chat.watch(Scripted(respond), [small_task(2), small_task(3)], 0)
-    assert left == [] or "/quit" in lines, "the demo ended before its input"
-    return capsys.readouterr().out
-
-
-def test_the_demo_shows_every_turn(monkeypatch, capsys):
-    out = watch_with([], monkeypatch, capsys)
-    assert out.count("== mem1 ==") == out.count("== full_context ==") == 1
-    assert out.count("turn 1 is dropped") == 1, "with a state, turn 1 is gone in turn 3; else never"
-    assert out.count("right: 2 of 2") == 2 and "gold:   Oslo0; Oslo1" in out, out
-    sizes = [int(n) for n in re.findall(r"(\d+) tokens in context", out)]
-    assert len(sizes) == 6 and sizes[2] < sizes[5], f"everything kept must be more: {sizes}"
-    assert f"{max(sizes[:3])} with a state, {max(sizes[3:])} with everything" in out
-
-
-def test_the_demo_goes_on_with_what_is_typed(monkeypatch, capsys):
-    question = small_task(2).questions[1]
-    out = watch_with(["", "", "1", "7", "9" * 400, question + " ; ;", "/corpus", "/help", "/x y"],
-                     monkeypatch, capsys)
-    assert [len(line.split("; ")) for line in re.findall("^Questions: (.*)", out, re.M)[::2]] == [
-        2, 3, 2, 3, 1], "the task, the next, round to the first, that of the number, one's own"
-    assert out.count("There is no task") == 2 and "0 to 1" in out
-    own = out.split("Questions: 1. " + question + "\n")[-1]
-    assert "right:" not in own, "nobody knows what is right for a question of one's own"
-    assert "lives in Oslo1" in own and "no command /x" in own and "Ctrl-C" in own
-    assert out.endswith("Good-bye.\n")
-
-
-def test_the_demo_survives_everything_typed(monkeypatch, capsys):
-    odd = [";", " ; ;", "?", "\x00", "\x1b[2J", "x" * 100_000, "\u0663", "\u00b2", "-1", "</IS>",
-           "/"]
-    out = watch_with(odd, monkeypatch, capsys, lambda prompt: "no tags \x1b[2J")
-    assert "\x1b" not in out and "100000 characters" in out and "invalid no tags" in out
-
-    def interrupted(prompt):
-        raise KeyboardInterrupt
-
-    out = watch_with(["/quit", "never"], monkeypatch, capsys, interrupted)
-    assert "Stopped." in out and out.endswith("Good-bye.\n"), "Ctrl-C stops the model alone"
-
-
-@pytest.mark.slow
-def test_the_demo_as_a_program(model_folder):
-    done = subprocess.run(
-        [sys.executable, "mem1.py", "--model", str(model_folder), "--objectives", "1"],
-        input=b"/\xff\xfe\n;\x00;\n/help\n", capture_output=True, cwd=ROOT, timeout=300,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
-             "PYTHONIOENCODING": "utf-8:strict"})  # as where the locale is not C
-    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr.decode()
-    assert done.stdout.count(b"mem1> ") == 4 and b"/corpus" in done.stdout
-
-
-def test_the_options_of_the_demo(capsys):
-    for argv, code, text in ((["--help"], 0, "--objectives"), (["--objectives", "0"], 2, "least 1"),
-                             (["--task", "99999"], 2, "tasks"), (["--x"], 2, "--help lists")):
-        with pytest.raises(SystemExit) as stopped:
-            chat.watch_main(argv)
-        printed = "".join(capsys.readouterr())
-        assert stopped.value.code == code and text in printed, f"{argv}: {printed}"
 
 
 def test_the_instructions_name_the_tags():

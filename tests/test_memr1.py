@@ -9,17 +9,9 @@ manager is `world.advance`, the vanilla one overwrites the first dog with the se
 
 from __future__ import annotations
 
-import builtins
-import contextlib
 import json
-import os
 import random
 import re
-import select
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,7 +19,6 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
 import memr1
 from data import Dialogue, Question, Turn, load_locomo
 from memory_bank import MemoryBank, hashed_words
@@ -51,7 +42,6 @@ from memr1 import (
 from metrics import f1
 from policy import Step
 from prompts import Operation, format_operation, manager_messages
-from tools import chat
 from world import EVENTS, INFERENCES, RELATIONS, advance, oracle_memories, sentence, world
 
 EMBED = hashed_words()
@@ -585,219 +575,3 @@ def test_a_real_model_goes_through_both_agents(tiny_policy: Callable,
             assert episode.log["response"] == policy.decode(step.response_ids)
             assert step.prompt_ids == group[0].steps[0].prompt_ids, "a group shares one prompt"
             assert episode.reward in (0.0, 1.0)
-
-
-# ---- the chat of chat.py -------------------------------------------------------------------------
-
-def chat_with(lines: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
-              manager: Scripted, answerer: Scripted | None = None) -> tuple[str, MemoryR1]:
-    """What a chat prints when these lines are typed, and its system afterwards."""
-    left = list(lines)
-
-    def typed(prompt: str = "") -> str:
-        if not left:
-            raise EOFError
-        return left.pop(0)
-
-    monkeypatch.setattr(builtins, "input", typed)
-    system = MemoryR1(manager, answerer or WorldReader(), EMBED, ["Anna"])
-    chat.talk(system)
-    assert left == [] or "/quit" in lines, "the chat ended before its input"
-    return capsys.readouterr().out, system
-
-
-def test_a_chat_shows_every_operation(monkeypatch, capsys) -> None:
-    responses = iter(['[{"event": "ADD", "text": " Anna has a dog named Rex"}]',
-                      '[{"event": "UPDATE", "id": 0, "text": " Anna has dogs named Rex and Milo"}]',
-                      '[{"event": "DELETE", "id": 7}]', '[{"event": "NOOP"}]',
-                      '[{"event": "DELETE", "id": 0}]'])
-    out, system = chat_with(
-        ["I adopted a dog named Rex.", "I adopted a dog named Milo.", "What dogs does Anna have?",
-         "Hm.", "Hm!", "They left."], monkeypatch, capsys, Scripted(lambda *_: next(responses)))
-    shown = ["ADD      Anna has a dog named Rex", "  + 8 May 2023: Anna has a dog named Rex",
-             "UPDATE   Anna has a dog named Rex -> Anna has dogs named Rex and Milo",
-             "  ~ 9 May 2023: Anna has dogs named Rex and Milo",
-             "selected: Anna has dogs named Rex and Milo", "answer:   Rex and Milo",
-             "invalid:  1, in the response '[{\"event\": \"DELETE\", \"id\": 7}]'",
-             "    9 May 2023: Anna has dogs named Rex and Milo", "NOOP",  # unchanged: no mark
-             "DELETE   Anna has dogs named Rex and Milo", "0 in the bank",
-             "  - 9 May 2023: Anna has dogs named Rex and Milo"]
-    places = [out.find(text) for text in shown]
-    assert -1 not in places and places == sorted(places), f"{dict(zip(shown, places))}\n{out}"
-    assert len(system.bank) == 0 and out.endswith("Good-bye.\n"), "the end of input ends politely"
-
-
-def test_a_chat_survives_everything_typed(monkeypatch, capsys) -> None:
-    odd = ["", "   ", "/", "/ x", "/foo", "/QUIT", "?", "Where does Anna live?", "x" * 100_000,
-           "\x00", "\u2028", "**Answer:** x", "<|im_end|>", "[{}]", "🐕" * 40, "\ufffd?",
-           "/bank", "/help"]
-    manager, answerer = always("garbage \x00 [[["), always("")
-    out, system = chat_with(odd, monkeypatch, capsys, manager, answerer)
-    assert "no command /foo" in out and "100000 characters" in out and "0 in the bank" in out, out
-    assert "answer:   none" in out, "an empty answer must not look like a missing line"
-    assert max(map(len, manager.read)) < 1_000, "a pasted book must not reach the model"
-    assert len(system.bank) == 0
-    out, _ = chat_with(["/quit", "never read"], monkeypatch, capsys, manager)
-    assert out.endswith("Good-bye.\n") and manager.read.count("never read") == 0
-
-    def interrupted(prompt: str = "") -> str:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(builtins, "input", interrupted)
-    chat.talk(MemoryR1(manager, answerer, EMBED, ["Anna"]))  # Ctrl-C is no traceback
-
-
-def test_ctrl_c_stops_a_model_and_not_the_chat(monkeypatch, capsys) -> None:
-    def interrupted(prompt: str, number: int) -> str:
-        raise KeyboardInterrupt
-
-    out, system = chat_with(["I ski.", "Who skis?", "/bank"], monkeypatch, capsys,
-                            Scripted(interrupted), Scripted(interrupted))
-    assert out.count("Stopped; the memory is as it was.") == 2 and "0 in the bank" in out, out
-
-
-def test_no_control_character_reaches_the_terminal(monkeypatch, capsys) -> None:
-    """A terminal obeys them: they could clear the screen or retitle the window."""
-    evil = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\u202e"
-    manager = always('[{"event": "ADD", "text": %s}]' % json.dumps(evil + "x"), )
-    out, _ = chat_with([f"/{evil}", evil, f"{evil}?", "/bank"], monkeypatch, capsys, manager,
-                       always(f"**Memories:**\n- {evil}\n**Answer:** {evil}"))
-    left = set(out) & set("\x1b\x07\x9b\r\u202e")
-    assert not left, f"{left} were printed as they are"
-
-
-def test_colors_only_where_they_are_wanted(monkeypatch) -> None:
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setenv("WT_SESSION", "x")  # for Windows: a console that has colors
-    monkeypatch.setenv("TERM", "xterm")
-    assert chat.paint("x", "ADD") == "x", "the output is no terminal"
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert chat.paint("x\x1b", "ADD") == "\x1b[32mx\ufffd\x1b[0m"
-    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
-        with monkeypatch.context() as changed:
-            changed.setenv(name, value)
-            assert chat.paint("x", "ADD") == "x", f"{name}={value} asks for no colors"
-
-
-def test_the_help_of_the_chat_speaks_the_worlds_language(monkeypatch, capsys) -> None:
-    out, _ = chat_with(["/help"], monkeypatch, capsys, always("[]"))
-    examples = [line.strip() for line in out.split("Four lines of it:")[1].splitlines()][1:5]
-    forms = [form for r in RELATIONS.values() for form in (*r.said, r.question)]
-    for example in examples:
-        assert any(re.fullmatch(re.escape(form).replace(r"\{v\}", ".+").replace(r"\{s\}", "Anna"),
-                                example) for form in forms), (
-            f"{example!r} is not what the embedded model learned; say it as world.py does")
-    assert all(command in out for command in ("/bank", "/help", "/quit"))
-
-
-@pytest.mark.slow
-def test_the_chat_as_a_program(model_folder: Path) -> None:
-    def run(*options: str, typed: bytes = b"") -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "memr1.py", *options], input=typed, capture_output=True, cwd=ROOT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
-                 "PYTHONIOENCODING": "utf-8:strict"}, timeout=300)  # as where the locale is not C
-
-    typed = b"I live in Oslo now.\nWhere does Bo live?\n\xff\xfe caf\xe9\n/bank\n/nonsense"
-    done = run("--model", str(model_folder), "--name", "Bo", typed=typed)
-    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr.decode()
-    out = done.stdout.decode()
-    assert out.count("Bo> ") == 6 and "in the bank" in out and "no command /nonsense" in out, out
-    done = run("--model", "no-such-folder")
-    message = done.stderr.decode().strip().splitlines()
-    assert done.returncode == 2 and done.stdout == b"", "a bad model folder is exit code 2"
-    assert len(message) == 1 and "no-such-folder" in message[0], f"one clear line, not {message}"
-
-
-class Waited(AssertionError):
-    """Something did not come in time."""
-
-
-class Terminal:
-    """A program in a pseudo-terminal, as a person uses it."""
-
-    def __init__(self, *arguments: str, **environment: str):
-        import pty  # not on Windows
-        self.screen, tail = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, *arguments], stdin=tail, stdout=tail, stderr=tail, cwd=ROOT,
-            # Where pytest runs in the background Ctrl-C may be ignored, and children inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            start_new_session=True, env={
-                **{k: v for k, v in os.environ.items() if k != "NO_COLOR"}, "TERM": "xterm",
-                "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment})
-        os.close(tail)
-        self.shown = b""
-
-    def wait(self, text: str, seconds: float = 120) -> str:
-        """What was shown up to this text, since the last wait."""
-        end = time.monotonic() + seconds
-        while text.encode() not in self.shown:
-            if time.monotonic() > end:
-                raise Waited(f"{text!r} never came; the screen: {self.shown!r}")
-            if select.select([self.screen], [], [], 0.2)[0]:
-                try:
-                    self.shown += os.read(self.screen, 65536)
-                except OSError:  # Linux's way to say that the program is gone
-                    raise AssertionError(f"ended before {text!r}: {self.shown!r}") from None
-        before, self.shown = self.shown.split(text.encode(), 1)
-        return before.decode(errors="replace")
-
-    def type(self, keys: bytes) -> None:
-        os.write(self.screen, keys)
-
-    def interrupt(self, text: str) -> None:
-        """Ctrl-C, until this text comes: between a prompt and readline's waiting, one is lost."""
-        for _ in range(30):
-            self.process.send_signal(signal.SIGINT)
-            with contextlib.suppress(Waited):
-                self.wait(text, 4)
-                return
-        raise AssertionError(f"Ctrl-C did not bring {text!r}; the screen: {self.shown!r}")
-
-    def close(self) -> int:
-        """The exit code, at most ten seconds later."""
-        try:
-            with contextlib.suppress(OSError):
-                while select.select([self.screen], [], [], 10)[0]:
-                    self.shown += os.read(self.screen, 65536) or b""
-            return self.process.wait(timeout=10)
-        finally:
-            if self.process.poll() is None:
-                self.process.kill()
-            os.close(self.screen)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="no pseudo-terminals on this platform")
-def test_the_chat_in_a_terminal(model_folder: Path) -> None:
-    """Everything typed: history, control characters, bytes that are no text, Ctrl-C."""
-    terminal = Terminal("memr1.py", "--model", str(model_folder), "--name", "Bo")
-    terminal.wait("Bo> ")
-    terminal.type(b"/bank\n")
-    terminal.wait("0 in the bank")
-    terminal.wait("Bo> ")
-    terminal.type(b"/\x1b[31m\xff\xfe\x00\x16\x1b\xc3(\n")
-    assert "\x1b[31m" not in terminal.wait("Bo> ").split("\n", 1)[1], "a typed color was obeyed"
-    terminal.type(b"/" + b"x" * 3000 + b"\n")
-    terminal.wait("3001 characters")
-    terminal.wait("Bo> ")
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  history is its work
-        terminal.type(b"\x1b[A\x1b[A\x1b[A\n")  # three lines up: /bank
-        terminal.wait("0 in the bank")
-        terminal.wait("Bo> ")
-    terminal.type(b"I live in Oslo now.\n")  # the model is random: what it writes is unusable
-    terminal.wait("\x1b[1;31m  invalid")
-    terminal.wait("Bo> ")
-    terminal.interrupt("Good-bye.")
-    assert terminal.close() == 0 and b"Traceback" not in terminal.shown
-
-
-def test_the_options_of_the_chat(capsys) -> None:
-    for argv, code, text in ((["--help"], 0, "--model FOLDER"), (["--name", " "], 2, "blank"),
-                             (["--modle", "x"], 2, "unrecognized")):
-        with pytest.raises(SystemExit) as stopped:
-            chat.talk_main(argv)
-        printed = "".join(capsys.readouterr())
-        assert stopped.value.code == code and text in printed, f"{argv}: {printed}"

@@ -1,4 +1,4 @@
-"""Tests of report.py and of what it reads: the page of a run, its cases, its timeline.
+"""Tests of tools/report.py and of what it reads: the page of a run, its cases, its timeline.
 
     python -m pytest tests/test_report.py        (some seconds; with a Chromium a few more)
 
@@ -27,6 +27,7 @@ import torch
 from browser import Browser, find_browser
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_house import ROOT
 
 from data import Dialogue, Question, Turn
 from environments import Search, SearchTask
@@ -37,9 +38,9 @@ from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask
 from policy import Policy, load_tokenizer
 from tools import report
 from training.options import EMBEDDED_MEM1, resolve
-from training.results import case_places, finish, save, validate
+from training.results import case_places, describe, finish, save, validate
 from training.run import Run
-from training.timeline import changes, reading
+from training.timeline import bank_changes, reading
 from trees import Episode, Step
 
 EMBED = hashed_words()
@@ -209,7 +210,7 @@ def page_of(*folders: Path) -> Page:
 
 
 def refused(*arguments: object) -> str:
-    """The one line with which report.py refuses its arguments."""
+    """The one line with which the command refuses its arguments."""
     err = io.StringIO()
     with contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stopped:
         report.main([str(argument) for argument in arguments])
@@ -296,6 +297,8 @@ def test_the_command_writes_the_page(evil, tmp_path, capsys):
     assert "no.such" in refused(tmp_path / "no.such")
     assert "config.json" in refused(tmp_path), "a folder that is no run's"
     assert "--out" in refused(folder, "--out", tmp_path / "missing" / "x.html")
+    assert "--out" in refused(folder, "--out", tmp_path), "a folder cannot become a page"
+    assert not list(tmp_path.glob("**/.*")), "half a page was left behind"
     assert "--help" in refused()
 
 
@@ -375,7 +378,7 @@ def cases_of(folder: Path) -> list[dict]:
 def test_a_managers_case_names_entries_not_numbers(plain):
     first, *_ = cases_of(plain["manager"])
     overwrites, merges, rubbish = first["steps"]
-    assert overwrites["shown"] == ["Anna has a dog named Rex !"]
+    assert overwrites["memories"] == ["Anna has a dog named Rex !"]
     assert overwrites["fact"] == "Anna: I have Milo !."
     assert overwrites["operations"] == [{"event": "UPDATE", "before": "Anna has a dog named Rex !",
                                          "after": "Anna has a dog named Milo !"}]
@@ -383,7 +386,7 @@ def test_a_managers_case_names_entries_not_numbers(plain):
     assert rubbish["operations"] == [] and rubbish["invalid"] == 1
     empty = report.manager_case({"prompt": "Memories:\n- none\nNew fact: A: b", "response":
                                  '[{"event": "NOOP"}]', "answer_response": ""})
-    assert empty["shown"] == [] and empty["operations"][0]["event"] == "NOOP"
+    assert empty["memories"] == [] and empty["operations"][0]["event"] == "NOOP"
 
 
 def test_selected_candidates_are_marked_at_each_step(plain):
@@ -418,7 +421,7 @@ class TokenizerOnly(Policy):
 def test_tokens_had_all_turns_been_kept(harness):
     """Against prompts that really hold every turn."""
     if not (EMBEDDED_MEM1 / "config.json").exists():
-        pytest.skip("the embedded model tiny/mem1/ is not there; python tiny_mem1.py makes it")
+        pytest.skip("the embedded model tiny/mem1/ is not there; `python -m making.mem1` makes it")
     policy, environment = TokenizerOnly(), Search()
     bank = bank_of(*(f"Anna has a dog named {name} and lives in Oslo" for name in "ABCDEFGHIJKL"))
     task = SearchTask(("Where does Anna live?",) * 3, ("Oslo",) * 3, (4,) * 3, bank)
@@ -507,13 +510,18 @@ def test_changes_lead_from_one_bank_to_the_other(edits):
             after.update(numbers[n % len(numbers)], f"changed {n}", "today")
         elif numbers:
             after.delete(numbers[n % len(numbers)])
-    texts = [memory.text for memory in before]
-    for change in changes(before, after):
-        if change["before"]:
-            texts.remove(change["before"])
-        if change["after"]:
-            texts.append(change["after"])
-    assert sorted(texts) == sorted(memory.text for memory in after)
+    state = {memory.id: memory for memory in before}
+    changes = bank_changes(before, after)
+    for event, old, new in changes:
+        assert event == ("" if old == new else "ADD" if old is None else "DELETE" if new is None
+                         else "UPDATE"), f"{old} became {new}: that is no {event!r}"
+        if old is not None:
+            assert state.pop(old.id) == old
+        if new is not None:
+            state[new.id] = new
+    assert list(state.values()) == list(after), "the changes do not lead to the other bank"
+    ids = [(new or old).id for _, old, new in changes]
+    assert ids == sorted(set(ids)), "every memory is named once, in the order of ids"
 
 
 # ---- charts --------------------------------------------------------------------------------------
@@ -522,10 +530,10 @@ def test_changes_lead_from_one_bank_to_the_other(edits):
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.floats(-1e9, 1e9), st.floats(0, 1e9))
 def test_ticks_surround_what_is_drawn(low, size):
-    found = report.ticks(low, low + size)
+    marks = report.ticks(low, low + size)
     slack = 1e-5 * max(abs(low), size, 1e-9)
-    assert found[0] <= low + slack and found[-1] >= low + size - slack, found
-    assert found == sorted(set(found)) and 2 <= len(found) + 1 <= 8, found
+    assert marks[0] <= low + slack and marks[-1] >= low + size - slack, marks
+    assert marks == sorted(set(marks)) and 2 <= len(marks) + 1 <= 8, marks
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -551,6 +559,25 @@ def test_numbers_that_are_none_are_left_out(plain):
     assert "add" not in found and len(found["kl"]) == 3, "NaN cannot be drawn"
     with (folder / "metrics.csv").open(newline="") as file:
         assert next(csv.DictReader(file))["add"] == "nan", "the test itself: there must be a NaN"
+
+
+def test_every_logged_column_is_explained():
+    group = [Episode([Step([1], [2], True)], reward, {}) for reward in (0.0, 1.0)]
+    columns = [*describe([group]), "loss", "kl", "entropy", "ratio_error", "clip_fraction", "lr",
+               "skipped", "grad_norm", "value_loss", "explained_variance", "seconds"]
+    absent = sorted(set(columns) - set(report.METRICS))
+    assert not absent, f"{absent}: logged, but METRICS does not say what it means"
+
+
+def test_the_page_on_metrics_says_the_same():
+    path = ROOT / "docs" / "metrics.md"
+    if not path.exists():
+        pytest.skip("docs/metrics.md is not written yet")
+    rows = [f"| `{name}` | {text} |" for name, text in report.METRICS.items()]
+    documented = [line for line in path.read_text(encoding="utf-8").splitlines()
+                  if re.match(r"\| `\w+` \|", line)]
+    assert sorted(documented) == sorted(rows), (
+        "docs/metrics.md and report.METRICS disagree; the table should be\n" + "\n".join(rows))
 
 
 # ---- in a browser --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Tests of the embedded model: it is small, reads well, decides badly, and can be taught.
+"""Tests of the embedded models and of making/: small, good readers, bad at deciding, teachable.
 
     python -m pytest tests/test_tiny.py        (some ten seconds)
 """
@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 
 from benchmarks.shop import Store, goals
 from environments import Search, search_tasks
-from making import manager as tiny
-from making import mem1 as tiny_mem1
+from making import manager, mem1
+from making.lessons import make_folder, make_parser, teach
 from making.wiring import HEAD_DIMS, SUPPRESSOR, build_model, build_tokenizer, ridge
 from mem1 import NOTES, Mem1Agent, Trajectory
 from memory_bank import MemoryBank, hashed_words
@@ -80,7 +80,7 @@ def test_it_leaves_out_of_a_list_what_ended(policy):
     """And that it does is the work of one head: without it, it writes either value."""
     draw = random.Random(0)
     lessons = [lesson for dialogue in world_splits()[2]
-               if (lesson := tiny.rest_lesson(policy, dialogue, EMBED, draw))]
+               if (lesson := manager.rest_lesson(policy, dialogue, EMBED, draw))]
     assert len(lessons) > 20
 
     def right(model: Policy = policy) -> float:
@@ -88,7 +88,7 @@ def test_it_leaves_out_of_a_list_what_ended(policy):
         return sum(step.response_ids == lesson.response_ids
                    for [step], lesson in zip(written, lessons)) / len(lessons)
 
-    assert right() >= 0.9, "a list that loses a value is written wrong: tiny_model.suppress"
+    assert right() >= 0.9, "a list that loses a value is written wrong: wiring.suppress"
     layer, head = SUPPRESSOR
     out = policy.model.model.layers[layer].self_attn.o_proj.weight
     columns = slice(head * HEAD_DIMS, (head + 1) * HEAD_DIMS)
@@ -99,7 +99,7 @@ def test_it_leaves_out_of_a_list_what_ended(policy):
         out[:, columns] = kept
     assert without < 0.75, f"{without:.2f} without it: the head is not needed, take it out"
     again = load_policy(EMBEDDED_MODEL)
-    tiny.set_suppressor(again, world(100, seed=1000), EMBED, draw)
+    manager.set_suppressor(again, world(100, seed=1000), EMBED, draw)
     assert right(again) > without + 0.1, (
         "the head set anew does not speak against what ended: its sign, or where it looks?")
 
@@ -116,7 +116,7 @@ def test_ridge_is_one_there_and_zero_elsewhere():
 
 def test_wired_heads_find_what_followed_the_same_words():
     """Before any training, "Anna lives in" is followed by Anna's city more often than by chance."""
-    tokenizer = build_tokenizer(tiny.texts_of(world(20, seed=4)))
+    tokenizer = build_tokenizer(manager.texts_of(world(20, seed=4)))
     torch.manual_seed(1)
     model = build_model(tokenizer).eval()
     found, by_chance, asked = 0, 0.0, 0
@@ -141,9 +141,9 @@ def test_wired_heads_find_what_followed_the_same_words():
 def test_lessons_are_right_where_the_memories_are_right(policy):
     draw = random.Random(0)
     for _ in range(20):
-        dialogue = tiny.drill(draw, 4, 2, 1, 2)
+        dialogue = manager.drill(draw, 4, 2, 1, 2)
         answers = {probe.question.text: probe.question.answer for probe in probes(dialogue.turns)}
-        for step in tiny.answer_lesson(policy, dialogue, dialogue.turns, 6, 1, False, draw):
+        for step in manager.answer_lesson(policy, dialogue, dialogue.turns, 6, 1, False, draw):
             question = policy.decode(step.prompt_ids).split("Question: ")[1].split("\n")[0]
             answer = policy.decode(step.response_ids).split("**Answer:** ")[1]
             assert answers.get(question, "nothing") == answer, f"{question}: taught {answer}"
@@ -170,11 +170,11 @@ def test_a_careful_buyer_is_worth_imitating_and_a_careless_one_is_not():
     for kind in (0, 1):  # the careful action, the careless one
         rewards = []
         for goal in wanted:
-            store, buyer, query, reward = Store(), tiny_mem1.Buyer(goal), "", 0.0
+            store, buyer, query, reward = Store(), mem1.Buyer(goal), "", 0.0
             page, done = store.reset(goal), False
             for _ in range(store.turns(goal)):
                 query = buyer.read(query, page)[kind]
-                if query == "click[prev]" and not buyer.told == "right":
+                if query == "click[prev]" and not buyer.features == "right":
                     buyer.rejected.append(buyer.looking_at)
                 page, reward, done = store.step("query", query)
                 if done:
@@ -190,7 +190,7 @@ def test_lessons_of_mem1_are_turns_of_the_agent():
     dialogue, draw = world(1, seed=3)[0], random.Random(1)
     policy = load_policy(EMBEDDED_MEM1)
     for kind, tag in NOTES.items():
-        prompts, responses, _ = tiny_mem1.demonstrate(dialogue, EMBED, kind, draw)
+        prompts, responses, _ = mem1.demonstrate(dialogue, EMBED, kind, draw)
         environment = Search()
         [task, *_] = search_tasks([dialogue], len(dialogue.questions), EMBED)
         text = prompts[0][1]["content"].splitlines()[0]
@@ -203,3 +203,45 @@ def test_lessons_of_mem1_are_turns_of_the_agent():
             assert f"<{tag}>" in response
             trajectory.advance(Step([1], [2], True), response, kind)
         assert trajectory.done and trajectory.invalid == 0
+
+
+# ---- The commands --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("main", [manager.main, mem1.main])
+def test_nothing_is_replaced_that_nobody_asked_to_replace(main, tmp_path, monkeypatch, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "config.json").write_text("an older model")
+    (tmp_path / "file").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("making.wiring.Qwen2ForCausalLM", None)  # whatever is built is too much
+    for out in ("full", "file", "file/below"):
+        with pytest.raises(SystemExit) as stopped:
+            main(["--out", out])
+        error = capsys.readouterr().err
+        assert stopped.value.code == 2 and error.startswith(f"error: --out {out}: "), (
+            f"{error!r}: the folder must be refused before the work")
+    assert (tmp_path / "full" / "config.json").read_text() == "an older model"
+    default = make_parser("", "", 1, "runs/making").parse_args([]).out
+    assert not default.exists(), "by default the model goes into a new folder, never into tiny/"
+
+
+def test_the_loop_learns_saves_and_says_where(tmp_path, capsys):
+    policy = load_policy(EMBEDDED_MODEL)
+    lesson = policy.lesson([{"role": "user", "content": "Anna lives in Oslo"}], " Bob skied")
+    before = policy.token_log_probs([[lesson]]).mean().item()
+    options = make_parser("", "", 5, str(tmp_path / "new")).parse_args([])
+    make_folder(options.out)
+    steps = []
+
+    def lessons_of(step):
+        steps.append(step)
+        return [[lesson]]
+
+    teach(policy, options, EMBEDDED_MODEL, lessons_of, lambda: {"a score": 0.5})
+    assert steps == [1, 2, 3, 4, 5]
+    saved = load_policy(options.out).token_log_probs([[lesson]]).mean().item()
+    assert saved > before + 0.1, f"{before} -> {saved}: what was saved has not learned the lesson"
+    *_, scores, last = capsys.readouterr().out.splitlines()
+    assert scores == "a score 0.500" and str(options.out) in last and str(EMBEDDED_MODEL) in last, (
+        "the last line must say where the model lies and where it belongs")

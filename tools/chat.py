@@ -2,15 +2,15 @@
 
     python memr1.py                                         a chat: state facts, ask questions
     python memr1.py --model runs/grpo-manager/checkpoint    the same with the trained manager
-    python mem1.py                                          tasks turn by turn, in constant context
-                                                            and with everything kept
+    python mem1.py                                          tasks turn by turn: once in constant
+                                                            context, once with everything kept
 
-It stands beside the two modules, not in them: nothing here is part of a method, and a reader of the
-methods need not pass through prompts and colors.
+The demos stand beside the two modules, because a reader of the methods need not pass through
+prompts and colors.
 
-Colors only where the output is a terminal that has them and NO_COLOR is not set. What was typed,
-what data say and what a model writes may hold anything: it is printed without control characters,
-which a terminal would obey.
+Colors are used only where the output is a terminal with colors and NO_COLOR is not set. What is
+typed, what data say and what a model writes may hold anything. All of it is printed without control
+characters, because a terminal would obey them.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from policy import Policy
 from prompts import one_line, parse_operations
 from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL
 from training.run import load_or_stop
+from training.timeline import bank_changes
 from world import MONTHS, RELATIONS, world_splits
 
 LONGEST_LINE = 500  # characters
@@ -65,16 +66,16 @@ def paint(text: str, color: str) -> str:
 
 
 def prepare_terminal() -> None:
-    """Arrow keys and history where there are such, and no traceback on bytes that are no text."""
+    """Prepare `input`: arrow keys, history, and no traceback on bytes that are no text."""
     if sys.stdin.isatty():
-        with contextlib.suppress(ImportError):  # not on Windows, whose console has its own
-            import readline  # noqa: F401  `input` uses it once it is there
+        with contextlib.suppress(ImportError):  # not on Windows, whose console has its own keys
+            import readline  # noqa: F401  `input` uses the module once it is loaded
     for stream in (sys.stdin, sys.stdout):
         stream.reconfigure(errors="replace")
 
 
 def typed_lines(prompt: str) -> Iterator[str]:
-    """What is typed, line by line, until /quit, the end of input or Ctrl-C."""
+    """Yield what is typed, line by line, until /quit, the end of input or Ctrl-C."""
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while (line := input(prompt).strip()) != "/quit":
             if len(line) > LONGEST_LINE:
@@ -84,13 +85,13 @@ def typed_lines(prompt: str) -> Iterator[str]:
     print("\nGood-bye.")
 
 
-def unknown(command: str) -> None:
-    """Say so."""
+def refuse_command(command: str) -> None:
+    """Print that there is no such command."""
     print(f"  There is no command {printable(command.split()[0])}; /help lists them.")
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options; what is wrong with them is one line, exit code 2."""
+    """Parse the options; a mistake in them ends the program with one line, exit code 2."""
     parser.error = lambda message: exit_with(f"{printable(message)}; --help lists all options")
     return parser.parse_args(argv)
 
@@ -108,7 +109,7 @@ are called by their names. Four lines of it:"""
 
 
 def talk(system: MemoryR1) -> None:
-    """Lines from `input` go to a system with one speaker, until /quit or the end of input."""
+    """Hand lines from `input` to a system with one speaker, until /quit or the end of input."""
     name, n_facts = system.speakers[0], 0
     lives, dogs = RELATIONS["lives"], RELATIONS["dogs"]
     examples = [lives.said[0].format(v="Oslo"), dogs.said[1].format(v="Rex"),
@@ -120,22 +121,35 @@ def talk(system: MemoryR1) -> None:
         elif line == "/bank":
             show_bank(system.bank, list(system.bank))
         elif line.startswith("/"):
-            unknown(line)
+            refuse_command(line)
         elif line:
             try:
                 if line.endswith("?"):
                     show_answer(system, line)
                 else:
                     n_facts += 1
-                    day = FIRST_DAY + timedelta(days=n_facts - 1)
-                    today = f"{day.day} {MONTHS[day.month - 1]} {day.year}"
-                    before = list(system.bank)
-                    for seen in system.observe(Turn(f"D1:{n_facts}", name, line, today)):
-                        show_operations(seen)
-                        show_bank(system.bank, before)
-                        before = list(system.bank)
+                    tell(system, Turn(f"D1:{n_facts}", name, line, day_after(n_facts - 1)))
             except KeyboardInterrupt:
                 print("\n  Stopped; the memory is as it was.")
+
+
+def day_after(n_days: int) -> str:
+    """The date some days after `FIRST_DAY`, written as in the synthetic world.
+
+    >>> day_after(0), day_after(30)
+    ('8 May 2023', '7 June 2023')
+    """
+    day = FIRST_DAY + timedelta(days=n_days)
+    return f"{day.day} {MONTHS[day.month - 1]} {day.year}"
+
+
+def tell(system: MemoryR1, turn: Turn) -> None:
+    """Let the manager read a turn; print its operations and what they did to the bank."""
+    before = list(system.bank)
+    for observation in system.observe(turn):
+        show_operations(observation)
+        show_bank(system.bank, before)
+        before = list(system.bank)
 
 
 def show_answer(system: MemoryR1, question: str) -> None:
@@ -147,28 +161,29 @@ def show_answer(system: MemoryR1, question: str) -> None:
           f"none, in the response {answer.response!r}")
 
 
-def show_operations(seen: Observation) -> None:
+def show_operations(observation: Observation) -> None:
     """Print what the manager wrote, with memories instead of their numbers."""
-    for operation in parse_operations(seen.response, len(seen.shown))[0]:
-        old = "" if operation.number is None else seen.shown[operation.number].text
+    memories = observation.shown
+    for operation in parse_operations(observation.response, len(memories))[0]:
+        old = "" if operation.number is None else memories[operation.number].text
         print(f"  {paint(f'{operation.event:8}', operation.event)}",
               printable(" -> ".join(filter(None, (old, operation.text)))))
-    if seen.counts["invalid"]:
-        print(paint(f"  invalid:  {seen.counts['invalid']}, in the response {seen.response!r}",
+    n_invalid = observation.counts["invalid"]
+    if n_invalid:
+        print(paint(f"  invalid:  {n_invalid}, in the response {observation.response!r}",
                     "invalid"))
+
+
+MARKS = {"": " ", "ADD": "+", "UPDATE": "~", "DELETE": "-"}
 
 
 def show_bank(bank: MemoryBank, before: Sequence[Memory]) -> None:
     """Print every memory behind its date; + is new, ~ was changed and - is gone since `before`."""
-    old, new = ({memory.id: memory for memory in memories} for memories in (before, bank))
     print(f"  {len(bank)} in the bank:")
-    for number in sorted({*old, *new}):
-        was, now = old.get(number), new.get(number)
-        mark, color = ((" ", "") if was == now else ("+", "ADD") if was is None else
-                       ("-", "DELETE") if now is None else ("~", "UPDATE"))
-        memory = now or was
-        line = printable(f"  {mark} {memory.timestamp}: {memory.text}")
-        print(paint(line, color) if color else line)
+    for event, old, new in bank_changes(before, bank):
+        memory = new or old
+        line = printable(f"  {MARKS[event]} {memory.timestamp}: {memory.text}")
+        print(paint(line, event) if event else line)
 
 
 def talk_main(argv: Sequence[str] | None = None) -> None:
@@ -208,69 +223,75 @@ def work(policy: Policy, task: SearchTask, harness: str, n_gold: int) -> int:
     print()
     print(paint(f"== {harness} ==", "strong"))
     print(printable(trajectory.text))
-    peak = forgotten = 0
+    peak = n_dropped = 0
     while not trajectory.done:
         prompt = agent.prompt(policy, trajectory)
-        for number in range(forgotten, len(trajectory.past) - trajectory.kept):
+        for number in range(n_dropped, len(trajectory.past) - trajectory.kept):
             print(paint(f"         turn {number + 1} is dropped", "quiet"))
-            forgotten = number + 1
+            n_dropped = number + 1
         [[step]] = policy.sample([prompt], 1, agent.max_new_tokens, 0, stop=STOP)
         response = policy.decode(step.response_ids)
         trajectory.advance(step, response, agent.kind)
-        size = len(step.prompt_ids) + len(step.response_ids)
-        peak = max(peak, size)
-        print(f"turn {len(trajectory.steps):2}, {size:5} tokens in context "
-              + paint("#" * min(size // TOKENS_A_MARK, 60), "quiet"))
-        parsed = parse_turn(response, agent.kind)
-        if parsed is None:
-            print(paint(f"  invalid {response}", "invalid"))
-            continue
-        note, action, text = parsed
-        print(f"  {'state' if agent.kind == 'mem1' else 'note':7}", printable(note))
-        print(f"  {action:7}", paint(text, "strong"))
-        for line in trajectory.turns[-1]["info"].splitlines():
-            print(paint(f"    {line}", "quiet"))
+        n_tokens = len(step.prompt_ids) + len(step.response_ids)
+        peak = max(peak, n_tokens)
+        print(f"turn {len(trajectory.steps):2}, {n_tokens:5} tokens in context "
+              + paint("#" * min(n_tokens // TOKENS_A_MARK, 60), "quiet"))
+        show_turn(response, agent.kind, trajectory.turns[-1]["info"])
     if n_gold:
-        right = trajectory.reward == n_gold
+        all_right = trajectory.reward == n_gold
         print("gold:  ", printable("; ".join(task.answers)))
-        print(paint(f"right: {trajectory.reward:.0f} of {n_gold}", "right" if right else "wrong"))
+        print(paint(f"right: {trajectory.reward:.0f} of {n_gold}",
+                    "right" if all_right else "wrong"))
     return peak
+
+
+def show_turn(response: str, kind: str, info: str) -> None:
+    """Print the note and the action of a turn, and what came back; or that it was unusable."""
+    parsed = parse_turn(response, kind)
+    if parsed is None:
+        print(paint(f"  invalid {response}", "invalid"))
+        return
+    note, action, text = parsed
+    print(f"  {'state' if kind == 'mem1' else 'note':7}", printable(note))
+    print(f"  {action:7}", paint(text, "strong"))
+    for line in info.splitlines():
+        print(paint(f"    {line}", "quiet"))
+
+
+def compare(policy: Policy, task: SearchTask, n_gold: int) -> None:
+    """Work through one task twice, with a state and with everything kept; Ctrl-C stops it."""
+    try:
+        with_state, with_all = (work(policy, task, harness, n_gold)
+                                for harness in ("mem1", "full_context"))
+        print(f"\nMost tokens in context: {with_state} with a state, {with_all} with everything "
+              "kept.")
+    except KeyboardInterrupt:
+        print("\n  Stopped.")
 
 
 def watch(policy: Policy, tasks: Sequence[SearchTask], first: int) -> None:
     """Work through task `first`, and then through what `input` asks for, until the end of input."""
-    place, task, n_gold = first, tasks[first], len(tasks[first].questions)
-
-    def both() -> None:
-        try:
-            peaks = [work(policy, task, harness, n_gold) for harness in ("mem1", "full_context")]
-            print(f"\nMost tokens in context: {peaks[0]} with a state, {peaks[1]} with everything "
-                  "kept.")
-        except KeyboardInterrupt:
-            print("\n  Stopped.")
-
+    place, task = first, tasks[first]
     print(f"MEM1: {len(tasks)} held-out tasks; Enter for the next, /help for more, /quit leaves.")
-    both()
+    compare(policy, task, len(task.questions))
     for line in typed_lines("mem1> "):
         if line == "/help":
             print(MEM1_HELP)
         elif line == "/corpus":
             print(*(f"  {printable(memory.text)}" for memory in task.corpus), sep="\n")
         elif line.startswith("/"):
-            unknown(line)
+            refuse_command(line)
         elif not line or line.isdecimal():
             number = int(line) if line else (place + 1) % len(tasks)
             if number >= len(tasks):
                 print(f"  There is no task {number}: 0 to {len(tasks) - 1}.")
                 continue
-            place, task, n_gold = number, tasks[number], len(tasks[number].questions)
-            both()
-        else:
-            asked = tuple(part.strip() for part in line.split(";") if part.strip())
-            if asked:
-                unanswered = ("",) * len(asked)
-                task, n_gold = SearchTask(asked, unanswered, (0,) * len(asked), task.corpus), 0
-                both()
+            place, task = number, tasks[number]
+            compare(policy, task, len(task.questions))
+        elif questions := tuple(filter(None, map(str.strip, line.split(";")))):
+            n = len(questions)  # nobody knows their answers
+            task = SearchTask(questions, ("",) * n, (0,) * n, task.corpus)
+            compare(policy, task, n_gold=0)
 
 
 def watch_main(argv: Sequence[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """One console command for all of them: `memr1 grpo --seed 1` is `python grpo.py --seed 1`.
 
-`pip install -e .` makes it (pyproject.toml), so that it works from any folder; runs/ is made there.
+`pip install -e .` makes the command (pyproject.toml), and it works from any folder. The folder
+runs/ is made where it is typed.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ import sys
 
 COMMANDS = {  # name -> (the module that it is, what it does)
     "grpo": ("grpo", "train an agent with GRPO"),
-    "ppo": ("ppo", "with PPO"),
-    "sft": ("sft", "by imitation"),
+    "ppo": ("ppo", "train an agent with PPO"),
+    "sft": ("sft", "train an agent by imitation"),
     "evaluate": ("evaluate", "score two agents over whole dialogues"),
-    "memr1": ("memr1", "a chat with a memory"),
-    "mem1": ("mem1", "long tasks, turn by turn"),
+    "memr1": ("memr1", "chat with an agent that has a memory"),
+    "mem1": ("mem1", "watch long tasks, turn by turn"),
     "claims": ("claims", "check every claim of the papers"),
     "report": ("tools.report", "show runs as a web page"),
     "pictures": ("training.pictures", "draw the rewards of runs into one picture"),
     "bench": ("tools.bench", "measure speed and memory"),
     "making.manager": ("making.manager", "make the embedded model again"),
-    "making.mem1": ("making.mem1", "and that of MEM1"),
+    "making.mem1": ("making.mem1", "make the embedded MEM1 model again"),
 }
 
 
@@ -28,13 +29,15 @@ def main() -> None:
     """Run the module that the first argument names, with the others as its own."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        print("usage: memr1 COMMAND [OPTIONS]; `memr1 COMMAND --help` lists the options\n")
+        print("usage: memr1 NAME [OPTIONS]; `memr1 NAME --help` lists the options\n")
         print("\n".join(f"  {name:<16}{text}" for name, (_, text) in COMMANDS.items()))
     elif name not in COMMANDS:
-        print(f"error: memr1 {name}: must be one of {', '.join(COMMANDS)}", file=sys.stderr)
+        # Not `exit_with`, because a list of names need not wait for torch to load.
+        print(f"error: memr1 {name}: the name must be one of {', '.join(COMMANDS)}",
+              file=sys.stderr)
         raise SystemExit(2)
     else:
-        sys.argv = [f"{name}.py", *sys.argv[2:]]
+        del sys.argv[1]  # the module reads what is left; runpy puts its path into sys.argv[0]
         runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
 
 

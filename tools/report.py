@@ -1,19 +1,24 @@
 """Look at runs instead of reading them: one web page that needs nothing but itself.
 
-    python report.py runs/grpo-manager                     writes runs/grpo-manager/report.html
-    python report.py runs/grpo-manager runs/ppo-manager --out both.html       two runs on one page
+    python -m tools.report runs/grpo-manager
+    python -m tools.report runs/grpo-manager runs/ppo-manager --out both.html      two runs at once
 
-The page holds the learning curves; the scores by question type, before and after; and a slider over
-the training steps that shows the same held-out cases as they change. A manager's run also shows one
-whole dialogue as a timeline of its memory, an answer agent's its candidates with the selected ones
-marked, and MEM1's its turns, with what was dropped and the tokens in context.
+ends with "saved to runs/grpo-manager/report.html: open it in a browser".
 
-    run folder ──read_run──> numbers and texts ──*_case, line_chart──> what is shown
+The page holds the learning curves and the scores by question type, before and after. A slider over
+the training steps shows the same held-out cases as they change. What a case shows depends on the
+agent:
+
+- a manager's run also shows one whole dialogue as a timeline of its memory;
+- an answer agent's run shows its candidate memories, the selected ones marked;
+- a MEM1 run shows its turns, with what was dropped and the tokens in context.
+
+    run folder ──read_run──> numbers and texts ──*_case, line_chart──> views of them
                                                          └──report_template.html──> report.html
 
-Texts of data and models are shown, never run: the template escapes them all, and the page tells the
+Texts of data and models are shown, never run. The template escapes them all, and the page tells the
 browser to run no script but its own and to load nothing (Content-Security-Policy). The template is
-Jinja2's, which comes with torch. A run that is still going on can be looked at, too.
+Jinja2's, which comes with torch. An unfinished run has a page, too.
 """
 
 from __future__ import annotations
@@ -35,34 +40,40 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from markupsafe import Markup, escape
 
 from backend.devices import exit_with
+from backend.files import write_whole
 from data import category_name
 from mem1 import parse_turn
 from prompts import parse_answer, parse_operations
-from training.sharing import start_model
+from training.model_card import start_model
 
-Part = TypeVar("Part")
+Content = TypeVar("Content")
 
-# What the columns of metrics.csv mean, in the order in which they are drawn.
+# What the columns of metrics.csv mean. The page draws them in this order, and docs/metrics.md has
+# the same texts (tests/test_report.py).
 METRICS = {
-    "reward": "mean of the step's samples: does it learn?",
-    "loss": "nats a token of what is imitated",
-    "no_signal": "share of groups in which all did equally well: they teach nothing",
+    "reward": "mean reward of the step's samples: does the agent learn?",
+    "loss": "imitation: nats a token of the responses to imitate",
+    "no_signal": "share of groups in which all samples did equally well: they teach nothing",
     "kl": "drift from the start model, nats a token",
-    "entropy": "near 0 it no longer explores",
-    "reward_std": "spread of the rewards",
-    "clip_fraction": "share of tokens whose gradient the clip stopped",
-    "ratio_error": "sampling and scoring agree if under 1e-4",
-    "grad_norm": "before clipping",
+    "entropy": "of the policy at sampled tokens, nats; near 0 it no longer explores",
+    "reward_std": "spread of the step's rewards",
+    "clip_fraction": "share of tokens whose gradient the clip stopped, in the last epoch",
+    "ratio_error": "largest abs(ratio - 1) before the first update: sampling and scoring agree if "
+                   "under 1e-4",
+    "grad_norm": "norm of the gradient before clipping",
+    "skipped": "1 if an update was left out because its gradient was not finite",
     "response_length": "tokens a response",
-    "finished": "share that ended by themselves",
+    "finished": "share of responses that ended by themselves",
     "value_loss": "the critic's: half its squared error",
-    "explained_variance": "of the critic: 1 if it foresaw all",
-    "advantage_std": "before whitening; it shrinks as the critic learns",
+    "explained_variance": "of the critic: 1 if it foresaw all, 0 if no more than the mean",
+    "advantage_std": "spread of the advantages before whitening: it shrinks as the critic learns",
     "add": "operations a decision", "update": "operations a decision",
     "delete": "operations a decision", "noop": "operations a decision",
     "invalid": "unusable outputs a decision",
+    "lr": "learning rate: it falls to a tenth",
+    "seconds": "time of the step on this machine",
 }
-UNDRAWN = ("lr", "seconds")  # the learning rate only falls, and time is that of the machine
+UNDRAWN = ("lr", "seconds")  # neither says anything about learning
 SCORES = {  # of summary.json, below the question types
     "exact_match": "all, exact match", "reward": "all, reward", "f1": "all, F1",
     "bleu1": "all, BLEU-1", "second_pets_merged": "second pets merged",
@@ -78,7 +89,7 @@ class ReportError(Exception):
 
 @dataclass
 class LoggedRun:
-    """What a run folder holds; a part that is not there yet is empty."""
+    """What a run folder holds. Parts that an unfinished run lacks are empty."""
 
     name: str
     config: dict[str, Any]
@@ -97,41 +108,44 @@ class LoggedRun:
         return changed[0] if changed else 0
 
 
-def part(path: Path, build: Callable[[str], Part], absent: Part) -> Part:
-    """What `build` makes of a file's text, or `absent`. Raises ReportError that names the file."""
+def read_file(path: Path, parse: Callable[[str], Content], absent: Content) -> Content:
+    """What `parse` makes of a file's text, or `absent` if there is no such file.
+
+    Raises ReportError, which names the file, if the text is not what a run writes.
+    """
     try:
-        return build(path.read_text(encoding="utf-8")) if path.exists() else absent
+        return parse(path.read_text(encoding="utf-8")) if path.exists() else absent
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError,
             RecursionError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        raise ReportError(f"{path}: not what a run writes ({reason}); is it cut off, or from "
-                          "another version? Train again, or delete it") from error
+        raise ReportError(f"{path}: not what a run writes ({reason}). The file may be cut off, or "
+                          "from another version: train again, or delete it") from error
 
 
 def read_run(folder: Path) -> LoggedRun:
     """A run folder. Raises ReportError if it is none, or if a file in it is broken."""
     if not (folder / "config.json").is_file():
-        raise ReportError(f"{folder}: no config.json there; give a run folder, as grpo.py, ppo.py "
-                          "and sft.py name it in their last line")
-    config = part(folder / "config.json", lambda text: dict(json.loads(text)), {})
+        raise ReportError(f"{folder}: the folder holds no config.json; give a run folder, as "
+                          "grpo.py, ppo.py and sft.py name it in their last line")
+    config = read_file(folder / "config.json", lambda text: dict(json.loads(text)), {})
     agent = config.get("agent", "manager")
-    steps, scores, cases = part(folder / "cases.jsonl", lambda text: read_cases(text, agent),
-                                ([], [], []))
+    steps, scores, cases = read_file(folder / "cases.jsonl", lambda text: read_cases(text, agent),
+                                     ([], [], []))
     return LoggedRun(
-        folder.as_posix(), config, part(folder / "metrics.csv", read_metrics, {}),
-        part(folder / "summary.json", read_summary, {}), steps, scores, cases,
-        part(folder / "dialogue.json", read_dialogue, {}))
+        folder.as_posix(), config, read_file(folder / "metrics.csv", read_metrics, {}),
+        read_file(folder / "summary.json", read_summary, {}), steps, scores, cases,
+        read_file(folder / "dialogue.json", read_dialogue, {}))
 
 
 def read_metrics(text: str) -> dict[str, list[tuple[float, float]]]:
-    """The columns of metrics.csv as finite points over the steps; those explained come first."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in METRICS}
+    """Column of metrics.csv -> its finite (step, value) points; columns of METRICS come first."""
+    points: dict[str, list[tuple[float, float]]] = {name: [] for name in METRICS}
     for row in csv.DictReader(io.StringIO(text)):
         step = float(row.pop("step"))
         for name, value in row.items():
             if name not in UNDRAWN and math.isfinite(float(value)):
-                found.setdefault(name, []).append((step, float(value)))
-    return {name: points for name, points in found.items() if points}
+                points.setdefault(name, []).append((step, float(value)))
+    return {name: column for name, column in points.items() if column}
 
 
 def read_summary(text: str) -> dict[str, Any]:
@@ -152,20 +166,24 @@ def read_cases(text: str, agent: str) -> tuple[list[int], list[float], list[dict
     """Steps and scores of the validations in cases.jsonl, and the cases over all of them."""
     lines = [json.loads(line) for line in text.splitlines() if line.strip()]
     view = {"manager": manager_case, "answer": answer_case, "mem1": mem1_case}[agent]
-    cases = []
-    for logs in zip(*(line["cases"] for line in lines)):  # one case at every step
-        cases.append({"question": logs[0]["question"], "gold": logs[0]["gold"],
-                      # A task of MEM1 has as many questions as its "category" says.
-                      "category": f"{logs[0]['category']} questions" if "objectives" in logs[0]
-                      else category_name(logs[0]["category"]),
-                      "best": max(len(logs[0].get("objectives", [0])), 1),  # the highest reward
-                      "steps": [{"reward": log["reward"], "answer": log["answer"], **view(log)}
-                                for log in logs]})
-        listed = cases[-1]["steps"][0].get("candidates", [])
-        for place, entry in enumerate(listed):  # they are the same at every step: listed once
-            entry["picked"] = [i for i, step in enumerate(cases[-1]["steps"])
-                               if step["candidates"][place]["selected"]]
+    # zip turns a line a step, each with all cases, into one tuple a case, with all steps.
+    cases = [case_view(logs, view) for logs in zip(*(line["cases"] for line in lines))]
     return [line["step"] for line in lines], [line["score"] for line in lines], cases
+
+
+def case_view(logs: Sequence[dict], view: Callable[[dict], dict]) -> dict:
+    """One case as the template shows it, from what was logged of it at each validation."""
+    first = logs[0]
+    questions = first.get("objectives", [0])  # a task of MEM1 has several; its reward counts them
+    steps = [{"reward": log["reward"], "answer": log["answer"], **view(log)} for log in logs]
+    # The candidates of an answer agent are the same at every step, so the page lists them once.
+    for place, entry in enumerate(steps[0].get("candidates", [])):
+        entry["picked"] = [number for number, step in enumerate(steps)
+                           if step["candidates"][place]["selected"]]
+    return {"question": first["question"], "gold": first["gold"], "steps": steps,
+            "category": f"{first['category']} questions" if "objectives" in first
+            else category_name(first["category"]),
+            "best": max(len(questions), 1)}  # the highest reward there is
 
 
 def read_dialogue(text: str) -> dict[str, Any]:
@@ -174,15 +192,17 @@ def read_dialogue(text: str) -> dict[str, Any]:
     rows = []
     for before, after in zip(record["before"]["turns"], record["after"]["turns"]):
         facts = [fact["fact"] for fact in after["facts"]]
-        done = [[(f["changes"], f["invalid"]) for f in turn["facts"]] for turn in (before, after)]
-        rows.append({"date": after["date"], "facts": facts, "sides": (before, after),
-                     "same_facts": facts == [fact["fact"] for fact in before["facts"]],
-                     "differs": done[0] != done[1] or before["questions"] != after["questions"]})
-    tally = {when: [sum(q[when]["right"] for turn in record[side]["turns"]
-                        for q in turn["questions"]) for side in ("before", "after")]
-             for when in ("before", "after", "end")}
-    return {"name": record["name"], "rows": rows, "tally": tally,
-            "asked": sum(len(turn["questions"]) for turn in record["after"]["turns"]),
+        effects = [[(fact["changes"], fact["invalid"]) for fact in turn["facts"]]
+                   for turn in (before, after)]
+        rows.append({
+            "date": after["date"], "facts": facts, "sides": (before, after),
+            "same_facts": facts == [fact["fact"] for fact in before["facts"]],
+            "differs": effects[0] != effects[1] or before["questions"] != after["questions"]})
+    n_right = {when: [sum(question[when]["right"] for turn in record[side]["turns"]
+                          for question in turn["questions"]) for side in ("before", "after")]
+               for when in ("before", "after", "end")}
+    return {"name": record["name"], "rows": rows, "n_right": n_right,
+            "n_questions": sum(len(turn["questions"]) for turn in record["after"]["turns"]),
             "banks": [record["before"]["bank"], record["after"]["bank"]]}
 
 
@@ -190,21 +210,25 @@ def read_dialogue(text: str) -> dict[str, Any]:
 
 
 def manager_case(log: dict) -> dict:
-    """A decision: the memories shown, the fact, and each operation with the entry it changed."""
-    *listed, fact = log["prompt"].splitlines()[1:]  # each on a line of its own: prompts.one_line
-    shown = [line.split(": ", 1)[1] for line in listed if ": " in line]  # "- none": no memory
-    operations, invalid = parse_operations(log["response"], len(shown))
-    return {"shown": shown, "fact": fact.removeprefix("New fact: "), "invalid": invalid,
-            "operations": [{"event": o.event, "before": "" if o.number is None else shown[o.number],
-                            "after": o.text} for o in operations],
+    """A decision: the memories in the prompt, the fact, and what each operation did to an entry."""
+    # The first line of the prompt is a heading, the last one the fact. Between them each memory has
+    # a line of its own (prompts.one_line); "- none" stands for an empty list.
+    *entries, fact = log["prompt"].splitlines()[1:]
+    memories = [line.split(": ", 1)[1] for line in entries if ": " in line]
+    operations, n_invalid = parse_operations(log["response"], len(memories))
+    return {"memories": memories, "fact": fact.removeprefix("New fact: "), "invalid": n_invalid,
+            "operations": [{
+                "event": operation.event, "after": operation.text,
+                "before": "" if operation.number is None else memories[operation.number]}
+                for operation in operations],
             "response": log["response"], "answer_response": log["answer_response"]}
 
 
 def answer_case(log: dict) -> dict:
-    """An answer: the candidates with marks, and what was selected that is none of them."""
-    written = [" ".join(re.sub(r"^\s*- ", "", line).split())
-               for line in parse_answer(log["response"])[0].splitlines()]
-    selected = [line for line in written if line not in ("", "none")]
+    """An answer: the candidates with marks, and selected lines that are no candidate."""
+    lines = [" ".join(re.sub(r"^\s*- ", "", line).split())
+             for line in parse_answer(log["response"])[0].splitlines()]
+    selected = [line for line in lines if line not in ("", "none")]
     candidates, speaker = [], ""
     for line in log["prompt"].splitlines():
         if line.startswith("Memories of "):
@@ -213,34 +237,38 @@ def answer_case(log: dict) -> dict:
             date, text = line[2:].split(": ", 1)
             candidates.append({"speaker": speaker, "date": date, "text": text,
                                "selected": text in selected})
-    known = {entry["text"] for entry in candidates}
+    candidate_texts = {entry["text"] for entry in candidates}
     return {"candidates": candidates, "selected": selected, "response": log["response"],
-            "invented": [line for line in selected if line not in known]}
+            "invented": [line for line in selected if line not in candidate_texts]}
 
 
 def mem1_case(log: dict) -> dict:
     """A trajectory: what each turn wrote and got back, what was dropped, and tokens in context.
 
-    `all_tokens` is what would be in context had every turn been kept, up to a token or two. The
-    size of a turn is what it added to the first prompt in which it stands, so all that is needed
-    are the lengths of the prompts that were made.
+    `all_tokens` is the context had every turn been kept, up to a token or two. The size of a turn
+    is what it adds to the first prompt that holds it, so the lengths of the prompts are enough.
     """
+    logged = log["turns"]
     turns: list[dict] = []
-    for place, (turn, text) in enumerate(zip(log["turns"], log["response"].split("\n"))):
-        base, past = log["turns"][0]["read_tokens"], turns[place - turn["kept"]:place]
-        if past:
-            past[-1]["tokens"] = turn["read_tokens"] - base - sum(t["tokens"] for t in past[:-1])
+    for place, (turn, text) in enumerate(zip(logged, log["response"].split("\n"))):
+        n_dropped = place - turn["kept"]  # turns 0 .. n_dropped - 1 are no longer in context
+        n_dropped_before = place - 1 - logged[place - 1]["kept"] if place else 0
+        in_prompt = turns[n_dropped:place]
+        if in_prompt:
+            others = sum(earlier["tokens"] for earlier in in_prompt[:-1])
+            in_prompt[-1]["tokens"] = turn["read_tokens"] - logged[0]["read_tokens"] - others
+        # At one tag or the other the note starts; a turn that has neither tag has no note.
         parsed = parse_turn(text, "mem1") or parse_turn(text, "full_context")
-        noted = [parse_turn(text, kind)[0] for kind in ("mem1", "full_context")] if parsed else []
-        gone = place - turn["kept"]  # turns 0 .. gone - 1 are no longer in context
-        before = place - 1 - log["turns"][place - 1]["kept"] if place else 0
+        notes = [parse_turn(text, kind)[0] for kind in ("mem1", "full_context")] if parsed else []
         turns.append({
-            "note": "".join(noted), "action": parsed[1] if parsed else "",
+            "note": "".join(notes), "action": parsed[1] if parsed else "",
             "text": parsed[2] if parsed else text, "info": turn["info"], "tokens": 0,
             "in_context": turn["read_tokens"] + turn["written_tokens"],
-            "all_tokens": base + sum(t["tokens"] for t in turns) + turn["written_tokens"],
-            "dropped": [(n + 1, turns[n]) for n in range(max(before, 0), gone)]})
-    return {"turns": turns, "most": max((t["all_tokens"] for t in turns), default=1)}
+            "all_tokens": logged[0]["read_tokens"] + turn["written_tokens"]
+            + sum(earlier["tokens"] for earlier in turns),
+            "dropped": [(number + 1, turns[number])
+                        for number in range(max(n_dropped_before, 0), n_dropped)]})
+    return {"turns": turns, "most": max((turn["all_tokens"] for turn in turns), default=1)}
 
 
 # ---- Charts --------------------------------------------------------------------------------------
@@ -268,7 +296,7 @@ def line_chart(title: str, lines: dict[int, Sequence[tuple[float, float]]],
     """Lines of (x, y) points as SVG; a line's key is its color and the place of its name.
 
     `places` are names of x = 0, 1, ...; without them x is a number. Lines differ in their dashes,
-    too, and every point says its numbers when pointed at.
+    too, and every point says its numbers when the pointer is over it.
     """
     xs = [x for points in lines.values() for x, _ in points]
     ys = [y for points in lines.values() for _, y in points]
@@ -277,63 +305,64 @@ def line_chart(title: str, lines: dict[int, Sequence[tuple[float, float]]],
     x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
     y_low, y_high = marks_y[0], max(marks_y[-1], marks_y[0] + 1e-12)
 
-    def at(x: float, y: float) -> tuple[str, str]:
-        across = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
-        return (f"{across:.1f}",
-                f"{HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM):.1f}")
+    def across(x: float) -> str:
+        return f"{LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT):.1f}"
+
+    def down(y: float) -> str:  # SVG's y grows downwards
+        share = (y - y_low) / (y_high - y_low)
+        return f"{HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM):.1f}"
 
     ends = "; ".join(f"{names[key]} from {points[0][1]:.3g} to {points[-1][1]:.3g}"
                      for key, points in lines.items())
-    out = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+    svg = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
            f'aria-label="{escape(f"{title}: {ends}")}">']
     for mark in marks_y:
-        _, y = at(x_low, mark)
-        out.append(f'<path class="grid" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>'
-                   f'<text x="{LEFT - 5}" y="{y}" dy="4" text-anchor="end">{mark:g}</text>')
+        svg.append(f'<path class="grid" d="M{LEFT} {down(mark)}H{WIDTH - RIGHT}"/><text x='
+                   f'"{LEFT - 5}" y="{down(mark)}" dy="4" text-anchor="end">{mark:g}</text>')
     for mark in marks_x:
         if x_low <= mark <= x_high:
             label = escape(places[mark]) if places else f"{mark:g}"
-            out.append(f'<text x="{at(mark, y_low)[0]}" y="{HEIGHT - 6}" '
-                       f'text-anchor="middle">{label}</text>')
+            svg.append(f'<text x="{across(mark)}" y="{HEIGHT - 6}" text-anchor="middle">{label}'
+                       "</text>")
     for key, points in lines.items():
-        path = "L".join(" ".join(at(x, y)) for x, y in points)
-        out.append(f'<g class="line c{key % COLORS}"><path d="M{path}"/>')
+        path = "L".join(f"{across(x)} {down(y)}" for x, y in points)
+        svg.append(f'<g class="line c{key % COLORS}"><path d="M{path}"/>')
         for x, y in points:
-            cx, cy = at(x, y)
-            name, place = escape(names[key]), escape(places[int(x)]) if places else f"{x:g}"
-            out.append(f'<circle cx="{cx}" cy="{cy}" r="2.5"><title>{name}, {place}: {y:.4g}'
-                       "</title></circle>")
-        out.append("</g>")
-    return Markup("".join([*out, "</svg>"]))
+            place = escape(places[int(x)]) if places else f"{x:g}"
+            svg.append(f'<circle cx="{across(x)}" cy="{down(y)}" r="2.5"><title>'
+                       f"{escape(names[key])}, {place}: {y:.4g}</title></circle>")
+        svg.append("</g>")
+    return Markup("".join([*svg, "</svg>"]))
 
 
 def curves(runs: Sequence[LoggedRun]) -> list[tuple[str, str, Markup]]:
     """(name, what it means, chart) of everything that was logged, all runs in one chart each."""
-    names, found = [run.name for run in runs], []
+    names, charts = [run.name for run in runs], []
     validation = {i: list(zip(run.steps, run.scores)) for i, run in enumerate(runs) if run.steps}
     if validation:
-        found.append(("validation", "greedy, on questions that are not trained on",
-                      line_chart("validation score", validation, names)))
-    logged = dict.fromkeys(column for run in runs for column in run.metrics)
-    for column in sorted(logged, key=[*METRICS, *logged].index):
+        charts.append(("validation", "greedy, on questions that are not trained on",
+                       line_chart("validation score", validation, names)))
+    columns = dict.fromkeys(column for run in runs for column in run.metrics)
+    for column in sorted(columns, key=[*METRICS, *columns].index):
         lines = {i: run.metrics[column] for i, run in enumerate(runs) if column in run.metrics}
-        found.append((column, METRICS.get(column, ""), line_chart(column, lines, names)))
-    return found
+        charts.append((column, METRICS.get(column, ""), line_chart(column, lines, names)))
+    return charts
 
 
 def objectives(run: LoggedRun) -> tuple[list[str], list[tuple[str, Markup]]]:
-    """MEM1 beside its two harnesses over the number of questions: their names, and the charts."""
-    scores = run.summary.get("by_objectives", {})
+    """The names of MEM1 and its two harnesses, and (title, chart) over the number of questions."""
+    scores = run.summary.get("by_objectives", {})  # number of questions -> harness -> means
     if not scores:
         return [], []
     harnesses = list(next(iter(scores.values())))
-    names = [name.replace("_", " ") for name in harnesses]
-    return names, [
-        (title, line_chart(title, {key: [(x, by[harness][name]) for x, by in
-                                         enumerate(scores.values())]
-                                   for key, harness in enumerate(harnesses)}, names, list(scores)))
-        for name, title in (("exact_match", "questions answered right, by questions in a task"),
-                            ("peak_tokens", "peak tokens in context, by questions in a task"))]
+    names = [harness.replace("_", " ") for harness in harnesses]
+    charts = []
+    for metric, title in (("exact_match", "questions answered right, by questions in a task"),
+                          ("peak_tokens", "peak tokens in context, by questions in a task")):
+        lines = {key: [(x, means[harness][metric]) for x, means in enumerate(scores.values())]
+                 for key, harness in enumerate(harnesses)}
+        charts.append((title, line_chart(title, lines, names, list(scores))))
+    return names, charts
 
 
 # ---- The page ------------------------------------------------------------------------------------
@@ -344,13 +373,15 @@ def script_hash(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def shown_option(name: str, value: object) -> str:
-    """An option's value for the page; where a model lies on somebody's disk is nobody's concern."""
-    return start_model(value) if name == "model" and value else "" if value is None else str(value)
+def option_text(name: str, value: object) -> str:
+    """An option's value for the page; of a model's folder only the name, not the path to it."""
+    if value is None:
+        return ""
+    return start_model(value) if name == "model" and value else str(value)
 
 
 def render(runs: Sequence[LoggedRun]) -> str:
-    """The page of some runs."""
+    """The page of some runs, as HTML."""
     pages = Environment(loader=FileSystemLoader(Path(__file__).resolve().parent), autoescape=True,
                         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     pages.filters["script_hash"] = script_hash
@@ -359,33 +390,32 @@ def render(runs: Sequence[LoggedRun]) -> str:
     return pages.get_template("report_template.html").render(
         runs=runs, curves=curves(runs), objectives=[objectives(run) for run in runs],
         score_rows=rows, colors=COLORS,
-        options={name: [shown_option(name, run.config.get(name)) for run in runs]
+        options={name: [option_text(name, run.config.get(name)) for run in runs]
                  for name in options})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the page."""
-    parser = argparse.ArgumentParser(description="Make one web page of training runs.",
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="python -m tools.report", allow_abbrev=False,
+                                     description="Make one web page of training runs.")
     parser.error = lambda message: exit_with(f"{message}; --help lists all options")
     parser.add_argument("runs", nargs="+", type=Path, help="run folders of grpo.py, ppo.py, sft.py")
     parser.add_argument("--out", type=Path, metavar="FILE",
                         help="the page (default: report.html in the first run folder)")
     options = parser.parse_args(argv)
     out = options.out or options.runs[0] / "report.html"
+    folders = ", ".join(map(str, options.runs))
     try:
-        found = [read_run(folder) for folder in options.runs]
-        try:
-            page = render(found)
-        except (TemplateError, ValueError, KeyError, TypeError) as error:
-            raise ReportError(f"{', '.join(map(str, options.runs))}: a file there lacks something "
-                              f"({error}); was it made by another version? Train again") from error
+        page = render([read_run(folder) for folder in options.runs])
         # A half of a surrogate pair, which JSON can spell, becomes a character reference.
-        out.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
+        write_whole(out, page.encode("utf-8", errors="xmlcharrefreplace"))
     except ReportError as error:
         exit_with(str(error))
+    except (TemplateError, ValueError, KeyError, TypeError) as error:
+        exit_with(f"{folders}: a file there lacks something ({' '.join(str(error).split())}); "
+                  "another version may have written it: train again")
     except OSError as error:
-        exit_with(f"cannot write {out} ({error.strerror}); choose another --out")
+        exit_with(f"--out {out}: the file cannot be written ({error.strerror}); choose another")
     print(f"saved to {out}: open it in a browser")
 
 

@@ -1,6 +1,8 @@
 """What a training run shows of itself: tables, transcripts and pictures.
 
-    python show.py runs/grpo-manager runs/ppo-manager --out rewards.png     two runs in one picture
+    python -m training.pictures runs/grpo-manager runs/ppo-manager --out rewards.png
+
+draws the rewards of two runs into one picture; ends with "saved to rewards.png".
 """
 
 from __future__ import annotations
@@ -8,21 +10,25 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 
+from backend.devices import exit_with
+from backend.files import check_writable
 from data import category_name
 from trees import Episode
 
-matplotlib.use("Agg")  # pictures go to files: no screen needed
-import matplotlib.pyplot as plt  # noqa: E402
+plt.switch_backend("agg")  # pictures go to files, so no screen is needed
 
 
 def _panel(axes, title: str, x: Sequence[float], series: dict[str, Sequence[float]]) -> None:
     for label, y in series.items():
-        axes.plot(x[: len(y)], y, label=label, linewidth=1.6)
+        marker = "o" if len(y) == 1 else None  # a line through one point cannot be seen
+        axes.plot(x[: len(y)], y, label=label, linewidth=1.6, marker=marker)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # no half steps
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("training step")
     axes.grid(alpha=0.3)
@@ -31,9 +37,10 @@ def _panel(axes, title: str, x: Sequence[float], series: dict[str, Sequence[floa
 
 def draw_curve(rows: Sequence[dict[str, float]], scores: dict[int, float], headline: str,
                title: str, path: Path) -> None:
-    """Rewards over the steps, and what else was logged.
+    """Draw the rewards over the steps, and beside them what else was logged.
 
-    `scores` are held-out scores at some steps; `headline` is what they measure.
+    `rows` are lines of metrics.csv; `scores` are held-out scores at some steps, and `headline` is
+    what they measure.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     steps = [row["step"] for row in rows]
@@ -42,10 +49,11 @@ def draw_curve(rows: Sequence[dict[str, float]], scores: dict[int, float], headl
               for name in ("reward", "kl", "entropy", "loss")}
     left.set_ylim(0, 1.02 * max([1.0, *logged["reward"]]))  # MEM1's reward counts questions
     _panel(left, headline, steps, {"training reward, sampled": logged["reward"]})
-    # Who imitates has no reward and keeps no reference.
-    title_right, names = (("loss (nats a token)", ["loss"]) if logged["loss"] else
-                          ("drift from the start model, and entropy (nats a token)",
-                           ["kl", "entropy"]))
+    if logged["loss"]:  # imitation has no reward, and no reference to drift from
+        title_right, names = "loss (nats a token)", ["loss"]
+    else:
+        title_right = "drift from the start model, and entropy (nats a token)"
+        names = ["kl", "entropy"]
     _panel(right, title_right, steps, {name: logged[name] for name in names})
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=120)
@@ -71,46 +79,55 @@ def table(before: dict, after: dict) -> str:
 
 
 def transcripts(before: Sequence[Episode], after: Sequence[Episode], count: int = 3) -> str:
-    """Held-out cases the training changed for the better, a second pet first, as text."""
+    """Held-out cases that training changed for the better, second pets first, as text.
+
+    `before` and `after` are episodes of the same tasks, in the same order.
+    """
     pairs = list(zip(before, after))
-    better = [(b, a) for b, a in pairs if a.reward > b.reward]
+    better = [(old, new) for old, new in pairs if new.reward > old.reward]
     better.sort(key=lambda pair: not pair[1].log.get("merged", False))  # stable: else in order
-    # One of each kind of operation or question where there is a choice.
+
+    def kind(pair: tuple[Episode, Episode]) -> tuple[str, str]:
+        return pair[1].log["category"], str(pair[1].log.get("operations"))
+
     chosen: list[tuple[Episode, Episode]] = []
-    for fresh in (True, False):
-        for b, a in better if fresh else [*better, *pairs]:
-            kinds = [(c.log["category"], str(c.log.get("operations"))) for _, c in chosen]
-            known = (a.log["category"], str(a.log.get("operations"))) in kinds
-            if len(chosen) < count and (b, a) not in chosen and not (fresh and known):
-                chosen.append((b, a))
-    parts = []
-    for b, a in chosen:
-        prompt = a.log["prompt"].splitlines()
-        if len(prompt) > 12:  # an answer agent's sixty memories: those it chose from are enough
-            prompt = [f"({len(prompt)} lines of memories and question)"]
-        parts.append("\n".join([
-            *prompt,
-            *[f"  {name:<7}{line}" for name, episode in (("before", b), ("after", a))
-              for line in episode.log["response"].splitlines()],
-            f"  question {a.log['question']}  gold: {a.log['gold']}",
-            f"  answer before: {b.log['answer']}  after: {a.log['answer']}"]))
-    return "\n\n".join(parts)
+    for pair in better:  # one of each kind of question and operation, where there is a choice
+        if len(chosen) < count and kind(pair) not in map(kind, chosen):
+            chosen.append(pair)
+    for pair in [*better, *pairs]:
+        if len(chosen) < count and pair not in chosen:
+            chosen.append(pair)
+    return "\n\n".join(_transcript(old, new) for old, new in chosen)
+
+
+def _transcript(before: Episode, after: Episode) -> str:
+    prompt = after.log["prompt"].splitlines()
+    if len(prompt) > 12:  # an answer agent's sixty memories: those that it selects are enough
+        prompt = [f"({len(prompt)} lines of memories and question)"]
+    responses = [f"  {name:<7}{line}" for name, episode in (("before", before), ("after", after))
+                 for line in episode.log["response"].splitlines()]
+    return "\n".join([
+        *prompt, *responses, f"  question {after.log['question']}  gold: {after.log['gold']}",
+        f"  answer before: {before.log['answer']}  after: {after.log['answer']}"])
 
 
 def objectives_table(scores: dict[str, dict[str, dict]]) -> str:
-    """Exact match and peak tokens by the number of questions, as text."""
+    """Exact match and peak tokens by the number of questions, as text.
+
+    `scores`: number of questions -> harness -> scores, as `mem1.by_objectives` gives them.
+    """
     lines = [f"{'questions a task':<18}{'harness':<14}{'EM, sum':>9}{'F1, sum':>9}"
              f"{'peak':>7}{'with prompt':>13}{'seconds':>9}"]
     for count, by_harness in scores.items():
-        for harness, s in by_harness.items():
-            lines.append(f"{count:<18}{harness:<14}{s['exact_match']:>9.2f}{s['f1']:>9.2f}"
-                         f"{s['peak_tokens']:>7.0f}{s['peak_tokens_with_prompt']:>13.0f}"
-                         f"{s['seconds']:>9.2f}")
+        for harness, means in by_harness.items():
+            lines.append(f"{count:<18}{harness:<14}{means['exact_match']:>9.2f}{means['f1']:>9.2f}"
+                         f"{means['peak_tokens']:>7.0f}{means['peak_tokens_with_prompt']:>13.0f}"
+                         f"{means['seconds']:>9.2f}")
     return "\n".join(lines)
 
 
 def draw_objectives(scores: dict[str, dict[str, dict]], title: str, path: Path) -> None:
-    """Exact match and peak tokens over the number of questions, a line a harness."""
+    """Draw exact match and peak tokens over the number of questions, a line a harness."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     counts = [int(count) for count in scores]
     for panel, name, label in zip(axes, ("exact_match", "peak_tokens"),
@@ -131,13 +148,18 @@ def draw_objectives(scores: dict[str, dict[str, dict]], title: str, path: Path) 
 
 
 def draw_bars(scores: dict[str, tuple[float, float | None, float | None]], path: Path) -> None:
-    """Exact match by system, (mean, low, high) each, the first on top; None is no interval."""
+    """Draw exact match by system, the first on top.
+
+    `scores`: system -> (mean, low end of its interval, high end); None is no interval.
+    """
     figure, axes = plt.subplots(figsize=(7, 0.8 + 0.34 * len(scores)), layout="constrained")
-    names = list(reversed(scores))
+    names = list(reversed(scores))  # matplotlib draws the first bar at the bottom
     means = [scores[name][0] for name in names]
-    errors = [[abs(scores[name][0] - (scores[name][0] if end is None else end))
-               for name in names for end in [scores[name][side]]] for side in (1, 2)]
-    axes.barh(names, means, xerr=errors, color="C0", ecolor="0.3", capsize=3, height=0.65)
+    below = [math.nan if low is None else abs(mean - low)
+             for mean, low, _ in map(scores.get, names)]
+    above = [math.nan if high is None else abs(mean - high)
+             for mean, _, high in map(scores.get, names)]
+    axes.barh(names, means, xerr=[below, above], color="C0", ecolor="0.3", capsize=3, height=0.65)
     axes.set_xlim(0, 1)
     axes.set_xlabel("exact match, with its 95 % interval")
     axes.grid(alpha=0.3, axis="x")
@@ -147,9 +169,9 @@ def draw_bars(scores: dict[str, tuple[float, float | None, float | None]], path:
 
 
 def draw_costs(curves: dict[str, tuple[str, dict[int, float], float]], path: Path) -> None:
-    """Seconds a step over what makes it larger, a panel each, both axes logarithmic.
+    """Draw the seconds of a step over what makes the step larger, a panel each, both axes log.
 
-    `curves`: title -> (label of the axis, seconds by size, the power the time grows with).
+    `curves`: title -> (label of the axis, seconds by size, the power that the time grows with).
     """
     figure, axes = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3), sharey=True,
                                 layout="constrained")
@@ -157,8 +179,7 @@ def draw_costs(curves: dict[str, tuple[str, dict[int, float], float]], path: Pat
         sizes = list(times)
         panel.loglog(sizes, list(times.values()), "o-", markersize=4, linewidth=1.6,
                      label=f"measured: power {power:.2f}")
-        # Through the last point, for the eye.
-        last = times[sizes[-1]]
+        last = times[sizes[-1]]  # the dashed line goes through the last point
         panel.loglog(sizes, [last * size / sizes[-1] for size in sizes], "--", color="0.6",
                      linewidth=1, label="linear")
         panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
@@ -173,9 +194,10 @@ def draw_costs(curves: dict[str, tuple[str, dict[int, float], float]], path: Pat
 
 
 def draw_rewards(folders: Sequence[Path], path: Path) -> None:
-    """Training reward of several runs over the samples they had seen, a colour an algorithm.
+    """Draw the training reward of runs over the samples they trained on, a colour an algorithm.
 
-    Runs of one algorithm, such as seeds, share a colour; each line is a mean over five steps.
+    Runs of one algorithm, such as seeds, share a colour; each point is a mean of five steps. Raises
+    OSError, KeyError or ValueError if a folder is not that of a finished run.
     """
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     colors: dict[str, str] = {}
@@ -184,14 +206,14 @@ def draw_rewards(folders: Sequence[Path], path: Path) -> None:
         algorithm = json.loads((folder / "summary.json").read_text())["algorithm"]
         with (folder / "metrics.csv").open(newline="") as file:
             rewards = [float(row["reward"]) for row in csv.DictReader(file)]
-        per_step = options["questions"] * options["group_size"]
-        smooth = [sum(rewards[max(0, i - 4):i + 1]) / len(rewards[max(0, i - 4):i + 1])
-                  for i in range(len(rewards))]
-        label = None if algorithm in colors else algorithm.upper()
+        samples_a_step = options["questions"] * options["group_size"]
+        last_five = [rewards[max(0, i - 4):i + 1] for i in range(len(rewards))]
+        label = None if algorithm in colors else algorithm.upper()  # one entry in the legend
         color = colors.setdefault(algorithm, f"C{len(colors)}")
-        axes.plot([per_step * (i + 1) for i in range(len(smooth))], smooth, color=color,
-                  label=label, linewidth=1.4)
-    axes.set_xlabel("samples seen")
+        axes.plot([samples_a_step * (i + 1) for i in range(len(rewards))],
+                  [sum(window) / len(window) for window in last_five], color=color, label=label,
+                  linewidth=1.4, marker="o" if len(rewards) == 1 else None)
+    axes.set_xlabel("samples trained on")
     axes.set_ylabel("training reward")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -199,17 +221,30 @@ def draw_rewards(folders: Sequence[Path], path: Path) -> None:
     plt.close(figure)
 
 
+def check_picture(path: Path) -> None:
+    """Stop the program with one line if no picture can be written at `path`."""
+    if path.suffix != ".png":
+        exit_with(f"--out {path}: the name of a picture must end in .png")
+    try:
+        check_writable(path)
+    except OSError as error:
+        exit_with(f"--out {path}: the file cannot be written ({error.strerror}); choose another")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the rewards of some runs into one picture."""
-    parser = argparse.ArgumentParser(description="Compare runs in one picture.")
+    parser = argparse.ArgumentParser(prog="python -m training.pictures", allow_abbrev=False,
+                                     description="Compare runs in one picture.")
+    parser.error = lambda message: exit_with(f"{message}; --help lists all options")
     parser.add_argument("runs", nargs="+", type=Path, help="run folders of grpo.py and ppo.py")
-    parser.add_argument("--out", type=Path, default=Path("rewards.png"),
-                        help="the picture (default: rewards.png)")
+    parser.add_argument("--out", type=Path, metavar="FILE", default=Path("rewards.png"),
+                        help="the picture, a .png (default: rewards.png)")
     options = parser.parse_args(argv)
+    check_picture(options.out)
     try:
         draw_rewards(options.runs, options.out)
     except (OSError, KeyError, ValueError) as error:
-        parser.error(f"not a finished run folder, or a picture that cannot be written: {error}")
+        exit_with(f"a folder is not that of a finished run of grpo.py or ppo.py: {error}")
     print(f"saved to {options.out}")
 
 

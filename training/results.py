@@ -23,9 +23,9 @@ from memr1 import AnswerTask, ManagerTask, answer_all, build_banks
 from metrics import summarise
 from policy import Policy
 from training.checkpoints import FILE
+from training.model_card import model_card
 from training.pictures import draw_curve, draw_objectives, objectives_table, table, transcripts
 from training.run import Run, Task
-from training.sharing import model_card
 from training.timeline import reading
 from trees import Episode
 from world import KINDS

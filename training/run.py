@@ -53,7 +53,7 @@ from training.checkpoints import (
     scores_before,
 )
 from training.options import Options, resolve
-from training.sharing import Tracker, TrackerError, tensorboard, wandb
+from training.trackers import Tracker, TrackerError, tensorboard, wandb
 from trees import Episode
 from world import KINDS, training_world, world_splits
 

@@ -2,18 +2,18 @@
 
     runs/NAME/dialogue.json    {"name", "speakers", "before": reading, "after": reading}
 
-A reading is what `report.py` draws as a timeline: each fact, what it did to the bank, and what that
-did to the answers. A question is asked three times, each time of the same frozen answer agent: just
-before and just after the last turn of its evidence, and when the dialogue is over. So a memory that
-is right at first and overwritten later can be told from one that was never right.
+A reading is what `python -m tools.report` draws as a timeline: each fact, what the fact did to the
+bank, and what the new bank answers. The same frozen answer agent answers each question three times:
+just before the last turn of its evidence, just after that turn, and at the end of the dialogue. So
+a memory that is right at first and overwritten later can be told from one that was never right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from data import Dialogue, Question
-from memory_bank import Embedder, MemoryBank
+from memory_bank import Embedder, Memory, MemoryBank
 from memr1 import AnswerTask, answer_all, observe_all, turn_facts
 from metrics import squad_exact_match
 from policy import Policy
@@ -21,15 +21,35 @@ from policy import Policy
 LONGEST = 60  # turns: all of a dialogue of the world, the first sessions of one of LoCoMo
 
 
-def changes(before: MemoryBank, after: MemoryBank) -> Iterator[dict[str, str]]:
-    """What happened to a bank, entry by entry: {"event", "before", "after"}; nothing for a NOOP."""
-    old, new = ({memory.id: memory for memory in bank} for bank in (before, after))
-    for number in dict.fromkeys([*old, *new]):
-        was, now = old.get(number), new.get(number)
-        if was != now:
-            event = "ADD" if was is None else "DELETE" if now is None else "UPDATE"
-            yield {"event": event, "before": was.text if was else "",
-                   "after": now.text if now else ""}
+def bank_changes(before: Iterable[Memory], after: Iterable[Memory],
+                 ) -> list[tuple[str, Memory | None, Memory | None]]:
+    """(event, old, new) of every memory of two states of a bank, in the order of their ids.
+
+    The event is "ADD" (no old memory), "UPDATE", "DELETE" (no new memory), or "" for a memory that
+    stayed as it was.
+    """
+    old, new = ({memory.id: memory for memory in memories} for memories in (before, after))
+    changes = []
+    for memory_id in sorted({*old, *new}):
+        pair = old.get(memory_id), new.get(memory_id)
+        event = ("ADD" if pair[0] is None else "DELETE" if pair[1] is None else
+                 "" if pair[0] == pair[1] else "UPDATE")
+        changes.append((event, *pair))
+    return changes
+
+
+def deciding_questions(dialogue: Dialogue) -> dict[int, list[Question]]:
+    """Place of a turn -> the questions whose evidence ends with it, in the first `LONGEST` turns.
+
+    A question without evidence, or with evidence in a later turn, belongs to no turn.
+    """
+    places = {turn.turn_id: place for place, turn in enumerate(dialogue.turns[:LONGEST])}
+    by_place: dict[int, list[Question]] = {}
+    for question in dialogue.questions:
+        if question.evidence and places.keys() >= set(question.evidence):
+            last = max(places[turn_id] for turn_id in question.evidence)
+            by_place.setdefault(last, []).append(question)
+    return by_place
 
 
 def reading(manager: Policy, answerer: Policy, dialogue: Dialogue, embed: Embedder,
@@ -40,33 +60,33 @@ def reading(manager: Policy, answerer: Policy, dialogue: Dialogue, embed: Embedd
     "invalid", "changes"}, the size that of the bank, a question {"question", "gold"} with the
     answers {"answer", "right"} as "before", "after" and "end".
     """
-    turns = dialogue.turns[:LONGEST]
-    places = {turn.turn_id: place for place, turn in enumerate(turns)}
-    asked: dict[int, list[Question]] = {}  # place of the turn -> the questions it decides
-    for question in dialogue.questions:
-        if question.evidence and places.keys() >= set(question.evidence):
-            asked.setdefault(max(places[t] for t in question.evidence), []).append(question)
+    questions_at = deciding_questions(dialogue)
     bank, rows = MemoryBank(embed), []
-    answers: list[tuple[dict, str, AnswerTask]] = []  # where it goes, as what, and what is asked
-    for place, turn in enumerate(turns):
-        before_turn, seen = bank.copy(), []
+    # (row of the question, "before" or "after" or "end", what the answer agent reads)
+    pending: list[tuple[dict, str, AnswerTask]] = []
+    for place, turn in enumerate(dialogue.turns[:LONGEST]):
+        before_turn, fact_rows = bank.copy(), []
         for fact in turn_facts(turn, facts, manager):
-            before_fact = bank.copy()
-            [done] = observe_all(manager, [bank], [(fact, turn.speaker, turn.timestamp)])
-            seen.append({"fact": fact, "response": done.response,
-                         "invalid": done.counts["invalid"],
-                         "changes": list(changes(before_fact, bank))})
-        rows.append({"date": turn.timestamp, "speaker": turn.speaker, "facts": seen,
+            before_fact = list(bank)
+            [observation] = observe_all(manager, [bank], [(fact, turn.speaker, turn.timestamp)])
+            fact_rows.append({
+                "fact": fact, "response": observation.response,
+                "invalid": observation.counts["invalid"],
+                "changes": [{"event": event, "before": old.text if old else "",
+                             "after": new.text if new else ""}
+                            for event, old, new in bank_changes(before_fact, bank) if event]})
+        rows.append({"date": turn.timestamp, "speaker": turn.speaker, "facts": fact_rows,
                      "size": len(bank), "questions": []})
         after_turn = bank.copy()
-        for question in asked.get(place, []):
+        for question in questions_at.get(place, []):
             row = {"question": question.text, "gold": question.answer}
             rows[-1]["questions"].append(row)
-            # `bank` goes on changing: these answers are given when the dialogue is over.
-            answers += [(row, when, AnswerTask(held, question, dialogue.speakers)) for when, held
+            # `bank` still changes: the questions are asked when the dialogue is over, and in one
+            # batch.
+            pending += [(row, when, AnswerTask(state, question, dialogue.speakers)) for when, state
                         in (("before", before_turn), ("after", after_turn), ("end", bank))]
-    for (row, when, task), answer in zip(answers, answer_all(
-            answerer, [task for _, _, task in answers], distill)):
-        right = squad_exact_match(answer.text, task.question.answer) == 1
-        row[when] = {"answer": answer.text, "right": right}
+    answers = answer_all(answerer, [task for _, _, task in pending], distill)
+    for (row, when, task), answer in zip(pending, answers):
+        row[when] = {"answer": answer.text,
+                     "right": squad_exact_match(answer.text, task.question.answer) == 1}
     return {"turns": rows, "bank": [f"{memory.timestamp}: {memory.text}" for memory in bank]}

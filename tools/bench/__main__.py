@@ -1,14 +1,14 @@
 """What a training step, the memory bank and a model cost: time, arithmetic, memory.
 
-    python bench.py                        one GRPO step of a random model of 0.7M, by phase
-    python bench.py --peer trl             TRL's GRPOTrainer beside it, where it is installed
-    python bench.py --bank                 search, add, update, delete, copy at up to a million
-    python bench.py --memory --model tiny  GiB by part, computed from config.json, and measured
-    python bench.py --curves --out pictures/costs.png    how time grows with what
+    python -m tools.bench                        one GRPO step of a random model of 0.7M, by phase
+    python -m tools.bench --peer trl             TRL's GRPOTrainer beside it, where it is installed
+    python -m tools.bench --bank                 search, add, update, delete, copy of many memories
+    python -m tools.bench --memory --model tiny  GiB by part, computed from config.json and measured
+    python -m tools.bench --curves --out docs/pictures/costs.png    how time grows with what
 
-How each is measured stands in bench_step.py, bench_bank.py and bench_memory.py. Times are medians
-of several repetitions behind a warm-up (of the curves the fastest); the load of the machine is
-printed with them, because beside other work on the same cores all of them grow. `--json` ends with
+How each is measured stands in step.py, bank.py and memory.py beside this file. Times are medians of
+several repetitions behind a warm-up; of the curves they are the fastest. The load of the machine is
+printed with them, because other work on the same cores makes all of them longer. `--json` ends with
 one line of all figures.
 """
 
@@ -24,16 +24,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+import torch
+from transformers.utils.logging import disable_progress_bar
 
-import torch  # noqa: E402
-from transformers.utils.logging import disable_progress_bar  # noqa: E402
-
-from backend.devices import exit_with  # noqa: E402
-from policy import PolicyError  # noqa: E402
-from tools.bench.bank import bank_table, measure_bank  # noqa: E402
-from tools.bench.memory import computed, measured, memory_report, read_config  # noqa: E402
-from tools.bench.step import (  # noqa: E402
+from backend.devices import exit_with
+from policy import PolicyError
+from tools.bench.bank import bank_table, measure_bank
+from tools.bench.memory import computed, measured, memory_report, read_config
+from tools.bench.step import (
     PHASES,
     OurStep,
     Setting,
@@ -44,8 +42,8 @@ from tools.bench.step import (  # noqa: E402
     matmul_rate,
     random_folder,
 )
-from training.pictures import draw_costs  # noqa: E402
-from training.results import peak_memory_bytes  # noqa: E402
+from training.pictures import check_picture, draw_costs
+from training.results import peak_memory_bytes
 
 TOKENS_A_MEMORY = 33  # 60 memories of LoCoMo are about 2,000 tokens of Qwen's
 
@@ -53,59 +51,75 @@ TOKENS_A_MEMORY = 33  # 60 memories of LoCoMo are about 2,000 tokens of Qwen's
 def bench_step(folder: Path, setting: Setting, repetitions: int, peer: str | None) -> dict:
     """Time the step, print a line a phase; returns the figures."""
     step = OurStep(folder, setting)
-    step()
-    rate, theirs = matmul_rate(setting), []
+    step()  # a warm-up
+    rate, trl_steps = matmul_rate(setting), []
     if peer:
         try:
-            ours, theirs = beside_trl(folder, step, repetitions)
+            steps, trl_steps = beside_trl(folder, step, repetitions)
         except ImportError as error:
-            exit_with(f"--peer trl: TRL is not installed here ({error}); pip install trl")
+            exit_with(f"--peer trl: TRL is not installed ({error}); pip install trl")
     else:
-        ours = [step() for _ in range(repetitions)]
-    totals = [sum(seconds.values()) for seconds in ours]
+        steps = [step() for _ in range(repetitions)]
+    totals = [sum(seconds.values()) for seconds in steps]
     work = arithmetic(step.policy, step.groups)
     plain, n_tokens = work.pop("plain"), setting.prompts * setting.group * setting.new_tokens
-    seconds = {phase: statistics.median(s[phase] for s in ours) for phase in PHASES}
+    seconds = {phase: statistics.median(one[phase] for one in steps) for phase in PHASES}
     seconds["step"], work["step"] = statistics.median(totals), sum(work.values())
-    weights = sum(p.numel() for p in step.policy.model.parameters())
-    learns = f"LoRA {setting.lora}" if setting.lora else "all learn"
-    precision = "bfloat16" if setting.half else "float32"
-    print(f"{weights / 1e6:.3g}M weights, {learns}, {precision}, {setting.device}, "
-          f"{torch.get_num_threads()} threads; {setting.prompts} x {setting.group}, "
-          f"{setting.prompt_tokens} + {setting.new_tokens} tokens; median of {repetitions}, load "
-          f"{os.getloadavg()[0]:.1f}; matrix products here: {rate / 1e9:.4g} GFLOP/s")
-    print(f"{'phase':<12}{'seconds':>9}{'response tokens/s':>19}{'GFLOP':>10}"
-          f"{'share of that rate':>20}")
-    for phase, time in seconds.items():
-        print(f"{phase:<12}{time:>9.3f}{n_tokens / time:>19,.0f}{work[phase] / 1e9:>10.4g}"
-              f"{work[phase] / time / rate:>20.3f}")
-    print(f"in plain rows the step would take {plain / 1e9:.4g} GFLOP, {plain / work['step']:.2f} "
-          f"times as many; peak memory {peak_memory_bytes() / 2**30:.2f} GiB")
     figures = {"seconds": seconds, "flop": {**work, "plain": plain}, "matmul_flop_per_second": rate,
                "tokens_per_second": {name: n_tokens / time for name, time in seconds.items()},
                "share_of_rate": {name: work[name] / seconds[name] / rate for name in seconds},
                "all_steps": totals, "peak_memory_bytes": peak_memory_bytes()}
-    if theirs:
-        figures["trl_seconds"] = statistics.median(theirs)
-        # Neighbours in time, so that both had the same company on the machine.
-        figures["ratio_to_trl"] = statistics.median(t / o for t, o in zip(theirs, totals))
-        figures.update(trl_all_steps=theirs, ratio_of_fastest=min(theirs) / min(totals))
-        print(f"TRL {figures['trl_seconds']:.3f} s a step: {figures['ratio_to_trl']:.2f} times "
-              f"ours (median over {len(theirs)} pairs in turn; fastest to fastest "
-              f"{figures['ratio_of_fastest']:.2f})")
+    n_weights = sum(p.numel() for p in step.policy.model.parameters())
+    learns = f"LoRA {setting.lora}" if setting.lora else "all learn"
+    precision = "bfloat16" if setting.half else "float32"
+    print(f"{n_weights / 1e6:.3g}M weights, {learns}, {precision}, {setting.device}, "
+          f"{torch.get_num_threads()} threads; {setting.prompts} x {setting.group}, "
+          f"{setting.prompt_tokens} + {setting.new_tokens} tokens; median of {repetitions}, load "
+          f"{os.getloadavg()[0]:.1f}; matrix products here: {rate / 1e9:.4g} GFLOP/s")
+    print_step(figures)
+    if trl_steps:
+        compare_trl(figures, trl_steps)
     return figures
+
+
+def print_step(figures: dict) -> None:
+    """Print time, tokens and arithmetic of each phase, and what plain rows would cost."""
+    print(f"{'phase':<12}{'seconds':>9}{'response tokens/s':>19}{'GFLOP':>10}"
+          f"{'share of that rate':>20}")
+    for phase, time in figures["seconds"].items():
+        print(f"{phase:<12}{time:>9.3f}{figures['tokens_per_second'][phase]:>19,.0f}"
+              f"{figures['flop'][phase] / 1e9:>10.4g}{figures['share_of_rate'][phase]:>20.3f}")
+    plain, packed = figures["flop"]["plain"], figures["flop"]["step"]
+    print(f"in plain rows the step would take {plain / 1e9:.4g} GFLOP, {plain / packed:.2f} "
+          f"times as many; peak memory {figures['peak_memory_bytes'] / 2**30:.2f} GiB")
+
+
+def compare_trl(figures: dict, trl_steps: Sequence[float]) -> None:
+    """Print TRL's seconds a step beside ours, and add both to the figures."""
+    ours = figures["all_steps"]
+    # Each pair is neighbours in time, so that both had the same company on the machine.
+    ratios = [trl / own for trl, own in zip(trl_steps, ours)]
+    figures.update(trl_seconds=statistics.median(trl_steps), trl_all_steps=trl_steps,
+                   ratio_to_trl=statistics.median(ratios),
+                   ratio_of_fastest=min(trl_steps) / min(ours))
+    print(f"TRL {figures['trl_seconds']:.3f} s a step: {figures['ratio_to_trl']:.2f} times "
+          f"ours (median over {len(trl_steps)} pairs in turn; fastest to fastest "
+          f"{figures['ratio_of_fastest']:.2f})")
 
 
 def bench_memory(folder: Path, setting: Setting) -> dict:
     """Print what a step would hold and, on a GPU or with a small model, what it held."""
     config = read_config(folder)
     parts = computed(config, setting)
-    room = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 4 * 2**30
-    found = measured(folder, setting) if parts["peak"] < room else None
-    print(memory_report(str(folder), config, setting, found))
-    if found is None:
-        print(f"  not measured: more than the {room / 2**30:.0f} GiB that are tried here")
-    return {**parts, "measured": found}
+    room = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 4 * 2**30  # bytes
+    fits = parts["peak"] < room
+    n_bytes = measured(folder, setting) if fits else None
+    print(memory_report(str(folder), config, setting, n_bytes))
+    if not fits:
+        print(f"  not measured: the peak would be more than the {room / 2**30:.0f} GiB of room")
+    elif n_bytes is None:
+        print("  not measured: only Linux tells the memory of a process, in /proc/self/status")
+    return {**parts, "measured": n_bytes}
 
 
 # ---- Cost curves ---------------------------------------------------------------------------------
@@ -156,19 +170,19 @@ def bench_curves(folder: Path, out: Path, repetitions: int) -> dict:
     """Time the steps of all curves, print each with its growth, draw them."""
     figures, panels = {}, {}
     for name, (axis, steps, reason) in curves().items():
-        ready = {size: make(folder) for size, make in steps.items()}
-        for step in ready.values():
-            step()
-        # Size after size, round after round, and of each the fastest: other work on the machine
-        # only adds, and not to all sizes alike.
-        rounds = [{size: sum(step().values()) for size, step in ready.items()}
+        step_of = {size: make(folder) for size, make in steps.items()}
+        for step in step_of.values():
+            step()  # a warm-up
+        # All sizes in each round, and the fastest of the rounds: other work on the machine only
+        # adds time, and not to all sizes alike.
+        rounds = [{size: sum(step().values()) for size, step in step_of.items()}
                   for _ in range(repetitions)]
-        times = {size: min(r[size] for r in rounds) for size in ready}
-        grows = exponent(times)
-        figures[name] = {"seconds": times, "exponent": grows}
-        panels[name] = (axis, times, grows)
-        print(f"{name:<14}" + "  ".join(f"{n}: {t:.3f} s" for n, t in times.items())
-              + f"  grows with the power {grows:.2f} ({reason})", flush=True)
+        times = {size: min(seconds[size] for seconds in rounds) for size in step_of}
+        power = exponent(times)
+        figures[name] = {"seconds": times, "exponent": power}
+        panels[name] = (axis, times, power)
+        print(f"{name:<14}" + "  ".join(f"{n}: {time:.3f} s" for n, time in times.items())
+              + f"  grows with the power {power:.2f} ({reason})", flush=True)
     draw_costs(panels, out)
     print(f"saved to {out}; load {os.getloadavg()[0]:.1f}")
     return figures
@@ -179,7 +193,8 @@ def bench_curves(folder: Path, out: Path, repetitions: int) -> dict:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, checked."""
-    parser = argparse.ArgumentParser(description="Measure what things cost.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="python -m tools.bench", allow_abbrev=False,
+                                     description="Measure what things cost.")
     parser.error = lambda message: exit_with(f"{message}; --help lists all options")
     parser.add_argument("--model", type=Path, metavar="FOLDER",
                         help="a model's folder, or one with only its config.json: random weights "
@@ -202,7 +217,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 100_000, 1_000_000],
                         metavar="INT", help="--bank: numbers of memories")
     parser.add_argument("--out", type=Path, default=Path("costs.png"),
-                        help="--curves: the picture (default: costs.png)")
+                        help="--curves: the picture, a .png (default: costs.png)")
     parser.add_argument("--repetitions", type=int, default=5, metavar="INT",
                         help="behind a warm-up (default: 5)")
     parser.add_argument("--json", action="store_true", help="end with one line of all figures")
@@ -218,12 +233,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                      "--lora, or give such a folder")
     if options.model and not (options.model / "config.json").is_file():
         parser.error(f"--model {options.model}: no config.json in it; give a model's folder")
+    if options.curves:
+        check_picture(options.out)  # before minutes of work
     return options
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
     """Run one of the benches; returns its figures."""
     options = parse(argv)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # before the first tokenizer
     disable_progress_bar()
     setting = Setting(**{f.name: getattr(options, f.name) for f in fields(Setting)})
     with tempfile.TemporaryDirectory() as temporary:

@@ -70,7 +70,7 @@ def computed(config, setting: Setting) -> dict[str, float]:
     row = s.prompt_tokens + per_row * (s.new_tokens - 1)
     n_rows = s.prompts * -(-s.group // per_row)
     together = min(n_rows, max(1, s.micro_batch_tokens // row))
-    first, layer = kept(config, s, together, row)
+    first, layer = saved_bytes(config, s, together, row)
     tokens, n_layers = together * row, text.num_hidden_layers
     activations, working = first + n_layers * layer, 3 * tokens * text.intermediate_size * size
     if s.checkpointing:  # what goes into each layer is kept; at the layer at hand all of it again
@@ -98,7 +98,7 @@ def computed(config, setting: Setting) -> dict[str, float]:
             "peak": held + max(sampling, update)}
 
 
-def kept(config, setting: Setting, n_rows: int, n_tokens: int) -> tuple[int, int]:
+def saved_bytes(config, setting: Setting, n_rows: int, n_tokens: int) -> tuple[int, int]:
     """Bytes that autograd keeps of a micro-batch: outside the layers, and of each layer."""
     totals = []
     for n_layers in (1, 2):
@@ -176,7 +176,7 @@ def _resident(field: str) -> int | None:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
 
-def memory_report(name: str, config, setting: Setting, found: int | None) -> str:
+def memory_report(name: str, config, setting: Setting, n_bytes: int | None) -> str:
     """What was computed and measured, in GiB, and the cards it fits on."""
     parts = computed(config, setting)
     learns = f"LoRA {setting.lora}" if setting.lora else "all weights learn"
@@ -190,9 +190,9 @@ def memory_report(name: str, config, setting: Setting, found: int | None) -> str
         "weights", "gradients", "optimizer", "activations", "logits", "cache")]
     lines += [f"  {'peak of ' + part + ', computed':<32}{parts[part] / 2**30:>9.3f} GiB"
               for part in ("sampling", "update")]
-    if found is not None:
-        lines.append(f"  {'peak, measured':<32}{found / 2**30:>9.3f} GiB, computed / measured "
-                     f"{parts['peak'] / found:.2f}")
+    if n_bytes is not None:
+        lines.append(f"  {'peak, measured':<32}{n_bytes / 2**30:>9.3f} GiB, computed / measured "
+                     f"{parts['peak'] / n_bytes:.2f}")
     fits = [f"{card} GB: {'yes' if parts['peak'] < MOST * card * 1e9 else 'no'}" for card in CARDS]
     lines.append("  fits a card of " + ", ".join(fits))
     return "\n".join(lines)

@@ -1,12 +1,12 @@
 """One GRPO step at fixed lengths, timed by phase; TRL's step beside it; the machine's own rate.
 
 The step is that of `grpo.train` with one epoch: sample G responses to each of P prompts, score them
-with the reference, then loss, backward and optimizer. Every response has exactly the length that
-was asked for: the policy knows no end id here, so nothing is cut short and nothing written in vain.
-Rewards cost nothing (is the first sampled id odd?), so that what is timed is the algorithm.
+with the reference, then loss, backward and optimizer. Every response has exactly N tokens, because
+the policy is given no end id. Rewards cost nothing (is the first sampled id odd?), so that only the
+algorithm is timed.
 
-Nothing is computed twice. The old log-probs are those the sampler computed (grpo.py, note 4); TRL
-too takes its old log-probs from a pass that it needs anyway, that of the update.
+Nothing is computed twice. The old log-probs are those that the sampler computed (grpo.py, note 4).
+TRL takes its old log-probs from a pass that it needs anyway, that of the update.
 
 Arithmetic, in floating-point operations (2 for a multiply and an add)
     forward = 2 W t + 2 D V s + 4 A p      W  weights of the linear layers    t  tokens read
@@ -15,9 +15,9 @@ Arithmetic, in floating-point operations (2 for a multiply and an add)
                                                                                  and one it sees
     sampling, reference: one forward of what each reads
     update: three (forward, gradients of activations, gradients of weights); with adapters two
-What a mask forbids is not counted, though a masked square computes it; nor are norms, softmax, the
-optimizer, and layers computed again: the share of the machine's rate is that of the arithmetic that
-was needed.
+Four things are not counted: pairs that a mask forbids (though a masked square computes them), norms
+and softmax, the optimizer, and layers that are computed again. So the share of the machine's rate
+is that of the arithmetic that is needed.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     PreTrainedTokenizerFast,
+    PrinterCallback,
     Qwen2Config,
     Qwen2ForCausalLM,
+    TrainerCallback,
 )
 
 from backend.lora import add_adapters, checkpoint_layers, learned, linear_layers, low_rank_layers
@@ -285,18 +287,17 @@ def beside_trl(folder: str | Path, step: OurStep, repetitions: int,
     warm-up step each is left out. Raises ImportError where TRL is not installed.
     """
     from datasets import Dataset
-    from transformers import PrinterCallback, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     setting, device = step.setting, step.policy.device
-    ours, theirs, clock = [], [], []
+    ours, trl_steps, clock = [], [], []
 
     class InTurn(TrainerCallback):
         """Reads the clock at the end of TRL's step, then takes one of ours."""
 
         def on_step_end(self, *args, **kwargs) -> None:
             if clock:  # the first step holds TRL's start as well
-                theirs.append(now(device) - clock.pop())
+                trl_steps.append(now(device) - clock.pop())
                 ours.append(step())
             else:
                 step()
@@ -318,4 +319,4 @@ def beside_trl(folder: str | Path, step: OurStep, repetitions: int,
             processing_class=step.policy.tokenizer, callbacks=[InTurn()])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    return ours, theirs
+    return ours, trl_steps

@@ -1,6 +1,6 @@
-"""Tests of sharing.py: model cards, TensorBoard, Weights & Biases, and metrics.csv in pandas.
+"""Tests of training/trackers.py: TensorBoard, Weights & Biases, and metrics.csv in pandas.
 
-    python -m pytest tests/test_sharing.py        (some seconds)
+    python -m pytest tests/test_trackers.py        (some seconds)
 
 Trackers and pandas are no requirements: without them their tests are skipped.
 """
@@ -14,22 +14,21 @@ import types
 from pathlib import Path
 
 import pytest
-from huggingface_hub import ModelCard
 
 from grpo import GRPOOptions
 from memory_bank import hashed_words
-from training import results, sharing
+from training import results, trackers
 from training import run as runs
-from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL, resolve
+from training.options import resolve
 from training.run import Run
 
 ROWS = [{"step": 1, "reward": 0.25, "kl": 0.0}, {"step": 2, "reward": 1 / 3, "kl": 1e-5}]
 
 
-def make_run(folder: Path, trackers=()) -> Run:
+def make_run(folder: Path, run_trackers=()) -> Run:
     options = resolve(GRPOOptions(), "grpo")
     return Run(options, "grpo", None, None, None, [], [], [], [], hashed_words(), folder,
-               trackers=list(trackers))
+               trackers=list(run_trackers))
 
 
 def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
@@ -44,44 +43,12 @@ def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setattr(builtins, "__import__", imported)
 
 
-# ---- model cards ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("agent", ["manager", "answer", "mem1"])
-@pytest.mark.parametrize("algorithm", ["grpo", "ppo", "sft"])
-def test_a_card_is_read_by_the_hub_and_says_what_was_run(agent, algorithm):
-    options = vars(resolve(GRPOOptions(agent=agent, steps=7, seed=3), algorithm))
-    text = sharing.model_card(options, algorithm, 152, "all, exact match 0.466 0.922")
-    card = ModelCard(text)
-    assert card.data.library_name == "transformers" and algorithm in card.data.tags
-    for said in ("152 questions of world, 7 steps", "all, exact match 0.466 0.922",
-                 "| `--seed` | `3` |", "| `--agent` | `%s` |" % agent):
-        assert said in text, f"the card does not say {said!r}"
-    assert str(EMBEDDED_MODEL) not in text, "a path of this disk is nobody's concern"
-    assert ("tiny/mem1" if agent == "mem1" else "`tiny`") in text
-    assert card.data.base_model is None, "a local folder is no model of the hub"
-
-
-def test_names_cannot_break_the_header(tmp_path):
-    for name in ("Qwen/Qwen2.5-3B-Instruct", 'a"b: [c]\n---\nlicense: x', "- x", "{", "&a *b"):
-        options = vars(resolve(GRPOOptions(model=name, data="my.json"), "grpo"))
-        card = ModelCard(sharing.model_card(options, "grpo", 5, ""))
-        assert card.data.base_model == name and "license" not in card.data.to_dict(), name
-    assert sharing.start_model(str(tmp_path)) == tmp_path.name
-    assert sharing.start_model(str(EMBEDDED_MEM1)) == "tiny/mem1"
-    shop = vars(resolve(GRPOOptions(agent="mem1", env="shop"), "grpo"))
-    assert "152 purchases" in sharing.model_card(shop, "grpo", 152, "")
-
-
-# ---- trackers ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("package", ["tensorboard", "wandb"])
 def test_a_missing_package_is_one_line(package, monkeypatch, tmp_path):
     without(monkeypatch, package)
     arguments = (tmp_path, {}) if package == "wandb" else (tmp_path,)
-    with pytest.raises(sharing.TrackerError, match=f"pip install {package}"):
-        getattr(sharing, package)(*arguments)
+    with pytest.raises(trackers.TrackerError, match=f"pip install {package}"):
+        getattr(trackers, package)(*arguments)
 
 
 def test_a_missing_package_stops_the_command_before_it_trains(monkeypatch, tmp_path, model_folder,
@@ -108,7 +75,7 @@ def test_scalars_of_tensorboard(tmp_path):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed (it is optional)")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     for value in (0.75, 0.25):  # a run, and another in the same folder
-        track = sharing.tensorboard(tmp_path)
+        track = trackers.tensorboard(tmp_path)
         for row in [*ROWS, {"step": 3, "reward": value}][: 3 if value == 0.75 else 2]:
             track(row["step"], row)
     found = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -127,7 +94,7 @@ def test_what_weights_and_biases_is_told(tmp_path, monkeypatch):
         return started
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-    track = sharing.wandb(tmp_path / "grpo-manager", {"seed": 3})
+    track = trackers.wandb(tmp_path / "grpo-manager", {"seed": 3})
     track(1, ROWS[0])
     assert calls[0]["config"] == {"seed": 3} and calls[0]["name"] == "grpo-manager"
     assert calls[1] == (1, ROWS[0])
@@ -136,8 +103,8 @@ def test_what_weights_and_biases_is_told(tmp_path, monkeypatch):
         raise ValueError("no\naccount")
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=refuse))
-    with pytest.raises(sharing.TrackerError, match="no account.*WANDB_MODE=offline"):
-        sharing.wandb(tmp_path, {})
+    with pytest.raises(trackers.TrackerError, match="no account.*WANDB_MODE=offline"):
+        trackers.wandb(tmp_path, {})
 
 
 def test_both_are_options_of_every_training_command():

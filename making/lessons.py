@@ -1,0 +1,102 @@
+"""Teaching by imitation: the command line and the training loop of both makers.
+
+A lesson is a prompt with the response to imitate (`Policy.lesson`). What is shown stands in
+manager.py and mem1.py; how a model learns from it stands here and is the same for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from backend.devices import exit_with
+from making.wiring import WEIGHTS
+from policy import Policy
+from trees import Step
+
+MICRO_BATCH_TOKENS = 12000
+
+
+def make_parser(command: str, description: str, n_steps: int, out: str) -> argparse.ArgumentParser:
+    """The options that both commands share; an error in them is one line, exit code 2."""
+    parser = argparse.ArgumentParser(prog=command, description=description, allow_abbrev=False)
+    parser.error = lambda message: exit_with(f"{message}; --help lists all options")
+    parser.add_argument("--steps", type=int, default=n_steps, metavar="INT",
+                        help=f"training steps (default: {n_steps})")
+    parser.add_argument("--start", metavar="FOLDER", help="go on from the model of this folder, "
+                        "with a fresh optimizer and the last lessons")
+    parser.add_argument("--lr", type=float, default=2e-3, metavar="FLOAT",
+                        help="learning rate (default: 2e-3)")
+    parser.add_argument("--seed", type=int, default=0, metavar="INT",
+                        help="of weights and lessons (default: 0)")
+    parser.add_argument("--out", type=Path, default=Path(out), metavar="FOLDER",
+                        help=f"a new folder for the model (default: {out})")
+    return parser
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder for a model; stop the program with one line if it holds files already.
+
+    A model is saved before it has learned everything, so no older model may stand in its place.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        is_empty = not any(folder.iterdir())
+    except OSError as error:
+        exit_with(f"--out {folder}: no folder can be made there ({error.strerror}); choose another")
+    if not is_empty:
+        exit_with(f"--out {folder}: the folder holds files, which a new model would replace; "
+                  "choose another folder, or empty this one")
+
+
+def learn(policy: Policy, optimizer: torch.optim.Optimizer, groups: list[list[Step]]) -> float:
+    """Take one step of imitation on all response tokens of some groups; returns the loss."""
+    with torch.autocast("cpu", torch.bfloat16):  # a third faster where the processor has it
+        loss = -policy.token_log_probs(groups).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
+    optimizer.step()
+    return loss.item()
+
+
+def save(policy: Policy, folder: Path) -> None:
+    """Write the model as it is now; training goes on with the one in memory."""
+    copy.deepcopy(policy.model).to(WEIGHTS).save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)
+    # The same file without its line breaks is half as large.
+    policy.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+
+
+def teach(policy: Policy, options: argparse.Namespace, embedded: Path,
+          lessons_of: Callable[[int], list[list[Step]]],
+          scores_of: Callable[[], dict[str, float]]) -> None:
+    """Train on the lessons of each step, from 1; score and save every 300 steps and at the end.
+
+    `embedded` is the folder in which the project looks for the model. The last line names it,
+    because nothing is replaced there.
+    """
+    model = policy.model
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, "
+          f"{len(policy.tokenizer)} tokens")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, betas=(0.9, 0.95),
+                                  weight_decay=0.01)
+    # A warm-up of 50 steps; over the second half the learning rate falls to 0.
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n_done: min(
+        (n_done + 1) / 50, 1.0, 2 * (1 - n_done / options.steps)))
+    start = time.time()
+    for step in range(1, options.steps + 1):
+        loss = learn(policy, optimizer, lessons_of(step))
+        schedule.step()
+        if step % 50 == 0:
+            print(f"step {step}  loss {loss:.3f}  {time.time() - start:.0f} s", flush=True)
+        if step % 300 == 0 or step == options.steps:
+            print("  ".join(f"{name} {value:.3f}" for name, value in scores_of().items()),
+                  flush=True)
+            save(policy, options.out)  # a long run may be cut short
+    print(f"saved to {options.out}; copy its files into {embedded} to put the model in place")

@@ -1,0 +1,314 @@
+"""Tests of tools/chat.py: what both demos show, and that nothing typed can break them.
+
+    python -m pytest tests/test_chat.py        (some seconds; -m slow starts them as programs)
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from test_environments import small_task
+from test_house import ROOT
+from test_mem1 import diligent
+from test_report import Scripted, newest
+
+from memory_bank import hashed_words
+from memr1 import MemoryR1
+from tools import chat
+from world import RELATIONS
+
+
+def typed_into(demo: Callable[[], None], lines: Sequence[str], monkeypatch: pytest.MonkeyPatch,
+               capsys: pytest.CaptureFixture) -> str:
+    """What a demo prints when these lines are typed."""
+    waiting = list(lines)
+
+    def next_line(prompt: str = "") -> str:
+        if not waiting:
+            raise EOFError
+        return waiting.pop(0)
+
+    monkeypatch.setattr(builtins, "input", next_line)
+    demo()
+    assert not waiting or "/quit" in lines, "the demo ended before its input"
+    return capsys.readouterr().out
+
+
+def interrupted(prompt: str = "") -> str:
+    """A person, or a model, that is stopped by Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def always(response: str) -> Scripted:
+    return Scripted(lambda prompt: response)
+
+
+# ---- a chat with Memory-R1 -----------------------------------------------------------------------
+
+
+def chat_with(lines: Sequence[str], monkeypatch, capsys, manager: Scripted,
+              answerer: Scripted | None = None) -> tuple[str, MemoryR1]:
+    """What a chat prints when these lines are typed, and its system afterwards."""
+    system = MemoryR1(manager, answerer or Scripted(newest), hashed_words(), ["Anna"])
+    return typed_into(lambda: chat.talk(system), lines, monkeypatch, capsys), system
+
+
+def test_a_chat_shows_every_operation(monkeypatch, capsys) -> None:
+    responses = iter(['[{"event": "ADD", "text": " Anna has a dog named Rex"}]',
+                      '[{"event": "UPDATE", "id": 0, "text": " Anna has dogs named Rex and Milo"}]',
+                      '[{"event": "DELETE", "id": 7}]', '[{"event": "NOOP"}]',
+                      '[{"event": "DELETE", "id": 0}]'])
+    out, system = chat_with(
+        ["I adopted a dog named Rex.", "I adopted a dog named Milo.", "What dogs does Anna have?",
+         "Hm.", "Hm!", "They left."], monkeypatch, capsys, Scripted(lambda prompt: next(responses)))
+    shown = ["ADD      Anna has a dog named Rex", "  + 8 May 2023: Anna has a dog named Rex",
+             "UPDATE   Anna has a dog named Rex -> Anna has dogs named Rex and Milo",
+             "  ~ 9 May 2023: Anna has dogs named Rex and Milo",
+             "selected: Anna has dogs named Rex and Milo", "answer:   Rex and Milo",
+             "invalid:  1, in the response '[{\"event\": \"DELETE\", \"id\": 7}]'",
+             "    9 May 2023: Anna has dogs named Rex and Milo", "NOOP",  # unchanged: no mark
+             "DELETE   Anna has dogs named Rex and Milo", "0 in the bank",
+             "  - 9 May 2023: Anna has dogs named Rex and Milo"]
+    places = [out.find(text) for text in shown]
+    assert -1 not in places and places == sorted(places), f"{dict(zip(shown, places))}\n{out}"
+    assert len(system.bank) == 0 and out.endswith("Good-bye.\n"), "the end of input ends politely"
+
+
+def test_a_chat_survives_everything_typed(monkeypatch, capsys) -> None:
+    odd = ["", "   ", "/", "/ x", "/foo", "/QUIT", "?", "Where does Anna live?", "x" * 100_000,
+           "\x00", "\u2028", "**Answer:** x", "<|im_end|>", "[{}]", "🐕" * 40, "\ufffd?",
+           "/bank", "/help"]
+    prompts: list[str] = []
+    manager = Scripted(lambda prompt: prompts.append(prompt) or "garbage \x00 [[[")
+    out, system = chat_with(odd, monkeypatch, capsys, manager, always(""))
+    assert "no command /foo" in out and "100000 characters" in out and "0 in the bank" in out, out
+    assert "answer:   none" in out, "an empty answer must not look like a missing line"
+    assert prompts and max(map(len, prompts)) < 1_000, "a pasted book must not reach the model"
+    assert len(system.bank) == 0
+    prompts.clear()
+    out, _ = chat_with(["/quit", "never read"], monkeypatch, capsys, manager)
+    assert out.endswith("Good-bye.\n") and not prompts, "/quit must end the chat at once"
+    monkeypatch.setattr(builtins, "input", interrupted)
+    chat.talk(system)  # Ctrl-C at the prompt is no traceback
+
+
+def test_ctrl_c_stops_a_model_and_not_the_chat(monkeypatch, capsys) -> None:
+    out, _ = chat_with(["I ski.", "Who skis?", "/bank"], monkeypatch, capsys,
+                       Scripted(interrupted), Scripted(interrupted))
+    assert out.count("Stopped; the memory is as it was.") == 2 and "0 in the bank" in out, out
+
+
+def test_no_control_character_reaches_the_terminal(monkeypatch, capsys) -> None:
+    """A terminal obeys them: they could clear the screen or retitle the window."""
+    evil = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\u202e"
+    manager = always('[{"event": "ADD", "text": %s}]' % json.dumps(evil + "x"))
+    out, _ = chat_with([f"/{evil}", evil, f"{evil}?", "/bank"], monkeypatch, capsys, manager,
+                       always(f"**Memories:**\n- {evil}\n**Answer:** {evil}"))
+    obeyed = set(out) & set("\x1b\x07\x9b\r\u202e")
+    assert not obeyed, f"{obeyed} were printed as they are"
+
+
+def test_colors_only_where_they_are_wanted(monkeypatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("WT_SESSION", "x")  # for Windows: a console that has colors
+    monkeypatch.setenv("TERM", "xterm")
+    assert chat.paint("x", "ADD") == "x", "the output is no terminal"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert chat.paint("x\x1b", "ADD") == "\x1b[32mx\ufffd\x1b[0m"
+    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
+        with monkeypatch.context() as changed:
+            changed.setenv(name, value)
+            assert chat.paint("x", "ADD") == "x", f"{name}={value} asks for no colors"
+
+
+def test_the_help_of_the_chat_speaks_the_worlds_language(monkeypatch, capsys) -> None:
+    out, _ = chat_with(["/help"], monkeypatch, capsys, always("[]"))
+    examples = [line.strip() for line in out.split("Four lines of it:")[1].splitlines()][1:5]
+    forms = [form for r in RELATIONS.values() for form in (*r.said, r.question)]
+    for example in examples:
+        assert any(re.fullmatch(re.escape(form).replace(r"\{v\}", ".+").replace(r"\{s\}", "Anna"),
+                                example) for form in forms), (
+            f"{example!r} is not what the embedded model learned; say it as world.py does")
+    assert all(command in out for command in ("/bank", "/help", "/quit"))
+
+
+def as_a_program(*arguments: str, typed: bytes = b"") -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *arguments], input=typed, capture_output=True, cwd=ROOT, timeout=300,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
+             "PYTHONIOENCODING": "utf-8:strict"})  # as where the locale is not C
+
+
+@pytest.mark.slow
+def test_the_chat_as_a_program(model_folder: Path) -> None:
+    done = as_a_program("memr1.py", "--model", str(model_folder), "--name", "Bo", typed=(
+        b"I live in Oslo now.\nWhere does Bo live?\n\xff\xfe caf\xe9\n/bank\n/nonsense"))
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr.decode()
+    out = done.stdout.decode()
+    assert out.count("Bo> ") == 6 and "in the bank" in out and "no command /nonsense" in out, out
+    done = as_a_program("memr1.py", "--model", "no-such-folder")
+    message = done.stderr.decode().strip().splitlines()
+    assert done.returncode == 2 and done.stdout == b"", "a bad model folder is exit code 2"
+    assert len(message) == 1 and "no-such-folder" in message[0], f"one clear line, not {message}"
+
+
+class Waited(AssertionError):
+    """Something did not come in time."""
+
+
+class Terminal:
+    """A program in a pseudo-terminal, as a person uses it."""
+
+    def __init__(self, *arguments: str, **environment: str):
+        import pty  # not on Windows
+        self.screen, tail = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, *arguments], stdin=tail, stdout=tail, stderr=tail, cwd=ROOT,
+            # Where pytest runs in the background Ctrl-C may be ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            start_new_session=True, env={
+                **{k: v for k, v in os.environ.items() if k != "NO_COLOR"}, "TERM": "xterm",
+                "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment})
+        os.close(tail)
+        self.shown = b""
+
+    def wait(self, text: str, seconds: float = 120) -> str:
+        """What was shown up to this text, since the last wait."""
+        end = time.monotonic() + seconds
+        while text.encode() not in self.shown:
+            if time.monotonic() > end:
+                raise Waited(f"{text!r} never came; the screen: {self.shown!r}")
+            if select.select([self.screen], [], [], 0.2)[0]:
+                try:
+                    self.shown += os.read(self.screen, 65536)
+                except OSError:  # Linux's way to say that the program is gone
+                    raise AssertionError(f"ended before {text!r}: {self.shown!r}") from None
+        before, self.shown = self.shown.split(text.encode(), 1)
+        return before.decode(errors="replace")
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.screen, keys)
+
+    def interrupt(self, text: str) -> None:
+        """Ctrl-C, until this text comes: between a prompt and readline's waiting, one is lost."""
+        for _ in range(30):
+            self.process.send_signal(signal.SIGINT)
+            with contextlib.suppress(Waited):
+                self.wait(text, 4)
+                return
+        raise AssertionError(f"Ctrl-C did not bring {text!r}; the screen: {self.shown!r}")
+
+    def close(self) -> int:
+        """The exit code, at most ten seconds later."""
+        try:
+            with contextlib.suppress(OSError):
+                while select.select([self.screen], [], [], 10)[0]:
+                    self.shown += os.read(self.screen, 65536) or b""
+            return self.process.wait(timeout=10)
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+            os.close(self.screen)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="no pseudo-terminals on this platform")
+def test_the_chat_in_a_terminal(model_folder: Path) -> None:
+    """Everything typed: history, control characters, bytes that are no text, Ctrl-C."""
+    terminal = Terminal("memr1.py", "--model", str(model_folder), "--name", "Bo")
+    terminal.wait("Bo> ")
+    terminal.type(b"/bank\n")
+    terminal.wait("0 in the bank")
+    terminal.wait("Bo> ")
+    terminal.type(b"/\x1b[31m\xff\xfe\x00\x16\x1b\xc3(\n")
+    assert "\x1b[31m" not in terminal.wait("Bo> ").split("\n", 1)[1], "a typed color was obeyed"
+    terminal.type(b"/" + b"x" * 3000 + b"\n")
+    terminal.wait("3001 characters")
+    terminal.wait("Bo> ")
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  history is its work
+        terminal.type(b"\x1b[A\x1b[A\x1b[A\n")  # three lines up: /bank
+        terminal.wait("0 in the bank")
+        terminal.wait("Bo> ")
+    terminal.type(b"I live in Oslo now.\n")  # the model is random: what it writes is unusable
+    terminal.wait("\x1b[1;31m  invalid")
+    terminal.wait("Bo> ")
+    terminal.interrupt("Good-bye.")
+    assert terminal.close() == 0 and b"Traceback" not in terminal.shown
+
+
+# ---- MEM1 at work --------------------------------------------------------------------------------
+
+
+def watch_with(lines: Sequence[str], monkeypatch, capsys, respond=diligent) -> str:
+    """What the demo prints when these lines are typed, with tasks of two and three questions."""
+    tasks = [small_task(2), small_task(3)]
+    return typed_into(lambda: chat.watch(Scripted(respond), tasks, 0), lines, monkeypatch, capsys)
+
+
+def test_the_demo_shows_every_turn(monkeypatch, capsys):
+    out = watch_with([], monkeypatch, capsys)
+    assert out.count("== mem1 ==") == out.count("== full_context ==") == 1
+    assert out.count("turn 1 is dropped") == 1, "with a state, turn 1 is gone in turn 3; else never"
+    assert out.count("right: 2 of 2") == 2 and "gold:   Oslo0; Oslo1" in out, out
+    sizes = [int(n) for n in re.findall(r"(\d+) tokens in context", out)]
+    assert len(sizes) == 6 and sizes[2] < sizes[5], f"everything kept must be more: {sizes}"
+    assert f"{max(sizes[:3])} with a state, {max(sizes[3:])} with everything" in out
+
+
+def test_the_demo_goes_on_with_what_is_typed(monkeypatch, capsys):
+    question = small_task(2).questions[1]
+    out = watch_with(["", "", "1", "7", "9" * 400, question + " ; ;", "/corpus", "/help", "/x y"],
+                     monkeypatch, capsys)
+    assert [len(line.split("; ")) for line in re.findall("^Questions: (.*)", out, re.M)[::2]] == [
+        2, 3, 2, 3, 1], "the task, the next, round to the first, that of the number, one's own"
+    assert out.count("There is no task") == 2 and "0 to 1" in out
+    own = out.split("Questions: 1. " + question + "\n")[-1]
+    assert "right:" not in own, "nobody knows what is right for a question of one's own"
+    assert "lives in Oslo1" in own and "no command /x" in own and "Ctrl-C" in own
+    assert out.endswith("Good-bye.\n")
+
+
+def test_the_demo_survives_everything_typed(monkeypatch, capsys):
+    odd = [";", " ; ;", "?", "\x00", "\x1b[2J", "x" * 100_000, "\u0663", "\u00b2", "-1", "</IS>",
+           "/"]
+    out = watch_with(odd, monkeypatch, capsys, lambda prompt: "no tags \x1b[2J")
+    assert "\x1b" not in out and "100000 characters" in out and "invalid no tags" in out
+    out = watch_with(["/quit", "never"], monkeypatch, capsys, interrupted)
+    assert "Stopped." in out and out.endswith("Good-bye.\n"), "Ctrl-C stops the model alone"
+
+
+@pytest.mark.slow
+def test_the_demo_as_a_program(model_folder: Path) -> None:
+    done = as_a_program("mem1.py", "--model", str(model_folder), "--objectives", "1",
+                        typed=b"/\xff\xfe\n;\x00;\n/help\n")
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr.decode()
+    assert done.stdout.count(b"mem1> ") == 4 and b"/corpus" in done.stdout
+
+
+@pytest.mark.parametrize("main, argv, code, text", [
+    (chat.talk_main, ["--help"], 0, "--model FOLDER"),
+    (chat.talk_main, ["--name", " "], 2, "blank"),
+    (chat.talk_main, ["--modle", "x"], 2, "unrecognized"),
+    (chat.watch_main, ["--help"], 0, "--objectives"),
+    (chat.watch_main, ["--objectives", "0"], 2, "least 1"),
+    (chat.watch_main, ["--task", "99999"], 2, "tasks"),
+    (chat.watch_main, ["--x"], 2, "--help lists")])
+def test_the_options_of_the_demos(main, argv, code, text, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    printed = capsys.readouterr()
+    assert stopped.value.code == code and text in printed.out + printed.err, f"{argv}: {printed}"
+    assert printed.err.count("\n") <= 1, f"an error is one line, not {printed.err!r}"

@@ -1,0 +1,115 @@
+"""Tests of training/pictures.py and backend/files.py: what is drawn, chosen, written and refused.
+
+    python -m pytest tests/test_pictures.py        (some seconds)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from backend.files import check_writable, write_whole
+from training import pictures
+from trees import Episode
+
+
+def run_folder(folder: Path, algorithm: str) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"questions": 2, "group_size": 4}))
+    (folder / "summary.json").write_text(json.dumps({"algorithm": algorithm}))
+    (folder / "metrics.csv").write_text("step,reward\n1,0.25\n2,0.5\n3,1.0\n")
+    return folder
+
+
+def test_runs_in_one_picture(tmp_path, monkeypatch, capsys):
+    folders = [run_folder(tmp_path / name, name[:4]) for name in ("grpo-0", "grpo-1", "ppo-")]
+    drawn = []
+    monkeypatch.setattr(pictures.plt, "close", drawn.append)
+    pictures.main([*map(str, folders), "--out", str(tmp_path / "x.png")])
+    assert capsys.readouterr().out == f"saved to {tmp_path / 'x.png'}\n"
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    [axes] = drawn[0].axes
+    lines = axes.get_lines()
+    assert [list(line.get_xdata()) for line in lines] == [[8, 16, 24]] * 3, "2 x 4 samples a step"
+    assert list(lines[0].get_ydata()) == [0.25, 0.375, pytest.approx(1.75 / 3)], (
+        "a mean over the last five steps, or as many as there are")
+    assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color()
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["GRPO", "PPO-"], (
+        "seeds of one algorithm share a colour and an entry in the legend")
+
+
+@pytest.mark.parametrize("out, told", [
+    ("x", "must end in .png"), ("x.jpeg", "must end in .png"), ("missing/x.png", "be written"),
+    ("folder.png", "be written")])
+def test_a_picture_that_cannot_be_written_is_refused_before_the_work(
+        out, told, tmp_path, monkeypatch, capsys):
+    (tmp_path / "folder.png").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pictures, "draw_rewards", None)  # whatever is drawn is too much
+    with pytest.raises(SystemExit) as stopped:
+        pictures.main(["run", "--out", out])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and told in error and error.count("\n") == 1, error
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"], "a check leaves no file"
+
+
+def test_a_folder_that_is_no_runs_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        pictures.main([str(tmp_path), "--out", str(tmp_path / "x.png")])
+    error = capsys.readouterr().err
+    assert "config.json" in error and error.count("\n") == 1, error
+    assert not (tmp_path / "x.png").exists()
+
+
+def episode(reward: float, question: str, category: int = 1, **log) -> Episode:
+    return Episode([], reward, {"prompt": "p", "response": f"wrote {reward}", "answer": "a",
+                                "gold": "g", "question": question, "category": category, **log})
+
+
+def test_transcripts_show_what_became_better_one_of_each_kind_first():
+    before = [episode(0, "same"), episode(0, "first"), episode(0, "second"),
+              episode(0, "other kind", 2), episode(0, "pets", 3, merged=False)]
+    after = [episode(0, "same"), episode(1, "first"), episode(1, "second"),
+             episode(1, "other kind", 2), episode(1, "pets", 3, merged=True)]
+    text = pictures.transcripts(before, after)
+    places = [text.find(f"question {name} ") for name in ("pets", "first", "other kind")]
+    assert -1 not in places and places == sorted(places), (
+        f"second pets first, then one of each kind, in order:\n{text}")
+    assert "second" not in text and "same" not in text, "three are enough"
+    assert "before wrote 0" in text and "after  wrote 1" in text
+    assert "same" in pictures.transcripts(before, after, 5), "with nothing better, what there is"
+    long = [episode(1, "q", prompt="line\n" * 60)]
+    assert "(60 lines of memories and question)" in pictures.transcripts(long, long)
+
+
+# ---- Files ---------------------------------------------------------------------------------------
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "page"
+    write_whole(path, b"old")
+    write_whole(path, b"new")
+    assert path.read_bytes() == b"new"
+
+    def full_disk(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        write_whole(path, b"half")
+    assert path.read_bytes() == b"new", "a failed write destroyed what was there"
+    assert list(tmp_path.iterdir()) == [path], "half a file was left behind"
+
+
+def test_a_check_changes_nothing(tmp_path):
+    path = tmp_path / "page"
+    check_writable(path)
+    assert not path.exists()
+    path.write_bytes(b"old")
+    check_writable(path)
+    assert path.read_bytes() == b"old", "the check must not cut off an existing file"
+    with pytest.raises(OSError):
+        check_writable(tmp_path / "missing" / "page")
