@@ -196,7 +196,8 @@ def test_the_bank_is_measured_without_embedding(monkeypatch):
     found = measure_bank(50)
     assert found["memories"] == 50 and all(value > 0 for value in found.values())
     has_faiss = importlib.util.find_spec("faiss") is not None
-    assert ("faiss_one" in found) == has_faiss
+    assert ("faiss" in found) == has_faiss
+    assert ("search, faiss flat" in bench_bank.bank_table([found])) == has_faiss
 
 
 def test_growth_is_the_power():

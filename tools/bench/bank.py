@@ -15,22 +15,23 @@ import numpy as np
 
 from memory_bank import MemoryBank
 
-DIMENSIONS, BEST, BATCH = 384, 60, 32  # of a vector; memories asked for; queries in a batch
+DIMENSIONS, BEST = 384, 60  # of a vector; memories that a search asks for
 LEAST = 0.3  # seconds to time each thing
 
 
 def seconds_of(*calls: Callable[[], object]) -> list[float]:
-    """The median time of each call, in turn so that all have the same company on the machine.
+    """The median time of each call, over at least three rounds and `LEAST` seconds a call.
 
-    Over at least three rounds and `LEAST` seconds; one warm-up each is left out.
+    The calls take turns, so that other work on the machine slows all of them alike. One warm-up of
+    each is left out.
     """
     times: list[list[float]] = [[] for _ in calls]
     while len(times[0]) < 4 or sum(map(sum, times)) < LEAST * len(calls):
-        for call, found in zip(calls, times):
+        for call, seconds in zip(calls, times):
             start = time.perf_counter()
             call()
-            found.append(time.perf_counter() - start)
-    return [statistics.median(found[1:]) for found in times]
+            seconds.append(time.perf_counter() - start)
+    return [statistics.median(seconds[1:]) for seconds in times]
 
 
 class Ready:
@@ -47,30 +48,27 @@ class Ready:
 
 def measure_bank(n: int) -> dict[str, float]:
     """Seconds of a search, and operations per second, in a bank of `n` memories."""
-    embed = Ready(n + BATCH)
+    embed = Ready(n + 1)
     bank = MemoryBank(embed, line=lambda memory: memory.text)
     start = time.perf_counter()
     for first in range(0, n, 1000):  # as a program would that reads a file
         bank.add_many([(str(i), "Anna" if i % 2 else "Ben", "8 May 2023")
                        for i in range(first, min(first + 1000, n))])
-    found = {"memories": n, "fill": n / (time.perf_counter() - start)}
-    queries = [str(n + i) for i in range(BATCH)]
+    figures = {"memories": n, "fill": n / (time.perf_counter() - start)}
+    query = str(n)  # the row behind those of the memories
     calls = {"read": embed.rows[:n].sum,
-             "one": lambda: bank.search(queries[0], BEST),
-             "speaker": lambda: bank.search(queries[0], BEST, speaker="Anna"),
-             "batch": lambda: bank.search(queries, BEST),
-             **faiss_searches(embed.rows[:n], embed.rows[n:])}
-    found.update(zip(calls, seconds_of(*calls.values())))
-    found.update({name: found[name] / BATCH for name in ("batch", "faiss_batch") if name in found})
+             "search": lambda: bank.search(query, BEST),
+             "speaker": lambda: bank.search(query, BEST, speaker="Anna"),
+             **faiss_search(embed.rows[:n], embed.rows[n:])}
+    figures.update(zip(calls, seconds_of(*calls.values())))
 
     many = min(n, 1000)
     ids = iter(np.random.default_rng(1).permutation(n).tolist())
-    bank.add("0", "Anna", "")  # room to grow, and no other bank reads the array: see `copy`
-    found["add"] = rate(many, lambda _: bank.add("0", "Anna", ""))
-    found["update"] = rate(many // 2, lambda _: bank.update(next(ids), "1", ""))
-    found["delete"] = rate(many // 2, lambda _: bank.delete(next(ids)))
-    found["copy"] = 1 / seconds_of(bank.copy)[0]
-    return found
+    figures["add"] = rate(many, lambda _: bank.add("0", "Anna", ""))
+    figures["update"] = rate(many // 2, lambda _: bank.update(next(ids), "1", ""))
+    figures["delete"] = rate(many // 2, lambda _: bank.delete(next(ids)))
+    figures["copy"] = 1 / seconds_of(bank.copy)[0]
+    return figures
 
 
 def rate(count: int, call: Callable[[int], object]) -> float:
@@ -81,31 +79,27 @@ def rate(count: int, call: Callable[[int], object]) -> float:
     return count / (time.perf_counter() - start)
 
 
-def faiss_searches(rows: np.ndarray, queries: np.ndarray) -> dict[str, Callable[[], object]]:
-    """The same searches in faiss's exact index; none where it is not installed."""
+def faiss_search(rows: np.ndarray, query: np.ndarray) -> dict[str, Callable[[], object]]:
+    """The same search in faiss's exact index; nothing where faiss is not installed."""
     try:
         import faiss
     except ImportError:
         return {}
     index = faiss.IndexFlatIP(DIMENSIONS)
     index.add(rows)
-    k = min(BEST, len(rows))
-    return {"faiss_one": lambda: index.search(queries[:1], k),
-            "faiss_batch": lambda: index.search(queries, k)}
+    return {"faiss": lambda: index.search(query, min(BEST, len(rows)))}
 
 
 def bank_table(measured: Sequence[dict[str, float]]) -> str:
     """What was measured, as text: a column a size."""
-    milliseconds = {"read": "read the matrix once", "one": "search, one query",
-                    "speaker": "search, one speaker of two", "batch": f"search, each of {BATCH}",
-                    "faiss_one": "faiss flat, one query",
-                    "faiss_batch": f"faiss flat, each of {BATCH}"}
+    milliseconds = {"read": "read the matrix once", "search": "search",
+                    "speaker": "search, one speaker of two", "faiss": "search, faiss flat"}
     per_second = {"fill": "fill, 1,000 at a time", "add": "add", "update": "update",
                   "delete": "delete", "copy": "copy"}
-    lines = [f"{'memories':<28}" + "".join(f"{m['memories']:>12,}" for m in measured)]
+    lines = [f"{'memories':<30}" + "".join(f"{m['memories']:>12,}" for m in measured)]
     for name, label in {**milliseconds, **per_second}.items():
         if name in measured[0]:
             unit, text = ("ms", [f"{1000 * m[name]:>12.3f}" for m in measured]) if (
                 name in milliseconds) else ("/s", [f"{m[name]:>12,.0f}" for m in measured])
-            lines.append(f"{label + ', ' + unit:<28}" + "".join(text))
+            lines.append(f"{label + ', ' + unit:<30}" + "".join(text))
     return "\n".join(lines)
