@@ -149,8 +149,8 @@ def show_answer(system: MemoryR1, question: str) -> None:
 
 def show_operations(seen: Observation) -> None:
     """Print what the manager wrote, with memories instead of their numbers."""
-    for operation in parse_operations(seen.response, len(seen.shown))[0]:
-        old = "" if operation.number is None else seen.shown[operation.number].text
+    for operation in parse_operations(seen.response, len(seen.memories))[0]:
+        old = "" if operation.number is None else seen.memories[operation.number].text
         print(f"  {paint(f'{operation.event:8}', operation.event)}",
               printable(" -> ".join(filter(None, (old, operation.text)))))
     if seen.counts["invalid"]:
