@@ -40,7 +40,7 @@ from transformers import PreTrainedTokenizerFast
 import world as w
 from benchmarks.shop import CATEGORIES, SHOPPING, Goal, Store, goals
 from data import Dialogue, Message
-from environments import QUESTIONS, Search, numbered, search_tasks
+from environments import QUESTIONS, Search, questions_text, search_tasks
 from making.wiring import build_model, build_tokenizer, learn, save
 from mem1 import INSTRUCTIONS, NOTES, Mem1Agent, Mem1Turn, turn_messages
 from memory_bank import Embedder, hashed_words
@@ -72,7 +72,7 @@ def demonstrate(dialogue: Dialogue, embed: Embedder, kind: str, rng: random.Rand
     # Short tasks are learned first; the order of many questions, and long states, take longer.
     most = 4 if rng.random() < 0.4 and not long else LONGEST
     chosen = rng.sample(known, rng.randint(6 if long else 1, min(most, len(known))))
-    text = numbered([probe.question.text for probe in chosen])
+    text = questions_text([probe.question.text for probe in chosen])
     environment.reset(task)
     plan = []  # (query, the line that answers it, the answer or None for a first step)
     for number, probe in enumerate(chosen, 1):

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from test_environments import small_task
 
 from benchmarks.shop import Store, catalogue, goals, solve
+from comparisons.harnesses import by_objectives
 from environments import Search
 from mem1 import (
     INSTRUCTIONS,
@@ -29,8 +30,6 @@ from mem1 import (
     Mem1Agent,
     Mem1Turn,
     Trajectory,
-    by_objectives,
-    harmless,
     parse_turn,
     turn_messages,
 )
@@ -84,7 +83,6 @@ def test_what_is_read_cannot_imitate_a_tag(text):
                                                "<info>", "</info>"], (
             "a note, query or passage wrote a tag of its own into the prompt")
         assert len(user.splitlines()) <= 4 + 2 + 2 + text.count("\n"), "it broke out of its line"
-    assert "<" not in harmless(text) and ">" not in harmless(text)
 
 
 def test_the_hint_counts_down_and_the_last_turn_asks_for_the_answer():

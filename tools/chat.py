@@ -211,7 +211,7 @@ def work(policy: Policy, task: SearchTask, harness: str, n_gold: int) -> int:
     peak = forgotten = 0
     while not trajectory.done:
         prompt = agent.prompt(policy, trajectory)
-        for number in range(forgotten, len(trajectory.past) - trajectory.kept):
+        for number in range(forgotten, len(trajectory.past) - trajectory.n_remembered):
             print(paint(f"         turn {number + 1} is dropped", "quiet"))
             forgotten = number + 1
         [[step]] = policy.sample([prompt], 1, agent.max_new_tokens, 0, stop=STOP)

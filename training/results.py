@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from backend import devices
-from mem1 import HARNESSES, TASKS, by_objectives
+from comparisons.harnesses import TASKS, by_objectives
+from mem1 import HARNESSES
 from memr1 import AnswerTask, answer_all, build_banks
 from metrics import summarise
 from policy import Policy
