@@ -20,7 +20,7 @@ import pytest
 
 import data
 
-REMEDY = 'benchmarks.fetch("locomo")'  # every refusal says how to get the original
+REMEDY = 'benchmarks.others.fetch("locomo")'  # every refusal says how to get the original
 
 
 def small_file() -> list:
@@ -351,7 +351,7 @@ def real_path() -> Path:
                  cache / "locomo10.json"]:
         if path.is_file():
             return path
-    pytest.skip("LoCoMo is not on this machine: benchmarks.fetch('locomo') downloads it")
+    pytest.skip("LoCoMo is not on this machine: benchmarks.others.fetch('locomo') downloads it")
 
 
 def test_real_counts(real_path):
