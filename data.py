@@ -1,18 +1,19 @@
 """What all agents learn from: dialogues, questions, and LoCoMo loaded, checked and split.
 
 LoCoMo (Maharana et al., "Evaluating Very Long-Term Conversational Memory of LLM Agents", ACL 2024,
-snap-research/locomo, CC BY-NC 4.0) is ten conversations of about six hundred turns over months,
-with questions whose answers lie in one turn, in several, or between the lines. Memory-R1
+snap-research/locomo, CC BY-NC 4.0) is ten conversations of about six hundred turns over months. The
+answers to its questions lie in one turn, in several, or between the lines. Memory-R1
 (arXiv 2508.19828) trains on the first conversation, validates on the second and tests on the rest.
-The synthetic world in world.py fills the same dataclasses, and so do the loaders of the other
-benchmarks in benchmarks/others.py, which also downloads the files: no agent can tell them apart.
+
+world.py and the loaders of benchmarks/others.py fill the same dataclasses, so no agent can tell the
+data sets apart. benchmarks/others.py also downloads the files.
 
 Where this differs from the paper
-1. Category names are LoCoMo's own; Memory-R1 prints other names over the same numbers: see
+1. Category names are LoCoMo's own. Memory-R1 prints other names over the same numbers: see
    CATEGORIES.
 2. The paper has GPT-4o-mini extract facts from each turn. LoCoMo comes with "observations",
-   sentences of the same kind already tied to turns; they become `Turn.facts`, so no API is needed.
-   They were written with the whole session in view: a little better than a real extractor.
+   sentences of the same kind that are tied to turns. They become `Turn.facts`, so that no API is
+   needed. Their writers saw the whole session, so they are a little better than extracted facts.
 3. Evidence that names no turn is repaired or dropped (see `load_locomo`); the paper does not say.
 
     python -c "from benchmarks.others import load; print(len(load('locomo')))"
@@ -31,14 +32,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# LoCoMo's own names (comments of its task_eval/evaluation.py; issue 29). Beware: Mem0's papers and
-# code, and after them Memory-R1's Tables 1 and 3, print category 1 as "Single Hop", 3 as
-# "Multi-Hop" and 4 as "Open Domain". The counts prove it: 239, 83 and 727 test questions. So the
-# paper's "Single Hop" is real multi-hop, its "Multi-Hop" real open-domain, its "Open Domain" real
-# single-hop; only "Temporal" means the same. Compare by number, never by name.
+# LoCoMo's own names (comments of its task_eval/evaluation.py; issue 29). Mem0's papers and code
+# print other names, and so do Memory-R1's Tables 1 and 3. The counts of test questions prove it:
+#
+#     number   LoCoMo's name   the papers' name   test questions
+#     1        multi-hop       Single Hop         239
+#     2        temporal        Temporal           258
+#     3        open-domain     Multi-Hop          83
+#     4        single-hop      Open Domain        727
+#
+# So compare by number, never by name.
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop"}
-ADVERSARIAL = 5  # questions about things never said; neither trained on nor scored by the paper
-
+ADVERSARIAL = 5  # questions about things never said; the paper neither trains on nor scores them
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 
@@ -63,10 +68,10 @@ class Turn:
 
     turn_id: str  # "D3:7": session 3, turn 7
     speaker: str
-    text: str  # what was said; image captions appended as text
+    text: str  # what was said, and the captions of images as text
     timestamp: str  # the session's date as written in the data
-    facts: tuple[str, ...] = ()  # third-person sentences it states: LoCoMo's observations, or ours
-    fact: Fact | None = None
+    facts: tuple[str, ...] = ()  # what it states, as third-person sentences
+    fact: Fact | None = None  # its meaning, in the synthetic world
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class Question:
     text: str
     answer: str
     category: int | str  # LoCoMo's own numbers, or what another data set calls it
-    evidence: tuple[str, ...]  # turn ids
+    evidence: tuple[str, ...]  # ids of the turns that prove the answer
     timestamp: str = ""  # when it is asked, as written; "" where the data does not say
 
 
@@ -98,7 +103,7 @@ class OpenQuestion:
     question_id: str
     text: str
     answer: str
-    passages: tuple[tuple[str, str], ...]  # pairs of title and text, needed or not, no two equal
+    passages: tuple[tuple[str, str], ...]  # (title, text), needed or not, no two equal
     evidence: tuple[str, ...]  # titles of the passages needed, each once
 
 
@@ -118,7 +123,11 @@ _KIND_NAMES = {str: "text", int: "a whole number", bool: "true or false", list: 
 
 
 def broken(where: str, found: str, wanted: str) -> DataError:
-    """What every broken place in a file is refused with; `load_records` adds what to do."""
+    """The error for a broken place in a file; `load_records` adds what to do.
+
+    >>> broken("small.json: element 3, field 'qa'", "nothing", "a list")
+    DataError("small.json: element 3, field 'qa': found nothing, expected a list")
+    """
     return DataError(f"{where}: found {found}, expected {wanted}")
 
 
@@ -128,7 +137,7 @@ def check(value: Any, kinds: tuple[type, ...], where: str) -> Any:
     if type(value) not in kinds:
         wanted = " or ".join(_KIND_NAMES[kind] for kind in kinds)
         raise broken(where, reprlib.repr(value), wanted)  # reprlib: one short line, whatever it is
-    # A file cut inside an emoji can hold half a surrogate pair, at which every tokenizer stops.
+    # A file that was cut inside an emoji can hold half a surrogate pair. No tokenizer takes it.
     if type(value) is str and not value.isascii() and re.search("[\ud800-\udfff]", value):
         raise broken(where, "half of a surrogate pair", "text that UTF-8 can hold")
     return value
@@ -145,11 +154,12 @@ def get_field(record: Mapping[str, Any], field: str, kinds: tuple[type, ...], wh
 
 
 def _read_json(path: str | os.PathLike[str], remedy: str, lines: bool) -> Any:
-    """What the file holds; with `lines` JSON lines are a list too."""
+    """What the file holds; with `lines`, JSON lines are read as a list."""
     try:
         # utf-8-sig: editors on Windows put a byte-order mark first, which JSON does not allow.
         text = Path(path).read_text(encoding="utf-8-sig")
-        if lines and text.lstrip().startswith("{"):  # the newline stays: errors name the right line
+        if lines and text.lstrip().startswith("{"):
+            # The newline stays, so that an error names the right line.
             text = "[" + text.replace("}\n{", "},\n{") + "]"
         return json.loads(text)
     except OSError as error:
@@ -164,11 +174,13 @@ def load_records(path: str | os.PathLike[str], source: str,
                  id_fields: tuple[str, ...] = (), lines: bool = False) -> list[Any]:
     """What `read(record, name, where)` makes of each element of a JSON list.
 
-    The name is in the first of `id_fields` that the element has, or else its number. With `lines`
-    the file may also be JSON lines, one element each. Raises DataError with the remedy: to fetch
-    the original, `source` in benchmarks.SOURCES.
+    `name` is what stands in the first of `id_fields` that the element has, else its number. `where`
+    is its place, for errors. With `lines` the file may also be JSON lines, one element each.
+
+    Raises DataError, in one line, for a file that cannot be read or is broken anywhere. The line
+    ends with what to do: fetch the original, `source` in benchmarks.others.SOURCES.
     """
-    remedy = f'use the original file, which benchmarks.fetch("{source}") downloads'
+    remedy = f'use the original file, which benchmarks.others.fetch("{source}") downloads'
     records = _read_json(path, remedy, lines)
     loaded: dict[str, Any] = {}
     try:
@@ -194,10 +206,12 @@ def load_records(path: str | os.PathLike[str], source: str,
 
 
 def find_turn_ids(written: str, known: Collection[str]) -> tuple[str, ...]:
-    """All turns of the dialogue that an annotator's string names, in its order.
+    """The ids in `known` that an annotator's string names, in its order.
 
-    Mends lists in one string ("D8:6; D9:17"), a stray colon ("D:11:26") and leading zeros
-    ("D30:05"); what names no turn in `known` ("D", or a turn that was never there) is left out.
+    Lists in one string, stray colons and leading zeros are mended. What names no turn is left out.
+
+    >>> find_turn_ids("D8:6; D:11:26 D30:05, D", ["D8:6", "D11:26", "D30:5"])
+    ('D8:6', 'D11:26', 'D30:5')
     """
     # The zeros before a number are matched outside its group, so they are not part of the id.
     pairs = re.findall(r"D:?0*([0-9]+):0*([0-9]+)", written)
@@ -208,10 +222,10 @@ def find_turn_ids(written: str, known: Collection[str]) -> tuple[str, ...]:
 def _read_turns(conversation: Mapping[str, Any], speakers: tuple[str, str],
                 where: str) -> list[Turn]:
     """All turns of a conversation in the order they were said, still without facts."""
-    # The lists decide which sessions exist: conv-26 has 35 dates and only 19 sessions. Sorting by
-    # number matters, since as text "session_10" comes before "session_9".
-    numbers = sorted(int(found[1]) for key in conversation
-                     if (found := re.fullmatch(r"session_([0-9]{1,9})", key)))
+    # The lists decide which sessions exist: conv-26 has 35 dates and only 19 sessions. They are
+    # sorted by number, because as text "session_10" comes before "session_9".
+    numbers = sorted(int(match[1]) for key in conversation
+                     if (match := re.fullmatch(r"session_([0-9]{1,9})", key)))
     turns: dict[str, Turn] = {}
     for number in numbers:
         session = get_field(conversation, f"session_{number}", (list,), where)
@@ -240,12 +254,16 @@ def _read_turns(conversation: Mapping[str, Any], speakers: tuple[str, str],
 
 def _read_facts(observation: Mapping[str, Any], order: Mapping[str, int],
                 where: str) -> dict[str, list[str]]:
-    """LoCoMo's observations, by the id of the turn that completes each of them."""
+    """LoCoMo's observations, by the id of the turn that completes each of them.
+
+    `order` maps a turn's id to its place. An observation that names several turns goes to the last
+    of them, because before that turn not all of it was said.
+    """
     facts: dict[str, list[str]] = {}
     for session, by_speaker in observation.items():
-        place = f"{where}, observation {reprlib.repr(session)}"
-        for speaker, pairs in check(by_speaker, (dict,), place).items():
-            of_speaker = f"{place}, {reprlib.repr(speaker)}"
+        in_session = f"{where}, observation {reprlib.repr(session)}"
+        for speaker, pairs in check(by_speaker, (dict,), in_session).items():
+            of_speaker = f"{in_session}, {reprlib.repr(speaker)}"
             for index, pair in enumerate(check(pairs, (list,), of_speaker)):
                 spot = f"{of_speaker}[{index}]"
                 if len(check(pair, (list,), spot)) != 2:
@@ -254,14 +272,15 @@ def _read_facts(observation: Mapping[str, Any], order: Mapping[str, int],
                 # 15 in the real file name several turns, as a list or joined into one string.
                 if type(check(written, (str, list), spot)) is list:
                     written = " ".join(check(item, (str,), spot) for item in written)
-                named = find_turn_ids(written, order)
-                if named:  # before the last of them the sentence was not yet wholly said
-                    facts.setdefault(max(named, key=order.__getitem__), []).append(sentence)
+                turn_ids = find_turn_ids(written, order)
+                if turn_ids:
+                    last = max(turn_ids, key=order.__getitem__)
+                    facts.setdefault(last, []).append(sentence)
     return facts
 
 
 def _read_question(record: Any, known: Collection[str], where: str) -> Question:
-    """One entry of "qa"; of an adversarial one the answer is the trap, not the truth."""
+    """One entry of "qa". The answer of an adversarial question is the trap, not the truth."""
     check(record, (dict,), where)
     text = get_field(record, "question", (str,), where)
     category = get_field(record, "category", (int,), where)
@@ -289,7 +308,7 @@ def _read_dialogue(record: Mapping[str, Any], name: str, where: str) -> Dialogue
     turns = _read_turns(conversation, speakers, where)
     order = {turn.turn_id: index for index, turn in enumerate(turns)}
 
-    # Observations are LoCoMo's extra; a file of one's own may go without.
+    # A file of one's own may lack observations, because only LoCoMo's authors wrote them.
     observation = (get_field(record, "observation", (dict,), where) if "observation" in record
                    else {})
     facts = _read_facts(observation, order, where)
@@ -307,14 +326,18 @@ def load_locomo(path: str | os.PathLike[str]) -> list[Dialogue]:
     """Read a file in LoCoMo's format; conversations, turns and questions keep the file's order.
 
     Image captions become text, whole-number answers become strings, and category 5 goes to
-    `Dialogue.adversarial`. There `answer` is the trap that the data calls "adversarial_answer", ""
-    where there is none; the right reply is that the conversation does not say.
+    `Dialogue.adversarial`. An adversarial question's `answer` is the trap that the data calls
+    "adversarial_answer", or "". Its right reply is that the conversation does not say.
 
-    In the real file 9 evidence strings of the 1,540 questions name no turn as written. 6 are
-    mended: 4 lists joined into one string ("D8:6; D9:17" in conv-26, three in conv-49), "D:11:26"
-    in conv-43 and "D30:05" in conv-50. 3 are dropped, since no turn has such an id: "D" and
-    "D10:19" in conv-42, "D4:36" in conv-47; their questions keep other evidence. 4 questions, all
-    of category 3, never had any. 15 of 2,541 observations name several turns and go to the last.
+    In the real file 9 evidence strings of the 1,540 questions name no turn as written:
+
+        6 are mended    4 lists in one string ("D8:6; D9:17" in conv-26, three in conv-49),
+                        "D:11:26" in conv-43, "D30:05" in conv-50
+        3 are dropped   "D" and "D10:19" in conv-42, "D4:36" in conv-47: no turn has such an id, and
+                        their questions keep other evidence
+
+    4 questions, all of category 3, never had any evidence. 15 of 2,541 observations name several
+    turns and go to the last.
 
     Raises DataError if the file is missing, not JSON, or broken anywhere. Elements and list
     positions in its message count from 0.
@@ -323,7 +346,7 @@ def load_locomo(path: str | os.PathLike[str]) -> list[Dialogue]:
 
 
 def is_locomo(dialogues: list[Dialogue]) -> bool:
-    """Whether these are LoCoMo's, with its numbered categories; other data sets name theirs."""
+    """Whether all categories are numbers, as LoCoMo's are; other data sets have names for them."""
     return all(isinstance(q.category, int) for d in dialogues for q in d.questions)
 
 
@@ -332,12 +355,12 @@ def split_locomo(
 ) -> tuple[list[Dialogue], list[Dialogue], list[Dialogue]]:
     """(train, validation, test) as in Memory-R1: first conversation, second, all the others.
 
-    The paper says only "1:1:8"; this is the one split that gives its 152, 81 and 1,307 questions
-    (adversarial ones not counted). Splitting by conversation and not by question is what keeps the
-    test honest: no tested memory was ever trained on. Validation has no question of category 3.
+    The paper says only "1:1:8". No other split gives its 152, 81 and 1,307 questions (adversarial
+    ones not counted). A split by conversation keeps the test honest, because no tested memory was
+    ever trained on. Validation has no question of category 3.
 
-    Raises DataError for fewer than three conversations. One's own file of one or two needs no
-    split to be evaluated: use the whole list that `load_locomo` returns.
+    Raises DataError for fewer than three conversations. To evaluate a smaller file of one's own,
+    use the whole list that `load_locomo` returns.
     """
     if len(dialogues) < 3:
         raise DataError(f"split_locomo: found {len(dialogues)} conversations, expected at least 3 "

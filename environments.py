@@ -1,30 +1,29 @@
-"""What a long task is made of: environments with `reset(task) -> text` and
-`step(kind, text) -> (text, reward, done)`, and the tasks of each.
+"""What an agent of long tasks acts on: the environment, and the tasks of multi-objective search.
 
-    Search   several questions joined into one task (MEM1, arXiv 2506.15841, section 3.2); the tool
-             searches a memory bank, the reward is the number of questions answered right
-    Store    a purchase in a web shop (benchmarks/shop.py)
+    Environment   what mem1.py asks of any environment; write a class like it to add your own
+    Search        several questions joined into one task (MEM1, arXiv 2506.15841, section 3.2). The
+                  tool searches a memory bank; the reward is the number of questions answered right
 
-An environment knows nothing of the agent (mem1.py): it gets the text of a query or an answer.
+A second environment, a web shop, is `Store` in benchmarks/shop.py. An environment knows nothing of
+the agent: it gets the text of a query or an answer.
 
 Where this differs from the paper
-1. The corpus belongs to the task: what a dialogue of the synthetic world left, the turns of a
-   LoCoMo conversation, the paragraphs that HotpotQA lists with its questions. The paper searches
-   Wikipedia with an encoder, and the web in its tests.
+1. Each task has a corpus of its own: `dialogue_tasks` and `open_tasks` say which. The paper
+   searches Wikipedia with an encoder, and the web in its tests.
 2. Answers are compared by `squad_exact_match`, position by position, as in the paper's reward.
-3. Questions are numbered, so that which one comes next can be read off the last query. A number
-   before a query is not searched for, and numbers before answers are no part of them.
+3. Questions are numbered, because the number of the last query then tells which question comes
+   next. The search ignores a number before a query, and the reward one before an answer.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from data import Dialogue, OpenQuestion
+from data import Dialogue, OpenQuestion, Question
 from memory_bank import Embedder, MemoryBank
 from metrics import objectives_right, split_answers
 from prompts import one_line
@@ -38,11 +37,38 @@ The task is to answer several questions with the help of a search engine. A quer
 the questions, behind its number. The answer holds all answers in the order of the questions, with \
 semicolons between them."""
 
-# ---- Environments: reset(task) -> text, step(kind, text) -> (text, reward, done) -----------------
+# ---- The environment and its search --------------------------------------------------------------
 
 
 class Environment(Protocol):
-    """What MEM1 acts in."""
+    """What an agent of long tasks needs to know of the place where it acts.
+
+    Any class with these two attributes and five methods will do; it need not inherit from this
+    one. `task` is of whatever type the environment's own tasks are.
+    """
+
+    instructions: str  # what the system message says of this kind of task
+    answers: bool  # whether a task may end with an <answer>; a purchase in a shop does not
+
+    def turns(self, task: Any) -> int:
+        """Turns that a task may take."""
+
+    def reset(self, task: Any) -> str:
+        """Begin a task; returns its text, which the agent reads again in every turn."""
+
+    def step(self, kind: str, text: str) -> tuple[str, float, bool]:
+        """Act: `kind` is "query" or "answer". Returns what comes back, the reward, the end.
+
+        It must never raise, because a model may write any text. The reward of the last step pays
+        for the whole task.
+        """
+
+    def log(self, answer: str) -> dict:
+        """What samples.jsonl keeps of a task that ended with this answer ("" for none).
+
+        It has "question", "answer", "gold" and "category". A task of several questions has
+        "objectives" too: a list of {"answer", "gold", "category"}, by which tables score.
+        """
 
 
 @dataclass(frozen=True)
@@ -50,15 +76,15 @@ class SearchTask:
     """Several questions about one corpus, to be answered together."""
 
     questions: tuple[str, ...]
-    answers: tuple[str, ...]
-    categories: tuple[int, ...]
+    answers: tuple[str, ...]  # gold answers, in the order of the questions
+    categories: tuple[int | str, ...]
     corpus: MemoryBank  # a memory a passage
 
 
-def numbered(questions: Sequence[str]) -> str:
-    """A task's text.
+def questions_text(questions: Sequence[str]) -> str:
+    """A task's text: all questions behind their numbers, on one line.
 
-    >>> numbered(["Where does Anna live?", "Who is Carl's boss?"])
+    >>> questions_text(["Where does Anna live?", "Who is Carl's boss?"])
     "Questions: 1. Where does Anna live?; 2. Who is Carl's boss?"
     """
     return "Questions: " + "; ".join(
@@ -66,7 +92,7 @@ def numbered(questions: Sequence[str]) -> str:
 
 
 class Search:
-    """Multi-objective questions: the tool searches a memory bank."""
+    """Several questions at once: a query searches the task's corpus."""
 
     instructions, answers = QUESTIONS, True
 
@@ -75,22 +101,23 @@ class Search:
         return 2 * len(task.questions) + 2
 
     def reset(self, task: SearchTask) -> str:
-        """Begin a task; returns what the agent is told in every turn."""
+        """Begin a task; returns its questions."""
         self.task = task
-        return numbered(task.questions)
+        return questions_text(task.questions)
 
     def step(self, kind: str, text: str) -> tuple[str, float, bool]:
         """A query returns the best passages; an answer ends the task and is paid by position."""
         if kind == "answer":
             return "", float(sum(objectives_right(text, self.task.answers))), True
-        # The number helps who asks, not the search: there are numbers in dates.
-        found = self.task.corpus.search(re.sub(r"^\s*[0-9]+\.\s+", "", text), PASSAGES)
-        return "\n".join(f"- {memory.text}" for memory in found) or "- none", 0.0, False
+        # The number goes, because "8." would find whatever was said on the 8th of a month.
+        query = re.sub(r"^\s*[0-9]+\.\s+", "", text)
+        passages = self.task.corpus.search(query, PASSAGES)
+        return "\n".join(f"- {passage.text}" for passage in passages) or "- none", 0.0, False
 
     def log(self, answer: str) -> dict:
-        """What is worth logging of a task that ended with this answer ("" for none)."""
+        """The task as a whole and, as "objectives", question by question."""
         task, given = self.task, split_answers(answer)
-        given += [""] * (len(task.answers) - len(given))
+        given += [""] * (len(task.answers) - len(given))  # a missing answer is an empty one
         return {"question": "; ".join(task.questions), "answer": answer,
                 "gold": "; ".join(task.answers), "category": len(task.answers),
                 "objectives": [{"answer": one, "gold": gold, "category": category} for
@@ -102,63 +129,90 @@ class Search:
 
 def search_tasks(sources: Sequence[Dialogue] | Sequence[OpenQuestion], n_objectives: int,
                  embed: Embedder, rounds: int = 1) -> list[SearchTask]:
-    """Questions in groups of `n_objectives`, in order; a rest is dropped.
+    """Questions in groups of `n_objectives`; what is left over at the end is dropped.
 
-    For training on few questions: `rounds` times, each after the first in an order drawn anew.
+    `rounds` is for training on few questions: every round after the first groups the same
+    questions in another order, drawn with a fixed seed.
     """
-    group = open_tasks if sources and isinstance(sources[0], OpenQuestion) else dialogue_tasks
+    make = open_tasks if sources and isinstance(sources[0], OpenQuestion) else dialogue_tasks
     draw, tasks = random.Random(0), []
-    for place in range(rounds):
-        tasks += group(sources, n_objectives, embed, draw if place else None)
+    for number in range(rounds):
+        tasks += make(sources, n_objectives, embed, draw if number else None)
     return tasks
+
+
+def in_groups(questions: Sequence, size: int, draw: random.Random | None) -> list[Sequence]:
+    """Groups of `size` questions, in the order given or, with `draw`, in one drawn anew.
+
+    >>> in_groups("abcde", 2, None)
+    ['ab', 'cd']
+    """
+    if draw is not None:
+        questions = draw.sample(questions, len(questions))
+    return [questions[first:first + size]
+            for first in range(0, len(questions) - size + 1, size)]
+
+
+def corpus_of(passages: Iterable[str], embed: Embedder) -> MemoryBank:
+    """A bank that is searched by the passages' own words; they have no speaker and no date."""
+    corpus = MemoryBank(embed, line=lambda memory: memory.text)
+    corpus.add_many((passage, "", "") for passage in passages)
+    return corpus
 
 
 def open_tasks(questions: Sequence[OpenQuestion], n_objectives: int, embed: Embedder,
                draw: random.Random | None = None) -> list[SearchTask]:
-    """HotpotQA's questions; the corpus of a task are the paragraphs of all its questions.
+    """HotpotQA's questions; the corpus of a task is the paragraphs of all its questions.
 
-    They all take two steps, so all are of category 1, multi-hop.
+    Every question takes two steps, so all are of category 1, multi-hop.
     """
     tasks = []
-    if draw is not None:
-        questions = draw.sample(questions, len(questions))
-    for first in range(0, len(questions) - n_objectives + 1, n_objectives):
-        chosen = questions[first:first + n_objectives]
-        corpus = MemoryBank(embed, line=lambda memory: memory.text)
-        passages = dict.fromkeys(passage for question in chosen for passage in question.passages)
-        corpus.add_many((f"{title}: {text}", "", "") for title, text in passages)
-        tasks.append(SearchTask(tuple(q.text for q in chosen), tuple(q.answer for q in chosen),
+    for group in in_groups(questions, n_objectives, draw):
+        # A paragraph that two questions share stands in the corpus once.
+        paragraphs = dict.fromkeys(passage for question in group for passage in question.passages)
+        corpus = corpus_of((f"{title}: {text}" for title, text in paragraphs), embed)
+        tasks.append(SearchTask(tuple(q.text for q in group), tuple(q.answer for q in group),
                                 (1,) * n_objectives, corpus))
     return tasks
 
 
 def dialogue_tasks(dialogues: Sequence[Dialogue], n_objectives: int, embed: Embedder,
                    draw: random.Random | None = None) -> list[SearchTask]:
-    """Each dialogue's questions.
+    """The questions about each dialogue; all tasks of a dialogue share one corpus.
 
-    The corpus of a world's dialogue are the memories that hold in the end, person by person, six
-    to a passage, and its questions as many as a dialogue of the world has, of all that these can
-    answer; other dialogues have their turns and questions.
+    - A dialogue of the synthetic world: `world_source` says what is searched and asked.
+    - Any other dialogue: a passage is a turn with its date, such as "Ann: I skied., 8 May 2023".
+      The questions are the dialogue's own.
     """
     tasks = []
     for dialogue in dialogues:
-        corpus, questions = MemoryBank(embed, line=lambda memory: memory.text), dialogue.questions
         if any(turn.fact for turn in dialogue.turns):
-            about: dict[str, list[str]] = {}
-            for (subject, _), (text, _, day) in oracle_memories(dialogue.turns).items():
-                about.setdefault(subject, []).append(f"{text}, {day}")
-            texts = [". ".join(lines[i:i + PER_PASSAGE]) for lines in about.values()
-                     for i in range(0, len(lines), PER_PASSAGE)]
-            found = [probe.question for probe in probes(dialogue.turns)
-                     if probe.question.answer != "nothing"]  # what is not there cannot be found
-            questions = random.Random(dialogue.name).sample(found, len(dialogue.questions))
+            passages, questions = world_source(dialogue)
         else:
-            texts = [f"{turn.speaker}: {turn.text}, {turn.timestamp}" for turn in dialogue.turns]
-        corpus.add_many((text, "", "") for text in texts)
-        if draw is not None:
-            questions = draw.sample(questions, len(questions))
-        for first in range(0, len(questions) - n_objectives + 1, n_objectives):
-            chosen = questions[first:first + n_objectives]
-            tasks.append(SearchTask(tuple(q.text for q in chosen), tuple(q.answer for q in chosen),
-                                    tuple(q.category for q in chosen), corpus))
+            passages = [f"{turn.speaker}: {turn.text}, {turn.timestamp}" for turn in dialogue.turns]
+            questions = dialogue.questions
+        corpus = corpus_of(passages, embed)
+        for group in in_groups(questions, n_objectives, draw):
+            tasks.append(SearchTask(tuple(q.text for q in group), tuple(q.answer for q in group),
+                                    tuple(q.category for q in group), corpus))
     return tasks
+
+
+def world_source(dialogue: Dialogue) -> tuple[list[str], list[Question]]:
+    """What is searched and what is asked of a dialogue of the synthetic world.
+
+    - A passage holds six memories of one person with their dates: "Anna lives in Oslo, 8 May 2023.
+      Anna drives a Fiat, 1 June 2023. ...". They are the memories that hold at the end.
+    - The questions are drawn from all that the memories can answer, as many as the dialogue has.
+      The dialogue's own would not do: some answers are "nothing", which no search can find.
+    """
+    about: dict[str, list[str]] = {}
+    for (subject, _), (text, _, day) in oracle_memories(dialogue.turns).items():
+        about.setdefault(subject, []).append(f"{text}, {day}")
+    passages = [". ".join(memories[first:first + PER_PASSAGE]) for memories in about.values()
+                for first in range(0, len(memories), PER_PASSAGE)]
+    answerable = [probe.question for probe in probes(dialogue.turns)
+                  if probe.question.answer != "nothing"]
+    # The dialogue's name is the seed, so that every command asks the same questions.
+    draw = random.Random(dialogue.name)
+    return passages, draw.sample(answerable, len(dialogue.questions))

@@ -40,10 +40,11 @@ from tqdm import tqdm
 from backend.devices import exit_with
 from benchmarks.others import load
 from comparisons.compare import chosen_systems, compare
+from comparisons.harnesses import TASKS, by_objectives
 from comparisons.judge import Judge, JudgeError, Server, from_policy
 from comparisons.recall import mean, recall_table, search_recall, share, systems_recall
 from data import DataError, Dialogue, OpenQuestion, Turn, category_name, is_locomo, split_locomo
-from mem1 import HARNESSES, TASKS, by_objectives
+from mem1 import HARNESSES
 from memory_bank import MemoryBank, hashed_words
 from memr1 import AnswerTask, answer_all, candidates, greedy, observe_all, turn_facts
 from metrics import bleu1, f1, squad_exact_match, summarise

@@ -5,39 +5,40 @@
 
 1. `turn_facts`        what a turn states: itself, LoCoMo's observations, or a model's words
 2. `manager_messages`  the fact and the memories most like it, numbered 0, 1, ...   (Eq. 1)
-3. `parse_operations`  ADD, UPDATE, DELETE or NOOP, in JSON; never raises
+3. `parse_operations`  ADD, UPDATE, DELETE or NOOP, read from JSON; never raises
 4. `apply_operations`  the bank changes (Algorithm 3)
 5. `candidates`        cosine search in each speaker's memories (Algorithm 2)
 6. `answer_messages`   all candidates and the question (Figure 11)
 7. `parse_answer`      the answer is what follows **Answer:**
 
-Both agents learn from one number (Eq. 4): whether the final answer is exactly the gold answer. For
-the manager a *frozen* answer agent gives that answer from the bank the manager leaves behind.
+Both agents learn from one number (Eq. 4): whether the final answer is exactly the gold answer. The
+manager does not answer itself. So a *frozen* answer agent answers from the bank that the manager
+leaves behind, and the manager is paid for that answer.
 
 Where this differs from the paper
-1. A training example of the manager is one decision: the bank of all earlier turns, the last turn
-   that a question's evidence names, and that question. The paper links a turn to every question
-   whose evidence contains it; but before the last of the turns nobody can answer.
-2. In training the same question also judges a later decision, on a turn that is easily mistaken
-   for its own but has nothing to do with it: there the memory must survive. Judged by linked turns
-   alone, a manager learns to overwrite whatever stands nearby, since nobody asks for it again.
-3. The earlier bank is the right one where the data knows it (the synthetic world), and otherwise
-   holds every earlier fact. The paper lets GPT-4o-mini build it from the last 24 or 50 turns (its
-   text and its Algorithm 1 disagree).
+1. A training example of the manager is one decision. It holds the bank of all earlier turns, the
+   last turn that a question's evidence names, and that question. The paper links a turn to every
+   question whose evidence contains it, but before the last of those turns nobody can answer.
+2. In training the same question also pays for a later decision (`guard_place`). Its turn is easily
+   mistaken for the question's own, and has nothing to do with it: the memory must survive. Paid
+   for linked turns alone, a manager learns to overwrite a similar memory, because no question asks
+   for that memory again.
+3. The earlier bank is the right one where the data knows it (the synthetic world). Elsewhere it
+   holds every earlier fact. The paper lets GPT-4o-mini build the bank from the last 24 or 50 turns
+   (its text and its Algorithm 1 disagree).
 4. The manager sees the 5 most similar memories, as in the authors' code; the paper does not say.
 5. Candidates stand in the order of the bank, as a timeline, not in the order of similarity.
 6. Exact match is SQuAD's (metrics.py says why); the paper does not say.
 7. While the manager learns, the answer agent is the start model, not one that was trained.
 
-`python memr1.py` starts a chat with both agents in the terminal, which shows every operation
-(chat.py).
+    python memr1.py      a chat with both agents, which shows every operation (tools/chat.py)
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -59,9 +60,9 @@ from prompts import (
 from trees import Episode
 from world import oracle_memories, second_pet
 
-SIMILAR = 5  # memories shown to the manager with a new fact
-PER_SPEAKER = 30  # memories of each speaker shown to the answer agent
-Reward = Callable[[str, str], float]  # of an answer and the gold answer
+SIMILAR = 5  # memories that the manager reads with a new fact
+PER_SPEAKER = 30  # memories of each speaker that the answer agent reads
+Reward = Callable[[str, str], float]  # (answer, gold answer) -> what the answer is worth
 
 # ---- Acting --------------------------------------------------------------------------------------
 
@@ -71,23 +72,25 @@ class AnswerTask:
 
     bank: MemoryBank
     question: Question
-    speakers: tuple[str, ...]
+    speakers: tuple[str, ...]  # whose memories are searched, and shown in this order
 
 
 @dataclass(frozen=True)
 class ManagerTask:
-    """One decision of the manager, and the question that will judge it."""
+    """One decision of the manager, and the question whose answer pays for it."""
 
-    bank: MemoryBank  # before the turn; never changed
+    bank: MemoryBank  # before the turn; decisions change copies of it, never the bank itself
     fact: str
     speaker: str
     timestamp: str
     question: Question
     speakers: tuple[str, ...]
-    merged: str = ""  # for a second pet: the memory that ought to stand afterwards (world only)
+    # For a second pet: the memory that ought to stand afterwards ("Anna has dogs named Rex and
+    # Milo"). Only the synthetic world knows it. It is logged and never paid for.
+    merged: str = ""
 
-    @cached_property
-    def shown(self) -> list[Memory]:
+    @cached_property  # a search a task, however many epochs and samples ask for it
+    def memories(self) -> list[Memory]:
         """The memories most similar to the fact, in the order of their numbers in the prompt."""
         return self.bank.search(self.fact, SIMILAR, self.speaker)
 
@@ -96,40 +99,44 @@ class ManagerTask:
 class Answer:
     """What an answer agent made of a question."""
 
-    text: str
-    selected: str
-    prompt: str  # the user message, as it was read
-    response: str
+    text: str  # what exact match compares
+    selected: str  # the memories that the agent wrote down before its answer, one a line
+    prompt: str  # the user message that the agent read
+    response: str  # all that the agent wrote
 
 
 def candidates(bank: MemoryBank, question: str, speakers: Sequence[str],
                per_speaker: int = PER_SPEAKER) -> dict[str, list[Memory]]:
     """The memories of each speaker most similar to the question, in the order of the bank."""
+    # Ids grow with time, so sorted memories are a timeline: the most recent one stands last. In
+    # the order of similarity "lives in Oslo" and "lives in Rome" would come in any order.
     return {speaker: sorted(bank.search(question, per_speaker, speaker), key=lambda m: m.id)
             for speaker in speakers}
 
 
 def greedy(policy: Policy, prompts: list[list[int]], max_new_tokens: int) -> list[str]:
-    """The likeliest response to each prompt; equal prompts are answered once."""
+    """The greedy response to each prompt of token ids; equal prompts are answered once."""
+    # Many samples of a group leave the same bank behind, and so the same prompt for its question.
     distinct = {tuple(prompt): prompt for prompt in prompts}
     groups = policy.sample(list(distinct.values()), 1, max_new_tokens, temperature=0)
-    texts = dict(zip(distinct, (policy.decode(group[0].response_ids) for group in groups)))
-    return [texts[tuple(prompt)] for prompt in prompts]
+    texts = [policy.decode(group[0].response_ids) for group in groups]
+    text_of = dict(zip(distinct, texts))
+    return [text_of[tuple(prompt)] for prompt in prompts]
 
 
 def answer_all(policy: Policy, tasks: Iterable[AnswerTask], distill: bool = True,
                max_new_tokens: int = 64) -> list[Answer]:
-    """The greedy answers of an answer agent.
+    """The greedy answers of an answer agent, one for each task.
 
-    Each task's bank is searched when it comes, and let go: tasks may come from a generator.
+    `tasks` may be a generator: each bank is searched when its task comes, and is not kept.
     """
-    messages = [answer_messages(t.question.text, candidates(t.bank, t.question.text, t.speakers),
-                                distill) for t in tasks]
-    responses = greedy(policy, [policy.encode(m) for m in messages], max_new_tokens)
+    prompts = [answer_messages(t.question.text, candidates(t.bank, t.question.text, t.speakers),
+                               distill) for t in tasks]
+    responses = greedy(policy, [policy.encode(messages) for messages in prompts], max_new_tokens)
     answers = []
-    for message, response in zip(messages, responses):
+    for messages, response in zip(prompts, responses):
         selected, text = parse_answer(response)
-        answers.append(Answer(text, selected, message[-1]["content"], response))
+        answers.append(Answer(text, selected, messages[-1]["content"], response))
     return answers
 
 
@@ -138,9 +145,9 @@ class Observation:
     """What a manager did with one fact."""
 
     fact: str
-    shown: list[Memory]
+    memories: list[Memory]  # that the manager read with the fact, by their numbers in the prompt
     response: str
-    counts: Counter[str]
+    counts: Counter[str]  # operations by event; "invalid" for entries that did nothing
 
 
 def observe_all(policy: Policy, banks: Sequence[MemoryBank],
@@ -148,41 +155,45 @@ def observe_all(policy: Policy, banks: Sequence[MemoryBank],
                 max_new_tokens: int = 64) -> list[Observation]:
     """Let a manager put one fact `(text, speaker, timestamp)` into each bank, in place, greedily.
 
-    The banks must be different objects: one decision a bank and call.
+    The banks must be different objects, because all searches come before the first change: a
+    second decision on one bank would not see the first.
     """
-    shown = [bank.search(fact, SIMILAR, speaker)
-             for bank, (fact, speaker, _) in zip(banks, facts)]
+    searches = [bank.search(fact, SIMILAR, speaker)
+                for bank, (fact, speaker, _) in zip(banks, facts)]
     prompts = [policy.encode(manager_messages(fact, memories))
-               for (fact, _, _), memories in zip(facts, shown)]
-    seen = []
-    responses = greedy(policy, prompts, max_new_tokens)
-    for bank, (fact, speaker, timestamp), memories, response in zip(banks, facts, shown, responses):
+               for (fact, _, _), memories in zip(facts, searches)]
+    responses = greedy(policy, prompts, max_new_tokens)  # one batch for all banks
+    observations = []
+    for bank, (fact, speaker, timestamp), memories, response in zip(
+            banks, facts, searches, responses):
         operations, invalid = parse_operations(response, len(memories))
         counts = apply_operations(bank, memories, operations, speaker, timestamp)
         counts["invalid"] += invalid
-        seen.append(Observation(fact, memories, response, counts))
-    return seen
+        observations.append(Observation(fact, memories, response, counts))
+    return observations
 
 
 # Problem 10
-def apply_operations(bank: MemoryBank, shown: Sequence[Memory], operations: Sequence[Operation],
-                     speaker: str, timestamp: str) -> Counter[str]:
+def apply_operations(bank: MemoryBank, memories: Sequence[Memory],
+                     operations: Sequence[Operation], speaker: str, timestamp: str) -> Counter[str]:
     """Change the bank in place (Algorithm 3, entry by entry); count events and "invalid" ones.
 
-    `shown` are the memories as they were numbered in the prompt. An operation on a memory that an
-    earlier operation deleted changes nothing.
+    `memories[n]` is memory number n of the prompt, whatever its id. An operation on a memory that
+    an earlier operation deleted changes nothing, and counts as "invalid".
     """
     counts: Counter[str] = Counter()
     for operation in operations:
+        # Numbers outlive a deletion: memory 1 of the prompt stays number 1 when 0 is deleted.
         try:
             if operation.event == "ADD":
-                bank.add(operation.text, speaker, timestamp)
+                bank.add(operation.text, speaker, timestamp)  # belongs to who spoke
             elif operation.event == "UPDATE":
-                bank.update(shown[operation.number].id, operation.text, timestamp)
+                bank.update(memories[operation.number].id, operation.text, timestamp)
+                # It keeps its speaker, and takes the date of what was said last.
             elif operation.event == "DELETE":
-                bank.delete(shown[operation.number].id)
+                bank.delete(memories[operation.number].id)
             counts[operation.event] += 1
-        except KeyError:
+        except KeyError:  # what the bank raises for an id that it does not hold
             counts["invalid"] += 1
     return counts
 
@@ -240,13 +251,20 @@ def build_banks(policy: Policy, dialogues: Sequence[Dialogue], embed: Embedder,
 # ---- Tasks and episodes --------------------------------------------------------------------------
 
 def everything(turns: Sequence[Turn]) -> list[tuple[str, str, str]]:
-    """What a manager that only ever adds would keep: every fact, or the turn itself."""
+    """(fact, speaker, timestamp) of every fact; a turn without facts is a fact as it was said.
+
+    A manager that only ever adds would keep just these.
+    """
     return [(fact, turn.speaker, turn.timestamp) for turn in turns
             for fact in turn.facts or (f"{turn.speaker}: {turn.text}",)]
 
 
 def answer_tasks(dialogues: Sequence[Dialogue], embed: Embedder) -> list[AnswerTask]:
-    """Every question over a bank that kept everything: what is stale is the agent's to tell."""
+    """Every question, over a bank that kept every fact of its dialogue.
+
+    The bank still holds that Anna lives in Oslo when she has moved to Rome. So the agent has to
+    learn which of two memories is out of date.
+    """
     tasks = []
     for dialogue in dialogues:
         bank = MemoryBank(embed)
@@ -259,22 +277,27 @@ def manager_tasks(dialogues: Sequence[Dialogue], embed: Embedder, facts: str,
                   policy: Policy | None = None, guards: bool = False) -> list[ManagerTask]:
     """One decision for each question whose evidence names a turn: see "differs", 1 to 3.
 
-    `policy` extracts the facts where `facts` is "llm". With `guards`, for training, a second one:
-    at a later turn that has nothing to do with it.
+    `facts` is the source that `turn_facts` takes; for "llm" the `policy` extracts them. With
+    `guards`, for training, each question pays for a second decision, at the turn of `guard_place`.
     """
     tasks = []
     draw = random.Random(0)
     for dialogue in dialogues:
-        places = {turn.turn_id: place for place, turn in enumerate(dialogue.turns)}
+        place_of = {turn.turn_id: place for place, turn in enumerate(dialogue.turns)}
         decisions = []  # (place of a turn, question)
         for question in dialogue.questions:
             if question.evidence:
-                place = max(places[turn_id] for turn_id in question.evidence)
-                later = guard_place(dialogue, place, embed, draw) if guards else None
-                decisions += [(at, question) for at in (place, later) if at is not None]
+                # Only after the last turn of its evidence can a question be answered at all.
+                last = max(place_of[turn_id] for turn_id in question.evidence)
+                decisions.append((last, question))
+                guard = guard_place(dialogue, last, embed, draw) if guards else None
+                if guard is not None:
+                    decisions.append((guard, question))
         banks = banks_before(dialogue, {place for place, _ in decisions}, embed)
         for place, question in decisions:
             before, turn = dialogue.turns[:place], dialogue.turns[place]
+            # Several facts of a turn are one decision, because one reward has to pay for it. A
+            # turn without facts is still put to the manager, as it was said.
             fact = " ".join(turn_facts(turn, facts, policy)) or f"{turn.speaker}: {turn.text}"
             tasks.append(ManagerTask(banks[place], fact, turn.speaker, turn.timestamp, question,
                                      dialogue.speakers, second_pet(before, turn)))
@@ -284,102 +307,125 @@ def manager_tasks(dialogues: Sequence[Dialogue], embed: Embedder, facts: str,
 def banks_before(dialogue: Dialogue, places: set[int], embed: Embedder) -> dict[int, MemoryBank]:
     """The memory right before each of these turns, the right one where the data knows it."""
     banks = {}
-    if any(turn.fact for turn in dialogue.turns):
+    if any(turn.fact for turn in dialogue.turns):  # the synthetic world
         for place in places:
             banks[place] = MemoryBank(embed)
             banks[place].add_many(oracle_memories(dialogue.turns[:place]).values())
         return banks
-    bank, read = MemoryBank(embed), 0
+    bank, n_read = MemoryBank(embed), 0
     for place in sorted(places):
-        bank.add_many(everything(dialogue.turns[read:place]))
-        # LoCoMo's 1,500 questions need so many banks of hundreds: these share their vectors.
-        banks[place], read = bank.copy(), place
+        bank.add_many(everything(dialogue.turns[n_read:place]))
+        # LoCoMo's 1,500 questions need as many banks of hundreds of memories. A copy shares the
+        # vectors of the bank that it was made from, so that they fit into memory.
+        banks[place], n_read = bank.copy(), place
     return banks
 
 
 def guard_place(dialogue: Dialogue, place: int, embed: Embedder,
                 draw: random.Random) -> int | None:
-    """A later turn of the same speaker to which no earlier one is more similar than this.
+    """The place of a later turn that endangers the memory of the turn at `place`, drawn at random.
 
-    So the memory of this turn is what a manager who overwrites whatever stands nearby would lose.
-    Where there is no such turn, one of the five most similar.
+    Example: Anna says "I play the flute" and, weeks later, "I play the drums". Of all that she had
+    said by then, the flute is most similar to the drums. A manager that overwrites the most
+    similar memory loses the flute at the later turn. So that turn guards the question about flutes.
+
+    If no later turn of the speaker is so dangerous, one of the five most similar is drawn. None if
+    the speaker says nothing more.
     """
     turn, bank = dialogue.turns[place], MemoryBank(embed)
-    said = [at for at, other in enumerate(dialogue.turns) if other.speaker == turn.speaker]
-    mistaken = []
-    for at in said:
+    places = [at for at, other in enumerate(dialogue.turns) if other.speaker == turn.speaker]
+    dangerous = []
+    for at in places:
         text = dialogue.turns[at].text
-        if at > place and said[bank.search(text, 1)[0].id] == place:
-            mistaken.append(at)
+        # The bank holds what the speaker said before `at`, so id i is the turn at places[i].
+        # So the turn at `at` is dangerous if, at that time, `place` is what it resembles most.
+        if at > place and places[bank.search(text, 1)[0].id] == place:
+            dangerous.append(at)
         bank.add(text, turn.speaker, "")
-    if not mistaken:
-        alike = (said[memory.id] for memory in bank.search(turn.text, len(said)))
-        mistaken = [at for at in alike if at > place][:5]
-    return draw.choice(mistaken) if mistaken else None
+    if not dangerous:
+        by_similarity = [places[memory.id] for memory in bank.search(turn.text, len(places))]
+        dangerous = [at for at in by_similarity if at > place][:5]
+    return draw.choice(dangerous) if dangerous else None
 
 
 class ManagerAgent:
-    """Turns manager tasks into episodes of one step, judged by a frozen answer agent."""
+    """Turns manager tasks into episodes of one step, paid by a frozen answer agent's answers.
+
+    The frozen answer agent reads the bank that a decision leaves behind. It answers greedily, so
+    equal decisions have equal outcomes. `outcomes` keeps them, because a group of samples and the
+    steps of a run repeat many decisions.
+    """
 
     def __init__(self, frozen: Policy, distill: bool = True, max_new_tokens: int = 64,
                  reward: Reward = squad_exact_match):
         self.frozen, self.distill, self.max_new_tokens = frozen, distill, max_new_tokens
         self.reward = reward
-        # The judge is frozen and greedy: what was judged once need not be judged again.
-        self.outcomes: dict[tuple[ManagerTask, str], dict] = {}
+        self.outcomes: dict[tuple[ManagerTask, str], dict] = {}  # (task, response) -> for the log
 
     # Problem 10
     def rollout(self, policy: Policy, tasks: Sequence[ManagerTask], group_size: int,
                 temperature: float, generator: torch.Generator | None = None,
                 ) -> list[list[Episode]]:
         """`group_size` decisions for each task, paid by the answer agent's answer after each."""
-        messages = [manager_messages(task.fact, task.shown) for task in tasks]
-        groups = policy.sample([policy.encode(m) for m in messages], group_size,
+        prompts = [manager_messages(task.fact, task.memories) for task in tasks]
+        # One call for all tasks: it reads each prompt once, and samples all groups together.
+        groups = policy.sample([policy.encode(messages) for messages in prompts], group_size,
                                self.max_new_tokens, temperature, generator)
         responses = [[policy.decode(step.response_ids) for step in group] for group in groups]
-        self.judge([(task, response) for task, theirs in zip(tasks, responses)
-                    for response in theirs])
+        # All tasks at once: the frozen agent answers in one batch.
+        outcomes = self.outcomes_of([(task, response) for task, of_task in zip(tasks, responses)
+                                     for response in of_task])
         episodes = []
-        for task, message, group, theirs in zip(tasks, messages, groups, responses):
+        for task, messages, group, of_task in zip(tasks, prompts, groups, responses):
             episodes.append([])
-            for step, response in zip(group, theirs):
-                outcome = self.outcomes[task, response]
+            for step, response in zip(group, of_task):
+                outcome = outcomes[task, response]
                 reward = float(self.reward(outcome["answer"], task.question.answer))
-                log = {"prompt": message[-1]["content"], "response": response,
+                log = {"prompt": messages[-1]["content"], "response": response,
                        "question": task.question.text, "gold": task.question.answer,
                        "category": task.question.category, **outcome}
+                # The step keeps its sampled ids: decoded and encoded again they might differ.
                 episodes[-1].append(Episode([step], reward, log))
         return episodes
 
     # Problem 10
-    def judge(self, decisions: Sequence[tuple[ManagerTask, str]]) -> None:
-        """Put into `outcomes` what the answer agent says after each decision that is new."""
+    def outcomes_of(self, decisions: Sequence[tuple[ManagerTask, str]],
+                    ) -> dict[tuple[ManagerTask, str], dict]:
+        """What came of each decision (task, response); new ones are carried out and remembered.
+
+        An outcome holds "operations" (counts by event), "answer" and "answer_response". Where the
+        task names a memory in `merged`, "merged" says whether the bank holds it afterwards.
+        """
         # No set: its order, and so the answer agent's batches, would differ by process.
-        fresh = [d for d in dict.fromkeys(decisions) if d not in self.outcomes]
+        new = [d for d in dict.fromkeys(decisions) if d not in self.outcomes]
+        changes: list[dict] = []  # of the bank, for each new decision
 
-        changes: list[dict] = []  # what each did to the bank
+        def questions() -> Iterator[AnswerTask]:
+            """Carry out each new decision on a copy of its bank, and ask there."""
+            for task, response in new:
+                bank = task.bank.copy()  # or the next sample of the group would find it changed
+                operations, invalid = parse_operations(response, len(task.memories))
+                counts = apply_operations(bank, task.memories, operations, task.speaker,
+                                          task.timestamp)
+                counts["invalid"] += invalid
+                changes.append({"operations": dict(counts)})
+                if task.merged:
+                    changes[-1]["merged"] = any(memory.text == task.merged for memory in bank)
+                yield AnswerTask(bank, task.question, task.speakers)
 
-        def question_after(task: ManagerTask, response: str) -> AnswerTask:
-            """The question over the memory that a decision leaves behind."""
-            bank = task.bank.copy()
-            operations, invalid = parse_operations(response, len(task.shown))
-            counts = apply_operations(bank, task.shown, operations, task.speaker, task.timestamp)
-            counts["invalid"] += invalid
-            changes.append({"operations": dict(counts)})
-            if task.merged:
-                changes[-1]["merged"] = any(memory.text == task.merged for memory in bank)
-            return AnswerTask(bank, task.question, task.speakers)
-
-        # One by one: as many banks of a real dialogue, 5 MB each, would take gigabytes together.
-        asked = (question_after(*decision) for decision in fresh)
-        answers = answer_all(self.frozen, asked, self.distill)
-        for decision, change, answer in zip(fresh, changes, answers):
+        # A generator, because the banks of a real dialogue have 5 MB each: one lives at a time.
+        answers = answer_all(self.frozen, questions(), self.distill)
+        for decision, change, answer in zip(new, changes, answers):
             self.outcomes[decision] = {
                 **change, "answer": answer.text, "answer_response": answer.response}
+        return {decision: self.outcomes[decision] for decision in decisions}
 
 
 class AnswerAgent:
-    """Turns questions into episodes of one step: select memories, answer."""
+    """Turns questions into episodes of one step: select memories, answer, be paid for the answer.
+
+    Nobody else has a part in the reward, so no frozen agent is needed.
+    """
 
     def __init__(self, distill: bool = True, max_new_tokens: int = 64,
                  reward: Reward = squad_exact_match):
@@ -389,18 +435,19 @@ class AnswerAgent:
                 temperature: float, generator: torch.Generator | None = None,
                 ) -> list[list[Episode]]:
         """`group_size` answers to each question, each paid by itself."""
-        messages = [answer_messages(t.question.text,
-                                    candidates(t.bank, t.question.text, t.speakers), self.distill)
-                    for t in tasks]
-        groups = policy.sample([policy.encode(m) for m in messages], group_size,
+        prompts = [answer_messages(t.question.text,
+                                   candidates(t.bank, t.question.text, t.speakers), self.distill)
+                   for t in tasks]
+        groups = policy.sample([policy.encode(messages) for messages in prompts], group_size,
                                self.max_new_tokens, temperature, generator)
         episodes = []
-        for task, message, group in zip(tasks, messages, groups):
+        for task, messages, group in zip(tasks, prompts, groups):
             episodes.append([])
             for step in group:
                 response = policy.decode(step.response_ids)
                 selected, answer = parse_answer(response)
-                log = {"prompt": message[-1]["content"], "response": response,
+                # The number of selected memories shows how much the agent distils.
+                log = {"prompt": messages[-1]["content"], "response": response,
                        "question": task.question.text, "answer": answer,
                        "gold": task.question.answer, "category": task.question.category,
                        "n_selected": len(selected.splitlines())}

@@ -1,17 +1,17 @@
 """How an answer is scored: exact match, token F1 and BLEU-1. Pure functions of two strings.
 
 Exact match is also the reward of Memory-R1 (arXiv 2508.19828, Eq. 4). F1 and BLEU-1 are the two
-word-overlap columns of its tables; the third column, an LLM judge, needs another model (judge.py).
-The paper's scores come from Mem0's evaluation/metrics/utils.py (itself from A-Mem's utils.py),
-and `exact_match`, `f1` and `bleu1` give that code's values, without NLTK.
+columns of its tables that count common words. The third column, an LLM judge, needs another model
+(comparisons/judge.py). The paper's scores come from Mem0's evaluation/metrics/utils.py (itself from
+A-Mem's utils.py). `exact_match`, `f1` and `bleu1` give that code's values, without NLTK.
 
 Where this differs from the paper
 1. The paper does not say how it normalises before comparing for the reward. We use SQuAD's way
-   (`squad_exact_match`); Mem0's own, stricter comparison is `exact_match`.
+   (`squad_exact_match`). Mem0's own, stricter comparison is `exact_match`.
 2. NLTK first cuts a text into sentences with a trained model ("punkt"). We cut after every run of
-   . ! or ? followed by white space. Of 1,100 answers that the authors scored, 1,095 got the same
-   BLEU-1 to the last bit; the others hold abbreviations or numbered lists ("Dr. Wu", "1. Tea").
-3. Where Mem0's code returns 0 for an empty pair, `exact_match` finds two empty strings equal.
+   . ! or ? that white space follows. Of 1,100 answers that the authors scored, 1,095 got the same
+   BLEU-1 to the last bit. The others hold abbreviations or numbered lists ("Dr. Wu", "1. Tea").
+3. For an empty pair Mem0's code returns 0, but `exact_match` finds two empty strings equal.
 4. Scores are means in 0..1; the paper prints them times 100.
 
     python -c "import metrics; print(metrics.f1('two dogs', 'Two dogs, Rex and Milo'))"
@@ -47,12 +47,12 @@ def squad_exact_match(prediction: Any, answer: Any) -> int:
     """1 if the two are equal after SQuAD's normalisation, else 0: the reward for training.
 
     The paper leaves the normalisation open. Strict equality would punish "The beach." for the
-    answer "beach": a trailing period or an article says nothing about memory, and with a reward
-    this sparse each such miss is one rollout in a group wasted. Search-R1 and MEM1 reward in the
-    same way. Its known blind spots: "3.5" equals "35", and "-5" equals "5".
+    answer "beach", though a period or an article says nothing about memory. Each such miss would
+    waste a rollout, because the reward is sparse. Search-R1 and MEM1 reward in the same way. Two
+    blind spots are known: "3.5" equals "35", and "-5" equals "5".
 
-    An answer of nothing but articles and punctuation normalises to nothing, and an empty
-    prediction would then earn the reward; such an answer is compared strictly instead.
+    An answer of nothing but articles and punctuation normalises to nothing. It is compared
+    strictly, because otherwise an empty prediction would earn the reward.
 
     Source: the SQuAD 1.1 evaluation script (Rajpurkar et al. 2016, arXiv 1606.05250).
     """
@@ -66,6 +66,7 @@ def squad_exact_match(prediction: Any, answer: Any) -> int:
 
 
 def _word_set(text: str) -> set[str]:
+    """The different words of a text, in lower case."""
     # Only these four marks go. "Rex;" and "(Rex)" stay different words from "Rex", as in Mem0.
     return set(re.sub(r"[.,!?]", " ", text.lower()).split())
 
@@ -73,8 +74,11 @@ def _word_set(text: str) -> set[str]:
 def f1(prediction: Any, answer: Any) -> float:
     """Harmonic mean of precision and recall over sets of words; 0 if they share none.
 
-    Sets, not multisets as in SQuAD and in LoCoMo's own scorer: a repeated word counts once. There
-    is no stemming, and articles count as words.
+    A repeated word counts once, unlike in SQuAD and in LoCoMo's own scorer, which use multisets.
+    There is no stemming, and articles count as words.
+
+    >>> f1("two dogs", "Two dogs, Rex and Milo")  # 2 / (1/1 + 5/2)
+    0.5714285714285715
     """
     predicted, wanted = _word_set(str(prediction)), _word_set(str(answer))
     common = len(predicted & wanted)
@@ -154,17 +158,14 @@ def bleu1(prediction: Any, answer: Any) -> float:
     return brevity * math.exp(math.log(common / length))
 
 
-# ---- tables --------------------------------------------------------------------------------------
-
-# "exact_match" is the reward, so that a table and a training curve speak of the same number.
 # ---- several objectives at once (MEM1, arXiv 2506.15841) -----------------------------------------
 
 
 def split_answers(text: str) -> list[str]:
     """The answers in a response to several questions: what stands between semicolons.
 
-    If all of several are numbered in order, the numbers are no part of them; with a single one, or
-    any other number, it may be: "1 May 2023".
+    Numbers before several answers go if they count 1, 2, 3, ... Any other number stays, and so does
+    the number of a single answer, because it may be a part of it: "1 May 2023".
 
     >>> split_answers(" Oslo; Rex and Milo ;")
     ['Oslo', 'Rex and Milo']
@@ -174,9 +175,9 @@ def split_answers(text: str) -> list[str]:
     parts = [part.strip() for part in text.split(";")]
     while parts and not parts[-1]:  # a trailing semicolon announces nothing
         parts.pop()
-    numbered = [re.match(rf"{place}[.)]?\s+(?=\S)", part) for place, part in enumerate(parts, 1)]
-    if len(parts) > 1 and all(numbered):
-        return [part[found.end():] for part, found in zip(parts, numbered)]
+    numbers = [re.match(rf"{place}[.)]?\s+(?=\S)", part) for place, part in enumerate(parts, 1)]
+    if len(parts) > 1 and all(numbers):
+        return [part[number.end():] for part, number in zip(parts, numbers)]
     return parts
 
 
@@ -193,9 +194,9 @@ def objectives_right(prediction: str, answers: Sequence[str]) -> list[int]:
 def objectives_scores(prediction: str, answers: Sequence[str]) -> dict[str, float]:
     """MEM1's evaluation: exact match and F1, each summed over the questions (0 .. their number).
 
-    Unlike the reward, both are 0 unless there are exactly as many answers as questions. (The
-    paper's code reports beside them a substring match against the first alias only, and a judge
-    that always says 1; neither is here.)
+    Unlike the reward, both are 0 unless there are exactly as many answers as questions. The paper's
+    code also reports a substring match and a judge. Both are left out: the first looks at one
+    alias only, and the second always says 1.
     """
     given = split_answers(prediction)
     if len(given) != len(answers):
@@ -207,11 +208,13 @@ def objectives_scores(prediction: str, answers: Sequence[str]) -> dict[str, floa
 def context_sizes(prompt_lengths: Sequence[int], response_lengths: Sequence[int]) -> dict[str, int]:
     """What a trajectory of several calls of the model had in context, in tokens.
 
-    "peak_tokens_with_prompt" is the longest prompt with its response. "peak_tokens", the paper's
-    figure, leaves out what every call is told, the task: here the length of the first prompt.
-    "dependency" is the sum over all calls of (prompt + response / 2) * response, the pairs of a
-    generated token with what it was generated from. The paper's code counts the thought twice and
-    ignores all turns from the tenth on; this one does not.
+    - "peak_tokens_with_prompt" is the longest prompt with its response.
+    - "peak_tokens", the paper's figure, is that less the task: the length of the first prompt.
+    - "dependency" is the sum over all calls of (prompt + response / 2) * response: the pairs of a
+      generated token with a token that it was generated from.
+
+    The paper's code counts the thought twice, and ignores all turns from the tenth on. This
+    function does neither.
     """
     whole = [prompt + response for prompt, response in zip(prompt_lengths, response_lengths)]
     pairs = [(prompt + response // 2) * response
@@ -224,6 +227,7 @@ def context_sizes(prompt_lengths: Sequence[int], response_lengths: Sequence[int]
 # ---- many questions ------------------------------------------------------------------------------
 
 _SCORES: dict[str, Callable[[Any, Any], float]] = {
+    # The reward, so that a table and a training curve speak of the same number.
     "exact_match": squad_exact_match,
     "strict_exact_match": exact_match,
     "f1": f1,
@@ -232,7 +236,8 @@ _SCORES: dict[str, Callable[[Any, Any], float]] = {
 
 
 def _means(rows: Sequence[dict[str, float]]) -> dict[str, Any]:
-    # Nothing asked scores 0 and is no division error; its count of 0 tells it from a bad score.
+    """The mean of each score, and how many there were."""
+    # No question at all scores 0 instead of dividing by 0; the count tells it from a bad score.
     means = {name: sum(row[name] for row in rows) / max(len(rows), 1) for name in _SCORES}
     return {**means, "count": len(rows)}
 
@@ -241,10 +246,10 @@ def summarise(predictions: Sequence[Any], answers: Sequence[Any],
               categories: Sequence[Hashable]) -> dict[str, Any]:
     """Mean scores in 0..1 over all questions, and by category.
 
-    Returns {"exact_match", "strict_exact_match", "f1", "bleu1", "count", "by_category"}; the last
+    Returns {"exact_match", "strict_exact_match", "f1", "bleu1", "count", "by_category"}. The last
     maps each category, named as in `categories`, to the same five numbers. "exact_match" is
-    `squad_exact_match`, the reward; "strict_exact_match" is `exact_match`, Mem0's. The means are
-    over questions, as in the paper, so large categories weigh more. No questions: zeros.
+    `squad_exact_match`, the reward; "strict_exact_match" is `exact_match`, Mem0's. As in the paper
+    the means are over questions, so large categories weigh more. No questions give zeros.
 
     Raises ValueError if the three differ in length.
     """
@@ -256,7 +261,5 @@ def summarise(predictions: Sequence[Any], answers: Sequence[Any],
     by_category: dict[Hashable, list[dict[str, float]]] = {}
     for category, row in zip(categories, rows):
         by_category.setdefault(category, []).append(row)
-    return {**_means(rows),
-            "by_category": {category: _means(members)
-                            for category, members in sorted(by_category.items(),
-                                                            key=lambda item: str(item[0]))}}
+    return {**_means(rows), "by_category": {category: _means(by_category[category])
+                                            for category in sorted(by_category, key=str)}}

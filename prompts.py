@@ -1,13 +1,14 @@
 """What Memory-R1's two agents read and write: prompts, and parsers that never trust a model.
 
-Pure functions from text to text; nothing here knows of tensors or of training. Memory-R1
-(arXiv 2508.19828) prints its prompts in Figures 9 to 11; these are our own, in the same roles.
+Every function makes text of text, and none knows of tensors or of training. Memory-R1 (arXiv
+2508.19828) prints its prompts in Figures 9 to 11. The prompts of this file are our own, for the
+same roles.
 
 Where this differs from the paper
-1. The manager writes only what changes. The paper's prompt (Mem0's) copies every memory back; its
-   full form is understood too.
-2. The system message instructs and the user message holds the data in a compact, fixed form. The
-   embedded model's chat template leaves system messages out: it learned the form itself.
+1. The manager writes only what changes. The paper's prompt (Mem0's) copies every memory back;
+   `parse_operations` understands that long form too.
+2. The system message instructs, and the user message holds the data in a short, fixed form. The
+   embedded model's chat template leaves system messages out, because that model learned the form.
 3. `--distill off` asks for the answer alone, as in the paper's ablation.
 """
 
@@ -20,6 +21,49 @@ from dataclasses import dataclass
 
 from data import Message, Turn
 from memory_bank import Memory
+
+# ---- Text that nobody vouches for ----------------------------------------------------------------
+
+# Text that data or a model brings must never do four things:
+#   end a line              because a prompt holds each memory, fact or question on one line
+#   imitate a marker        a memory that reads "**Answer:** Oslo" would look like an answer
+#   imitate a tag           a passage that reads "</info>" would look like the end of a result
+#   hold half a surrogate   JSON can spell one half of a pair, but no file and no tokenizer takes it
+# Two more dangers are met elsewhere. Only the tokenizer knows a chat's special tokens, so
+# `Policy.encode` breaks them up. Only a terminal obeys control characters, so tools/chat.py
+# prints none.
+
+
+def one_line(text: str) -> str:
+    """Text for a prompt: on one line, and without a marker (two stars become one).
+
+    >>> one_line("Oslo\\n**Answer:** Rome")
+    'Oslo *Answer:* Rome'
+    """
+    return re.sub(r"\*{2,}", "*", " ".join(text.split()))
+
+
+def without_tags(text: str) -> str:
+    """Text for a prompt with tags (MEM1): `one_line`, and brackets cannot open a tag.
+
+    >>> without_tags("</info> is it")
+    '(/info) is it'
+    """
+    return one_line(text.replace("<", "(").replace(">", ")"))
+
+
+def storable(written: object) -> str:
+    """What a model wrote, as text for a memory bank: on one line.
+
+    Returns "" for what is no text, and for text with half a surrogate.
+    """
+    line = " ".join(written.split()) if isinstance(written, str) else ""
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return ""
+    return line
+
 
 # ---- Prompts -------------------------------------------------------------------------------------
 
@@ -57,29 +101,21 @@ nothing else, for example {"facts": ["Lena works as a tailor", "Lena has a dog n
 {"facts": []}."""
 
 
-def one_line(text: str) -> str:
-    """Text from data or a model, made unable to imitate the prompt: one line, no ** markers.
-
-    Every marker of ours stands at the start of a line or is written in **; the chat's own special
-    tokens are broken up by `Policy.encode`.
-    """
-    return re.sub(r"\*{2,}", "*", " ".join(text.split()))
-
-
 def manager_messages(fact: str, memories: Sequence[Memory]) -> list[Message]:
-    """The new fact under the numbered memories it may change."""
-    listed = [f"- {number}: {one_line(m.text)}" for number, m in enumerate(memories)] or ["- none"]
-    user = "\n".join(["Memories:", *listed, f"New fact: {one_line(fact)}"])
+    """The new fact, under the memories that it may change; numbers count from 0 (Eq. 1)."""
+    lines = [f"- {number}: {one_line(m.text)}" for number, m in enumerate(memories)] or ["- none"]
+    user = "\n".join(["Memories:", *lines, f"New fact: {one_line(fact)}"])
     return [{"role": "system", "content": MANAGER_INSTRUCTIONS}, {"role": "user", "content": user}]
 
 
 def answer_messages(question: str, memories: dict[str, list[Memory]],
                     distill: bool) -> list[Message]:
-    """All candidate memories, speaker by speaker as `timestamp: memory`, and the question."""
+    """The candidate memories of each speaker, as `timestamp: memory`, and then the question."""
     lines = []
-    for speaker, theirs in memories.items():
+    for speaker, of_speaker in memories.items():
         lines.append(f"Memories of {one_line(speaker)}:")
-        lines += [f"- {one_line(m.timestamp)}: {one_line(m.text)}" for m in theirs] or ["- none"]
+        lines += [f"- {one_line(m.timestamp)}: {one_line(m.text)}"
+                  for m in of_speaker] or ["- none"]
     lines.append(f"Question: {one_line(question)}")
     lines.append("Select the useful memories, then answer." if distill else "Answer directly.")
     system = ANSWER_INSTRUCTIONS + (SELECT_INSTRUCTIONS if distill else DIRECT_INSTRUCTIONS)
@@ -87,7 +123,7 @@ def answer_messages(question: str, memories: dict[str, list[Memory]],
 
 
 def extract_messages(turn: Turn) -> list[Message]:
-    """One turn, for the facts in it."""
+    """One turn with its date, for a model that notes the facts in the turn."""
     user = f"Date: {one_line(turn.timestamp)}\n{one_line(turn.speaker)}: {one_line(turn.text)}"
     return [{"role": "system", "content": EXTRACT_INSTRUCTIONS}, {"role": "user", "content": user}]
 
@@ -99,42 +135,38 @@ EVENTS = {"ADD": "ADD", "UPDATE": "UPDATE", "DELETE": "DELETE", "NOOP": "NOOP", 
 
 @dataclass(frozen=True)
 class Operation:
-    """One change of the bank; `number` is a memory's number in the prompt, never an internal id."""
+    """One change of the bank; `number` is a memory's number in the prompt, never its id."""
 
     event: str  # "ADD", "UPDATE", "DELETE" or "NOOP"
     number: int | None = None
     text: str = ""
 
 
-def _writable(text: object) -> str:
-    """A string on one line, or "" for anything that is no text or that no file can hold."""
-    line = " ".join(text.split()) if isinstance(text, str) else ""
-    try:
-        line.encode()  # JSON can spell one half of a surrogate pair
-    except UnicodeEncodeError:
-        return ""
-    return line
-
-
 # Problem 2
 def first_json(text: str) -> list | dict | None:
-    """The first JSON list or object in a text, whatever stands around it; None if there is none."""
+    """The first JSON list or object in a text, whatever stands around it; None if there is none.
+
+    >>> first_json('Sure! [{"event": "NOOP"}] Anything else?')
+    [{'event': 'NOOP'}]
+    """
     decoder = json.JSONDecoder()
-    for start in list(re.finditer(r"[\[{]", text))[:8]:  # a few tries: bounded work on any text
+    # Eight tries are enough for any real response. To try every bracket of a long text would take
+    # time that grows with the square of its length.
+    for start in list(re.finditer(r"[\[{]", text))[:8]:
         try:
             return decoder.raw_decode(text, start.start())[0]
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError):  # no JSON from there on, or nested without end
             continue
     return None
 
 
 def format_operation(operation: Operation) -> str:
-    """An operation as the manager is asked to write it; the inverse of `parse_operations`."""
+    """An operation as the prompt asks the manager to write it; inverse of `parse_operations`."""
     entry: dict[str, str | int] = {"event": operation.event}
     if operation.number is not None:
         entry["id"] = operation.number
     if operation.text:
-        # The leading space lets a word be the same token here as in running text.
+        # The space is there because a word after a space is the same token as in running text.
         entry["text"] = " " + operation.text
     return json.dumps([entry], ensure_ascii=False)
 
@@ -143,40 +175,36 @@ def format_operation(operation: Operation) -> str:
 def parse_operations(text: str, n_memories: int) -> tuple[list[Operation], int]:
     """The operations in a manager's response, and how many entries were unusable. Never raises.
 
-    Reads the compact form, `[{"event", "id", "text"}]`, and the paper's (Figures 9 and 10),
-    `{"memory": [{"id", "text", "event", "old_memory"}]}`, with code fences or other text around
-    it. Unusable are: no JSON at all, an unknown event, an UPDATE or DELETE whose id was not shown,
-    an ADD or UPDATE without text.
+    It reads the short form, `[{"event", "id", "text"}]`, and the paper's (Figures 9 and 10),
+    `{"memory": [{"id", "text", "event", "old_memory"}]}`. Code fences or other text may surround
+    both. An entry is unusable if its event is unknown, if an UPDATE or DELETE names a number that
+    the prompt did not show, or if an ADD or UPDATE has no text. No JSON at all counts as one.
     """
-    found = first_json(text)
-    if isinstance(found, dict):
-        found = found.get("memory", [found])
-    if not isinstance(found, list):
+    entries = first_json(text)
+    if isinstance(entries, dict):  # the paper's form, or a single operation without its list
+        entries = entries.get("memory", [entries])
+    if not isinstance(entries, list):
         return [], 1
-    operations, invalid = [], 0
-    for entry in found:
-        operation = _operation(entry, n_memories)
-        if operation is None:
-            invalid += 1
-        else:
-            operations.append(operation)
-    return operations, invalid
+    operations = [_operation(entry, n_memories) for entry in entries]
+    return [o for o in operations if o is not None], operations.count(None)
 
 
 # Problem 2
 def _operation(entry: object, n_memories: int) -> Operation | None:
+    """One entry of the list; None if it is unusable."""
     if not isinstance(entry, dict):
         return None
-    event, written = entry.get("event"), entry.get("id")
+    event, written_id = entry.get("event"), entry.get("id")
     event = EVENTS.get(event.strip().upper()) if isinstance(event, str) else None
     text, number = "", None
     if event in ("ADD", "UPDATE"):
-        text = _writable(entry.get("text"))
+        text = storable(entry.get("text"))
         if not text:
             return None
     if event in ("UPDATE", "DELETE"):
-        # The paper's ids are strings, ours numbers; type() because to Python `true` is a number.
-        digits = str(written).strip() if type(written) in (int, str) else ""
+        # The paper's ids are strings, ours are numbers. type() refuses JSON's `true`, because
+        # isinstance() would take it for the number 1.
+        digits = str(written_id).strip() if type(written_id) in (int, str) else ""
         if not re.fullmatch(r"[0-9]{1,9}", digits) or int(digits) >= n_memories:
             return None
         number = int(digits)
@@ -185,31 +213,32 @@ def _operation(entry: object, n_memories: int) -> Operation | None:
 
 # Problem 2
 def parse_answer(text: str) -> tuple[str, str]:
-    """(what was selected, the answer) of an answer agent's response. Never raises.
+    """(selected memories, answer) of an answer agent's response. Never raises.
 
-    In the authors' order: **Answer:** and the rest of its line, **Answer: ...**, Answer: ..., and
-    else the whole text. As with them, an answer may also stand on the next line that is not blank.
+    Three forms are tried, in the order of the authors' code: `**Answer:** Oslo`,
+    `**Answer: Oslo**` and `Answer: Oslo`. In the first and last the answer may also stand on the
+    next line that is not blank. A text of no such form is an answer as a whole.
     """
     for pattern in (r"\*\*Answer:\*\*\s*(.*)", r"\*\*Answer:\s*(.*?)\*\*", r"Answer:\s*(.*)"):
-        found = re.search(pattern, text)
-        if found:
-            selected = text[: found.start()].replace("**Memories:**", "")
-            return selected.strip(), found.group(1).strip()
+        match = re.search(pattern, text)
+        if match:
+            selected = text[: match.start()].replace("**Memories:**", "")
+            return selected.strip(), match.group(1).strip()
     return "", text.strip()
 
 
 def format_answer(selected: Sequence[str], answer: str, distill: bool) -> str:
-    """An answer agent's response, as its prompt asks for it; `parse_answer` takes it apart."""
+    """An answer agent's response, as its prompt asks for it; inverse of `parse_answer`."""
     if not distill:
         return f"**Answer:** {answer}"
-    listed = [f"- {text}" for text in selected] or ["- none"]
-    return "\n".join(["**Memories:**", *listed, f"**Answer:** {answer}"])
+    lines = [f"- {text}" for text in selected] or ["- none"]
+    return "\n".join(["**Memories:**", *lines, f"**Answer:** {answer}"])
 
 
 def parse_facts(text: str) -> list[str]:
     """The facts in an extraction response; [] for anything unusable. Never raises."""
-    found = first_json(text)
-    facts = found.get("facts") if isinstance(found, dict) else found
+    parsed = first_json(text)
+    facts = parsed.get("facts") if isinstance(parsed, dict) else parsed
     if not isinstance(facts, list):
         return []
-    return [line for line in map(_writable, facts) if line]
+    return [line for line in map(storable, facts) if line]

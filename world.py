@@ -1,9 +1,9 @@
 """The synthetic world: dialogues small enough for a million-parameter model, shaped like LoCoMo.
 
-Two people talk over ten dated sessions. What they say about themselves and about two acquaintances
-each *adds* to what is known (a second dog joins the first), *replaces* it (moved house, new job),
-*ends* it (no longer likes sushi), *dates* it (graduated that day), or is small talk. At the end
-stand nineteen questions of LoCoMo's four categories, each with the turns that prove its answer:
+Two people talk over ten dated sessions, about themselves and about two acquaintances each. Small
+talk aside, a turn *adds* to what is known (a second dog joins the first), *replaces* it (a new
+home), *ends* it (Anna no longer likes sushi) or tells an *event* (Anna graduated that day). At the
+end stand nineteen questions of LoCoMo's four categories, each with the turns that prove its answer:
 
     1 multi-hop    lists gathered over turns ("What dogs does Anna have?"), and two steps
                    ("Where does Anna's cousin live?")
@@ -11,17 +11,17 @@ stand nineteen questions of LoCoMo's four categories, each with the turns that p
     3 open-domain  something no turn says ("In which country does Anna live?")
     4 single-hop   one turn decides, though an older one may contradict it
 
-It is hard in the way the real thing is: names come in look-alike pairs (Anna and Hanna in one
-dialogue), several people share every relation, old values stay in the history, and a dialogue fills
-the 2 x 30 memories that an answer agent is shown.
+The world is hard in the way LoCoMo is. Names come in look-alike pairs (Anna and Hanna in one
+dialogue), several people share every relation, and old values stay in the history. A dialogue fills
+the 2 x 30 memories that an answer agent reads.
 
 Training and held-out dialogues use the same words, but no pair of a person and a value (Anna and
-Oslo) ever stands on both sides: a model that has learned pairs by heart instead of reading its
-memories scores nothing on the held-out side. Two kinds ask for more: in `world-part` the training
-dialogues lack some names and relations, in `world-long` the held-out ones are twice as long.
+Oslo) ever stands on both sides. So a model that has learned pairs by heart, instead of reading its
+memories, scores nothing when held out. Two kinds of world ask for more: training dialogues of
+`world-part` lack some names and relations, held-out ones of `world-long` are twice as long.
 
-Unlike LoCoMo, the world knows what each turn means (`Turn.fact`), so the right memory after any
-turn can be computed: `advance` is the oracle that heuristics, cloning and tests are measured by.
+Unlike LoCoMo, the world knows what each turn means (`Turn.fact`), so `advance` can compute the
+right memory after any turn. Heuristics, cloning and tests are measured by this oracle.
 """
 
 from __future__ import annotations
@@ -102,19 +102,19 @@ MONTHS = (
 
 @dataclass(frozen=True)
 class Relation:
-    """One kind of fact: how it is said, kept and asked, and what a new value does to the old one.
+    """One kind of fact: how it is said, stored and asked, and what a new value does to the old one.
 
     `{s}` is the subject, `{v}` the value. Sentences of one relation share a word stem ("lives",
-    "live"), so that a memory bank that compares words can find the old entry for the new fact.
+    "live"), because a memory bank that compares words must find the old entry for the new fact.
     """
 
     kind: str  # "single": a new value replaces; "list": it joins; "link": names somebody
     values: tuple[str, ...]
-    memory: str  # how one value is kept
+    memory: str  # how a memory holds one value
     said: tuple[str, ...]  # by the person, in the first person
     said_of: tuple[str, ...]  # by somebody else
     question: str
-    both: str = ""  # how two values are kept, joined with "and"; only for lists
+    both: str = ""  # how a memory holds two values, joined with "and"; only for lists
     ended: str = ""  # what follows "I" or the name when a value ends; "" if values never end
 
 
@@ -131,16 +131,13 @@ RELATIONS = {
         "single", tuple(CARS), "{s} drives a {v}",
         ("I drive a {v} now.", "I finally drive a {v}.", "You should see me drive a {v}."),
         ("{s} drives a {v} now.", "Now {s} drives a {v}."), "What car does {s} drive?"),
-    "dogs": Relation(
-        "list", tuple(PETS), "{s} has a dog named {v}",
-        ("I have a dog named {v} now.", "I adopted a dog named {v}.", "Our new dog is named {v}."),
-        ("{s} has a dog named {v} now.", "{s} adopted a dog named {v}."),
-        "What dogs does {s} have?", "{s} has dogs named {v}"),
-    "cats": Relation(
-        "list", tuple(PETS), "{s} has a cat named {v}",
-        ("I have a cat named {v} now.", "I adopted a cat named {v}.", "Our new cat is named {v}."),
-        ("{s} has a cat named {v} now.", "{s} adopted a cat named {v}."),
-        "What cats does {s} have?", "{s} has cats named {v}"),
+    **{f"{pet}s": Relation(
+        "list", tuple(PETS), f"{{s}} has a {pet} named {{v}}",
+        (f"I have a {pet} named {{v}} now.", f"I adopted a {pet} named {{v}}.",
+         f"Our new {pet} is named {{v}}."),
+        (f"{{s}} has a {pet} named {{v}} now.", f"{{s}} adopted a {pet} named {{v}}."),
+        f"What {pet}s does {{s}} have?", f"{{s}} has {pet}s named {{v}}")
+       for pet in ("dog", "cat")},
     "likes": Relation(
         "list", tuple(FOODS), "{s} likes {v}",
         ("I like {v} a lot.", "I found out that I like {v}.", "I really like {v} now."),
@@ -157,7 +154,7 @@ RELATIONS = {
         f"Who is {{s}}'s {link}?") for link in LINKS},
 }
 TELLABLE = [name for name, relation in RELATIONS.items() if relation.kind != "link"]
-# What follows from a memory without being in it: relation -> (question, value -> answer).
+# What follows from a memory that does not say it: relation -> (question, value -> answer).
 INFERENCES = {
     "lives": ("In which country does {s} live?", COUNTRY_OF),
     "works": ("In what place does {s} work?", WORKPLACE_OF),
@@ -168,15 +165,16 @@ INFERENCES = {
 class Kind:
     """What the dialogues of a world are like."""
 
-    n_pairs: int = len(NAME_PAIRS)  # people come from the first so many pairs of names
+    n_pairs: int = len(NAME_PAIRS)  # people are drawn from this many pairs, the first ones
     relations: tuple[str, ...] = tuple(TELLABLE)
-    of_speaker: int = 5  # relations told of a speaker
-    of_others: int = 3  # and of each acquaintance
-    sessions: int = 10  # of TURNS_PER_SESSION
+    of_speaker: int = 5  # relations that turns tell of a speaker
+    of_others: int = 3  # relations that turns tell of each acquaintance
+    sessions: int = 10  # of TURNS_PER_SESSION turns
 
 
 TURNS_PER_SESSION = 6
-NEVER_TOLD = {"cats": "cats", "plays": "play"}  # in `world-part`; the words that ask for them
+# Relations that training dialogues of `world-part` leave out, with the words that ask for them.
+NEVER_TOLD = {"cats": "cats", "plays": "play"}
 KINDS = {
     "world": Kind(),
     "world-part": Kind(n_pairs=14, relations=tuple(r for r in TELLABLE if r not in NEVER_TOLD)),
@@ -193,9 +191,9 @@ def held_out_values(subject: str, values: Iterable[str]) -> set[str]:
     return set(ranked[: len(ranked) // 3])
 
 
-@functools.cache  # asked a million times for some thousand pairs
+@functools.cache  # there are a million calls, for some thousand pairs
 def _lot(subject: str, value: str) -> bytes:
-    """What this pair drew: the same on every machine and in every version."""
+    """What this pair drew: the same on every machine, because it depends on the pair alone."""
     return hashlib.sha256(f"{subject}|{value}".encode()).digest()
 
 
@@ -210,8 +208,14 @@ def sentence(subject: str, relation: str, values: list[str]) -> str:
 def advance(state: State, turn: Turn) -> tuple[str | None, str | None]:
     """Let one turn change what holds (in place); return the memory before it and after it.
 
-    (None, new) is an ADD, (old, new) an UPDATE unless they are equal, (old, None) a DELETE and
-    (None, None), for small talk, a NOOP. An event never touches another memory.
+    What the right manager would do follows from the two:
+
+        (None, new)   ADD
+        (old, new)    UPDATE, or NOOP if they are equal
+        (old, None)   DELETE
+        (None, None)  NOOP, for small talk
+
+    An event always adds: nothing else is about that event.
     """
     fact = turn.fact
     if fact is None:
@@ -232,7 +236,7 @@ def advance(state: State, turn: Turn) -> tuple[str | None, str | None]:
 
 
 def memory_key(fact: Fact) -> Key:
-    """What a memory is about: facts with the same key belong into one entry."""
+    """What a memory is about; facts with the same key belong into one entry."""
     return fact.subject, fact.value if fact.relation == "event" else fact.relation
 
 
@@ -253,7 +257,7 @@ def oracle_memories(turns: Iterable[Turn]) -> dict[Key, tuple[str, str, str]]:
 
 
 def second_pet(before: Iterable[Turn], turn: Turn) -> str:
-    """For a dog or cat that joins others: the memory that holds them all. Else ""."""
+    """For a turn about one more dog or cat: the memory that ought to hold all of them. Else ""."""
     state: State = {}
     for earlier in before:
         advance(state, earlier)
@@ -262,7 +266,10 @@ def second_pet(before: Iterable[Turn], turn: Turn) -> str:
 
 
 def _changes(relation: str, values: list[str], rng: random.Random) -> list[tuple[str, str]]:
-    """What happens to one relation over the months: (value, change) in order."""
+    """What happens to one relation over the months: (value, change) in order.
+
+    The weights make changes common, because what never changes needs no memory manager.
+    """
     first, second, third = rng.sample(values, 3)
     if RELATIONS[relation].kind == "single":
         length = rng.choices([1, 2, 3], [0.25, 0.5, 0.25])[0]
@@ -276,9 +283,13 @@ def _changes(relation: str, values: list[str], rng: random.Random) -> list[tuple
     return rng.choices(stories, [0.1, 0.25, 0.45, 0.2])[0]
 
 
-def story(subject: str, told: Sequence[str], n_events: int, held_out: bool,
+def story(subject: str, relations: Sequence[str], n_events: int, held_out: bool,
           rng: random.Random) -> list[list[Fact]]:
-    """Threads of facts about one person; the order inside a thread matters, across threads not."""
+    """Threads of facts about one person, one for each relation and each event.
+
+    The order inside a thread matters: a dog cannot be given up before it came. Between threads any
+    order will do.
+    """
 
     def allowed(values: Iterable[str]) -> list[str]:
         values = list(values)
@@ -288,20 +299,20 @@ def story(subject: str, told: Sequence[str], n_events: int, held_out: bool,
     threads = [
         [Fact(subject, relation, value, change)
          for value, change in _changes(relation, allowed(RELATIONS[relation].values), rng)]
-        for relation in told
+        for relation in relations
     ]
-    happened = rng.sample(allowed(EVENTS), n_events)
-    return threads + [[Fact(subject, "event", value, "event")] for value in happened]
+    events = rng.sample(allowed(EVENTS), n_events)
+    return threads + [[Fact(subject, "event", event, "event")] for event in events]
 
 
 def _people(held_out: bool, n_pairs: int,
             rng: random.Random) -> tuple[list[str], list[list[str]]]:
     """Two speakers and two acquaintances of each: six names, three look-alike pairs."""
-    while True:
+    while True:  # until the friendships, too, are of the right side
         names = [name for pair in rng.sample(NAME_PAIRS[:n_pairs], 3) for name in pair]
         rng.shuffle(names)
         speakers, others = names[:2], [names[2:4], names[4:]]
-        links = [(s, other) for s, theirs in zip(speakers, others) for other in theirs]
+        links = [(s, other) for s, of_speaker in zip(speakers, others) for other in of_speaker]
         if all((other in held_out_values(s, NAMES)) == held_out for s, other in links):
             return speakers, others
 
@@ -315,27 +326,27 @@ def interleave(threads: list[list[Fact]], rng: random.Random) -> list[Fact]:
 
 
 def say(fact: Fact | None, speaker: str, rng: random.Random) -> tuple[str, str]:
-    """What is said, and the sentence a memory would keep of it if it kept everything."""
+    """What is said, and the memory of it that a manager would store who stores everything."""
     if fact is None:
-        said, kept = rng.choice(SMALL_TALK)
-        return said, kept.format(speaker)
-    own = fact.subject == speaker
-    who = "I" if own else fact.subject
+        text, memory = rng.choice(SMALL_TALK)
+        return text, memory.format(speaker)
+    of_oneself = fact.subject == speaker
+    who = "I" if of_oneself else fact.subject
     if fact.relation == "event":
         return f"{who} {fact.value} today.", f"{fact.subject} {fact.value}"
     relation = RELATIONS[fact.relation]
     if fact.change == "end":
-        told = relation.ended.format("" if own else "s", v=fact.value)
-        return f"{who} {told}.", f"{fact.subject} {relation.ended.format('s', v=fact.value)}"
-    said = rng.choice(relation.said if own else relation.said_of)
-    return (said.format(s=fact.subject, v=fact.value),
+        said = relation.ended.format("" if of_oneself else "s", v=fact.value)
+        return f"{who} {said}.", f"{fact.subject} {relation.ended.format('s', v=fact.value)}"
+    form = rng.choice(relation.said if of_oneself else relation.said_of)
+    return (form.format(s=fact.subject, v=fact.value),
             sentence(fact.subject, fact.relation, [fact.value]))
 
 
 def dates(rng: random.Random, n_sessions: int = 10) -> list[str]:
     """The days of the sessions, ascending: "8 May 2023". Ten are one to five weeks apart.
 
-    More of them fill the same months: later years would be another thing that is new.
+    More sessions fill the same months, because later years would be one more thing that is new.
     """
     day = date(2022, 1, 1) + timedelta(days=rng.randrange(600))
     days = []
@@ -351,17 +362,17 @@ class Probe:
 
     kind: str  # "list", "shortened", "two steps", "event", "inference", "changed", "told once"
     question: Question
-    about: Key  # the key asked for in the last step, though nothing may hold for it
-    needs: tuple[Key, ...]  # keys of `oracle_memories`, in the order they are followed
+    about: Key  # the key that the last step asks for, though nothing may hold for it
+    needs: tuple[Key, ...]  # keys of `oracle_memories`, in the order of the steps
 
 
 def probes(turns: Iterable[Turn]) -> list[Probe]:
-    """Every question these turns can answer."""
+    """Every question that these turns can answer: the events first, then all that may change."""
+    state: State = {}
+    order: dict[str, int] = {}  # turn id -> its place
     proofs: dict[Key, list[Turn]] = {}  # the turns that decide what holds in the end
     links: dict[str, tuple[str, Turn]] = {}  # acquaintance -> ("Anna's cousin", the turn saying so)
-    found: list[Probe] = []
-    state: State = {}
-    order: dict[str, int] = {}
+    events: list[Probe] = []
     for place, turn in enumerate(turns):
         order[turn.turn_id] = place
         advance(state, turn)
@@ -370,82 +381,106 @@ def probes(turns: Iterable[Turn]) -> list[Probe]:
             continue
         key = memory_key(fact)
         if fact.relation == "event":
-            asked = f"When did {fact.subject} {EVENTS[fact.value]}?"
-            question = Question(asked, turn.timestamp, 2, (turn.turn_id,))
-            found.append(Probe("event", question, key, (key,)))
+            text = f"When did {fact.subject} {EVENTS[fact.value]}?"
+            question = Question(text, turn.timestamp, 2, (turn.turn_id,))
+            events.append(Probe("event", question, key, (key,)))
         elif fact.change == "replace":
             proofs[key] = [turn]
         else:
-            # A value that ended takes its own proof with it; the turn that ended it stays.
-            kept = [t for t in proofs.get(key, []) if t.fact.value != fact.value]
-            proofs[key] = [*kept, turn]
+            # A value that ended takes its own proof with it; the turn that ended it stays, because
+            # without that turn the value would still hold.
+            others = [t for t in proofs.get(key, []) if t.fact.value != fact.value]
+            proofs[key] = [*others, turn]
         if fact.relation in LINKS:
             links[fact.value] = f"{fact.subject}'s {fact.relation}", turn
-    for key, evidence in proofs.items():
-        subject, relation = key
-        values = state[key]
-        answer = " and ".join(values) if values else "nothing"
-        needs = (key,) if values else ()
-        form = RELATIONS[relation].question
-        ids = tuple(turn.turn_id for turn in evidence)
-        if len(ids) > 1:
-            kind = "shortened" if evidence[-1].fact.change == "end" else "list"
-            category = 1
-        else:
-            kind, category = "told once" if evidence[0].fact.change == "add" else "changed", 4
-        question = Question(form.format(s=subject), answer, category, ids)
-        found.append(Probe(kind, question, key, needs))
-        if relation in INFERENCES:
-            form_inferred, answers = INFERENCES[relation]
-            asked = form_inferred.format(s=subject)
-            question = Question(asked, answers[values[0]], 3, ids)
-            found.append(Probe("inference", question, key, needs))
-        if subject in links and relation not in LINKS:
-            called, link_turn = links[subject]
-            proof = tuple(sorted({link_turn.turn_id, *ids}, key=order.get))
-            question = Question(form.format(s=called), answer, 1, proof)
-            found.append(Probe("two steps", question, key, (memory_key(link_turn.fact), *needs)))
+    return events + [probe for key, proof in proofs.items()
+                     for probe in _probes_about(key, state[key], proof, links.get(key[0]), order)]
+
+
+def _probes_about(key: Key, values: list[str], proof: list[Turn], link: tuple[str, Turn] | None,
+                  order: dict[str, int]) -> list[Probe]:
+    """The questions about one key: for it, for what follows from it, and by way of a friend.
+
+    `link` says whose acquaintance the subject is, if anybody's: ("Anna's cousin", the turn).
+    """
+    subject, relation = key
+    form, last_change = RELATIONS[relation].question, proof[-1].fact.change
+    answer = " and ".join(values) if values else "nothing"
+    needs = (key,) if values else ()
+    ids = tuple(turn.turn_id for turn in proof)
+    if len(ids) > 1:
+        category, kind = 1, "shortened" if last_change == "end" else "list"
+    else:
+        category, kind = 4, "told once" if last_change == "add" else "changed"
+    found = [Probe(kind, Question(form.format(s=subject), answer, category, ids), key, needs)]
+    if relation in INFERENCES:
+        inference, answer_of = INFERENCES[relation]
+        question = Question(inference.format(s=subject), answer_of[values[0]], 3, ids)
+        found.append(Probe("inference", question, key, needs))
+    if link is not None and relation not in LINKS:
+        name, link_turn = link
+        both = tuple(sorted({link_turn.turn_id, *ids}, key=order.get))
+        question = Question(form.format(s=name), answer, 1, both)
+        found.append(Probe("two steps", question, key, (memory_key(link_turn.fact), *needs)))
     return found
+
+
+# ---- Dialogues -----------------------------------------------------------------------------------
+
+
+def _facts_to_say(speaker: str, acquaintances: list[str], held_out: bool, kind: Kind,
+                  rng: random.Random) -> list[Fact | None] | None:
+    """What a speaker's turns say, in order (None: small talk), or None for too many facts."""
+    threads = story(speaker, rng.sample(kind.relations, kind.of_speaker), 3, held_out, rng)
+    for link, other in zip(rng.sample(LINKS, len(acquaintances)), acquaintances):
+        threads.append([Fact(speaker, link, other, "add")])
+        threads += story(other, rng.sample(kind.relations, kind.of_others), 1, held_out, rng)
+    n_small_talk = kind.sessions * TURNS_PER_SESSION // 2 - sum(map(len, threads))
+    if n_small_talk < 2:
+        return None
+    return interleave([*threads, *[[None]] * n_small_talk], rng)
+
+
+def _choose_questions(turns: Sequence[Turn], rng: random.Random) -> list[Question] | None:
+    """QUESTIONS_PER_DIALOGUE of each category, by the last turn of their evidence, or None."""
+    drawn = probes(turns)
+    rng.shuffle(drawn)
+    of_kind: dict[str, list[Question]] = defaultdict(list)
+    for probe in drawn:
+        of_kind[probe.kind].append(probe.question)
+    # Lists and changed facts first: they are where a memory manager can be right or wrong.
+    by_category = {
+        1: of_kind["shortened"][:2] + of_kind["list"][:3] + of_kind["two steps"],
+        2: of_kind["event"], 3: of_kind["inference"],
+        4: of_kind["changed"][:5] + of_kind["told once"],
+    }
+    if any(len(by_category[category]) < n for category, n in QUESTIONS_PER_DIALOGUE.items()):
+        return None
+    questions = [question for category, n in QUESTIONS_PER_DIALOGUE.items()
+                 for question in by_category[category][:n]]
+    order = {turn.turn_id: place for place, turn in enumerate(turns)}
+    return sorted(questions, key=lambda question: order[question.evidence[-1]])
 
 
 def _dialogue(name: str, held_out: bool, kind: Kind, rng: random.Random) -> Dialogue | None:
     """One dialogue, or None when this draw has too many facts or too few questions of a kind."""
     speakers, others = _people(held_out, kind.n_pairs, rng)
-    queues, n_turns = [], kind.sessions * TURNS_PER_SESSION // 2  # of each speaker
-    for speaker, theirs in zip(speakers, others):
-        threads = story(speaker, rng.sample(kind.relations, kind.of_speaker), 3, held_out, rng)
-        for link, other in zip(rng.sample(LINKS, len(theirs)), theirs):
-            threads.append([Fact(speaker, link, other, "add")])
-            threads += story(other, rng.sample(kind.relations, kind.of_others), 1, held_out, rng)
-        n_facts = sum(map(len, threads))
-        if n_facts > n_turns - 2:
+    queues = []
+    for speaker, acquaintances in zip(speakers, others):
+        queue = _facts_to_say(speaker, acquaintances, held_out, kind, rng)
+        if queue is None:
             return None
-        queues.append(interleave([*threads, *[[None]] * (n_turns - n_facts)], rng))
+        queues.append(queue)
     days, turns = dates(rng, kind.sessions), []
     for index, fact in enumerate(fact for pair in zip(*queues) for fact in pair):
         session, place = divmod(index, TURNS_PER_SESSION)
         speaker = speakers[index % 2]
-        said, kept = say(fact, speaker, rng)
+        text, memory = say(fact, speaker, rng)
         turns.append(
-            Turn(f"D{session + 1}:{place + 1}", speaker, said, days[session], (kept,), fact))
-    found: dict[str, list[Question]] = defaultdict(list)
-    everything = probes(turns)
-    rng.shuffle(everything)
-    for probe in everything:
-        found[probe.kind].append(probe.question)
-    # Lists and changed facts first: they are where a memory manager can be right or wrong.
-    by_category = {
-        1: found["shortened"][:2] + found["list"][:3] + found["two steps"],
-        2: found["event"], 3: found["inference"],
-        4: found["changed"][:5] + found["told once"],
-    }
-    questions = []
-    for category, count in QUESTIONS_PER_DIALOGUE.items():
-        if len(by_category[category]) < count:
-            return None
-        questions += by_category[category][:count]
-    order = {turn.turn_id: place for place, turn in enumerate(turns)}
-    questions.sort(key=lambda question: order[question.evidence[-1]])
+            Turn(f"D{session + 1}:{place + 1}", speaker, text, days[session], (memory,), fact))
+    questions = _choose_questions(turns, rng)
+    if questions is None:
+        return None
     return Dialogue(name, (speakers[0], speakers[1]), tuple(turns), tuple(questions))
 
 
@@ -459,7 +494,7 @@ def world(n_dialogues: int, seed: int, held_out: bool = False,
     return list(_world(n_dialogues, seed, held_out, kind))
 
 
-@functools.cache  # a second a hundred dialogues; they never change
+@functools.cache  # a hundred dialogues take a second, and they never change
 def _world(n_dialogues: int, seed: int, held_out: bool, kind: str) -> tuple[Dialogue, ...]:
     rng = random.Random(f"world {seed} {held_out}")
     dialogues: list[Dialogue] = []
@@ -472,16 +507,16 @@ def _world(n_dialogues: int, seed: int, held_out: bool, kind: str) -> tuple[Dial
 
 
 def training_world(n_dialogues: int, kind: str = "world", seed: int = 0) -> list[Dialogue]:
-    """The dialogues to learn from: of `world-long` they are of the usual length."""
+    """The dialogues to learn from; for `world-long` too they are of the usual length."""
     return world(n_dialogues, seed, kind="world-part" if kind == "world-part" else "world")
 
 
 def world_splits(kind: str = "world", seed: int = 0,
                  ) -> tuple[list[Dialogue], list[Dialogue], list[Dialogue]]:
-    """Training (152 questions), validation (81) and test (513): the first two as many as LoCoMo's.
+    """Dialogues for training (152 questions), validation (81, as LoCoMo has) and test (513).
 
-    Validation and test are both held out from training, and differ from each other. What
-    `world-part` leaves out, it leaves out of training only.
+    Validation and test are both held out from training, and differ from each other. Only training
+    lacks the names and relations that `world-part` leaves out.
     """
     validation = world(5, 2 * seed + 1, held_out=True)
     last = validation[-1]
@@ -491,7 +526,7 @@ def world_splits(kind: str = "world", seed: int = 0,
 
 
 def never_told(question: str) -> set[str]:
-    """What of a question the training dialogues of `world-part` never speak of: "name", "relation".
+    """Which part of a question training on `world-part` never met: its "name", its "relation".
 
     >>> sorted(never_told("What cats does Joan have?")), never_told("Where does Anna live?")
     (['name', 'relation'], set())

@@ -59,7 +59,7 @@ ADAPTERS = {
     10: {
         "memr1.apply_operations": "memr1.apply_operations",
         "memr1.ManagerAgent.rollout": "memr1.ManagerAgent.rollout",
-        "memr1.ManagerAgent.judge": "memr1.ManagerAgent.judge",
+        "memr1.ManagerAgent.outcomes_of": "memr1.ManagerAgent.outcomes_of",
     },
     11: {
         "mem1.parse_turn": "mem1.parse_turn",

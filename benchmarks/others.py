@@ -1,23 +1,26 @@
 """The other benchmarks, and where `--data` finds each: MSC, LongMemEval and HotpotQA.
 
-Memory-R1 (arXiv 2508.19828) trains on LoCoMo alone and shows with MSC and LongMemEval, of 500
-questions each, that it carries over: every element of theirs is test data. MEM1 (arXiv 2506.15841)
-joins N consecutive questions of HotpotQA into one task. Each loader says how the paper used it.
+Memory-R1 (arXiv 2508.19828) trains on LoCoMo alone. With MSC and LongMemEval, of 500 questions
+each, it shows that what it learned carries over, so both are test data as a whole. MEM1
+(arXiv 2506.15841) joins N consecutive questions of HotpotQA into one task. Each loader says how the
+paper used its data.
 
 Where this differs from the papers
 1. Memory-R1's authors read questions and answers of MSC that a GPT had cleaned and that are not
    public. Scores on the published ones cannot be compared with theirs.
-2. Memory-R1 keeps LongMemEval in one bank and shows 30 memories. Here every speaker has a bank, and
-   the assistant is one: 30 of what the user said, 30 of the assistant's.
-3. In the paper abstention questions count under the kind they were made from; here they are a kind
-   of their own. What its tables call "OD" is the kind "assistant said".
-4. LongMemEval is read in the order of dates, which its oracle file does not keep, and in the
-   release that its authors cleaned in September 2025.
+2. Memory-R1 keeps LongMemEval in one bank and shows 30 memories. In this project every speaker has
+   a bank, and the assistant is a speaker too. So an answer agent reads 30 memories of what the user
+   said, and 30 of what the assistant said.
+3. In the paper an abstention question counts under the kind that it was made from. In this project
+   abstention is a kind of its own. What the paper's tables call "OD" is the kind "assistant said".
+4. LongMemEval is read in the order of dates, which its oracle file does not keep. The release is
+   the one that its authors cleaned.
 
-    python -c "import benchmarks; print(len(benchmarks.load('msc')))"
+    python -c "from benchmarks.others import load; print(len(load('msc')))"
 
-should print 500. It was never run: the published files were not at hand. Their form, addresses and
-SHA-256 are taken from what their authors and users wrote; tests read small files of that form.
+should print 500. The command was never run, because the published files were not at hand. Their
+form, addresses and SHA-256 are what their authors and users wrote. Tests read small files of that
+form.
 """
 
 from __future__ import annotations
@@ -58,11 +61,11 @@ class Source:
     """Where a file is published, and how to tell that it is whole."""
 
     url: str
-    size: int  # bytes, for the progress bar; of MSC only 8.56 MB is known
+    size: int  # bytes, for the progress bar; MSC's is rounded, because only 8.56 MB is known
     sha256: str
 
 
-# The addresses on the hub name a revision: a later one would have other numbers.
+# The addresses on the hub name a revision, because a later one may hold other questions.
 _MSC = ("https://huggingface.co/datasets/MemGPT/MSC-Self-Instruct/resolve/"
         "5138f416f8fa76b75b2e080da87e8a8e346e1500/")
 _LONGMEMEVAL = ("https://huggingface.co/datasets/xiaowu0162/longmemeval-cleaned/resolve/"
@@ -98,11 +101,11 @@ def _is_whole(path: Path, source: Source) -> bool:
 def fetch(name: str, cache_folder: str | os.PathLike[str] | None = None) -> Path:
     """The path of the file `name` in SOURCES, downloaded on first use into a cache folder.
 
-    The folder is `cache_folder`, else $MEMORY_R1_CACHE, else ~/.cache/memory-r1. A file already
-    there is used if it is whole, and downloaded again if not.
+    The folder is `cache_folder`, else $MEMORY_R1_CACHE, else ~/.cache/memory-r1. A whole file in
+    that folder is used, and a damaged one is downloaded again.
 
-    Raises DataError, saying what to save where, if there is no network or the file is not the
-    published one. Nothing half-written is left behind.
+    Raises DataError if there is no network, or if the file is not the published one. Its one line
+    says what to save where. Nothing half-written stays behind.
     """
     source = SOURCES[name]
     folder = Path(cache_folder or os.environ.get("MEMORY_R1_CACHE") or "~/.cache/memory-r1")
@@ -115,15 +118,15 @@ def fetch(name: str, cache_folder: str | os.PathLike[str] | None = None) -> Path
         with (urllib.request.urlopen(source.url, timeout=30) as response,
               partial.open("wb") as file,
               tqdm(total=source.size, unit="B", unit_scale=True, desc=target.name) as bar):
-            # Stops soon after the right size: a server that never ends cannot fill the disk.
+            # It stops soon after the right size, so that an endless server cannot fill the disk.
             while file.tell() < 1.1 * source.size and (block := response.read(1 << 16)):
                 file.write(block)
                 bar.update(len(block))
         if not _is_whole(partial, source):
             raise ValueError(f"got {partial.stat().st_size:,} bytes that are not the file this "
                              "project knows")
-        # Renaming is all or nothing: a process killed while it writes leaves no half file under
-        # the right name. The process number keeps two downloads out of each other's way.
+        # Renaming is all or nothing, so a killed process leaves no half file under the right name.
+        # The process number in the name of the part keeps two downloads out of each other's way.
         os.replace(partial, target)
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__  # one line, never empty
@@ -131,7 +134,7 @@ def fetch(name: str, cache_folder: str | os.PathLike[str] | None = None) -> Path
                         f"({source.size / 1e6:,.1f} MB) by hand and save it as {target}, or name a "
                         "copy you have with --data PATH") from error
     finally:
-        with contextlib.suppress(OSError):  # it is there only if the download failed
+        with contextlib.suppress(OSError):  # the part still exists only if the download failed
             partial.unlink()
     return target
 
@@ -160,7 +163,7 @@ def _one_of(record: Mapping[str, Any], field: str, allowed: Collection[str], whe
 
 
 def _read_msc(record: Mapping[str, Any], name: str, where: str) -> Dialogue:
-    """One line of the file."""
+    """One line of the file: the sessions before, the last one, and the question."""
     sessions = []
     for index, session in enumerate(get_field(record, "previous_dialogs", (list,), where)):
         place = f"{where}, previous_dialogs[{index}]"
@@ -169,19 +172,19 @@ def _read_msc(record: Mapping[str, Any], name: str, where: str) -> Dialogue:
     sessions.append((record, "today", where))
     turns = []
     for number, (session, timestamp, place) in enumerate(sessions, start=1):
-        for index, said in enumerate(get_field(session, "dialog", (list,), place)):
+        for index, entry in enumerate(get_field(session, "dialog", (list,), place)):
             spot = f"{place}, dialog[{index}]"
-            check(said, (dict,), spot)
-            speaker = (_one_of(said, "id", MSC_SPEAKERS, spot) if "id" in said
+            check(entry, (dict,), spot)
+            speaker = (_one_of(entry, "id", MSC_SPEAKERS, spot) if "id" in entry
                        else MSC_SPEAKERS[index % 2])
-            text = check(said.get("text"), (str,), f"{spot}, field 'text'")
+            text = check(entry.get("text"), (str,), f"{spot}, field 'text'")
             if text.strip():
                 turns.append(Turn(f"D{number}:{index + 1}", speaker, text, timestamp))
     if not turns:
         raise broken(f"{where}, field 'dialog'", "no turn in any session", "a list of turns")
-    asked = get_field(record, "self_instruct", (dict,), where)
-    question = Question(get_field(asked, "B", (str,), f"{where}, self_instruct"),
-                        get_field(asked, "A", (str,), f"{where}, self_instruct"), MSC_CATEGORY, ())
+    exchange, place = get_field(record, "self_instruct", (dict,), where), f"{where}, self_instruct"
+    question = Question(get_field(exchange, "B", (str,), place),
+                        get_field(exchange, "A", (str,), place), MSC_CATEGORY, ())
     return Dialogue(f"msc-{name}", MSC_SPEAKERS, tuple(turns), (question,))
 
 
@@ -189,17 +192,17 @@ def load_msc(path: str | os.PathLike[str]) -> list[Dialogue]:
     """Read MSC-Self-Instruct, JSON lines: 500 dialogues of five sessions and one question each.
 
     Multi-Session Chat (Xu et al., ACL 2022) is pairs of people who met again after hours or days.
-    MemGPT (Packer et al., arXiv 2310.08560; Apache-2.0) had a model write what one of them might
-    ask in a sixth session, and the other's reply: question and answer. Read are the five sessions
-    before, "previous_dialogs" and "dialog", and not the personas and summaries: they give answers
-    away.
+    MemGPT (Packer et al., arXiv 2310.08560; Apache-2.0) had a model write a sixth session: what one
+    of them might ask ("B"), and what the other would reply ("A"). They are question and answer.
+    The loader reads the five sessions before ("previous_dialogs", "dialog"). It leaves out personas
+    and summaries, because those give answers away.
 
-    Whose turn it is only the last session says. In the others the two take turns, speaker 1 first,
-    as in the readers of ParlAI, where MSC comes from, and of Zep. A session's date is the data's
+    Only the last session says who speaks. In the others the two take turns, speaker 1 first, as in
+    the readers of ParlAI, where MSC comes from, and of Zep. A session's date is the data's
     "time_back" ("7 days 8 hours ago"), and "today" for the last. Turns without words are left out.
     The data does not mark evidence.
 
-    Memory-R1 used it like LoCoMo: a bank for each of the two, 30 memories from each, so 60 shown,
+    Memory-R1 used MSC like LoCoMo: a bank for each of the two speakers and 30 memories from each,
     dated by "time_back". It read "previous_dialogs" of a file of its own.
 
     Raises DataError as `load_locomo` does.
@@ -226,18 +229,21 @@ def _read_longmemeval(record: Mapping[str, Any], name: str, where: str) -> Dialo
     dates = [_date(date, f"{where}, haystack_dates[{index}]")
              for index, date in enumerate(record["haystack_dates"])]
     turns, evidence = [], []
-    # Their ids cannot name sessions: in 13 haystacks of the s file one comes twice.
-    for number, at in enumerate(sorted(range(len(sessions)), key=dates.__getitem__), start=1):
-        place = f"{where}, haystack_sessions[{at}]"
-        for index, said in enumerate(check(sessions[at], (list,), place)):
+    # Sessions are numbered in the order of time. Their own ids could not name them, because in 13
+    # haystacks of the s file one id comes twice.
+    by_date = sorted(range(len(sessions)), key=dates.__getitem__)
+    for number, session in enumerate(by_date, start=1):
+        place = f"{where}, haystack_sessions[{session}]"
+        for index, entry in enumerate(check(sessions[session], (list,), place)):
             spot = f"{place}[{index}]"
-            check(said, (dict,), spot)
-            speaker = _one_of(said, "role", LONGMEMEVAL_SPEAKERS, spot)
-            text = check(said.get("content"), (str,), f"{spot}, field 'content'")
-            marked = "has_answer" in said and get_field(said, "has_answer", (bool,), spot)
+            check(entry, (dict,), spot)
+            speaker = _one_of(entry, "role", LONGMEMEVAL_SPEAKERS, spot)
+            text = check(entry.get("content"), (str,), f"{spot}, field 'content'")
+            is_proof = "has_answer" in entry and get_field(entry, "has_answer", (bool,), spot)
             if text.strip():
-                turns.append(Turn(f"D{number}:{index + 1}", speaker, text, dates[at]))
-                evidence += [turns[-1].turn_id] * marked
+                turns.append(Turn(f"D{number}:{index + 1}", speaker, text, dates[session]))
+                if is_proof:
+                    evidence.append(turns[-1].turn_id)
     if not turns:
         raise broken(f"{where}, field 'haystack_sessions'", "no turn in any session",
                      "a list of turns")
@@ -256,23 +262,23 @@ def load_longmemeval(path: str | os.PathLike[str]) -> list[Dialogue]:
     """Read a LongMemEval file; one dialogue for each of the 500 questions, named by its id.
 
     LongMemEval (Wu et al., ICLR 2025, arXiv 2410.10813; MIT) hides what a user said to an assistant
-    in a "haystack" of chats: in the oracle file only the sessions that hold the answer, in the s
-    file some 48, in the m file some 500. The three have one format.
+    in a "haystack" of chats. The oracle file holds only the sessions with the answer, the s file
+    some 48 sessions, the m file some 500. The three have one format.
 
-    Sessions are read in the order of their dates; empty ones (s and m have some) and turns without
-    words are left out. Turns marked "has_answer" are the evidence. The date of the question is its
-    `timestamp`: "how many days ago" cannot be answered without it. Numbers become text.
+    Sessions are read in the order of their dates. Empty ones (s and m have some) and turns without
+    words are left out. Turns marked "has_answer" are the evidence. The question's date is its
+    `timestamp`, because "how many days ago" cannot be answered without it. Numbers become text.
 
-    Abstention questions, 30 of the 500, are asked like all others, in a category of their own and
-    without evidence. Their answer is a sentence on why there is none: exact match will never credit
-    it, only a judge can. (The paper's 70 "user said", 56 "assistant said", 30 "preference", 133
-    "multi-session", 78 "knowledge update" and 133 "temporal" include them.)
+    30 of the 500 are abstention questions. They are asked like all others, in a category of their
+    own and without evidence. Their answer is a sentence on why there is no answer, so only a judge
+    can credit it, and exact match never will. The paper counts them in its 70 "user said", 56
+    "assistant said", 30 "preference", 133 "multi-session", 78 "knowledge update", 133 "temporal".
 
-    Memory-R1 used the oracle file: one bank for both roles, 30 memories from it, each with its
-    session's date. The date of the question was not in its prompt.
+    Memory-R1 used the oracle file, with one bank for both roles and 30 memories from it, each with
+    its session's date. The date of the question was not in its prompt.
 
-    Reading takes 2.4 times the file's size in memory, 0.7 GB for s and 6.6 GB for m: measured on
-    ASCII. Letters beyond Latin-1 make a text two to four times as large.
+    Reading takes 2.4 times the file's size in memory, so 0.7 GB for s and 6.6 GB for m, if its text
+    is ASCII. Letters beyond Latin-1 make a text two to four times as large.
 
     Raises DataError as `load_locomo` does.
     """
@@ -285,7 +291,7 @@ def load_longmemeval(path: str | os.PathLike[str]) -> list[Dialogue]:
 def _get_pairs(record: Mapping[str, Any], field: str, second: str, kind: type, where: str) -> list:
     """The [title, `kind`] pairs in `record[field]`, or in its lists "title" and `second`."""
     pairs = get_field(record, field, (list, dict), where)
-    if type(pairs) is dict:  # a half that is missing becomes None, and is refused like any other
+    if type(pairs) is dict:  # zip_longest makes a missing half None, which `check` refuses
         columns = [get_field(pairs, name, (list,), f"{where}, {field}")
                    for name in ("title", second)]
         pairs = [list(pair) for pair in zip_longest(*columns)]
@@ -322,14 +328,16 @@ def load_hotpotqa(path: str | os.PathLike[str]) -> list[OpenQuestion]:
     """Read a file in HotpotQA's format; questions and passages keep the file's order.
 
     HotpotQA (Yang et al., EMNLP 2018, CC BY-SA 4.0) is questions with about ten paragraphs of
-    Wikipedia each, two of them needed. MEM1 joins 2 questions of its training set (and of Natural
-    Questions), tests with up to 16, and searches all of Wikipedia; `environments.search_tasks`
-    searches the paragraphs of a task's own questions. `fetch` brings the development set.
+    Wikipedia each, two of them needed. MEM1 trains on pairs of its training questions (and of
+    Natural Questions), tests with up to 16, and searches all of Wikipedia. In this project
+    `environments.open_tasks` searches the paragraphs of a task's own questions. `fetch` brings the
+    development set.
 
-    Also read is what the Hugging Face hub exports, JSON lines with lists of titles and sentences:
+    The loader also reads JSON lines with lists of titles and sentences, as the Hugging Face hub
+    exports them:
     `datasets.load_dataset("hotpotqa/hotpot_qa", "distractor")["validation"].to_json(path)`.
     A paragraph becomes one passage, on one line; blank and repeated ones are left out. Evidence
-    keeps titles, not sentence numbers, and only of passages that are there.
+    keeps titles, not sentence numbers, and only those of passages that the question has.
 
     Raises DataError if the file is missing, not JSON, or broken anywhere. The test set is refused
     (it has no answers), and so is the "fullwiki" set (some questions have no paragraphs).
@@ -357,7 +365,8 @@ def load(data: str) -> list[Dialogue] | list[OpenQuestion]:
     if not Path(data).is_file():
         raise DataError(f"--data {data}: there is no such file, and the benchmarks are "
                         f"{', '.join(LOADERS)}; check the path or the name")
-    # The start is enough, however long a haystack is; what is no text the loader refuses.
+    # A megabyte is enough: if a long haystack stands before all else, its own name is a mark. A
+    # file that is no text is refused by the loader.
     with open(data, encoding="utf-8", errors="replace") as file:
-        found = re.search(rf'"({"|".join(_MARKS)})"\s*:', file.read(1 << 20))
-    return LOADERS[_MARKS[found[1]] if found else "locomo"](data)
+        mark = re.search(rf'"({"|".join(_MARKS)})"\s*:', file.read(1 << 20))
+    return LOADERS[_MARKS[mark[1]] if mark else "locomo"](data)

@@ -1,32 +1,34 @@
 """Shop: the web-navigation task of the MEM1 paper (arXiv 2506.15841), small.
 
-An agent is told what to buy, searches a shop, opens products, chooses options and buys one. MEM1
+The agent reads what to buy, searches a shop, opens products, chooses options and buys one. MEM1
 trains on WebShop (Yao et al., arXiv 2207.01206; github.com/princeton-nlp/WebShop), which takes a
-million products of Amazon's, Java and a language parser. Here a seed makes the shop, and its pages
-suit a tiny model: all words are single and in lower case, ids have three digits, prices two.
+million products of Amazon's, Java and a language parser. In this file a seed makes the shop. Its
+pages suit a tiny model: all words are single and in lower case, ids have three digits, prices two.
 
     search ──search[words]──> results ──click[417]──> item ──click[buy now]──> reward in 0..1
                             (next >, < prev)          (click[red], description, features, < prev)
 
-What makes it hard: products come in families of one title whose members differ in their price, or
-in something that the list of results does not show (a feature, the options). So an agent has to
-look into some of them, and to remember which: the list is the same when it comes back.
+It is hard because products come in families of one title. Members of a family differ in their
+price, or in something that the list of results does not show: a feature, the options. So an agent
+has to open some of them, and to remember which, because the list is the same when it comes back.
 
 Where this differs from WebShop
 1. 360 products instead of 1.18 million, and goals of one template, like WebShop's synthetic ones,
    which MEM1 takes; 12,087 others were written by people.
-2. The search counts words of titles. WebShop's (BM25) also reads description, features and options,
-   so that there a good query decides more, and here one has to open products.
-3. Pages follow its observation mode "text" (parts joined by [SEP]), but are shorter: only the first
-   holds the instruction, a result is one part, a page has 4 of at most 20 results (there 10 of 50),
-   there are no ratings and reviews. A chosen option is shown; in that mode of WebShop it is not.
-   The last page keeps the score to itself.
-4. A search works only where a search bar is; WebShop's `step` searches from any page. What cannot
-   be done is counted and told; there it is passed over in silence.
+2. The search counts words of titles. WebShop's (BM25) also reads description, features and
+   options. So a good query decides more in WebShop, and opening products decides more in this shop.
+3. Pages follow WebShop's observation mode "text" (parts joined by [SEP]), but are shorter. Only the
+   first page holds the instruction, and a result is one part. A page has 4 of at most 20 results
+   (WebShop: 10 of 50), and no ratings and reviews. A chosen option is shown; in that mode of
+   WebShop it is not. The last page does not tell the score.
+4. A search works only on a page with a search bar; WebShop's `step` searches from any page. What
+   cannot be done is counted and the page says so; WebShop passes over it in silence.
 5. The reward asks for the category, not for a similar title: see `purchase_reward`.
 6. `reset(goal)` returns text and `step` three values. `WebAgentTextEnv` has `reset(session)`, which
    returns (text, None), and a fourth value of `step`, always None. It lists the button "search"
-   among the clickables, though it lets nobody click it.
+   among the clickables, though nobody can click it.
+7. A goal's limit is the next ten above the price, or the one after. WebShop draws from the second
+   to the fourth ten above.
 """
 
 from __future__ import annotations
@@ -78,6 +80,7 @@ class Product:
 
     @property
     def title(self) -> str:
+        """Style, material and category: what the list of results shows, "slim cotton shirt"."""
         return " ".join([*self.attributes[:2], self.category])
 
 
@@ -93,6 +96,7 @@ class Goal:
 
     @property
     def instruction(self) -> str:
+        """For example "find me a slim shirt, color red, price lower than 40 dollars"."""
         wanted = [f"find me a {' '.join([*self.attributes, self.category])}"]
         wanted += [f"{name} {value}" for name, value in self.options]
         return ", ".join([*wanted, f"price lower than {self.price_limit} dollars"])
@@ -135,11 +139,13 @@ def purchase_reward(product: Product, chosen: Mapping[str, str], goal: Goal) -> 
         type * (wanted attributes it has + wanted options chosen + [price < limit])
              / (wanted attributes        + wanted options        + 1)
 
-    as in arXiv 2207.01206 and its code's `get_reward`. Our type is 1 for the wanted category and 0
-    for others. WebShop's goes by the share of the wanted title's nouns in the bought one's: 0 if
-    none is there, 0.1 below a tenth, 0.5 up to a fifth unless query or category agree, else 1. Its
-    attributes and options match if they are similar enough, and its price may equal the limit,
-    though its instructions say "lower" as well.
+    as in arXiv 2207.01206 and its code's `get_reward`. In this shop the type is 1 for the wanted
+    category and 0 for others.
+
+    WebShop's type goes by the share of the wanted title's nouns in the bought title: 0 for no noun,
+    0.1 below a tenth, 0.5 up to a fifth unless query or category agree, else 1. Its attributes and
+    options match if they are similar enough. Its price may equal the limit, though its
+    instructions say "lower" too.
     """
     if product.category != goal.category:
         return 0.0
@@ -158,7 +164,7 @@ def _goal(product: Product, rng: random.Random) -> Goal:
     """Something that this product is right for: one or two attributes, up to two options."""
     attributes = rng.sample(product.attributes, rng.choice([1, 2, 2]))
     names = rng.sample(product.options, min(rng.choice([0, 1, 1, 2]), len(product.options)))
-    # The next ten or the one after, as in WebShop; but 90 is the last with two digits.
+    # 90 is the last limit with two digits.
     limit = min(10 * (product.price // 10 + rng.choice([1, 2])), 90)
     return Goal(product.product_id, product.category,
                 tuple(word for word in product.attributes if word in attributes),
@@ -176,18 +182,18 @@ def goals(n: int, seed: int, held_out: bool = False,
     products = catalogue() if products is None else products
     rng = random.Random(f"goals {seed} {held_out}")
     side = [product for product in products if is_held_out(product.product_id) == held_out]
-    found: dict[str, Goal] = {}  # by instruction
-    for _ in range(100 * n if side else 0):  # one draw in ten is kept, or more
+    by_instruction: dict[str, Goal] = {}
+    for _ in range(100 * n if side else 0):  # at least one draw in ten is of use
         goal = _goal(rng.choice(side), rng)
-        if (goal.instruction not in found and is_held_out(goal.instruction) == held_out
+        if (goal.instruction not in by_instruction and is_held_out(goal.instruction) == held_out
                 and 0 < len(solve(goal, products)) <= LONGEST):
-            found[goal.instruction] = goal
-        if len(found) == n:
+            by_instruction[goal.instruction] = goal
+        if len(by_instruction) == n:
             break
-    if len(found) < n:
-        raise ValueError(f"found {len(found)} goals instead of {n}; ask for fewer, or give more "
-                         "products")
-    return list(found.values())
+    if len(by_instruction) < n:
+        raise ValueError(f"found {len(by_instruction)} goals instead of {n}; ask for fewer, or "
+                         "give more products")
+    return list(by_instruction.values())
 
 
 # ---- The shop ------------------------------------------------------------------------------------
@@ -196,18 +202,23 @@ def goals(n: int, seed: int, held_out: bool = False,
 def parse_action(action: str) -> tuple[str, str] | None:
     """("search" or "click", its argument) of an action, else None. Never raises.
 
-    Case and white space do not matter: in "click[ red]" the word is the token of running text.
-    WebShop takes spaces as they are, and passes over what follows the bracket.
+    Case and white space do not matter, because a model may write "click[ red]": a word after a
+    space is the same token as in running text. WebShop takes spaces as they are, and passes over
+    what follows the bracket.
+
+    >>> parse_action("Click[ red]"), parse_action("click red")
+    (('click', 'red'), None)
     """
     action = " ".join(action.lower().split())
-    found = re.fullmatch(r"(search|click)\[ ?([^\[\]]*[^\[\] ]) ?\]", action)
-    return (found[1], found[2]) if found else None
+    match = re.fullmatch(r"(search|click)\[ ?([^\[\]]*[^\[\] ]) ?\]", action)
+    return (match[1], match[2]) if match else None
 
 
 class Shop:
     """One buyer's visit: `reset` with a goal, then `step` until something is bought.
 
-    Before the first reset and after a purchase nothing can be done. Who never buys gets nothing.
+    Before the first reset and after a purchase nothing can be done. Without a purchase the reward
+    is 0.
     """
 
     def __init__(self, products: Sequence[Product]) -> None:
@@ -216,11 +227,11 @@ class Shop:
         self.n_invalid = 0  # actions since the reset that could not be done
 
     def _leave_for(self, page: str) -> None:
-        """Go to "search" or "done", where nothing is found, opened or chosen."""
-        self._page, self._number = page, 1
-        self._found: list[str] = []  # ids
-        self._product: Product | None = None
-        self._chosen: dict[str, str] = {}
+        """Go to "search" or "done", and forget results, product and chosen options."""
+        self._page, self._number = page, 1  # of the pages of results, this one
+        self._result_ids: list[str] = []
+        self._product: Product | None = None  # that is open
+        self._chosen: dict[str, str] = {}  # option -> value
 
     def reset(self, goal: Goal) -> str:
         """Begin a visit; returns the text of the first page."""
@@ -256,7 +267,7 @@ class Shop:
         wanted = set(re.findall(r"\w+", keywords))
         ranked = sorted((-len(wanted.intersection(product.title.split())), product_id)
                         for product_id, product in self._products.items())
-        self._found = [product_id for score, product_id in ranked if score][:RESULTS]
+        self._result_ids = [product_id for score, product_id in ranked if score][:RESULTS]
         self._page = "results"
 
     def _click(self, value: str) -> None:
@@ -266,7 +277,7 @@ class Shop:
         elif self._page == "results" and value in (PREVIOUS, NEXT):
             self._number += 1 if value == NEXT else -1
         elif self._page == "results":
-            # As in WebShop, who comes from the results has not chosen yet; sub pages keep choices.
+            # As in WebShop, opening a product forgets the options; its sub pages keep them.
             self._page, self._product, self._chosen = "item", self._products[value], {}
         elif value == PREVIOUS:
             self._page = "results" if self._page == "item" else "item"
@@ -284,13 +295,14 @@ class Shop:
         elif self._page == "done":
             parts, clickables = ["thank you for shopping with us"], []
         elif self._page == "results":
-            n_pages = max(1, -(-len(self._found) // PER_PAGE))  # rounded up
+            n_pages = max(1, -(-len(self._result_ids) // PER_PAGE))  # rounded up
             first = (self._number - 1) * PER_PAGE
-            listed = [self._products[found] for found in self._found[first : first + PER_PAGE]]
-            turns = [PREVIOUS] * (self._number > 1) + [NEXT] * (self._number < n_pages)
-            parts = [BACK, f"page {self._number} of {n_pages}", *turns]
-            parts += [f"{p.product_id} {p.title} {p.price} dollars" for p in listed]
-            clickables += [*turns, *(p.product_id for p in listed)]
+            ids = self._result_ids[first : first + PER_PAGE]
+            buttons = [PREVIOUS] * (self._number > 1) + [NEXT] * (self._number < n_pages)
+            parts = [BACK, f"page {self._number} of {n_pages}", *buttons]
+            parts += [f"{p.product_id} {p.title} {p.price} dollars"
+                      for p in map(self._products.get, ids)]
+            clickables += [*buttons, *ids]
         elif self._page == "item":
             buttons = ["description", "features", BUY]
             chosen = {name: f" chosen {value}" for name, value in self._chosen.items()}
@@ -301,9 +313,9 @@ class Shop:
             clickables += [PREVIOUS, *values, *buttons]
         else:
             style, material, _ = product.attributes
-            said = {"description": f"this {product.category} is {style} and made of {material}",
-                    "features": f"features: {' '.join(product.attributes)}"}
-            parts, clickables = [BACK, PREVIOUS, said[self._page]], [BACK, PREVIOUS]
+            text_of = {"description": f"this {product.category} is {style} and made of {material}",
+                       "features": f"features: {' '.join(product.attributes)}"}
+            parts, clickables = [BACK, PREVIOUS, text_of[self._page]], [BACK, PREVIOUS]
         return SEPARATOR.join(parts), clickables
 
 
@@ -313,15 +325,15 @@ class Shop:
 def solve(goal: Goal, products: Sequence[Product]) -> list[str]:
     """Actions that fulfil the goal and end in `click[buy now]`; [] if no result does.
 
-    A careful buyer, who goes by the instruction and what pages showed, not by `goal.target`. It
-    opens products whose line in the results fits, from the first, and turns back if a wanted option
-    is missing. It looks at the features only for a wanted feature, which no title names.
+    It buys with care, by the instruction and the pages, and never looks at `goal.target`. It opens
+    the products whose line in the results fits, from the first on. It turns back if a wanted option
+    is missing, or if the page "features" lacks a wanted feature, which no title names.
     """
     shop, actions, rejected = Shop(products), [], set()
     shop.reset(goal)
 
     def act(action: str) -> str:
-        """Do it and read the page."""
+        """Do the action and read the page."""
         actions.append(action)
         return shop.step(action)[0]
 
@@ -361,10 +373,11 @@ There is no answer to give."""
 
 
 class Store:
-    """A web shop: that of shop.py, or one with its methods. Every query is one of its actions.
+    """A web shop as an `Environment` (environments.py): every query is an action of the shop.
 
-    The pages' buttons "< prev" and "next >" are shown, and may be clicked, without the brackets
-    that only tags have here.
+    `shop` is a `Shop`, or one with its methods (webshop.py). The model reads the buttons "< prev"
+    and "next >" as "prev" and "next" and clicks them so, because in MEM1's prompts only tags have
+    angle brackets. WebShop's own "< Prev" and "Next >" keep their capitals.
     """
 
     instructions, answers = SHOPPING, False
@@ -384,8 +397,8 @@ class Store:
     def step(self, kind: str, text: str) -> tuple[str, float, bool]:
         """Act; the shop pays when something is bought. An answer changes nothing."""
         if kind == "query":
-            text = text.replace("click[prev]", "click[< prev]")
-            text = text.replace("click[next]", "click[next >]")
+            text = re.sub(r"click\[prev\]", f"click[{PREVIOUS}]", text, flags=re.IGNORECASE)
+            text = re.sub(r"click\[next\]", f"click[{NEXT}]", text, flags=re.IGNORECASE)
             page, self.reward, done, *_ = self.shop.step(text)
             self.page = self._shown(page)
             return self.page, self.reward, done
@@ -393,10 +406,11 @@ class Store:
 
     @staticmethod
     def _shown(page: str | tuple) -> str:
+        """The page's text, its buttons without brackets."""
         page = page if isinstance(page, str) else page[0]  # WebShop returns (text, None)
-        return page.replace("< prev", "prev").replace("next >", "next")
+        return re.sub(r"< (prev)\b|\b(next) >", r"\1\2", page, flags=re.IGNORECASE)
 
     def log(self, answer: str) -> dict:
-        """What is worth logging: the gold is the whole reward, the category what to choose."""
+        """What is logged: the gold is the whole reward, the category how many options to choose."""
         return {"question": self.task.instruction, "answer": f"{self.reward:g}", "gold": "1",
                 "category": f"{len(self.task.options)} options"}

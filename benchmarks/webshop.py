@@ -1,7 +1,7 @@
 """The real WebShop (github.com/princeton-nlp/WebShop) behind the methods of shop.py's `Shop`.
 
-It is passed on as it is. MEM1's code adds a list of what can be clicked and takes off 1 for a turn
-without an action.
+Its pages and rewards are passed on as they are. MEM1's code adds a list of what can be clicked, and
+takes off 1 for a turn without an action. `Store` in shop.py makes an environment of a visit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.shop import Store
 from environments import Environment
 
-WEBSHOP_PRODUCTS = 1000  # the small of its two sizes; the other, None, takes all 1.18 million
+WEBSHOP_PRODUCTS = 1000  # the smaller of its two sizes; the other, None, takes all 1.18 million
 WEBSHOP_TEST = 500  # its first goals are for testing, the rest for training, as in the paper
 
 
@@ -25,11 +25,11 @@ class WebShopGoal:
 
     index: int  # in its list
     instruction: str
-    options: tuple[str, ...]  # values to choose
+    options: tuple[str, ...]  # names of the options to choose
 
 
 class WebShop:
-    """A visit to the real WebShop, behind the methods of `shop.Shop`; visits share one server."""
+    """A visit to the real WebShop; visits that are given one server share its products."""
 
     _numbers: Iterator[int] = itertools.count()
 
@@ -39,7 +39,8 @@ class WebShop:
         Raises ImportError where WebShop (github.com/princeton-nlp/WebShop) is not installed.
         """
         from web_agent_site.envs.web_agent_text_env import WebAgentTextEnv
-        # The server knows a visitor by prefix and goal, and a group has one goal.
+        # The server knows a visitor by prefix and goal. A group of visits has one goal, so each
+        # needs a prefix of its own, or they would share a cart.
         self._visit = WebAgentTextEnv(observation_mode="text", server=server,
                                       num_products=WEBSHOP_PRODUCTS, human_goals=False,
                                       session_prefix=f"{next(self._numbers)}-")
@@ -51,11 +52,11 @@ class WebShop:
                 for index, goal in enumerate(self.server.goals)]
 
     def reset(self, goal: WebShopGoal) -> tuple[str, None]:
-        """Begin a visit."""
+        """Begin a visit; returns (text of the first page, None)."""
         return self._visit.reset(session=goal.index)
 
     def step(self, action: str) -> tuple[str, float, bool, None]:
-        """Act; WebShop takes the spaces in brackets as they are."""
+        """Act; the space in "click[ red]" goes, because WebShop takes spaces as they are."""
         return self._visit.step(re.sub(r"\[\s+", "[", action))
 
 

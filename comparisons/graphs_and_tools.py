@@ -25,7 +25,14 @@ from comparisons.rules_and_mem0 import (
 from data import Message, Turn
 from memory_bank import STOP_WORDS, Memory, memory_line, words_of
 from memr1 import PER_SPEAKER, SIMILAR, apply_operations, turn_facts
-from prompts import Operation, first_json, manager_messages, one_line, parse_operations
+from prompts import (
+    Operation,
+    first_json,
+    manager_messages,
+    one_line,
+    parse_operations,
+    storable,
+)
 
 # ---- What they share -----------------------------------------------------------------------------
 
@@ -40,12 +47,6 @@ def numbered(memories: Sequence[Memory], first: int = 0) -> list[str]:
     """Memories behind their numbers and dates, one a line."""
     return [f"- {number}: {one_line(m.timestamp)}: {one_line(m.text)}"
             for number, m in enumerate(memories, first)] or ["- none"]
-
-
-def clean(value: object) -> str:
-    """A text that a model wrote, made fit to keep; "" for anything that is no text."""
-    # JSON can spell one half of a surrogate pair, which no file can hold.
-    return one_line(value.encode(errors="replace").decode()) if isinstance(value, str) else ""
 
 
 def numbers_in(value: object, n: int) -> tuple[list[int], int]:
@@ -83,15 +84,15 @@ def parse_note(response: str, n: int) -> tuple[Note, dict[int, str], int]:
     found = first_json(response)
     if not isinstance(found, dict):
         return Note(), {}, 1
-    keywords, tags = ([text for text in map(clean, found[name]) if text]
+    keywords, tags = ([text for text in map(storable, found[name]) if text]
                       if isinstance(found.get(name), list) else [] for name in ("keywords", "tags"))
     links, invalid = numbers_in(found.get("links"), n)
     written, contexts = found.get("contexts"), {}
     for name, context in written.items() if isinstance(written, dict) else ():
         numbers, _ = numbers_in(name, n)
-        invalid += not (numbers and clean(context))
-        contexts.update((number, clean(context)) for number in numbers if clean(context))
-    return Note(clean(found.get("context")), keywords, tags, set(links)), contexts, invalid
+        invalid += not (numbers and storable(context))
+        contexts.update((number, storable(context)) for number in numbers if storable(context))
+    return Note(storable(found.get("context")), keywords, tags, set(links)), contexts, invalid
 
 
 @dataclass(eq=False)
@@ -164,7 +165,7 @@ def parse_edges(response: str, n: int) -> tuple[list[tuple[str, set[str], str, l
     edges, invalid = [], int(found is None)
     for entry in found if isinstance(found, list) else [found] if found else []:
         entry = entry if isinstance(entry, dict) else {}
-        text, date, *nodes = (clean(entry.get(name))
+        text, date, *nodes = (storable(entry.get(name))
                               for name in ("fact", "valid_at", "source", "target"))
         ended, wrong = numbers_in(entry.get("ends"), n)
         invalid += wrong if text else 1
@@ -264,7 +265,7 @@ def parse_tool(response: str, n: int) -> Operation | None:
     """A call as an operation among n numbered memories; also "SEARCH"; None if unusable."""
     found = first_json(response)
     found = found if isinstance(found, dict) else {}
-    tool, action, query, content = (clean(found.get(name))
+    tool, action, query, content = (storable(found.get(name))
                                     for name in ("tool", "action", "query", "content"))
     numbers, wrong = numbers_in(found.get("id"), n)
     if tool == "none":

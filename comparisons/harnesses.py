@@ -3,23 +3,62 @@
     grpo.py --agent mem1 --compare ──> full_context/ and truncation/ are trained, as MEM1 was
                                    ──> all three work through tasks of 1 to 16 questions
 
-It takes four times as long as MEM1 alone, so it is an option of the training commands.
+MEM1 (arXiv 2506.15841) shows in its Table 1 that its context stays nearly as it is while the number
+of questions in a task grows from 1 to 16, and that the context of other agents grows with it.
+`by_objectives` measures one agent so: how many questions it answers right, and what it had in
+context. Training all three takes four times as long as MEM1 alone, so it is an option.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from backend import devices
-from mem1 import HARNESSES, TASKS, by_objectives
+from data import Dialogue, OpenQuestion
+from environments import search_tasks
+from mem1 import HARNESSES, Mem1Agent
+from memory_bank import Embedder
+from metrics import context_sizes, objectives_scores
+from policy import Policy
 from training.checkpoints import FILE
 from training.pictures import objectives_table
 from training.results import save, save_card
 from training.run import Run, prepare
 
 Scores = dict[str, dict[str, float]]  # number of questions -> metric -> mean
+OBJECTIVES = (1, 2, 4, 8, 16)  # questions in a task
+TASKS = 27  # of each number of questions
+
+
+def by_objectives(policy: Policy, harness: str,
+                  sources: Sequence[Dialogue] | Sequence[OpenQuestion], embed: Embedder,
+                  max_new_tokens: int = 160, limit: int = TASKS,
+                  counts: Sequence[int] = OBJECTIVES) -> Scores:
+    """Greedy scores by the number of questions in a task: {"2": {"exact_match": 1.4, ...}, ...}.
+
+    Each is a mean over at most `limit` tasks: of `objectives_scores` (exact match and F1 are sums,
+    0 .. the number of questions), of `context_sizes` (tokens), and of seconds a task. A number of
+    questions that is more than the sources have is left out.
+    """
+    scores = {}
+    agent = Mem1Agent(harness=harness, max_new_tokens=max_new_tokens)
+    for n_objectives in counts:
+        tasks = search_tasks(sources, n_objectives, embed)[:limit]
+        if not tasks:
+            continue
+        start = time.time()
+        episodes = [group[0] for group in agent.rollout(policy, tasks, 1, temperature=0)]
+        seconds = (time.time() - start) / len(tasks)
+        rows = [{**objectives_scores(episode.log["answer"], task.answers),
+                 **context_sizes([len(step.prompt_ids) for step in episode.steps],
+                                 [len(step.response_ids) for step in episode.steps])}
+                for task, episode in zip(tasks, episodes)]
+        means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+        scores[str(n_objectives)] = {**means, "seconds": seconds, "count": len(tasks)}
+    return scores
 
 
 def scores_of(run: Run) -> Scores:

@@ -45,7 +45,7 @@ from transformers import PreTrainedTokenizerFast
 import world as w
 from benchmarks.shop import CATEGORIES, SHOPPING, Goal, Store, goals
 from data import Dialogue, Message
-from environments import QUESTIONS, Search, numbered, search_tasks
+from environments import QUESTIONS, Search, questions_text, search_tasks
 from making.lessons import MICRO_BATCH_TOKENS, make_folder, make_parser, teach
 from making.wiring import build_model, build_tokenizer
 from mem1 import INSTRUCTIONS, NOTES, Mem1Agent, Mem1Turn, turn_messages
@@ -91,7 +91,7 @@ def demonstrate(dialogue: Dialogue, embed: Embedder, kind: str, rng: random.Rand
     # Short tasks are learned first; the order of many questions, and long states, take longer.
     most = 4 if rng.random() < 0.4 and not long else LONGEST
     chosen = rng.sample(known, rng.randint(6 if long else 1, min(most, len(known))))
-    text = numbered([probe.question.text for probe in chosen])
+    text = questions_text([probe.question.text for probe in chosen])
     environment.reset(task)
     plan = plan_queries(chosen, w.oracle_memories(dialogue.turns))
     careful = long or rng.random() < BETTER

@@ -29,7 +29,6 @@ from comparisons.graphs_and_tools import (
     LangMem,
     Note,
     Zep,
-    clean,
     numbers_in,
     parse_edges,
     parse_note,
@@ -51,7 +50,14 @@ from data import Turn
 from memory_bank import Memory, hashed_words
 from memr1 import MemoryR1
 from policy import Policy, load_policy
-from prompts import EXTRACT_INSTRUCTIONS, MANAGER_INSTRUCTIONS, Operation, answer_messages, one_line
+from prompts import (
+    EXTRACT_INSTRUCTIONS,
+    MANAGER_INSTRUCTIONS,
+    Operation,
+    answer_messages,
+    one_line,
+    storable,
+)
 from trees import Step
 from world import world
 
@@ -641,8 +647,8 @@ def test_parsers_take_any_string(response: str, n: int) -> None:
                *(text for edge in edges for text in (edge[0], edge[2], *edge[1])),
                operation.text if operation else ""]
     for text in written:
-        assert text == clean(text) and text.encode() is not None, (
-            "kept texts are one line without markers that UTF-8 can hold")
+        assert text == storable(text), (
+            "a text to keep is one line, and UTF-8 can hold it")
     assert all(edge[0] for edge in edges), "a fact without words is no fact"
 
 

@@ -1,4 +1,4 @@
-"""Tests of benchmarks.py: small made-up files in the published forms, and downloads.
+"""Tests of benchmarks/others.py: small made-up files in the published forms, and downloads.
 
     python -m pytest tests/test_benchmarks.py        (a few seconds)
 
@@ -217,7 +217,7 @@ def refusal(name: str, path: Path) -> str:
         benchmarks.LOADERS[name](path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and message.endswith(
-        f'use the original file, which benchmarks.fetch("{name}") downloads'), (
+        f'use the original file, which benchmarks.others.fetch("{name}") downloads'), (
         f"path first, remedy last: {message}")
     assert "\n" not in message and len(message) < 500, f"not one short line: {message!r}"
     return message
@@ -404,7 +404,7 @@ def test_an_unreadable_file_is_refused(tmp_path, name):
 def test_thousands_of_random_changes_load_or_raise_data_error(tmp_path, count, name, content,
                                                               check):
     change_at_random(tmp_path, count, content, benchmarks.LOADERS[name], check,
-                     f'benchmarks.fetch("{name}")')
+                     f'benchmarks.others.fetch("{name}")')
 
 
 # ---- what --data names ---------------------------------------------------------------------------
@@ -460,7 +460,7 @@ def test_a_broken_file_is_refused_by_the_loader_of_its_form(tmp_path):
                           ('[{"question_id": "a", "question_date": 3}]', "longmemeval")]:
         path = tmp_path / "small.json"
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        with pytest.raises(data.DataError, match=f'benchmarks.fetch."{name}".'):
+        with pytest.raises(data.DataError, match=f'benchmarks.others.fetch."{name}".'):
             benchmarks.load(str(path))
 
 

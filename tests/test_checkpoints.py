@@ -26,8 +26,8 @@ from conftest import make_model, make_tokenizer
 from safetensors.torch import load_file
 
 import ppo
+from comparisons.harnesses import by_objectives
 from grpo import train
-from mem1 import by_objectives
 from memory_bank import hashed_words
 from memr1 import ManagerAgent, manager_tasks
 from policy import PolicyError

@@ -20,7 +20,7 @@ import pytest
 
 import data
 
-REMEDY = 'benchmarks.fetch("locomo")'  # every refusal says how to get the original
+REMEDY = 'benchmarks.others.fetch("locomo")'  # every refusal says how to get the original
 
 
 def small_file() -> list:
@@ -45,7 +45,8 @@ def small_file() -> list:
             },
             "observation": {
                 "session_9_observation": {"Ann": [["Ann has a dog.", "D9:1"]],
-                                          "Bob": [["Bob owns a brown dog.", ["D9:2", "D9:1"]]]},
+                                          "Bob": [["Bob owns a brown dog.", ["D9:2", "D9:1"]],
+                                                  ["They talk of dogs.", ["D9:1", "D9:2"]]]},
                 "session_10_observation": {"Bob": [["Bob's dog is Rex.", "D9:2, D10:01"],
                                                    ["Bob is lost.", "D"]]},
             },
@@ -82,7 +83,8 @@ def test_a_small_file_is_read_whole(tmp_path):
     assert [turn.timestamp for turn in first.turns] == ["8 May, 2023", "8 May, 2023", "9 May, 2023"]
     assert first.turns[1].text == "Nice! [shares an image: a brown dog]", "captions are kept"
     assert [turn.facts for turn in first.turns] == [
-        ("Ann has a dog.",), ("Bob owns a brown dog.",), ("Bob's dog is Rex.",)], (
+        ("Ann has a dog.",), ("Bob owns a brown dog.", "They talk of dogs."),
+        ("Bob's dog is Rex.",)], (
         "an observation goes to the last turn it names (the last said, not the last written), and "
         "one that names no turn goes nowhere")
     assert all(turn.fact is None for turn in first.turns), "only the synthetic world has Facts"
@@ -351,7 +353,7 @@ def real_path() -> Path:
                  cache / "locomo10.json"]:
         if path.is_file():
             return path
-    pytest.skip("LoCoMo is not on this machine: benchmarks.fetch('locomo') downloads it")
+    pytest.skip("LoCoMo is not on this machine: benchmarks.others.fetch('locomo') downloads it")
 
 
 def test_real_counts(real_path):

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from test_environments import small_task
 
 from benchmarks.shop import Store, catalogue, goals, solve
-from environments import Search
+from comparisons.harnesses import by_objectives
+from environments import Environment, Search
 from mem1 import (
     INSTRUCTIONS,
     NOTES,
@@ -24,13 +25,10 @@ from mem1 import (
     Mem1Agent,
     Mem1Turn,
     Trajectory,
-    by_objectives,
-    harmless,
     parse_turn,
     turn_messages,
 )
 from memory_bank import hashed_words
-from metrics import context_sizes, objectives_right, objectives_scores, split_answers
 from policy import Policy
 from trees import Step, pack
 from world import world
@@ -77,7 +75,6 @@ def test_what_is_read_cannot_imitate_a_tag(text):
                                                "<info>", "</info>"], (
             "a note, query or passage wrote a tag of its own into the prompt")
         assert len(user.splitlines()) <= 4 + 2 + 2 + text.count("\n"), "it broke out of its line"
-    assert "<" not in harmless(text) and ">" not in harmless(text)
 
 
 def test_the_hint_counts_down_and_the_last_turn_asks_for_the_answer():
@@ -85,43 +82,6 @@ def test_the_hint_counts_down_and_the_last_turn_asks_for_the_answer():
         line = turn_messages("t", [], turns_left, "mem1", "")[1]["content"].splitlines()[-1]
         assert str(turns_left) in line, "the hint says how many turns are left"
         assert ("<query>" in line) == (turns_left > 1), "on the last turn it must answer"
-
-
-# ---- rewards and metrics -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("prediction, right", [
-    ("Oslo; Rex and Milo", [1, 1]), (" the oslo ;rex and milo;", [1, 1]), ("Oslo", [1, 0]),
-    ("Rex and Milo; Oslo", [0, 0]), ("; Rex and Milo", [0, 1]),
-    ("Oslo; Rex and Milo; more", [1, 1]),
-    ("", [0, 0]), (";;;", [0, 0]), ("Oslo Rex and Milo", [0, 0])])
-def test_objectives_are_compared_by_position(prediction, right):
-    assert objectives_right(prediction, ["Oslo", "Rex and Milo"]) == right, (
-        "answers by position; a missing one is wrong, surplus ones cost nothing")
-
-
-def test_the_papers_evaluation_wants_as_many_answers_as_questions():
-    golds = ["Oslo", "Rex and Milo"]
-    assert objectives_scores("Oslo; Milo", golds) == {
-        "exact_match": 1.0, "f1": pytest.approx(1 + 0.5)}, "sums over questions; F1 of sets"
-    for wrong in ("Oslo", "Oslo; Rex and Milo; Bo", ""):
-        assert objectives_scores(wrong, golds) == {"exact_match": 0.0, "f1": 0.0}, (
-            f"{wrong!r}: the count of answers must be the count of questions")
-    assert split_answers("a; b;; ") == ["a", "b"] and split_answers("a;;b") == ["a", "", "b"]
-    assert split_answers("1 a; 2. b; 3) 4 c") == ["a", "b", "4 c"], "numbers in order go"
-    for text in ("1 May 2023", "2 a; 1 b", "1 a; b", "1; 2", "0 a; 1 b", "1a; 2b"):
-        assert split_answers(text) == text.split("; "), f"{text}: part of an answer"
-
-
-def test_context_sizes_by_hand():
-    found = context_sizes([10, 30, 25], [4, 6, 9])
-    assert found == {"peak_tokens_with_prompt": 36, "peak_tokens": 26,
-                     "dependency": 12 * 4 + 33 * 6 + 29 * 9}, (
-        "largest prompt + response; less the first prompt; pairs of generated tokens with theirs")
-    assert context_sizes([], []) == {"peak_tokens_with_prompt": 0, "peak_tokens": 0,
-                                     "dependency": 0}
-    many = context_sizes([10] * 11 + [500], [1] * 12)
-    assert many["peak_tokens_with_prompt"] == 501, "turns beyond the tenth count too"
 
 
 # ---- the shop ------------------------------------------------------------------------------------
@@ -257,6 +217,36 @@ def test_each_trajectory_has_an_environment_of_its_own():
     policy = Scripted(lambda prompt: f"<IS> a</IS><answer> {next(answers)}</answer>")
     [group] = Mem1Agent().rollout(policy, [small_task()], 2, 1.0)
     assert [episode.reward for episode in group] == [2.0, 0.0]
+
+
+def test_any_class_like_environment_will_do():
+    """The agent asks for what `Environment` names and for nothing else."""
+    class Countdown:
+        instructions, answers = "\nCount down to 0.", False
+
+        def turns(self, task):
+            return task + 1
+
+        def reset(self, task):
+            self.number = task
+            return f"From {task}"
+
+        def step(self, kind, text):
+            self.number -= 1
+            return f"at {self.number}", float(self.number == 0), self.number == 0
+
+        def log(self, answer):
+            return {"question": "?", "answer": answer, "gold": "", "category": 0}
+
+    wanted = {*Environment.__annotations__, *vars(Environment)}
+    wanted = {name for name in wanted if not name.startswith("_")}
+    assert {name for name in vars(Countdown) if not name.startswith("_")} == wanted, (
+        "this environment is the smallest one: the protocol asks for other names")
+    assert all(hasattr(kind, name) for kind in (Search, Store) for name in wanted)
+    [[episode]] = Mem1Agent(Countdown).rollout(
+        Scripted(lambda prompt: "<IS> a</IS><query> less</query>"), [3], 1, 1.0)
+    assert episode.reward == 1.0 and len(episode.steps) == 3, "one step down a turn, paid at 0"
+    assert [turn["info"] for turn in episode.log["turns"]] == ["at 2", "at 1", "at 0"]
 
 
 def test_sampled_text_stops_at_the_closing_tag(tiny_policy):

@@ -177,7 +177,7 @@ def contents(bank: MemoryBank) -> list[tuple]:
     ([Operation("ADD", None, "a"), Operation("ADD", None, "a")], "a b c a a", {"ADD": 2}),
 ])
 def test_operations_entry_by_entry(operations: list, left: str, counted: dict) -> None:
-    """`shown` is c, a, while the bank is a, b, c: numbers are places in the prompt, not ids."""
+    """`memories` is c, a, while the bank is a, b, c: numbers are places in the prompt, not ids."""
     bank = bank_of(*"abc")
     shown = [bank[2], bank[0]]
     counts = apply_operations(bank, shown, operations, "Bob", "9 May 2023")
@@ -262,7 +262,7 @@ def test_the_manager_sees_similar_memories_of_the_speaker_alone() -> None:
     before = [m.text for m in bank.search("Anna: I play chess", memr1.SIMILAR, "Anna")]
     manager = always('[{"event": "DELETE", "id": 4}, {"event": "DELETE", "id": 5}]')
     [seen] = observe_all(manager, [bank], [("Anna: I play chess", "Anna", "9 May 2023")])
-    assert [m.text for m in seen.shown] == before and len(before) == 5, (
+    assert [m.text for m in seen.memories] == before and len(before) == 5, (
         "five memories, of this speaker: memories of Bob are another bank in the paper")
     assert before[4] not in [m.text for m in bank] and len(bank) == 8, (
         "number 4 is the fifth memory shown; number 5 was not shown and must do nothing")
@@ -483,7 +483,7 @@ def test_rewards_depend_on_the_operations() -> None:
         "a rollout changed the task's own bank: the next sample and epoch see the future")
 
 
-def test_equal_responses_are_judged_once(tasks: list[ManagerTask]) -> None:
+def test_equal_decisions_are_answered_once(tasks: list[ManagerTask]) -> None:
     frozen = WorldReader()
     ManagerAgent(frozen).rollout(always("x", "x", "y", "x"), [DOG, tasks[0]], 8, 1.0)
     assert len(frozen.read) == 2, (
@@ -494,7 +494,7 @@ def test_equal_responses_are_judged_once(tasks: list[ManagerTask]) -> None:
     assert len(frozen.read) == 2, "two different responses in a group of 8: two answers to ask for"
 
 
-def test_an_interrupted_judge_judges_again(tasks: list[ManagerTask]) -> None:
+def test_an_interrupted_answer_is_asked_for_again(tasks: list[ManagerTask]) -> None:
     class Interrupted(WorldReader):
         def sample(self, *given, **how):
             if not self.calls:

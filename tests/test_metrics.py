@@ -251,6 +251,44 @@ def test_bleu1_against_nltk_to_the_last_bit():
     assert partial > 500, "the test's own pairs hardly ever overlap in part, so it shows nothing"
 
 
+# ---- several objectives at once ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prediction, right", [
+    ("Oslo; Rex and Milo", [1, 1]), (" the oslo ;rex and milo;", [1, 1]), ("Oslo", [1, 0]),
+    ("Rex and Milo; Oslo", [0, 0]), ("; Rex and Milo", [0, 1]),
+    ("Oslo; Rex and Milo; more", [1, 1]),
+    ("", [0, 0]), (";;;", [0, 0]), ("Oslo Rex and Milo", [0, 0])])
+def test_objectives_are_compared_by_position(prediction, right):
+    assert metrics.objectives_right(prediction, ["Oslo", "Rex and Milo"]) == right, (
+        "answers by position; a missing one is wrong, surplus ones cost nothing")
+
+
+def test_the_papers_evaluation_wants_as_many_answers_as_questions():
+    golds = ["Oslo", "Rex and Milo"]
+    assert metrics.objectives_scores("Oslo; Milo", golds) == {
+        "exact_match": 1.0, "f1": pytest.approx(1 + 0.5)}, "sums over questions; F1 of sets"
+    for wrong in ("Oslo", "Oslo; Rex and Milo; Bo", ""):
+        assert metrics.objectives_scores(wrong, golds) == {"exact_match": 0.0, "f1": 0.0}, (
+            f"{wrong!r}: the count of answers must be the count of questions")
+    assert metrics.split_answers("a; b;; ") == ["a", "b"]
+    assert metrics.split_answers("a;;b") == ["a", "", "b"], "an empty answer keeps its place"
+    assert metrics.split_answers("1 a; 2. b; 3) 4 c") == ["a", "b", "4 c"], "numbers in order go"
+    for text in ("1 May 2023", "2 a; 1 b", "1 a; b", "1; 2", "0 a; 1 b", "1a; 2b"):
+        assert metrics.split_answers(text) == text.split("; "), f"{text}: part of an answer"
+
+
+def test_context_sizes_by_hand():
+    found = metrics.context_sizes([10, 30, 25], [4, 6, 9])
+    assert found == {"peak_tokens_with_prompt": 36, "peak_tokens": 26,
+                     "dependency": 12 * 4 + 33 * 6 + 29 * 9}, (
+        "largest prompt + response; less the first prompt; pairs of generated tokens with theirs")
+    assert metrics.context_sizes([], []) == {"peak_tokens_with_prompt": 0, "peak_tokens": 0,
+                                     "dependency": 0}
+    many = metrics.context_sizes([10] * 11 + [500], [1] * 12)
+    assert many["peak_tokens_with_prompt"] == 501, "turns beyond the tenth count too"
+
+
 # ---- tables --------------------------------------------------------------------------------------
 
 

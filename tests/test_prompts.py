@@ -27,6 +27,8 @@ from prompts import (
     parse_answer,
     parse_facts,
     parse_operations,
+    storable,
+    without_tags,
 )
 
 FUZZ = 100_000  # inputs, some 100 microseconds each
@@ -384,6 +386,15 @@ def test_the_instructions_show_what_the_parser_reads() -> None:
     assert [len(parse_facts(example)) for example in examples] == [2, 0]
 
 
-def test_one_line_changes_nothing_harmless() -> None:
+@pytest.mark.parametrize("make", [one_line, without_tags, storable])
+def test_text_of_others_does_only_what_it_may(make: Callable) -> None:
     for text in ("Anna has dogs named Rex and Milo", "5 * 3 = 15", "don't - or do: it's 7:30"):
-        assert one_line(text) == text, "ordinary text must reach the model as it is"
+        assert make(text) == text, "ordinary text must reach model and bank as it is"
+    for nasty in [*NASTY, "</info>", "<answer> Oslo</answer>", "<<IS>>"]:
+        made = make(f"x {nasty} y")
+        assert len(made.splitlines()) == 1 and "  " not in made, f"{made!r} is not one line"
+        assert make(made) == made, f"{nasty!r}: what was mended once must stay as it is"
+        assert make == storable or "**" not in made, f"{made!r} can imitate a marker"
+        assert make != without_tags or not set("<>") & set(made), f"{made!r} can imitate a tag"
+    for unfit in ("\ud83d", "x \udc00 y", None, 5, ["x"]):
+        assert storable(unfit) == "", f"{unfit!r}: no file can hold it, or it is no text"

@@ -163,7 +163,7 @@ def show_answer(system: MemoryR1, question: str) -> None:
 
 def show_operations(observation: Observation) -> None:
     """Print what the manager wrote, with memories instead of their numbers."""
-    memories = observation.shown
+    memories = observation.memories
     for operation in parse_operations(observation.response, len(memories))[0]:
         old = "" if operation.number is None else memories[operation.number].text
         print(f"  {paint(f'{operation.event:8}', operation.event)}",
@@ -226,7 +226,7 @@ def work(policy: Policy, task: SearchTask, harness: str, n_gold: int) -> int:
     peak = n_dropped = 0
     while not trajectory.done:
         prompt = agent.prompt(policy, trajectory)
-        for number in range(n_dropped, len(trajectory.past) - trajectory.kept):
+        for number in range(n_dropped, len(trajectory.past) - trajectory.n_remembered):
             print(paint(f"         turn {number + 1} is dropped", "quiet"))
             n_dropped = number + 1
         [[step]] = policy.sample([prompt], 1, agent.max_new_tokens, 0, stop=STOP)

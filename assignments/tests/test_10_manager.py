@@ -67,7 +67,7 @@ def test_operations_entry_by_entry():
     texts, counts = apply(bank, shown, ("ADD", None, "boat"), ("UPDATE", 1, "dogs"), ("DELETE", 0),
                           ("NOOP",))
     assert texts == [("dogs", "Ann", "2 May"), ("cat", "Ann", "1 May"), ("boat", "Ben", "2 May")], (
-        "a number is a place in `shown`, as the prompt counts, not the memory's id; an update "
+        "a number is a place in `memories`, as the prompt counts, not the memory's id; an update "
         "keeps the speaker and takes the date; what is added belongs to who spoke")
     assert counts == {"ADD": 1, "UPDATE": 1, "DELETE": 1, "NOOP": 1}, "every event is counted"
 
@@ -114,8 +114,9 @@ def test_what_the_manager_reads_and_how_it_is_sampled():
     assert (call["group_size"], call["max_new_tokens"], call["temperature"],
             call["generator"]) == (2, 17, 0.8, generator), "the options were not passed on"
     from prompts import manager_messages
-    assert call["prompts"] == [manager_messages(t.fact, t.shown)[-1]["content"] for t in tasks], (
-        "the manager reads its fact under the memories most like it (task.shown)")
+    wanted = [manager_messages(t.fact, t.memories)[-1]["content"] for t in tasks]
+    assert call["prompts"] == wanted, (
+        "the manager reads its fact under the memories most like it (task.memories)")
 
 
 def test_an_episode_is_one_step_as_it_was_sampled():
@@ -127,7 +128,7 @@ def test_an_episode_is_one_step_as_it_was_sampled():
     assert manager.decode(step.prompt_ids) == manager.calls[0]["prompts"][0]
 
 
-def test_the_judge_is_frozen_greedy_and_asked_once():
+def test_the_answer_agent_is_frozen_greedy_and_asked_once():
     manager, frozen = writer(ADD, NOOP, ADD, ADD), Scripted(reader)
     agent, task = agent_of(frozen), task_of(bank_of("Ann has a dog"))
     agent.rollout(manager, [task], 4, 1.0)
