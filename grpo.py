@@ -51,7 +51,6 @@ from backend.devices import (
     exit_with,
     gather,
     gathered,
-    in_step,
     own_seed,
     spread,
 )
@@ -60,7 +59,7 @@ from training.checkpoints import TrainingState
 from training.options import SamplingOptions, option, parse_options
 from training.results import describe, evaluate_after, evaluate_before, finish, validate
 from training.run import Run, launch, prepare
-from trees import Episode, micro_batches, token_numbers, trees_of
+from trees import Episode, token_numbers, trees_of
 
 # ---- The algorithm: pure functions ---------------------------------------------------------------
 
@@ -227,7 +226,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
         sums = Counter(kl=0.0, entropy=0.0, ratio_error=0.0, clip_fraction=0.0, skipped=0)
         for epoch in range(options.epochs):
             optimizer.zero_grad()
-            for rows_of_batch in in_step(micro_batches(rows_of_step, policy.micro_batch_tokens)):
+            for rows_of_batch in policy.micro_batches(rows_of_step):
                 index = token_numbers(rows_of_batch, device)  # (n,)
                 log_probs, entropies = policy.score(rows_of_batch, options.temperature)  # (n,)
                 per_token, metrics = clipped_loss(

@@ -201,7 +201,7 @@ class Mem1Agent:
         while going:
             prompts = [self.prompt(policy, trajectory) for trajectory in going]
             sampled = policy.sample(
-                prompts, 1, self.max_new_tokens, temperature, generator, stop=STOP)
+                prompts, 1, self.max_new_tokens, temperature, generator, stop_texts=STOP)
             for trajectory, [step] in zip(going, sampled):
                 trajectory.advance(step, policy.decode(step.response_ids), self.kind)
             going = [trajectory for trajectory in going if not trajectory.done]

@@ -60,7 +60,6 @@ from backend.devices import (
     clip_gradients,
     gather,
     gathered,
-    in_step,
     own_seed,
     shard,
     spread,
@@ -302,7 +301,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
         everyones = all_of(batch.advantages)  # those of all devices
         advantages, n = whiten(batch.advantages, everyones), len(everyones)
         rows_of_step = policy.rows(trees_of(batch.groups))
-        parts = list(in_step(micro_batches(rows_of_step, policy.micro_batch_tokens)))
+        parts = list(policy.micro_batches(rows_of_step))
         # Metrics, averaged over tokens; `skipped` is 1 if an update was.
         error = batch.old_values - batch.returns
         sums = Counter(kl=0.0, entropy=0.0, ratio_error=0.0, clip_fraction=0.0, skipped=0,

@@ -34,7 +34,7 @@ from itertools import islice
 import torch
 
 import world as w
-from backend.devices import all_of, clip_gradients, exit_with, in_step, spread
+from backend.devices import all_of, clip_gradients, exit_with, spread
 from backend.lora import learned
 from data import Dialogue, Message
 from memory_bank import Embedder, MemoryBank
@@ -44,7 +44,6 @@ from training.checkpoints import TrainingState
 from training.options import Options, option, parse_options
 from training.results import evaluate_after, evaluate_before, finish, validate
 from training.run import Run, launch, load_data, prepare
-from trees import micro_batches
 
 Lesson = tuple[list[Message], str]  # a prompt, and the response to it
 
@@ -171,8 +170,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
         n = all_of(torch.tensor([len(lesson.response_ids) for [lesson] in groups])).sum().item()
         optimizer.zero_grad()
         loss = 0.0
-        for rows_of_batch in in_step(
-                micro_batches(policy.rows(groups), policy.micro_batch_tokens)):
+        for rows_of_batch in policy.micro_batches(policy.rows(groups)):
             log_probs, _ = policy.score(rows_of_batch, 1.0)  # (n of these rows,)
             part = -log_probs.sum() / n
             part.backward()

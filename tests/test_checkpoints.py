@@ -26,11 +26,11 @@ from conftest import make_model, make_tokenizer
 from safetensors.torch import load_file
 
 import ppo
+from backend.loading import PolicyError
 from grpo import train
 from mem1 import by_objectives
 from memory_bank import hashed_words
 from memr1 import ManagerAgent, manager_tasks
-from policy import PolicyError
 from ppo import PPOOptions
 from training import checkpoints, results, run
 from training.checkpoints import (

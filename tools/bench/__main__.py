@@ -30,7 +30,7 @@ import torch  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
 from backend.devices import exit_with  # noqa: E402
-from policy import PolicyError  # noqa: E402
+from backend.loading import PolicyError  # noqa: E402
 from tools.bench.bank import bank_table, measure_bank  # noqa: E402
 from tools.bench.memory import computed, measured, memory_report, read_config  # noqa: E402
 from tools.bench.step import (  # noqa: E402
