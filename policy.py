@@ -100,27 +100,22 @@ def head_log_probs(head: Callable[[Tensor], Tensor], hidden: Tensor, at: Tensor,
 
 @dataclass
 class Branches:
-    """B branches behind each of R rows of prompts; R' of the rows still grow."""
+    """B responses being written to the prompts in each of R rows. R' of the rows are unfinished."""
 
     cache: Cache  # of the R' rows
     logits: Tensor  # (R', B, V) of the next tokens
     lengths: Tensor  # (R, B) tokens of the prompt that a branch continues
-    done: Tensor  # (R, B)
-    growing: Tensor  # (R',) numbers of the rows that still grow
+    finished: Tensor  # (R, B)
+    live_rows: Tensor  # (R',) numbers of the unfinished rows
     see_prompt: Tensor  # (R', 1, B, L) additive mask: a branch sees its prompt
     see_branch: Tensor  # (B, B) additive mask: and itself
     tokens: list[Tensor] = field(default_factory=list)  # (R, B) each
     log_probs: list[Tensor] = field(default_factory=list)  # (R, B) each
 
     def add(self, tokens: Tensor, log_probs: Tensor) -> None:
-        """Put a token (R', B) behind each growing branch; 0 behind those that are done."""
+        """Put a token (R', B) behind each branch of the unfinished rows; 0 behind the others."""
         for values, new in ((self.tokens, tokens), (self.log_probs, log_probs)):
-            values.append(new.new_zeros(self.done.shape).index_copy_(0, self.growing, new))
-
-
-def repeated(values: Sequence[int], times: int) -> list[int]:
-    """Each value so many times in a row: [7, 8] twice is [7, 7, 8, 8]."""
-    return [value for value in values for _ in range(times)]
+            values.append(new.new_zeros(self.finished.shape).index_copy_(0, self.live_rows, new))
 
 
 def draw_tokens(logits: Tensor, temperature: float,
@@ -143,14 +138,14 @@ def draw_tokens(logits: Tensor, temperature: float,
 
 
 def drop_finished_rows(branches: Branches) -> None:
-    """Let rows go whose branches are all done, once they are half of those that still grow.
+    """Drop rows whose branches are all finished, once they are half of the rows in the cache.
 
-    Not sooner, because each time the cache of the others is moved.
+    Not sooner, because each time the cache of the other rows is copied.
     """
-    unfinished = ~branches.done[branches.growing].all(-1)  # (R',)
+    unfinished = ~branches.finished[branches.live_rows].all(-1)  # (R',)
     if unfinished.float().mean() <= 0.5:
         branches.cache.batch_select_indices(unfinished.nonzero()[:, 0])
-        branches.growing = branches.growing[unfinished]
+        branches.live_rows = branches.live_rows[unfinished]
         branches.see_prompt = branches.see_prompt[unfinished]
 
 
@@ -195,7 +190,7 @@ class Policy:
 
     @contextmanager
     def _as_set(self) -> Iterator[None]:
-        """How the model is run: in which precision, and with or without its adapters."""
+        """Inside, the model computes in this policy's precision, with or without its adapters."""
         with (torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast),
               adapters(self.model, self.adapted)):
             yield
@@ -237,11 +232,12 @@ class Policy:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _harmless(self, text: str) -> str:
+        """A text without special tokens: "<|im_end|>" becomes "< |im_end|>"."""
         for added in self.tokenizer.added_tokens_decoder.values():
             token = added.content
             # Not every added token is special: some vocabularies add runs of spaces, or <think>.
             if added.special and token in text:
-                text = text.replace(token, f"{token[0]} {token[1:]}")  # "<|im_end|>": "< |im_end|>"
+                text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
 
     def decode(self, ids: list[int]) -> str:
@@ -280,24 +276,21 @@ class Policy:
             tokens = torch.stack(branches.tokens, -1).tolist()  # (R, B, up to max_new_tokens)
             log_probs = torch.stack(branches.log_probs, -1).tolist()
             for r, row in enumerate(rows):
-                for b, number in enumerate(repeated(row.token_index, group_size)):
-                    steps[number].append(
-                        self._step(prompts[number], tokens[r][b], stop_texts, log_probs[r][b]))
+                for n, number in enumerate(row.token_index):
+                    steps[number] = [
+                        self._step(prompts[number], tokens[r][b], stop_texts, log_probs[r][b])
+                        for b in range(n * group_size, (n + 1) * group_size)]
         return steps
 
     def _read_prompts(self, rows: Sequence[Row], group_size: int) -> Branches:
         """Read R rows of prompts. `group_size` branches will grow from the end of each prompt.
 
-        B is that of the row with the most prompts; the branches that a row has less are done.
+        B is that of the row with the most prompts. Branches that another row lacks are finished.
         """
         device, lowest = self.device, torch.finfo(self.dtype).min
         ids = pad_right([row.input_ids for row in rows], 0, device)  # (R, L)
-        ends = pad_right([row.ends for row in rows], ids.shape[1], device)  # (R, L)
         positions = pad_right([row.position_ids for row in rows], 0, device)  # (R, L)
-        # The place where the branch's prompt ends, and how many tokens that prompt has.
-        roots = pad_right([repeated(row.score_at, group_size) for row in rows], -1, device)
-        lengths = pad_right([repeated([row.position_ids[place] + 1 for place in row.score_at],
-                                      group_size) for row in rows], 0, device)  # (R, B)
+        ends = pad_right([row.ends for row in rows], ids.shape[1], device)  # (R, L)
         # Without a fork causal order is all the mask there is, and the faster one.
         forked = any(len(row.score_at) > 1 for row in rows)
         cache = Cache(layer_class_to_replicate=RoomyLayer)
@@ -305,48 +298,52 @@ class Policy:
             input_ids=ids, position_ids=positions, use_cache=True,
             attention_mask=tree_mask(ends, self.dtype) if forked else None,
             **{self._cache_argument: cache}).last_hidden_state  # (R, L, D)
-        growing = torch.arange(len(rows), device=device)
-        logits = self.model.get_output_embeddings()(hidden[growing[:, None], roots])  # (R, B, V)
+        # A branch's root is the place where its prompt ends; -1 where there is no branch.
+        roots = pad_right([row.score_at for row in rows], -1, device).repeat_interleave(
+            group_size, dim=1)  # (R, B)
+        lengths = positions.gather(1, roots.clamp(min=0)) + 1  # (R, B)
+        live_rows = torch.arange(len(rows), device=device)
+        logits = self.model.get_output_embeddings()(hidden[live_rows[:, None], roots])  # (R, B, V)
         if not logits.isfinite().all():
             raise PolicyError("the model's logits are not finite, so nothing can be sampled: its "
                               "weights were spoilt, mostly by too high an --lr")
-        # Additive masks again. A branch sees the path to its root; of the B columns by which the
-        # cache grows with every token it sees its own.
+        # Additive masks again. A branch sees the path to its root. The cache grows by B columns
+        # with every token, and of these a branch sees its own.
         places, root = torch.arange(ids.shape[1], device=device), roots[:, :, None]
         path = (places <= root) & (root < ends[:, None])  # (R, B, L)
         see_prompt = torch.zeros(path.shape, dtype=self.dtype, device=device)
         see_prompt = see_prompt.masked_fill_(~path, lowest)[:, None]  # (R, 1, B, L)
         n_branches = roots.shape[1]
         see_branch = torch.full((n_branches, n_branches), lowest, dtype=self.dtype, device=device)
-        return Branches(cache, logits, lengths, roots < 0, growing, see_prompt,
+        return Branches(cache, logits, lengths, roots < 0, live_rows, see_prompt,
                         see_branch.fill_diagonal_(0))
 
     def _grow(self, branches: Branches, max_new_tokens: int, temperature: float,
               generator: torch.Generator | None, stop_texts: tuple[str, ...]) -> None:
-        """Draw token after token, until all branches are done or have `max_new_tokens`."""
+        """Draw token after token, until all branches are finished or have `max_new_tokens`."""
         end = torch.tensor(sorted(self.end_ids), device=self.device)
         closing = torch.tensor(sorted(self._closing_ids(stop_texts)), device=self.device)
         for n_drawn in range(1, max_new_tokens + 1):
             branches.add(*draw_tokens(branches.logits, temperature, generator))
-            tokens = branches.tokens[-1]  # (R, B)
-            branches.done |= torch.isin(tokens, end)
+            tokens, finished = branches.tokens[-1], branches.finished  # (R, B)
+            finished |= torch.isin(tokens, end)
             if stop_texts:
-                for r, b in (torch.isin(tokens, closing) & ~branches.done).nonzero().tolist():
+                for r, b in (torch.isin(tokens, closing) & ~finished).nonzero().tolist():
                     last = torch.stack([t[r, b] for t in branches.tokens[-STOP_TOKENS:]]).tolist()
-                    branches.done[r, b] = self._ends_response(last, stop_texts)
-            if n_drawn == max_new_tokens or branches.done.all():
+                    finished[r, b] = self._ends_response(last, stop_texts)
+            if n_drawn == max_new_tokens or finished.all():
                 break
             drop_finished_rows(branches)
             self._read_tokens(branches)
 
     def _read_tokens(self, branches: Branches) -> None:
         """Read the tokens drawn last, which gives the logits of the next ones."""
-        growing, n_drawn = branches.growing, len(branches.tokens)
+        live_rows, n_drawn = branches.live_rows, len(branches.tokens)
         see_branches = branches.see_branch.repeat(1, n_drawn)  # (B, n_drawn B)
-        mask = torch.cat([branches.see_prompt, see_branches.expand(len(growing), 1, -1, -1)], -1)
+        mask = torch.cat([branches.see_prompt, see_branches.expand(len(live_rows), 1, -1, -1)], -1)
         hidden = self.model.base_model(
-            input_ids=branches.tokens[-1][growing],
-            position_ids=branches.lengths[growing] + n_drawn - 1, attention_mask=mask,
+            input_ids=branches.tokens[-1][live_rows],
+            position_ids=branches.lengths[live_rows] + n_drawn - 1, attention_mask=mask,
             use_cache=True, **{self._cache_argument: branches.cache}).last_hidden_state
         branches.logits = self.model.get_output_embeddings()(hidden)  # (R', B, V)
 
@@ -383,11 +380,11 @@ class Policy:
                 temperature, generator, stop_texts)
         steps = []
         for prompt, ids_of_prompt in zip(prompts, responses):
-            unscored = [self._step(prompt, ids, stop_texts) for ids in ids_of_prompt]
-            log_probs = self.token_log_probs([unscored], temperature or 1.0)
-            parts = log_probs.split([len(step.response_ids) for step in unscored])
+            tree = [self._step(prompt, ids, stop_texts) for ids in ids_of_prompt]
+            log_probs = self.token_log_probs([tree], temperature or 1.0).split(
+                [len(step.response_ids) for step in tree])
             steps.append([replace(step, log_probs=part.tolist())
-                          for step, part in zip(unscored, parts)])
+                          for step, part in zip(tree, log_probs)])
         return steps
 
     # ---- Scoring ------------------------------------------------------------------------------
@@ -497,8 +494,9 @@ class Policy:
             return "a trial of trees failed"  # a mask of its own, another cache, no such argument
         finally:
             self.packs = False
-        claimed = torch.tensor([p for group in sampled for s in group for p in s.log_probs])
-        if differ(packed, plain) or differ(claimed.to(plain), self.token_log_probs(sampled)):
+        when_sampled = torch.tensor([p for steps in sampled for s in steps for p in s.log_probs])
+        if (differ(packed, plain)
+                or differ(when_sampled.to(plain), self.token_log_probs(sampled))):
             return "in a trial trees gave other log-probs than plain rows"
         return ""
 

@@ -167,7 +167,7 @@ def prompt_micro_batches(prompts: Sequence[list[int]], n_new: int, max_tokens: i
 
 
 def trees_of(groups: Sequence[Sequence[Episode]]) -> list[list[Step]]:
-    """The steps of each group of episodes, in the order in which their tokens are numbered."""
+    """A tree for each group: the steps of its episodes, in the order that numbers their tokens."""
     return [[step for episode in group for step in episode.steps] for group in groups]
 
 
@@ -192,13 +192,12 @@ def pack(trees: Sequence[Sequence[Step]], row_budget: int, width: int) -> list[R
     rows: list[Row] = []
     n_tokens = 0
     for tree in join_alike(trees):
-        numbered = []
+        first_numbers = []  # of each step's response tokens
         for step in tree:
-            numbered.append((step, n_tokens))
+            first_numbers.append(n_tokens)
             n_tokens += len(step.response_ids)
-        numbered.sort(key=lambda step_and_first: step_and_first[0].read_ids)
         row = None
-        for step, first in numbered:
+        for step, first in sorted(zip(tree, first_numbers), key=lambda pair: pair[0].read_ids):
             if row is None or not worth_joining(row, step.read_ids, row_budget, width):
                 row = Row()
                 rows.append(row)
@@ -211,13 +210,13 @@ def join_alike(trees: Sequence[Sequence[Step]]) -> list[list[Step]]:
 
     Only of neighbours, because the order of the steps numbers the tokens.
     """
-    joined: list[list[Step]] = []
+    joint_trees: list[list[Step]] = []
     for tree in trees:
-        if joined and alike(joined[-1][0].prompt_ids, tree[0].prompt_ids):
-            joined[-1].extend(tree)
+        if joint_trees and alike(joint_trees[-1][0].prompt_ids, tree[0].prompt_ids):
+            joint_trees[-1].extend(tree)
         else:
-            joined.append(list(tree))
-    return joined
+            joint_trees.append(list(tree))
+    return joint_trees
 
 
 def worth_joining(row: Row, sequence: list[int], row_budget: int, width: int) -> bool:
@@ -266,15 +265,15 @@ def micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
 def tree_mask(ends: Tensor, dtype: torch.dtype) -> Tensor:
     """Additive attention mask of rows: 0 where a token may look, the dtype's minimum elsewhere.
 
-    `ends` is (B, T). A token sees those at or before its place whose subtree has not ended there.
-    Padding stands behind everything, has ends of T, and sees only padding. Returns (B, 1, T, T).
+    `ends` is (R, T). A token sees those at or before its place whose subtree has not ended there.
+    Padding stands behind everything, has ends of T, and sees only padding. Returns (R, 1, T, T).
     (A mask of ones and zeros would be *added* to the scores and forbid nothing.)
     """
     places = torch.arange(ends.shape[1], device=ends.device)
     query, key = places[:, None], places[None, :]  # (T, 1), (1, T)
-    allowed = (key <= query) & (query < ends[:, None, :])  # (B, T, T)
+    allowed = (key <= query) & (query < ends[:, None, :])  # (R, T, T)
     mask = torch.zeros(allowed.shape, dtype=dtype, device=ends.device)
-    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]  # (B, 1, T, T)
+    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]  # (R, 1, T, T)
 
 
 def token_numbers(rows: Sequence[Row], device: torch.device) -> Tensor:
@@ -284,6 +283,6 @@ def token_numbers(rows: Sequence[Row], device: torch.device) -> Tensor:
 
 
 def pad_right(sequences: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:
-    """(B, T) from B lists of at most T numbers; `value` stands behind the shorter ones."""
+    """(R, T) from R lists of at most T numbers; `value` stands behind the shorter ones."""
     width = max(map(len, sequences))
     return torch.tensor([[*s, *[value] * (width - len(s))] for s in sequences], device=device)

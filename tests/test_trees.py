@@ -219,7 +219,7 @@ def test_tree_mask_pair_by_pair():
                        for i in range(len(parents))] for parents in trees], 9, CPU)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         mask = tree_mask(ends, dtype)
-        assert mask.shape == (3, 1, 9, 9) and mask.dtype == dtype, "(B, 1, T, T), model's dtype"
+        assert mask.shape == (3, 1, 9, 9) and mask.dtype == dtype, "(R, 1, T, T), model's dtype"
         for b, (i, j) in product(range(3), product(range(9), range(9))):
             size = len(trees[b])
             sees = j in ancestry(trees[b], i) if i < size else size <= j <= i
