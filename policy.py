@@ -494,10 +494,11 @@ class Policy:
             return "a trial of trees failed"  # a mask of its own, another cache, no such argument
         finally:
             self.packs = False
+        if differ(packed, plain):
+            return "in a trial trees were scored otherwise than plain rows"
         when_sampled = torch.tensor([p for steps in sampled for s in steps for p in s.log_probs])
-        if (differ(packed, plain)
-                or differ(when_sampled.to(plain), self.token_log_probs(sampled))):
-            return "in a trial trees gave other log-probs than plain rows"
+        if differ(when_sampled.to(plain), self.token_log_probs(sampled)):
+            return "in a trial trees were sampled otherwise than plain rows are scored"
         return ""
 
     def save(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:

@@ -81,7 +81,9 @@ def flat(groups: list[list[Step]]) -> list[Step]:
 
 @pytest.fixture(scope="module")
 def qwen2(tiny_policy) -> Policy:
-    return tiny_policy("qwen2")
+    policy = tiny_policy("qwen2")
+    assert policy.packs, f"these tests are about trees: {policy.why_plain}"
+    return policy
 
 
 @pytest.fixture
@@ -228,6 +230,7 @@ def with_ends(tiny_policy, kind: str = "qwen2", every: int = 9, **options) -> Po
 
 def test_greedy_is_the_librarys_greedy(tiny_policy):
     policy, prompts = with_ends(tiny_policy), ragged_prompts() + alike_prompts()
+    assert policy.packs, f"not sampled in trees: {policy.why_plain}"
     wanted = [library_greedy(policy, prompt, 12) for prompt in prompts]
     assert len({len(ids) for ids in wanted}) > 3, "the test needs responses of several lengths"
     for micro_batch_tokens in (16384, 50, 1):
@@ -245,6 +248,7 @@ def test_greedy_is_the_librarys_greedy(tiny_policy):
 def test_ratio_is_one_at_the_start(tiny_policy, kind):
     """Branches that see siblings, stale positions, a forgotten temperature: all show here."""
     policy, prompts = with_ends(tiny_policy, kind), ragged_prompts() + alike_prompts()
+    assert policy.packs, f"not sampled in trees: {policy.why_plain}"
     for temperature in (0.7, 1.3):
         groups = policy.sample(prompts, 5, 12, temperature, torch.Generator().manual_seed(0))
         steps = flat(groups)
@@ -349,9 +353,10 @@ def test_a_stop_text_ends_a_response_with_the_token_that_completes_it(tiny_polic
             assert not any(text in early for text in stop_texts), f"went on behind {early!r}"
         ended = any(text in policy.decode(step.response_ids) for text in stop_texts)
         cut += ended
-        assert step.finished == (ended or step.response_ids[-1] in policy.end_ids)
-        assert len(step.log_probs) == len(step.response_ids) and (
-            step.finished or len(step.response_ids) == 16)
+        assert step.finished == (ended or step.response_ids[-1] in policy.end_ids), "finished"
+        assert len(step.log_probs) == len(step.response_ids), "one log-prob a response token"
+        assert step.finished or len(step.response_ids) == 16, (
+            "ended early: a token that only may complete a stop text was taken for one that does")
     assert cut > 4, "the test itself: no stop text was ever written"
 
 
@@ -457,7 +462,7 @@ def test_a_model_whose_samples_are_not_what_it_scores_is_not_packed(tiny_policy,
     monkeypatch.setattr(policy_module, "draw_tokens", slightly_wrong)
     policy = tiny_policy()
     assert policy.packs is False, "the trial does not compare sampling with scoring"
-    assert "trial" in policy.why_plain, "the reason is not what was found"
+    assert "sampled" in policy.why_plain, "the reason is not what was found"
 
 
 @pytest.mark.parametrize("kind", ["mistral", "bloom", "qwen2"])
