@@ -209,7 +209,7 @@ class Mem1Agent:
             # once; later ones differ, so each prompt gets one sample.
             prompts = [self.prompt(policy, trajectory) for trajectory in unfinished]
             sampled = policy.sample(
-                prompts, 1, self.max_new_tokens, temperature, generator, stop=STOP)
+                prompts, 1, self.max_new_tokens, temperature, generator, stop_texts=STOP)
             for trajectory, [step] in zip(unfinished, sampled):
                 trajectory.advance(step, policy.decode(step.response_ids), self.kind)
             unfinished = [trajectory for trajectory in unfinished if not trajectory.done]

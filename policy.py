@@ -1,67 +1,60 @@
-"""A causal language model as a policy: load it, sample from it, score what it sampled, save it.
+"""A causal language model as a policy: sample from it, score what it sampled, save it.
 
 Reinforcement learning asks two things of a language model: *sample* a few responses to each prompt,
 and give the *log-probability* of every sampled token, with gradients. Both are done here on packed
-trees (`trees.py`), which reads a prompt of sixty memories once and not for each of its responses.
+trees, which read a prompt of sixty memories once and not for each of its responses. `trees.py` lays
+them out, and its first page has the words that both files use.
 
-A model that mixes neighbours in another way (convolutions, state spaces) or cuts attention to a
-sliding window cannot be packed. `Policy` finds out by trying (`_packs`) and then uses plain rows.
+    prompts ── prompt_micro_batches ──> rows ── the model ──> steps                    `sample`
+    trees of steps ── pack ──> rows ── micro_batches ── the model ──> log-probs        `score`
+
+A model that mixes neighbours in another way (convolutions, state spaces), or cuts attention to a
+sliding window, cannot read trees. `Policy` finds out by trying, and then takes the slow path: plain
+rows (`backend/plain_rows.py`).
 
 Where this differs from usual practice, and why
-1. Nothing is ever padded on the left. The prompts of a batch are padded on the right, where causal
-   attention cannot see, and masks come from lengths: a pad id that is also the end id is harmless.
+1. Nothing is ever padded on the left. Rows are padded on the right, where causal attention cannot
+   see, and masks come from lengths. So a pad id that is also the end id does no harm.
 2. Responses are kept as sampled ids and never encoded again; the end id is trained like any token.
 3. Log-probs are those of the tempered distribution that was sampled from, without top-p or top-k.
-4. Dropout is off for good: sampling and training must see one and the same policy.
+4. Dropout is off for good, because sampling and training must see one and the same policy.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from jinja2 import TemplateError
 from torch import Tensor
-from transformers import AutoConfig, Cache, GenerationConfig, PreTrainedTokenizerFast
+from transformers import Cache
 
-from backend.attention import RoomyLayer, use_tree_attention
-from backend.devices import in_step
-from backend.lora import (
-    adapters,
-    add_adapters,
-    again,
-    base_name,
-    checkpoint_layers,
-    load_model,
-    low_rank_layers,
-    save_adapters,
-    save_merged,
-    saved_config,
-    second_set,
-)
+from backend.attention import RoomyLayer, cache_argument, use_tree_attention
+from backend.devices import in_step, is_main
+from backend.loading import PolicyError, end_ids, load, usual_precision
+from backend.lora import adapters, again, low_rank_layers, save_adapters, save_merged, second_set
+from backend.plain_rows import generate, unpackable_layers
 from data import Message
 from trees import (
     Row,
     Step,
-    alike,
+    empty_row,
     micro_batches,
     pack,
     pad_right,
-    prompt_row,
-    shared_trees,
+    plain_rows,
+    prompt_micro_batches,
+    token_numbers,
     tree_mask,
 )
 
 STOP_TOKENS = 16  # the longest stop text, in tokens
 HEAD_LOGITS = 2**26  # at once in scoring: 0.25 GiB in float32, and about four such tensors live
-
-
-class PolicyError(ValueError):
-    """A model that cannot be loaded or used; the message is one line that says what to do."""
 
 
 # Problem 3
@@ -102,13 +95,70 @@ def head_log_probs(head: Callable[[Tensor], Tensor], hidden: Tensor, at: Tensor,
     return log_probs, entropies
 
 
+# ---- Branches: responses while they are written --------------------------------------------------
+
+
+@dataclass
+class Branches:
+    """B responses being written to the prompts in each of R rows. R' of the rows are unfinished."""
+
+    cache: Cache  # of the R' rows
+    logits: Tensor  # (R', B, V) of the next tokens
+    lengths: Tensor  # (R, B) tokens of the prompt that a branch continues
+    finished: Tensor  # (R, B)
+    live_rows: Tensor  # (R',) numbers of the unfinished rows
+    see_prompt: Tensor  # (R', 1, B, L) additive mask: a branch sees its prompt
+    see_branch: Tensor  # (B, B) additive mask: and itself
+    tokens: list[Tensor] = field(default_factory=list)  # (R, B) each
+    log_probs: list[Tensor] = field(default_factory=list)  # (R, B) each
+
+    def add(self, tokens: Tensor, log_probs: Tensor) -> None:
+        """Put a token (R', B) behind each branch of the unfinished rows; 0 behind the others."""
+        for values, new in ((self.tokens, tokens), (self.log_probs, log_probs)):
+            values.append(new.new_zeros(self.finished.shape).index_copy_(0, self.live_rows, new))
+
+
+def draw_tokens(logits: Tensor, temperature: float,
+                generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """A token for each branch, (R, B), from logits (R, B, V); and its log-prob, (R, B).
+
+    Temperature 0 takes the likeliest token, with its log-prob at temperature 1.
+    """
+    log_probs = (logits.float() / (temperature or 1.0)).log_softmax(-1)  # (R, B, V)
+    if temperature == 0:
+        tokens = log_probs.argmax(-1)  # (R, B)
+    else:
+        # One draw a branch, looked up in the running sum of the probabilities: a tenth of the time
+        # of torch.multinomial, which draws a number for every word there is.
+        sums = log_probs.exp().cumsum(-1, dtype=torch.float64)  # (R, B, V)
+        draws = torch.rand(*sums.shape[:2], 1, dtype=torch.float64, device=logits.device,
+                           generator=generator) * sums[..., -1:]
+        tokens = torch.searchsorted(sums, draws, right=True)[..., 0]  # (R, B)
+    return tokens, log_probs.gather(-1, tokens[..., None])[..., 0]
+
+
+def drop_finished_rows(branches: Branches) -> None:
+    """Drop rows whose branches are all finished, once they are half of the rows in the cache.
+
+    Not sooner, because each time the cache of the other rows is copied.
+    """
+    unfinished = ~branches.finished[branches.live_rows].all(-1)  # (R',)
+    if unfinished.float().mean() <= 0.5:
+        branches.cache.batch_select_indices(unfinished.nonzero()[:, 0])
+        branches.live_rows = branches.live_rows[unfinished]
+        branches.see_prompt = branches.see_prompt[unfinished]
+
+
 class Policy:
     """A Hugging Face causal language model and its tokenizer, with sampling and scoring by trees.
 
     `row_budget`, `micro_batch_tokens` and `head_chunk` (places whose logits are made at once) bound
-    memory. They never change a log-prob, a gradient or a greedy response; only which of the
-    generator's draws falls to which sample. With `autocast` float32 weights are multiplied in
-    bfloat16. `adapted` is False in a view of the model as it was before its adapters.
+    memory. They never change a log-prob, a gradient or a greedy response. Sampled responses may
+    differ, because random draws are assigned in another order.
+
+    With `autocast` float32 weights are multiplied in bfloat16. `adapted` is False in a view of the
+    model as it was before its adapters. `packs` says whether the model reads trees, and
+    `why_plain` why not. Raises PolicyError if no layout suits the model.
     """
 
     def __init__(self, model: torch.nn.Module, tokenizer, row_budget: int = 4096,
@@ -119,9 +169,12 @@ class Policy:
         self.autocast, self.adapted = autocast, True
         model.eval()  # never .train(): dropout would make the trained policy another one
         self.end_ids = end_ids(model, tokenizer)
-        self._closings: dict[tuple[str, ...], set[int]] = {}
-        self.packs = False
-        self.packs = self._packs()
+        self.empty_batch = [empty_row()]  # for a device that has fewer micro-batches than others
+        self._ids_that_complete: dict[tuple[str, ...], set[int]] = {}
+        self._cache_argument = cache_argument(model)
+        self.packs = False  # the trial compares trees with plain rows
+        self.why_plain = self._why_plain()
+        self.packs = not self.why_plain
         if self.packs:
             use_tree_attention(model)
 
@@ -137,7 +190,7 @@ class Policy:
 
     @contextmanager
     def _as_set(self) -> Iterator[None]:
-        """How the model is run: in which precision, and with or without its adapters."""
+        """Inside, the model computes in this policy's precision, with or without its adapters."""
         with (torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast),
               adapters(self.model, self.adapted)):
             yield
@@ -179,11 +232,12 @@ class Policy:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _harmless(self, text: str) -> str:
+        """A text without special tokens: "<|im_end|>" becomes "< |im_end|>"."""
         for added in self.tokenizer.added_tokens_decoder.values():
             token = added.content
             # Not every added token is special: some vocabularies add runs of spaces, or <think>.
             if added.special and token in text:
-                text = text.replace(token, f"{token[0]} {token[1:]}")  # "<|im_end|>": "< |im_end|>"
+                text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
 
     def decode(self, ids: list[int]) -> str:
@@ -200,207 +254,169 @@ class Policy:
     @torch.no_grad()
     def sample(self, prompts: list[list[int]], group_size: int = 1, max_new_tokens: int = 64,
                temperature: float = 1.0, generator: torch.Generator | None = None,
-               stop: tuple[str, ...] = ()) -> list[list[Step]]:
+               stop_texts: tuple[str, ...] = ()) -> list[list[Step]]:
         """`group_size` responses to each prompt; `temperature` 0 takes the likeliest token.
 
-        A response ends with an end id, or with the token that completes one of the texts `stop`.
+        A response ends with an end id, or with the token that completes one of the `stop_texts`.
         Returns one list of steps a prompt, in the order of the prompts. The same generator state
-        gives the same responses to the same call.
+        gives the same responses to the same call. Raises PolicyError for an empty prompt.
         """
         if not all(prompts) or max_new_tokens < 1:
             raise PolicyError("cannot sample: a prompt is empty or max_new_tokens is below 1")
-        how = group_size, max_new_tokens, temperature, generator, stop
         if not self.packs:
+            return self._sample_plain_rows(
+                prompts, group_size, max_new_tokens, temperature, generator, stop_texts)
+        steps: list[list[Step]] = [[] for _ in prompts]
+        # The budget is twice that of scoring, because a cache needs less memory than gradients do.
+        for rows in prompt_micro_batches(
+                prompts, group_size * max_new_tokens, 2 * self.micro_batch_tokens):
             with self._as_set():
-                return self._generate(prompts, *how)
-        groups: list[list[Step]] = [[] for _ in prompts]
-        trees = shared_trees(prompts)
-        sizes = {tree[0]: len(prompt_row([prompts[i] for i in tree]).input_ids) for tree in trees}
-        trees.sort(key=lambda tree: sizes[tree[0]])
-        while trees:
-            # As many trees as the budget holds with room to write, the smallest first. The budget
-            # is twice that of scoring: a cache needs less memory than gradients do.
-            n, width = 1, len(trees[0])
-            while n < len(trees):
-                width = max(width, len(trees[n]))
-                size = sizes[trees[n][0]] + width * group_size * max_new_tokens
-                if (n + 1) * size > self.micro_batch_tokens * 2:
-                    break
-                n += 1
-            batch, trees = trees[:n], trees[n:]
-            with self._as_set():
-                answers = self._sample_trees([[prompts[i] for i in t] for t in batch], *how)
-            for tree, tree_answers in zip(batch, answers):
-                for i, group in zip(tree, tree_answers):
-                    groups[i] = group
-        return groups
+                branches = self._read_prompts(rows, group_size)
+                self._grow(branches, max_new_tokens, temperature, generator, stop_texts)
+            tokens = torch.stack(branches.tokens, -1).tolist()  # (R, B, up to max_new_tokens)
+            log_probs = torch.stack(branches.log_probs, -1).tolist()
+            for r, row in enumerate(rows):
+                for n, number in enumerate(row.token_index):
+                    steps[number] = [
+                        self._step(prompts[number], tokens[r][b], stop_texts, log_probs[r][b])
+                        for b in range(n * group_size, (n + 1) * group_size)]
+        return steps
 
-    def _sample_trees(self, trees: Sequence[Sequence[list[int]]], group_size: int,
-                      max_new_tokens: int, temperature: float, generator: torch.Generator | None,
-                      stop: tuple[str, ...] = ()) -> list[list[list[Step]]]:
-        """One batch of R trees grown token by token; each holds one or more prompts.
+    def _read_prompts(self, rows: Sequence[Row], group_size: int) -> Branches:
+        """Read R rows of prompts. `group_size` branches will grow from the end of each prompt.
 
-        A tree of prompts is laid out as for scoring. B branches grow from it, `group_size` from
-        the end of each prompt; a tree of fewer prompts has branches that are done from the start.
+        B is that of the row with the most prompts. Branches that another row lacks are finished.
         """
-        device, dtype, low = self.device, self.dtype, torch.finfo(self.dtype).min
-        rows = [prompt_row(tree) for tree in trees]
+        device, lowest = self.device, torch.finfo(self.dtype).min
         ids = pad_right([row.input_ids for row in rows], 0, device)  # (R, L)
+        positions = pad_right([row.position_ids for row in rows], 0, device)  # (R, L)
         ends = pad_right([row.ends for row in rows], ids.shape[1], device)  # (R, L)
-        positions = pad_right([row.position_ids for row in rows], 0, device)
-
-        def per_branch(values: list[list[int]], padding: int) -> Tensor:
-            """(R, B) from one value a prompt."""
-            return pad_right([[v for v in vs for _ in range(group_size)] for vs in values],
-                             padding, device)
-
-        roots = per_branch([row.score_at for row in rows], -1)  # where the branch's prompt ends
-        lengths = per_branch([[len(prompt) for prompt in tree] for tree in trees], 0)
-        done = roots < 0  # (R, B)
         # Without a fork causal order is all the mask there is, and the faster one.
-        forked = any(len(tree) > 1 for tree in trees)
+        forked = any(len(row.score_at) > 1 for row in rows)
         cache = Cache(layer_class_to_replicate=RoomyLayer)
         hidden = self.model.base_model(
-            input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True,
-            attention_mask=tree_mask(ends, dtype) if forked else None).last_hidden_state
-        going = torch.arange(len(trees), device=device)  # the trees that still grow
-        logits = self.model.get_output_embeddings()(hidden[going[:, None], roots])  # (R, B, V)
+            input_ids=ids, position_ids=positions, use_cache=True,
+            attention_mask=tree_mask(ends, self.dtype) if forked else None,
+            **{self._cache_argument: cache}).last_hidden_state  # (R, L, D)
+        # A branch's root is the place where its prompt ends; -1 where there is no branch.
+        roots = pad_right([row.score_at for row in rows], -1, device).repeat_interleave(
+            group_size, dim=1)  # (R, B)
+        lengths = positions.gather(1, roots.clamp(min=0)) + 1  # (R, B)
+        live_rows = torch.arange(len(rows), device=device)
+        logits = self.model.get_output_embeddings()(hidden[live_rows[:, None], roots])  # (R, B, V)
         if not logits.isfinite().all():
             raise PolicyError("the model's logits are not finite, so nothing can be sampled: its "
                               "weights were spoilt, mostly by too high an --lr")
-
-        # Additive masks again: a branch sees the path to its root, and of the blocks of B columns
-        # by which the cache grows, its own column of each.
+        # Additive masks again. A branch sees the path to its root. The cache grows by B columns
+        # with every token, and of these a branch sees its own.
         places, root = torch.arange(ids.shape[1], device=device), roots[:, :, None]
-        own = (places <= root) & (root < ends[:, None])  # (R, B, L)
-        see_prompt = torch.zeros(own.shape, dtype=dtype, device=device)
-        see_prompt = see_prompt.masked_fill_(~own, low)[:, None]  # (R, 1, B, L)
-        width = roots.shape[1]
-        see_branch = torch.full((width, width), low, dtype=dtype, device=device).fill_diagonal_(0)
-        end = torch.tensor(sorted(self.end_ids), device=device)
-        closing = torch.tensor(sorted(self._closing(stop)), device=device)
-        tokens, scores = [], []  # a step each: (R, B)
-        for step in range(max_new_tokens):
-            log_probs = (logits.float() / (temperature or 1.0)).log_softmax(-1)  # (R', B, V)
-            if temperature == 0:
-                chosen = log_probs.argmax(-1)  # (R', B)
-            else:
-                # One draw a branch, looked up in the running sum of the probabilities: a tenth of
-                # the time of torch.multinomial, which draws a number for every word there is.
-                sums = log_probs.exp().cumsum(-1, dtype=torch.float64)  # (R', B, V)
-                draws = torch.rand(*sums.shape[:2], 1, dtype=torch.float64, device=device,
-                                   generator=generator) * sums[..., -1:]
-                chosen = torch.searchsorted(sums, draws, right=True)[..., 0]  # (R', B)
-            picked = log_probs.gather(-1, chosen[..., None])[..., 0]
-            # Trees that left the batch keep a row here; it is cut at its end id, as `_step` does.
-            tokens.append(ids.new_zeros(done.shape).index_copy_(0, going, chosen))
-            scores.append(picked.new_zeros(done.shape).index_copy_(0, going, picked))
-            done[going] = done[going] | torch.isin(chosen, end)
-            if stop:
-                for r, b in (torch.isin(chosen, closing) & ~done[going]).nonzero().tolist():
-                    row = going[r]
-                    last = torch.stack([t[row, b] for t in tokens[-STOP_TOKENS:]]).tolist()
-                    done[row, b] = self._ended(last, stop)
-            unfinished = ~done[going].all(-1)
-            if step + 1 == max_new_tokens or not unfinished.any():
-                break
-            if unfinished.float().mean() <= 0.5:  # moving the cache costs: leave by halves
-                cache.batch_select_indices(unfinished.nonzero()[:, 0])
-                going, chosen = going[unfinished], chosen[unfinished]
-                see_prompt = see_prompt[unfinished]
-            mask = torch.cat([see_prompt, see_branch.repeat(1, step + 1).expand(
-                len(going), 1, -1, -1)], -1)
-            hidden = self.model.base_model(
-                input_ids=chosen, position_ids=lengths[going] + step, attention_mask=mask,
-                past_key_values=cache, use_cache=True).last_hidden_state  # (R', B, D)
-            logits = self.model.get_output_embeddings()(hidden)  # (R', B, V)
-        written, scores = torch.stack(tokens, -1).tolist(), torch.stack(scores, -1).tolist()
-        return [[[self._step(prompt, written[r][b], stop, scores[r][b])
-                  for b in range(p * group_size, (p + 1) * group_size)]
-                 for p, prompt in enumerate(tree)] for r, tree in enumerate(trees)]
+        path = (places <= root) & (root < ends[:, None])  # (R, B, L)
+        see_prompt = torch.zeros(path.shape, dtype=self.dtype, device=device)
+        see_prompt = see_prompt.masked_fill_(~path, lowest)[:, None]  # (R, 1, B, L)
+        n_branches = roots.shape[1]
+        see_branch = torch.full((n_branches, n_branches), lowest, dtype=self.dtype, device=device)
+        return Branches(cache, logits, lengths, roots < 0, live_rows, see_prompt,
+                        see_branch.fill_diagonal_(0))
 
-    def _step(self, prompt: list[int], ids: list[int], stop: tuple[str, ...],
+    def _grow(self, branches: Branches, max_new_tokens: int, temperature: float,
+              generator: torch.Generator | None, stop_texts: tuple[str, ...]) -> None:
+        """Draw token after token, until all branches are finished or have `max_new_tokens`."""
+        end = torch.tensor(sorted(self.end_ids), device=self.device)
+        closing = torch.tensor(sorted(self._closing_ids(stop_texts)), device=self.device)
+        for n_drawn in range(1, max_new_tokens + 1):
+            branches.add(*draw_tokens(branches.logits, temperature, generator))
+            tokens, finished = branches.tokens[-1], branches.finished  # (R, B)
+            finished |= torch.isin(tokens, end)
+            if stop_texts:
+                for r, b in (torch.isin(tokens, closing) & ~finished).nonzero().tolist():
+                    last = torch.stack([t[r, b] for t in branches.tokens[-STOP_TOKENS:]]).tolist()
+                    finished[r, b] = self._ends_response(last, stop_texts)
+            if n_drawn == max_new_tokens or finished.all():
+                break
+            drop_finished_rows(branches)
+            self._read_tokens(branches)
+
+    def _read_tokens(self, branches: Branches) -> None:
+        """Read the tokens drawn last, which gives the logits of the next ones."""
+        live_rows, n_drawn = branches.live_rows, len(branches.tokens)
+        see_branches = branches.see_branch.repeat(1, n_drawn)  # (B, n_drawn B)
+        mask = torch.cat([branches.see_prompt, see_branches.expand(len(live_rows), 1, -1, -1)], -1)
+        hidden = self.model.base_model(
+            input_ids=branches.tokens[-1][live_rows],
+            position_ids=branches.lengths[live_rows] + n_drawn - 1, attention_mask=mask,
+            use_cache=True, **{self._cache_argument: branches.cache}).last_hidden_state
+        branches.logits = self.model.get_output_embeddings()(hidden)  # (R', B, V)
+
+    def _step(self, prompt: list[int], ids: list[int], stop_texts: tuple[str, ...],
               log_probs: Sequence[float] = ()) -> Step:
         """What was written, up to where it ended: behind that a branch only waits for others."""
-        ending = self.end_ids | self._closing(stop)
+        ending = self.end_ids | self._closing_ids(stop_texts)
         for length in range(1, len(ids) + 1):
-            if ids[length - 1] in ending and self._ended(ids[:length][-STOP_TOKENS:], stop):
+            if ids[length - 1] in ending and self._ends_response(
+                    ids[:length][-STOP_TOKENS:], stop_texts):
                 return Step(prompt, ids[:length], True, list(log_probs[:length]))
         return Step(prompt, ids, False, list(log_probs))
 
-    def _closing(self, stop: tuple[str, ...]) -> set[int]:
+    def _closing_ids(self, stop_texts: tuple[str, ...]) -> set[int]:
         """The ids that may complete a stop text: those with the last letter of one."""
-        if stop not in self._closings:
-            last = {text[-1] for text in stop}
-            self._closings[stop] = {i for i in range(len(self.tokenizer) if stop else 0)
-                                    if last & set(self.tokenizer.decode([i]))}
-        return self._closings[stop]
+        if stop_texts not in self._ids_that_complete:
+            letters = {text[-1] for text in stop_texts}
+            self._ids_that_complete[stop_texts] = {
+                i for i in range(len(self.tokenizer) if stop_texts else 0)
+                if letters & set(self.tokenizer.decode([i]))}
+        return self._ids_that_complete[stop_texts]
 
-    def _ended(self, ids: list[int], stop: tuple[str, ...]) -> bool:
-        """Whether a response whose last tokens are these has ended with the last of them."""
-        return ids[-1] in self.end_ids or any(text in self.decode(ids) for text in stop)
+    def _ends_response(self, ids: list[int], stop_texts: tuple[str, ...]) -> bool:
+        """Whether a response whose last tokens are `ids` ends with the last of them."""
+        return ids[-1] in self.end_ids or any(text in self.decode(ids) for text in stop_texts)
 
-    def _generate(self, prompts: list[list[int]], group_size: int, max_new_tokens: int,
-                  temperature: float, generator: torch.Generator | None,
-                  stop: tuple[str, ...]) -> list[list[Step]]:
-        """Sampling for a model that cannot be packed: the library's loop, one prompt at a time."""
-        ways = {"stop_strings": list(stop), "tokenizer": self.tokenizer} if stop else {}
-        how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0,
-               "num_return_sequences": group_size} if temperature else {}
-        if generator is not None:  # the library draws from the global one: start that from ours
-            seed = torch.randint(2**31, (1,), generator=generator, device=generator.device)
-            torch.manual_seed(seed.item())
-        # The model's own settings would fill in what is not said here: Qwen2.5's repetition penalty
-        # makes what is sampled another distribution than what is scored.
-        own, self.model.generation_config = self.model.generation_config, GenerationConfig()
-        groups = []
-        for prompt in prompts:
-            ids = torch.tensor([prompt], device=self.device)
-            rows = self.model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens,
-                eos_token_id=sorted(self.end_ids), pad_token_id=min(self.end_ids), **how, **ways)
-            steps = [self._step(prompt, row, stop) for row in rows[:, len(prompt):].tolist()]
-            steps *= 1 if temperature else group_size  # greedy responses are all the same
-            scores = self.token_log_probs([steps], temperature or 1.0)
-            parts = scores.split([len(step.response_ids) for step in steps])
-            groups.append([replace(s, log_probs=p.tolist()) for s, p in zip(steps, parts)])
-        self.model.generation_config = own
-        return groups
+    def _sample_plain_rows(self, prompts: list[list[int]], group_size: int, max_new_tokens: int,
+                           temperature: float, generator: torch.Generator | None,
+                           stop_texts: tuple[str, ...]) -> list[list[Step]]:
+        """`sample` by the library's loop; log-probs come from scoring what it wrote."""
+        with self._as_set():
+            responses = generate(
+                self.model, self.tokenizer, prompts, self.end_ids, group_size, max_new_tokens,
+                temperature, generator, stop_texts)
+        steps = []
+        for prompt, ids_of_prompt in zip(prompts, responses):
+            tree = [self._step(prompt, ids, stop_texts) for ids in ids_of_prompt]
+            log_probs = self.token_log_probs([tree], temperature or 1.0).split(
+                [len(step.response_ids) for step in tree])
+            steps.append([replace(step, log_probs=part.tolist())
+                          for step, part in zip(tree, log_probs)])
+        return steps
 
     # ---- Scoring ------------------------------------------------------------------------------
 
-    def rows(self, groups: Sequence[Sequence[Step]]) -> list[Row]:
-        """The groups as packed trees, or one row a step for a model that cannot be packed."""
-        if self.packs:
-            trees: list[list[Step]] = []
-            for group in groups:  # neighbours only: the numbering of the tokens must not change
-                if trees and alike(trees[-1][0].prompt_ids, group[0].prompt_ids):
-                    trees[-1].extend(group)
-                else:
-                    trees.append(list(group))
-        else:
-            trees = [[step] for group in groups for step in group]
+    def rows(self, trees: Sequence[Sequence[Step]]) -> list[Row]:
+        """The steps as packed rows; a row for each step if the model cannot read trees."""
+        if not self.packs:
+            return plain_rows(trees)
         budget = min(self.row_budget, self.micro_batch_tokens)
         return pack(trees, budget, self.model.config.get_text_config().hidden_size)
 
     def micro_batches(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
-        """Rows cut into micro-batches of at most `micro_batch_tokens`, as many on every device."""
-        return in_step(micro_batches(rows, self.micro_batch_tokens))
+        """The rows of an update in micro-batches of at most `micro_batch_tokens`.
+
+        Every device gets as many as any other, because their gradients are summed in step.
+        """
+        return in_step(micro_batches(rows, self.micro_batch_tokens), self.empty_batch)
 
     def read(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         """The last hidden states of a micro-batch where a token is predicted, with gradients.
 
-        Returns `hidden` (M, D) of the M places, and for each of the N scored tokens, in the order
-        of the rows' `token_index`, which place is its own (N,): samples that agree so far share.
+        Returns `hidden` (M, D) of the M places, and for each of the N predictions, in the order of
+        the rows' `token_index`, which place is its own (N,): samples that agree so far share one.
         """
         ids, places, token_at = self._layout(rows)
         if self.packs:
-            positions = pad_right([row.position_ids for row in rows], 0, self.device)
-            ends = pad_right([row.ends for row in rows], ids.shape[1], self.device)
+            positions = pad_right([row.position_ids for row in rows], 0, self.device)  # (R, T)
+            ends = pad_right([row.ends for row in rows], ids.shape[1], self.device)  # (R, T)
             with self._as_set():
                 hidden = self.model.base_model(
                     input_ids=ids, position_ids=positions, use_cache=False,
-                    attention_mask=tree_mask(ends, self.dtype)).last_hidden_state  # (B, T, D)
+                    attention_mask=tree_mask(ends, self.dtype)).last_hidden_state  # (R, T, D)
         else:
             with self._as_set():
                 hidden = self.model(
@@ -408,9 +424,10 @@ class Policy:
         return hidden.flatten(0, 1)[places], token_at
 
     def _layout(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
-        """Padded ids (B, T), the places in B * T that predict a token (M,), each token's (N,)."""
+        """Padded ids (R, T), the M places in R * T that predict a token, each prediction's (N,)."""
         ids = pad_right([row.input_ids for row in rows], 0, self.device)
-        score_at = [b * ids.shape[1] + i for b, row in enumerate(rows) for i in row.score_at]
+        score_at = [r * ids.shape[1] + place for r, row in enumerate(rows)
+                    for place in row.score_at]
         places, token_at = torch.tensor(
             score_at, dtype=torch.long, device=self.device).unique(return_inverse=True)
         return ids, places, token_at
@@ -433,55 +450,56 @@ class Policy:
             logits = self.model(input_ids=ids, use_cache=False).logits.flatten(0, 1)[places]
         return picked_log_probs(logits, token_at, targets, temperature)
 
-    def token_log_probs(self, groups: Sequence[Sequence[Step]], temperature: float = 1.0) -> Tensor:
+    def token_log_probs(self, trees: Sequence[Sequence[Step]], temperature: float = 1.0) -> Tensor:
         """Log-probs of all response tokens of all steps in order, (N,); gradients if enabled."""
-        places, parts = [], []
-        for batch in micro_batches(self.rows(groups), self.micro_batch_tokens):
+        numbers, parts = [], []
+        for batch in micro_batches(self.rows(trees), self.micro_batch_tokens):
             parts.append(self.score(batch, temperature)[0])
-            places += [i for row in batch for i in row.token_index]
-        order = torch.tensor(places, device=self.device).argsort()
-        return torch.cat(parts)[order]
+            numbers.append(token_numbers(batch, self.device))
+        return torch.cat(parts)[torch.cat(numbers).argsort()]
 
     @torch.no_grad()
-    def _packs(self) -> bool:
-        """Whether trees give this model the log-probs of plain rows: asked of the model itself."""
-        config = self.model.config
-        draw = torch.Generator(self.device).manual_seed(0)
-        words = torch.randint(config.get_text_config().vocab_size, (20,), generator=draw,
-                              device=self.device).tolist()
-        group = [Step(words[:6], words[6:13], False), Step(words[:6], words[13:], False)]
+    def _why_plain(self) -> str:
+        """Why this model needs plain rows; "" if trees give it the same log-probs.
 
-        def differ(some: Tensor, others: Tensor) -> bool:
+        The configuration is asked first, because the trial's twenty ids would not show a window of
+        thousands. Raises PolicyError for a model that no layout suits.
+        """
+        draw = torch.Generator(self.device).manual_seed(0)
+        ids = torch.randint(self.model.config.get_text_config().vocab_size, (20,), generator=draw,
+                            device=self.device).tolist()
+        tree = [Step(ids[:6], ids[6:13], False), Step(ids[:6], ids[13:], False)]
+
+        def differ(first: Tensor, second: Tensor) -> bool:
             # Two roundings of one number: a wrong mask costs whole nats in a trained model. In half
             # precision a single unlikely token may be off by half a nat, the mean may not.
-            errors = (some - others).abs()
+            errors = (first - second).abs()
             return (errors.max() > 1e-3 if self.dtype == torch.float32
                     else errors.mean() > 0.5).item()
 
-        plain = self.token_log_probs([group])
+        plain = self.token_log_probs([tree])
         if not plain.isfinite().all():
             raise PolicyError("the model's log-probs are not finite: its weights are spoilt; take "
                               "an earlier checkpoint")
-        shorter = self.token_log_probs([[Step(words[:6], words[6:10], False)]])
+        shorter = self.token_log_probs([[Step(ids[:6], ids[6:10], False)]])
         if differ(shorter, plain[:4]):
             raise PolicyError("an encoder: its tokens see later ones; use a causal language model")
-        # Twenty words would not show a window of thousands, so the configuration is asked first.
-        window = getattr(config, "sliding_window", None) or getattr(config, "window_size", None)
-        kinds = getattr(config, "layer_types", None) or ["window" if window else "full_attention"]
-        if set(kinds) != {"full_attention"}:
-            return False
+        if layers := unpackable_layers(self.model.config):
+            return layers
         try:
-            with self._as_set():
-                trees = self._sample_trees([[words[:6]], [words[:3], words[:4]]], 2, 4, 1.0, draw)
-            sampled = [group for tree in trees for group in tree]
             self.packs = True
-            packed = self.token_log_probs([group])
+            sampled = self.sample([ids[:6], ids[:3], ids[:4]], 2, 4, 1.0, draw)
+            packed = self.token_log_probs([tree])
         except (AttributeError, TypeError, ValueError, IndexError, RuntimeError):
-            return False  # a mask of its own, another cache, no such argument
+            return "a trial of trees failed"  # a mask of its own, another cache, no such argument
         finally:
             self.packs = False
-        claimed = torch.tensor([p for g in sampled for s in g for p in s.log_probs]).to(plain)
-        return not (differ(packed, plain) or differ(claimed, self.token_log_probs(sampled)))
+        if differ(packed, plain):
+            return "in a trial trees were scored otherwise than plain rows"
+        when_sampled = torch.tensor([p for steps in sampled for s in steps for p in s.log_probs])
+        if differ(when_sampled.to(plain), self.token_log_probs(sampled)):
+            return "in a trial trees were sampled otherwise than plain rows are scored"
+        return ""
 
     def save(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write an ordinary Hugging Face folder: weights (or those given), settings, tokenizer.
@@ -496,54 +514,6 @@ class Policy:
         self.tokenizer.save_pretrained(folder)
 
 
-def end_ids(model: torch.nn.Module, tokenizer) -> set[int]:
-    """Every id that ends a response: all of the generation config's, and the tokenizer's own."""
-    found: set[int] = set()
-    for ids in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
-        found |= set(ids if isinstance(ids, list) else [ids]) - {None}
-    if not found:
-        raise PolicyError("the model names no end-of-sequence id, so no response could ever end: "
-                          "set eos_token_id in its generation_config.json")
-    return found
-
-
-def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
-    """The tokenizer exactly as its tokenizer.json says.
-
-    Not by AutoTokenizer: for Qwen2 models transformers 5 keeps a file's vocabulary but replaces its
-    way of cutting text by Qwen's own, and the embedded model would silently read other tokens.
-    """
-    return PreTrainedTokenizerFast.from_pretrained(name)
-
-
-@contextmanager
-def _as_policy_error(name: str | Path) -> Iterator[None]:
-    """Make a PolicyError of whatever a missing or broken folder makes the libraries raise."""
-    try:
-        yield
-    except Exception as error:
-        reason, base = " ".join(str(error).split())[:200], str(name)
-        with suppress(ValueError):
-            base = base_name(name)
-        raise PolicyError(
-            f"cannot load a causal language model from {name!s}"
-            f"{'' if base == str(name) else f', adapters of {base}'}: {reason} "
-            "(give a Hugging Face folder, or a hub name with a network)") from error
-
-
-def check_model(name: str | Path) -> None:
-    """Raise PolicyError if there is no such model; reads no more than its config.json."""
-    with _as_policy_error(name):
-        AutoConfig.from_pretrained(base_name(name))
-
-
-def usual_precision(device: str | None = None) -> str:
-    """bfloat16 on a GPU that has it, else float32."""
-    half = (device != "cpu" and torch.cuda.is_available()
-            and torch.cuda.is_bf16_supported(including_emulation=False))
-    return "bfloat16" if half else "float32"
-
-
 def load_policy(name: str | Path, device: str | None = None, lora: int = 0,
                 precision: str | None = None, checkpointing: bool = False,
                 micro_batch_tokens: int = 16384) -> Policy:
@@ -552,24 +522,17 @@ def load_policy(name: str | Path, device: str | None = None, lora: int = 0,
     `lora` is the rank of adapters to learn; 0 is none, all weights learn. `precision` is that of
     the arithmetic, bfloat16 (default on a GPU that has it) or float32. Weights that learn are
     float32 whatever they were saved in: steps of 1e-6 vanish in half precision. Frozen ones, beside
-    adapters, have the precision of the arithmetic. `checkpointing`: see `checkpoint_layers`.
+    adapters, have the precision of the arithmetic. `checkpointing`: see `lora.checkpoint_layers`.
 
     A folder of PEFT adapters is read as the model that they name with them added to its weights.
     Raises PolicyError with one line when there is no such model.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     half = (precision or usual_precision(device)) == "bfloat16"
-    with _as_policy_error(name):
-        if lora and saved_config(name):
-            raise ValueError("new adapters on top of these would belong to no folder's weights; "
-                             "give the folder of merged weights, or take --lora 0")
-        model = load_model(name, torch.bfloat16 if half and lora else torch.float32).to(device)
-        tokenizer = load_tokenizer(base_name(name))
-        n_rows = model.get_input_embeddings().num_embeddings
-        if tokenizer.vocab_size > n_rows:
-            raise ValueError(f"its tokenizer has {tokenizer.vocab_size} tokens, the model {n_rows}")
-        if lora:
-            add_adapters(model, lora)
-    checkpoint_layers(model, checkpointing)
-    return Policy(model, tokenizer, micro_batch_tokens=micro_batch_tokens,
-                  autocast=half and not lora)
+    model, tokenizer = load(name, device, lora, half, checkpointing)
+    policy = Policy(model, tokenizer, micro_batch_tokens=micro_batch_tokens,
+                    autocast=half and not lora)
+    if policy.why_plain and is_main():
+        print(f"{name}: read in plain rows, several times slower than in trees, because "
+              f"{policy.why_plain}", file=sys.stderr)
+    return policy

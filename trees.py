@@ -6,13 +6,24 @@ Every expensive thing here is a set of short continuations of one long context, 
              │              └── " lives in Oslo"   is its depth, and it attends to the tokens on
              └── "- none"                          its own path from the root, and to no other.
 
-The responses of a GRPO group continue one prompt, the turns of a MEM1 trajectory one question, the
-questions about one dialogue the same sixty memories; and responses that were sampled twice, or that
-begin alike, share what they have in common. The layout is exact, since a transformer mixes
-positions only in attention: what a token computes depends on its path alone. Log-probs and
-gradients are those of separate rows, up to float rounding.
+The responses of a GRPO group continue one prompt. The turns of a MEM1 trajectory continue one
+question, and the questions about one dialogue the same sixty memories. The layout is exact, because
+a transformer mixes positions only in attention: what a token computes depends on its path alone.
+Log-probs and gradients are those of separate rows, up to float rounding.
 
-Lists of ids in, lists of ids out: no model here. `policy.py` samples and scores with these rows.
+This file lays out: everything about order, sharing and budgets. It knows no model. `policy.py` runs
+a model on what is laid out. It comes here once to sample (`prompt_micro_batches`) and once to score
+(`pack`, then `micro_batches`). The words, in both files:
+
+    prompt       the ids that a model reads before it writes a response
+    step         one call of the model: a prompt and the response that it wrote
+    episode      the steps that one reward pays for
+    group        the episodes of one task, whose rewards are compared
+    tree         steps, or prompts, that share a beginning
+    row          a tree laid out; a tree beyond the budget takes several rows
+    place        where a token stands in its row; its position is its depth in the tree
+    prediction   a token to be scored or sampled, and the place whose logits predict it
+    micro-batch  the rows that the model reads at once, padded to one length
 """
 
 from __future__ import annotations
@@ -34,10 +45,15 @@ class Step:
     # Of each response id when it was sampled, at the temperature it was sampled with (greedy: 1).
     log_probs: list[float] = field(default_factory=list)
 
+    @property
+    def read_ids(self) -> list[int]:
+        """What a model reads to score the response. The last token predicts nothing: not that."""
+        return self.prompt_ids + self.response_ids[:-1]
+
 
 @dataclass
 class Episode:
-    """The steps one reward pays for, and what is worth logging about them."""
+    """The steps that one reward pays for, and what is worth logging about them."""
 
     steps: list[Step]
     reward: float
@@ -46,15 +62,15 @@ class Episode:
 
 @dataclass(frozen=True)
 class Row:
-    """A packed tree of T tokens, with N predictions to score. It grows by `add`."""
+    """A tree laid out in T tokens, with N predictions. It grows by `add` and `add_step`."""
 
     input_ids: list[int] = field(default_factory=list)  # (T,) depth first
     position_ids: list[int] = field(default_factory=list)  # (T,) depth below the root
     ends: list[int] = field(default_factory=list)  # (T,) the place behind a token's last descendant
-    score_at: list[int] = field(default_factory=list)  # (N,) where the logits stand that predict
+    score_at: list[int] = field(default_factory=list)  # (N,) the places whose logits predict
     targets: list[int] = field(default_factory=list)  # (N,) these tokens
-    token_index: list[int] = field(default_factory=list)  # (N,) numbers of the targets in the batch
-    path: list[int] = field(default_factory=list)  # where the tokens of the last sequence stand
+    token_index: list[int] = field(default_factory=list)  # (N,) their numbers, see `pack`
+    path: list[int] = field(default_factory=list)  # the places of the last sequence's tokens
 
     def n_new(self, sequence: list[int]) -> int:
         """How many tokens a sequence would add."""
@@ -62,8 +78,11 @@ class Row:
 
     # Problem 9
     def add(self, sequence: list[int]) -> None:
-        """Put in one more sequence, not smaller than the last: in sorted order a trie's paths come
-        depth first, so all that a sequence shares with any earlier one it shares with the last."""
+        """Put one more sequence into the row.
+
+        Call it in sorted order. Then the longest beginning that a sequence shares with any earlier
+        sequence is the one that it shares with the last, so only `path` need be compared.
+        """
         n_new = self.n_new(sequence)
         del self.path[len(sequence) - n_new:]
         start = len(self.input_ids)
@@ -74,10 +93,18 @@ class Row:
         for place in self.path:
             self.ends[place] = len(self.input_ids)
 
+    def add_step(self, step: Step, first: int) -> None:
+        """Put in a step and predict its response tokens, numbered `first`, `first` + 1, ...
 
-def trees_of(groups: Sequence[Sequence[Episode]]) -> list[list[Step]]:
-    """The steps of each group of episodes, in the order in which their tokens are numbered."""
-    return [[step for episode in group for step in episode.steps] for group in groups]
+        Raises ValueError if the prompt is empty: nothing would predict the first response token.
+        """
+        if not step.prompt_ids:
+            raise ValueError("an empty prompt: nothing predicts the first response token")
+        self.add(step.read_ids)
+        n_response = len(step.response_ids)
+        self.score_at.extend(self.path[len(step.read_ids) - n_response:])  # one place earlier
+        self.targets.extend(step.response_ids)
+        self.token_index.extend(range(first, first + n_response))
 
 
 def shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:
@@ -88,85 +115,135 @@ def shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     return min(len(first), len(second))
 
 
-def pack(groups: Sequence[Sequence[Step]], row_budget: int, width: int) -> list[Row]:
-    """Lay out each group of steps as a tree of at most `row_budget` tokens (but never cut a step).
-
-    Steps beyond the budget go to another row that repeats what it shares with this one; so do steps
-    that share too little. To read a shared token again costs some 24 `width`^2 operations a layer,
-    `width` being the model's; to join a row of T tokens costs 4 `width` for every pair of a new
-    token with one it does not see, twice T in a masked square.
-
-    The response tokens of all steps, in order, are numbered 0, 1, ...: `token_index` points into
-    that numbering, so that several of them may be scored at one place of the tree.
-    """
-    rows: list[Row] = []
-    n_tokens = 0
-    for group in groups:
-        leaves = []  # what is read of each step, its number in the group, its first token's number
-        for number, step in enumerate(group):
-            if not step.prompt_ids:
-                raise ValueError("an empty prompt: nothing predicts the first response token")
-            # The last response token predicts nothing, so it is scored but never read.
-            leaves.append((step.prompt_ids + step.response_ids[:-1], number, n_tokens))
-            n_tokens += len(step.response_ids)
-        row: Row | None = None
-        for sequence, number, first in sorted(leaves):
-            if row is not None:
-                n_new, size = row.n_new(sequence), len(row.input_ids)
-                worth = 3 * width * (len(sequence) - n_new) >= size * n_new
-            if row is None or not worth or size + n_new > row_budget:
-                row = Row()
-                rows.append(row)
-            row.add(sequence)
-            response = group[number].response_ids
-            row.score_at.extend(row.path[len(sequence) - len(response):])  # one place earlier
-            row.targets.extend(response)
-            row.token_index.extend(range(first, first + len(response)))
-    return rows
-
-
-def prompt_row(prompts: Sequence[list[int]]) -> Row:
-    """The tree of prompts that are about to be answered; `score_at` is where each of them ends."""
-    row, ends = Row(), {}
-    for number in sorted(range(len(prompts)), key=lambda number: prompts[number]):
-        row.add(prompts[number])
-        ends[number] = row.path[-1]
-    row.score_at.extend(ends[number] for number in range(len(prompts)))
-    return row
-
-
 def alike(first: list[int], second: list[int]) -> bool:
     """Whether two prompts share so much, three quarters, that one tree is worth its wider mask.
 
-    The questions about one dialogue stand behind the same sixty memories.
+    The questions about one dialogue, for example, stand behind the same sixty memories.
     """
     return 4 * shared_prefix(first, second) >= 3 * max(len(first), len(second))
 
 
-def shared_trees(prompts: Sequence[list[int]], largest: int = 32) -> list[list[int]]:
-    """The prompts' indices, in lists of at most `largest` that are worth one tree."""
-    trees: list[list[int]] = []
-    for i in sorted(range(len(prompts)), key=lambda i: prompts[i]):  # neighbours share the most
-        if trees and len(trees[-1]) < largest and alike(prompts[trees[-1][0]], prompts[i]):
-            trees[-1].append(i)
-        else:
-            trees.append([i])
-    return trees
+# ---- To sample: rows of prompts ------------------------------------------------------------------
 
 
-# Problem 9
-def tree_mask(ends: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive attention mask of packed rows: 0 where a token may look, the dtype's minimum else.
+def prompt_rows(prompts: Sequence[list[int]], largest: int = 32) -> list[Row]:
+    """Prompts that are about to be answered: each row holds at most `largest` that are `alike`.
 
-    `ends` is (B, T): a token sees those at or before its place whose subtree has not ended there.
-    Padding, behind everything, has ends of T or more and sees only padding. Returns (B, 1, T, T).
-    (A mask of ones and zeros would be *added* to the scores and forbid nothing.)
+    A prompt has one prediction, the first token of its response, whose target is not known yet.
+    `score_at` is the place where the prompt ends, and `token_index` the prompt's number.
     """
-    places = torch.arange(ends.shape[1], device=ends.device)
-    query, key = places[:, None], places[None, :]  # (T, 1), (1, T)
-    allowed = (key <= query) & (query < ends[:, None, :])  # (B, T, T)
-    mask = torch.zeros(allowed.shape, dtype=dtype, device=ends.device)
-    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]  # (B, 1, T, T)
+    rows: list[Row] = []
+    # In sorted order neighbours share the most.
+    for number in sorted(range(len(prompts)), key=lambda number: prompts[number]):
+        if (not rows or len(rows[-1].score_at) == largest
+                or not alike(prompts[rows[-1].token_index[0]], prompts[number])):
+            rows.append(Row())
+        rows[-1].add(prompts[number])
+        rows[-1].score_at.append(rows[-1].path[-1])
+        rows[-1].token_index.append(number)
+    return rows
+
+
+def prompt_micro_batches(prompts: Sequence[list[int]], n_new: int, max_tokens: int,
+                         ) -> Iterator[list[Row]]:
+    """`prompt_rows` in micro-batches of at most `max_tokens`; the smallest rows come first.
+
+    `n_new` is how many tokens may be written to each prompt, in all of its responses. The budget
+    counts the padding too. A row beyond it goes alone.
+    """
+    batch: list[Row] = []
+    n_prompts = 0  # in the row of this micro-batch that has the most
+    for row in sorted(prompt_rows(prompts), key=lambda row: len(row.input_ids)):
+        n_prompts = max(n_prompts, len(row.score_at))
+        if batch and (len(batch) + 1) * (len(row.input_ids) + n_prompts * n_new) > max_tokens:
+            yield batch
+            batch, n_prompts = [], len(row.score_at)
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+# ---- To score: rows of steps ---------------------------------------------------------------------
+
+
+def trees_of(groups: Sequence[Sequence[Episode]]) -> list[list[Step]]:
+    """A tree for each group: the steps of its episodes, in the order that numbers their tokens."""
+    return [[step for episode in group for step in episode.steps] for group in groups]
+
+
+def pack(trees: Sequence[Sequence[Step]], row_budget: int, width: int) -> list[Row]:
+    """Lay out each tree of steps in rows of at most `row_budget` tokens; a step is never cut.
+
+    Neighbouring trees whose prompts are `alike` are laid out as one. The response tokens of all
+    steps, in the order given, are numbered 0, 1, ...: `token_index` holds these numbers, because
+    rows have another order, and because several tokens may be predicted at one place.
+
+    A step of which s tokens stand in the row already, and n do not, joins a row of T tokens if
+
+        24 D^2 s  >=  8 D T n,        which is        3 D s  >=  T n        (D is `width`).
+
+    Left stands what a row of its own costs in each layer: the s tokens are read again. A layer has
+    some 12 D^2 weights, and each takes 2 operations a token. Right stands what joining costs: T n
+    pairs of tokens more above the diagonal of the attention's square, and T n below. A pair takes
+    4 D operations: 2 D for its score and 2 D for the weighted value.
+
+    Raises ValueError if a prompt is empty.
+    """
+    rows: list[Row] = []
+    n_tokens = 0
+    for tree in join_alike(trees):
+        first_numbers = []  # of each step's response tokens
+        for step in tree:
+            first_numbers.append(n_tokens)
+            n_tokens += len(step.response_ids)
+        row = None
+        for step, first in sorted(zip(tree, first_numbers), key=lambda pair: pair[0].read_ids):
+            if row is None or not worth_joining(row, step.read_ids, row_budget, width):
+                row = Row()
+                rows.append(row)
+            row.add_step(step, first)
+    return rows
+
+
+def join_alike(trees: Sequence[Sequence[Step]]) -> list[list[Step]]:
+    """One tree of neighbouring trees whose prompts are `alike`.
+
+    Only of neighbours, because the order of the steps numbers the tokens.
+    """
+    joint_trees: list[list[Step]] = []
+    for tree in trees:
+        if joint_trees and alike(joint_trees[-1][0].prompt_ids, tree[0].prompt_ids):
+            joint_trees[-1].extend(tree)
+        else:
+            joint_trees.append(list(tree))
+    return joint_trees
+
+
+def worth_joining(row: Row, sequence: list[int], row_budget: int, width: int) -> bool:
+    """Whether a sequence should join a row: the inequality of `pack`, and the budget."""
+    n_new, size = row.n_new(sequence), len(row.input_ids)
+    n_shared = len(sequence) - n_new
+    return 3 * width * n_shared >= size * n_new and size + n_new <= row_budget
+
+
+def plain_rows(trees: Sequence[Sequence[Step]]) -> list[Row]:
+    """A row for each step, in their order, for a model that cannot read trees; see `pack`."""
+    rows: list[Row] = []
+    n_tokens = 0
+    for tree in trees:
+        for step in tree:
+            row = Row()
+            row.add_step(step, n_tokens)
+            rows.append(row)
+            n_tokens += len(step.response_ids)
+    return rows
+
+
+def empty_row() -> Row:
+    """One token to read and nothing to predict: its gradient is 0."""
+    row = Row()
+    row.add([0])
+    return row
 
 
 def micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
@@ -181,13 +258,31 @@ def micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
         yield batch
 
 
+# ---- Tensors of a micro-batch --------------------------------------------------------------------
+
+
+# Problem 9
+def tree_mask(ends: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive attention mask of rows: 0 where a token may look, the dtype's minimum elsewhere.
+
+    `ends` is (R, T). A token sees those at or before its place whose subtree has not ended there.
+    Padding stands behind everything, has ends of T, and sees only padding. Returns (R, 1, T, T).
+    (A mask of ones and zeros would be *added* to the scores and forbid nothing.)
+    """
+    places = torch.arange(ends.shape[1], device=ends.device)
+    query, key = places[:, None], places[None, :]  # (T, 1), (1, T)
+    allowed = (key <= query) & (query < ends[:, None, :])  # (R, T, T)
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=ends.device)
+    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]  # (R, 1, T, T)
+
+
 def token_numbers(rows: Sequence[Row], device: torch.device) -> Tensor:
-    """Which of the batch's N response tokens a micro-batch scores: (n,), from `token_index`."""
+    """The numbers of a micro-batch's predictions among all N response tokens: (n,)."""
     return torch.tensor([i for row in rows for i in row.token_index],
                         dtype=torch.long, device=device)
 
 
 def pad_right(sequences: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:
-    """(B, T) from lists of different lengths."""
+    """(R, T) from R lists of at most T numbers; `value` stands behind the shorter ones."""
     width = max(map(len, sequences))
     return torch.tensor([[*s, *[value] * (width - len(s))] for s in sequences], device=device)

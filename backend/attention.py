@@ -5,11 +5,12 @@ T x T scores and then forbids half of it. Cut into blocks of queries, each block
 up to its own end: T (T + BLOCK) / 2 scores instead of T T. On rows of 1,250 tokens that takes 0.6
 of the time; rows of less than two blocks go the usual way. The result is the same up to rounding.
 
-And, for sampling, a key-value cache that does not copy itself for every token.
+For sampling there is a key-value cache that does not copy itself for every token.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import torch
@@ -50,6 +51,15 @@ def use_tree_attention(model: PreTrainedModel) -> None:
     """Let a causal model that computes attention by sdpa, torch's own kernels, do so in blocks."""
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation("tree")
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """The name under which a model's layers take their key-value cache.
+
+    It is `cache` from transformers 5.24 on, and was `past_key_values` before.
+    """
+    arguments = inspect.signature(model.base_model.forward).parameters
+    return "cache" if "cache" in arguments else "past_key_values"
 
 
 class RoomyLayer(DynamicLayer):

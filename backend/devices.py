@@ -28,19 +28,18 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trees import Row
-
-if TYPE_CHECKING:
-    from policy import Policy
+if dist.is_available():  # some builds of torch have no part for many devices
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+    from torch.distributed.tensor import distribute_tensor
 
 RANK_STRIDE = 1_000_003  # between seeds; a CPU generator keeps the low 32 bits only
 
@@ -164,28 +163,33 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
     return whole(torch.nn.utils.clip_grad_norm_(parameters, max_norm)).item()
 
 
-def in_step(batches: Iterable[list[Row]]) -> Iterator[list[Row]]:
-    """A rank's micro-batches, and empty ones until it has as many as any rank.
+def in_step(batches: Iterable[list], empty: list) -> Iterator[list]:
+    """A rank's micro-batches, then `empty` ones until it has as many as any rank.
 
-    In an empty one a single token is read and nothing is scored: its gradient is 0.
+    The gradient of `empty` must be 0.
     """
     batches = list(batches)
     most = max(gather([len(batches)]))
-    nothing = Row()
-    nothing.add([0])
     yield from batches
-    yield from [[nothing]] * (most - len(batches))
+    yield from [empty] * (most - len(batches))
 
 
 # ---- Sharded weights -----------------------------------------------------------------------------
 
 
-def shard(policy: Policy, root: torch.nn.Module | None = None) -> None:
+class Scorer(Protocol):
+    """What `shard` asks of a policy."""
+
+    model: torch.nn.Module
+    empty_batch: list  # a micro-batch whose gradient is 0
+    score: Callable  # the method that is called in training, with a micro-batch
+
+
+def shard(policy: Scorer, root: torch.nn.Module | None = None) -> None:
     """Cut a model's weights into one piece a rank: each layer by itself, and what is left.
 
     `root` is what is called in training if it is not the policy's model: a critic.
     """
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method  # takes a second
     root = root or policy.model
     device = "cuda" if torch.cuda.is_available() else "cpu"
     mesh = dist.init_device_mesh(device, (world_size(),))
@@ -194,8 +198,6 @@ def shard(policy: Policy, root: torch.nn.Module | None = None) -> None:
         fully_shard(module, mesh=mesh)
         module.set_gradient_divide_factor(1.0)  # a sum over ranks, as in `clip_gradients`
         module.set_force_sum_reduction_for_comms(True)
-    nothing = Row()
-    nothing.add([0])
     # What is left, embeddings and head, is gathered around the root's forward. A policy does not
     # call that: it calls the model's parts, and its own methods must be told to gather.
     if root is policy.model:
@@ -203,7 +205,7 @@ def shard(policy: Policy, root: torch.nn.Module | None = None) -> None:
         register_fsdp_forward_method(root, "score")
         policy.score = root.score
     with torch.no_grad():  # the first call decides what is the root
-        (policy.score if root is policy.model else root)([nothing])
+        (policy.score if root is policy.model else root)(policy.empty_batch)
     for module in (*layers, root):
         module.reshard()
 
@@ -237,6 +239,5 @@ def piece(tensor: Tensor, like: Tensor) -> Tensor:
     """Of a whole tensor what this rank holds of `like`; the tensor itself if that is whole."""
     if not is_sharded(like):
         return tensor
-    from torch.distributed.tensor import distribute_tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements,
                              src_data_rank=None)

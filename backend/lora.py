@@ -216,32 +216,23 @@ def base_name(name: str | Path) -> str:
     return config["base_model_name_or_path"] if config else str(name)
 
 
-def load_model(name: str | Path, dtype: torch.dtype) -> nn.Module:
-    """The causal language model of a folder or hub name, on the CPU.
+def merge_saved(model: nn.Module, folder: str | Path, config: dict) -> None:
+    """Add the adapters in a folder, whose `saved_config` is given, to the weights of their model.
 
-    A folder of adapters, ours or PEFT's, gives the model that they name with them in its weights.
-    Raises ValueError if the files do not fit; the libraries raise errors of their own.
+    Raises ValueError if the weights in the folder are no adapters.
     """
-    config = saved_config(name)
-    model, found = AutoModelForCausalLM.from_pretrained(
-        base_name(name), dtype=torch.float32 if config else dtype, output_loading_info=True)
-    if found["missing_keys"]:  # the library would fill them with random numbers
-        raise ValueError(f"it lacks {len(found['missing_keys'])} weights, such as "
-                         f"{min(found['missing_keys'])}: is it an encoder, or half a checkpoint?")
-    if config:
-        weights = load_file(Path(name) / "adapter_model.safetensors")
-        names = {key.removeprefix(PEFT_PREFIX).rpartition(".lora_")[0] for key in weights}
-        if not names or set(weights) != {f"{PEFT_PREFIX}{layer}.{part}.weight"
-                                         for layer in names for part in ("lora_A", "lora_B")}:
-            raise ValueError("adapter_model.safetensors holds other weights than lora_A and lora_B")
-        add_adapters(model, config["r"], config["lora_alpha"], names)
-        model.load_state_dict({key.removeprefix(PEFT_PREFIX).removesuffix(".weight"): tensor
-                               for key, tensor in weights.items()}, strict=False)
-        for layer, low_rank in low_rank_layers(model).items():
-            low_rank.base.weight.data += low_rank.correction()
-            model.set_submodule(layer, low_rank.base)
-        model.requires_grad_(True)
-    return model.to(dtype)
+    weights = load_file(Path(folder) / "adapter_model.safetensors")
+    names = {key.removeprefix(PEFT_PREFIX).rpartition(".lora_")[0] for key in weights}
+    if not names or set(weights) != {f"{PEFT_PREFIX}{layer}.{part}.weight"
+                                     for layer in names for part in ("lora_A", "lora_B")}:
+        raise ValueError("adapter_model.safetensors holds other weights than lora_A and lora_B")
+    add_adapters(model, config["r"], config["lora_alpha"], names)
+    model.load_state_dict({key.removeprefix(PEFT_PREFIX).removesuffix(".weight"): tensor
+                           for key, tensor in weights.items()}, strict=False)
+    for layer, low_rank in low_rank_layers(model).items():
+        low_rank.base.weight.data += low_rank.correction()
+        model.set_submodule(layer, low_rank.base)
+    model.requires_grad_(True)
 
 
 # ---- Computed again instead of kept --------------------------------------------------------------

@@ -26,11 +26,11 @@ from conftest import make_model, make_tokenizer
 from safetensors.torch import load_file
 
 import ppo
+from backend.loading import PolicyError
 from comparisons.harnesses import by_objectives
 from grpo import train
 from memory_bank import hashed_words
 from memr1 import ManagerAgent, manager_tasks
-from policy import PolicyError
 from ppo import PPOOptions
 from training import checkpoints, results, run
 from training.checkpoints import FILE, CheckpointError, read, write

@@ -388,7 +388,7 @@ def test_alone_everything_is_as_it_was():
     assert devices.all_of(values) is values and devices.gather([1]) == [1]
     assert devices.add_up(sums) == sums and devices.spread([3, 4]) == [3, 4]
     batches = [[Row()], [Row(), Row()]]
-    assert list(devices.in_step(batches)) == batches
+    assert list(devices.in_step(batches, [Row()])) == batches
     weight = torch.nn.Parameter(torch.zeros(2))
     weight.grad = torch.tensor([3.0, 4.0])
     assert devices.clip_gradients([weight], 1.0) == pytest.approx(5)

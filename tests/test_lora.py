@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM
 import grpo
 import policy as policy_module
 import ppo
+from backend.loading import PolicyError
 from backend.lora import (
     LowRank,
     adapters,
@@ -37,7 +38,7 @@ from backend.lora import (
     low_rank_layers,
 )
 from grpo import GRPOOptions
-from policy import Policy, PolicyError, head_log_probs, load_policy, picked_log_probs
+from policy import Policy, head_log_probs, load_policy, picked_log_probs
 from ppo import Critic, PPOOptions
 from training.options import parse_options, resolve
 from training.run import prepare

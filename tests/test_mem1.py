@@ -132,8 +132,8 @@ class Scripted(Policy):
         return "".join(map(chr, ids))
 
     def sample(self, prompts, group_size=1, max_new_tokens=64, temperature=1.0, generator=None,
-               stop=()):
-        assert stop == STOP, "text stops at the closing tag"
+               stop_texts=()):
+        assert stop_texts == STOP, "text stops at the closing tag"
         self.prompts += prompts
         return [[Step(prompt, [ord(letter) for letter in self.respond(self.decode(prompt))], True,
                       [])] for prompt in prompts]

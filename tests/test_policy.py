@@ -1,4 +1,4 @@
-"""Tests of policy.py and trees.py: trees against a plain loop, samples against probabilities.
+"""Tests of policy.py: trees against a plain loop, samples against probabilities.
 
     python -m pytest tests/test_policy.py        (some twenty seconds)
 
@@ -7,33 +7,25 @@ The oracle is `plain_log_probs`: one response at a time, no packing, no padding,
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
 import shutil
+import warnings
 from collections import Counter
-from itertools import product
 
 import pytest
 import torch
 from conftest import make_model, make_tokenizer
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, BertModel, Cache
 
 import policy as policy_module
-from policy import Policy, PolicyError, load_policy
-from trees import (
-    Row,
-    Step,
-    micro_batches,
-    pack,
-    pad_right,
-    prompt_row,
-    shared_prefix,
-    shared_trees,
-    tree_mask,
-)
+from backend import devices
+from backend.attention import cache_argument
+from backend.loading import PolicyError
+from policy import Policy, draw_tokens, load_policy
+from trees import Step, pad_right, prompt_rows, tree_mask
 
 VOCABULARY = 320
 
@@ -89,7 +81,9 @@ def flat(groups: list[list[Step]]) -> list[Step]:
 
 @pytest.fixture(scope="module")
 def qwen2(tiny_policy) -> Policy:
-    return tiny_policy("qwen2")
+    policy = tiny_policy("qwen2")
+    assert policy.packs, f"these tests are about trees: {policy.why_plain}"
+    return policy
 
 
 @pytest.fixture
@@ -154,181 +148,6 @@ def test_entropies_are_those_of_the_tempered_distribution_and_carry_no_gradient(
         assert entropies[first] == pytest.approx(wanted.item(), abs=1e-4), \
             "entropy of another distribution: temperature, or natural logarithms?"
     assert log_probs.shape == entropies.shape == (len(row.targets),), "one number a scored token"
-
-
-# ---- The layout ----------------------------------------------------------------------------------
-
-
-WIDE = 10 ** 6  # a model so wide that every shared token is worth a row
-
-
-def test_spoilt_weights_are_refused(model_folder, tmp_path):
-    shutil.copytree(model_folder, tmp_path / "spoilt")
-    weights = load_file(tmp_path / "spoilt" / "model.safetensors")
-    weights["model.norm.weight"][0] = float("nan")
-    save_file(weights, tmp_path / "spoilt" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(PolicyError, match="not finite"):
-        load_policy(tmp_path / "spoilt", "cpu")
-
-
-def test_shared_prefix():
-    for first, second, wanted in [([1, 2, 3], [1, 2, 4], 2), ([1, 2], [1, 2, 3], 2), ([], [1], 0),
-                                  ([1], [2], 0), ([7, 7], [7, 7], 2), ([1, 2, 3], [5, 2, 3], 0)]:
-        for one, other in ((first, second), (second, first)):
-            assert shared_prefix(one, other) == wanted, f"longest common prefix of {one}, {other}"
-
-
-def seen_from(row: Row, place: int) -> list[int]:
-    """The places a token attends to, by the definition of `ends`."""
-    return [i for i in range(place + 1) if place < row.ends[i]]
-
-
-def contexts(row: Row) -> dict[int, list[int]]:
-    """By token index, all that this token is predicted from, read off the row."""
-    found = {}
-    for place, target, index in zip(row.score_at, row.targets, row.token_index, strict=True):
-        seen = seen_from(row, place)
-        assert [row.position_ids[i] for i in seen] == list(range(len(seen))), (
-            "positions along a path must be 0, 1, 2, ... without a gap")
-        assert index not in found, "a token is scored twice"
-        found[index] = [row.input_ids[i] for i in seen] + [target]
-    return found
-
-
-some_ids = st.lists(st.integers(0, 2), min_size=1, max_size=6)  # few ids, so that prompts share
-some_steps = st.builds(Step, some_ids, some_ids, st.booleans())
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.lists(st.lists(some_steps, min_size=1, max_size=5), min_size=1, max_size=4),
-       st.integers(1, 40))
-def test_rows_of_any_groups(groups, row_budget):
-    rows = pack(groups, row_budget, WIDE)
-    found = {index: path for row in rows for index, path in contexts(row).items()}
-    wanted = [step.prompt_ids + step.response_ids[: i + 1]
-              for step in flat(groups) for i in range(len(step.response_ids))]
-    assert sorted(found) == list(range(len(wanted))), (
-        "token_index is not a permutation of all response tokens")
-    for index, path in enumerate(wanted):
-        assert found[index] == path, f"token {index} is predicted from the wrong context"
-    for row in rows:
-        assert len(row.input_ids) == len(row.position_ids) == len(row.ends), "lengths differ"
-        paths = [tuple(row.input_ids[i] for i in seen_from(row, place))
-                 for place in range(len(row.input_ids))]
-        assert len(set(paths)) == len(paths), "the same tokens in the same context, read twice"
-        if len(row.input_ids) > row_budget:
-            assert row.position_ids == list(range(len(row.input_ids))), (
-                "two sequences in a row that is over its budget")
-
-
-def test_branches_beyond_the_budget_repeat_the_prefix_and_are_never_cut():
-    prompt = [1, 2, 3, 4]
-    group = [Step(prompt, [10 * b + i for i in range(4)], True) for b in range(1, 5)]
-    rows = pack([group], 10, WIDE)  # 4 + 3 + 3: the last response token is not read
-    assert [row.input_ids for row in rows] == [
-        [1, 2, 3, 4, 10, 11, 12, 20, 21, 22], [1, 2, 3, 4, 30, 31, 32, 40, 41, 42]], (
-        "a row of 10 holds the prefix and two branches; the last token of a response predicts "
-        "nothing and needs no place")
-    assert rows[0].position_ids == [0, 1, 2, 3, 4, 5, 6, 4, 5, 6], "every branch goes on at 4"
-    assert rows[0].ends == [10] * 4 + [7] * 3 + [10] * 3, "the prefix lasts, branches end"
-    assert rows[0].score_at == [3, 4, 5, 6, 3, 7, 8, 9], "first tokens are predicted by the prefix"
-    assert len(pack([group], 1, WIDE)) == 4, "a branch over the budget gets a row, uncut"
-    assert all(len(row.input_ids) == 7 for row in pack([group], 1, WIDE)), "a branch was cut"
-
-
-def test_responses_of_one_token_read_only_the_prompt():
-    [row] = pack([[Step([5, 6], [token], True) for token in (7, 8, 9)]], 100, WIDE)
-    assert row.input_ids == [5, 6], "a response of one token adds nothing that must be read"
-    assert row.score_at == [1, 1, 1] and row.targets == [7, 8, 9], "all follow the prompt's last"
-
-
-def test_prompts_of_one_group_may_end_in_the_prefix_or_in_the_branch():
-    [row] = pack([[Step([1, 2], [3, 4], True), Step([1, 2, 5, 6], [7, 8], True)]], 100, WIDE)
-    assert row.input_ids == [1, 2, 3, 5, 6, 7] and row.ends == [6, 6, 3, 6, 6, 6], \
-        "the rest of a prompt stands in its branch"
-    assert row.score_at == [1, 2, 4, 5] and row.targets == [3, 4, 7, 8], (
-        "the rest of a prompt is read, not scored; its last token predicts the response's first")
-
-
-def test_what_samples_have_in_common_is_read_once():
-    samples = [[3, 4, 5, 9], [3, 4, 6, 9], [3, 4, 5, 9], [8, 9]]
-    [row] = pack([[Step([1, 2], ids, True) for ids in samples]], 100, WIDE)
-    assert row.input_ids == [1, 2, 3, 4, 5, 6, 8], "equal beginnings, and equal samples, share"
-    assert row.position_ids == [0, 1, 2, 3, 4, 4, 2] and row.ends == [7, 7, 6, 6, 5, 6, 7]
-    scored = dict(zip(row.token_index, zip(row.score_at, row.targets)))
-    assert [scored[i] for i in range(14)] == [
-        (1, 3), (2, 4), (3, 5), (4, 9), (1, 3), (2, 4), (3, 6), (5, 9), (1, 3), (2, 4), (3, 5),
-        (4, 9), (1, 8), (6, 9)], "every sampled token is scored, shared or not"
-
-
-def test_a_row_is_shared_only_where_that_is_cheaper():
-    long, short = list(range(100, 400)), [1, 2]
-    for prompt, n_rows in ((long, 1), (short, 8)):
-        group = [Step(prompt, list(range(1000 * b, 1000 * b + 40)), False) for b in range(1, 9)]
-        assert len(pack([group], 4096, 32)) == n_rows, (
-            f"eight responses of 40 tokens behind {len(prompt)} shared ones, 32 wide")
-
-
-def test_an_empty_prompt_is_refused(qwen2):
-    with pytest.raises(ValueError, match="prompt"):
-        pack([[Step([], [1, 2], False)]], 100, WIDE)
-    for prompts, new in (([[1], []], 4), ([[1]], 0)):
-        with pytest.raises(PolicyError, match="prompt is empty or max_new_tokens"):
-            qwen2.sample(prompts, max_new_tokens=new)
-
-
-def test_the_tree_of_prompts():
-    row = prompt_row([[1, 2, 3], [1, 2], [1, 2, 4, 5]])
-    assert row.input_ids == [1, 2, 3, 4, 5] and row.ends == [5, 5, 3, 5, 5], "subtrees"
-    assert row.position_ids == [0, 1, 2, 2, 3] and row.score_at == [2, 1, 4], "where prompts end"
-    assert prompt_row([[1, 2]] * 3).input_ids == [1, 2], "equal prompts are read once"
-
-
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(st.lists(some_ids, max_size=12), st.integers(1, 4))
-def test_every_prompt_is_in_one_tree(prompts, largest):
-    trees = shared_trees(prompts, largest)
-    assert sorted(i for tree in trees for i in tree) == list(range(len(prompts))), "lost or twice"
-    assert all(len(tree) <= largest for tree in trees), "a tree larger than allowed"
-
-
-def ancestry(parents: list[int], place: int) -> list[int]:
-    """A token and all above it."""
-    found = []
-    while place >= 0:
-        found.append(place)
-        place = parents[place]
-    return found
-
-
-def test_tree_mask_pair_by_pair():
-    trees = [  # for each token its parent, -1 for a root
-        [-1, 0, 1, 2, 3, 2, 5, 6, 0], [-1, 0, 0, 2, 2], [-1, 0, -1, 2, 2, 4]]
-    ends = pad_right([[max(k for k in range(len(parents)) if i in ancestry(parents, k)) + 1
-                       for i in range(len(parents))] for parents in trees], 9, torch.device("cpu"))
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        mask = tree_mask(ends, dtype)
-        assert mask.shape == (3, 1, 9, 9) and mask.dtype == dtype, "(B, 1, T, T), model's dtype"
-        for b, (i, j) in product(range(3), product(range(9), range(9))):
-            size = len(trees[b])
-            sees = j in ancestry(trees[b], i) if i < size else size <= j <= i
-            wanted = 0.0 if sees else torch.finfo(dtype).min
-            assert mask[b, 0, i, j].item() == wanted, (
-                f"row {b}: a token sees itself, its ancestors and nothing else, padding only "
-                f"padding; so the additive mask of token {i} at {j} should be {wanted}")
-        assert mask.isfinite().all(), "minus infinity makes NaN of a row that sees nothing"
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.lists(st.integers(1, 30), max_size=20), st.integers(1, 80))
-def test_micro_batches_hold_every_row_once_within_the_budget(lengths, budget):
-    rows = [Row([0] * length, token_index=[i]) for i, length in enumerate(lengths)]
-    batches = list(micro_batches(rows, budget))
-    assert sorted(r.token_index[0] for b in batches for r in b) == list(range(len(rows))), \
-        "a row is lost or comes twice"
-    for batch in batches:
-        size = len(batch) * max(len(row.input_ids) for row in batch)
-        assert len(batch) == 1 or size <= budget, f"{size} tokens with padding, budget {budget}"
 
 
 # ---- Padding and masks ---------------------------------------------------------------------------
@@ -398,7 +217,7 @@ def alike_prompts() -> list[list[int]]:
     first, second = words(draw, 20), words(draw, 11)
     prompts = [[*first, 5, 6], second, [*first, 7], [*second, 8], first, [*first, 5, 6],
                [9, 10, 11]]
-    assert sorted(map(len, shared_trees(prompts))) == [1, 2, 4], "the test wants unequal trees"
+    assert sorted(len(row.score_at) for row in prompt_rows(prompts)) == [1, 2, 4], "unequal trees"
     return prompts
 
 
@@ -411,6 +230,7 @@ def with_ends(tiny_policy, kind: str = "qwen2", every: int = 9, **options) -> Po
 
 def test_greedy_is_the_librarys_greedy(tiny_policy):
     policy, prompts = with_ends(tiny_policy), ragged_prompts() + alike_prompts()
+    assert policy.packs, f"not sampled in trees: {policy.why_plain}"
     wanted = [library_greedy(policy, prompt, 12) for prompt in prompts]
     assert len({len(ids) for ids in wanted}) > 3, "the test needs responses of several lengths"
     for micro_batch_tokens in (16384, 50, 1):
@@ -428,6 +248,7 @@ def test_greedy_is_the_librarys_greedy(tiny_policy):
 def test_ratio_is_one_at_the_start(tiny_policy, kind):
     """Branches that see siblings, stale positions, a forgotten temperature: all show here."""
     policy, prompts = with_ends(tiny_policy, kind), ragged_prompts() + alike_prompts()
+    assert policy.packs, f"not sampled in trees: {policy.why_plain}"
     for temperature in (0.7, 1.3):
         groups = policy.sample(prompts, 5, 12, temperature, torch.Generator().manual_seed(0))
         steps = flat(groups)
@@ -523,17 +344,19 @@ def test_a_stop_text_ends_a_response_with_the_token_that_completes_it(tiny_polic
     free = flat(policy.sample(prompts, 4, 16, 1.0, draws[0]))
     texts = Counter(policy.decode(step.response_ids[i:i + 2]) for step in free for i in range(14))
     # Texts that two tokens make together, and that no single one holds.
-    stop = tuple(text for text, _ in texts.most_common() if text.isascii() and len(text) > 1)[:40]
+    stop_texts = tuple(
+        text for text, _ in texts.most_common() if text.isascii() and len(text) > 1)[:40]
     cut = 0
-    for step in flat(policy.sample(prompts, 4, 16, 1.0, draws[1], stop=stop)):
+    for step in flat(policy.sample(prompts, 4, 16, 1.0, draws[1], stop_texts=stop_texts)):
         for length in range(1, len(step.response_ids)):
             early = policy.decode(step.response_ids[:length])
-            assert not any(text in early for text in stop), f"went on behind {early!r}"
-        ended = any(text in policy.decode(step.response_ids) for text in stop)
+            assert not any(text in early for text in stop_texts), f"went on behind {early!r}"
+        ended = any(text in policy.decode(step.response_ids) for text in stop_texts)
         cut += ended
-        assert step.finished == (ended or step.response_ids[-1] in policy.end_ids)
-        assert len(step.log_probs) == len(step.response_ids) and (
-            step.finished or len(step.response_ids) == 16)
+        assert step.finished == (ended or step.response_ids[-1] in policy.end_ids), "finished"
+        assert len(step.log_probs) == len(step.response_ids), "one log-prob a response token"
+        assert step.finished or len(step.response_ids) == 16, (
+            "ended early: a token that only may complete a stop text was taken for one that does")
     assert cut > 4, "the test itself: no stop text was ever written"
 
 
@@ -546,6 +369,12 @@ def test_a_response_cut_at_the_limit_is_unfinished_and_gets_no_end_id(tiny_polic
             assert len(step.response_ids) == 5 and not step.finished, "cut: finished must be False"
             assert not policy.end_ids & set(step.response_ids), (
                 "an end id was forced on a truncated response (pitfall 18)")
+
+
+def test_an_empty_prompt_is_refused(qwen2):
+    for prompts, new in (([[1], []], 4), ([[1]], 0)):
+        with pytest.raises(PolicyError, match="prompt is empty or max_new_tokens"):
+            qwen2.sample(prompts, max_new_tokens=new)
 
 
 def test_pad_id_equal_to_end_id_is_harmless(tiny_policy):
@@ -626,14 +455,90 @@ def test_a_trial_that_would_mislead_is_not_trusted(tiny_policy):
 
 
 def test_a_model_whose_samples_are_not_what_it_scores_is_not_packed(tiny_policy, monkeypatch):
-    original = Policy._sample_trees
+    def slightly_wrong(*arguments):
+        tokens, log_probs = draw_tokens(*arguments)
+        return tokens, log_probs - 0.1
 
-    def wrong(self, *arguments):
-        return [[[Step(s.prompt_ids, s.response_ids, s.finished, [p - 0.1 for p in s.log_probs])
-                  for s in group] for group in tree] for tree in original(self, *arguments)]
+    monkeypatch.setattr(policy_module, "draw_tokens", slightly_wrong)
+    policy = tiny_policy()
+    assert policy.packs is False, "the trial does not compare sampling with scoring"
+    assert "sampled" in policy.why_plain, "the reason is not what was found"
 
-    monkeypatch.setattr(Policy, "_sample_trees", wrong)
-    assert tiny_policy().packs is False, "the trial does not compare sampling with scoring"
+
+@pytest.mark.parametrize("kind", ["mistral", "bloom", "qwen2"])
+def test_one_line_says_that_a_model_takes_the_slow_path_and_why(tmp_path, capsys, kind):
+    make_model(kind, **UNPACKABLE[kind] if kind != "qwen2" else {}).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    load_policy(tmp_path, "cpu")
+    printed = [line for line in capsys.readouterr().err.splitlines() if "plain rows" in line]
+    reason = {"mistral": "sliding window of 6", "bloom": "a trial", "qwen2": None}[kind]
+    assert len(printed) == (reason is not None), "one line for a slow model, none for others"
+    assert reason is None or reason in printed[0] and str(tmp_path) in printed[0], (
+        f"{printed}: says neither which model nor why")
+
+
+def test_an_interrupted_model_keeps_its_settings(tiny_policy, monkeypatch):
+    policy = tiny_policy("mistral", sliding_window=6)
+    own = policy.model.generation_config
+
+    def interrupted(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(policy.model, "generate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        policy.sample([[5, 6]])
+    assert policy.model.generation_config is own, "Ctrl-C in the chat loses the model's settings"
+
+
+# ---- The library's versions ----------------------------------------------------------------------
+
+
+def test_sampling_and_scoring_warn_of_nothing(tiny_policy):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as FutureWarning: an argument has another name now
+        policy = tiny_policy()
+        assert policy.packs, policy.why_plain
+        policy.token_log_probs(policy.sample(alike_prompts(), 2, 3))
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_the_cache_has_the_name_that_the_model_takes(tiny_policy, name):
+    """`cache` from transformers 5.24 on, `past_key_values` before; requirements.txt admits both."""
+    model = make_model()
+    forward, own = model.base_model.forward, cache_argument(model)
+
+    def renamed(input_ids, position_ids=None, attention_mask=None, use_cache=None, **others):
+        cache = {key: value for key, value in others.items() if value is not None}
+        assert set(cache) <= {name}, f"a model that takes {name} was given {set(cache)}"
+        return forward(input_ids=input_ids, position_ids=position_ids, use_cache=use_cache,
+                       attention_mask=attention_mask, **{own: cache.get(name)})
+
+    parameters = list(inspect.signature(renamed).parameters.values())[:-1]
+    renamed.__signature__ = inspect.Signature(
+        [*parameters, inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)])
+    model.base_model.forward = renamed
+    found = Policy(model, make_tokenizer()).sample(alike_prompts(), 1, 4, 0)
+    assert found == tiny_policy().sample(alike_prompts(), 1, 4, 0), "the cache was not used"
+
+
+# ---- Micro-batches -------------------------------------------------------------------------------
+
+
+def test_a_device_with_fewer_micro_batches_adds_empty_ones(budgets, monkeypatch):
+    policy = budgets(60, 60)
+    rows = policy.rows(mixed_groups())
+    own = list(policy.micro_batches(rows))
+    assert sorted(map(id, rows)) == sorted(id(row) for batch in own for row in batch), (
+        "alone there are neither lost nor empty rows")
+    monkeypatch.setattr(devices, "gather", lambda counts: [*counts, len(own) + 2])
+    assert list(policy.micro_batches(rows)) == [*own, policy.empty_batch, policy.empty_batch], (
+        "the devices do not make the same number of steps: the next sum waits for ever")
+    policy.model.zero_grad()
+    log_probs, entropies = policy.score(policy.empty_batch)
+    (log_probs.sum() + entropies.sum()).backward()
+    assert not len(log_probs) and not any(
+        p.grad.any() for p in policy.model.parameters() if p.grad is not None), (
+        "an empty micro-batch has a gradient")
 
 
 def test_questions_about_one_dialogue_share_a_row(budgets):
@@ -724,6 +629,15 @@ def test_half_precision_checkpoints_become_float32(model_folder):
     policy = load_policy(model_folder, "cpu")
     assert {p.dtype for p in policy.model.parameters()} == {torch.float32}, (
         "float16 weights swallow steps of 1e-6 (pitfall 37)")
+
+
+def test_spoilt_weights_are_refused(model_folder, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "spoilt")
+    weights = load_file(tmp_path / "spoilt" / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, tmp_path / "spoilt" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(PolicyError, match="not finite"):
+        load_policy(tmp_path / "spoilt", "cpu")
 
 
 def break_folder(folder, how: str) -> None:

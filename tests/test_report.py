@@ -29,13 +29,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_house import ROOT
 
+from backend.loading import load_tokenizer
 from data import Dialogue, Question, Turn
 from environments import Search, SearchTask
 from grpo import GRPOOptions
 from mem1 import HARNESSES, Mem1Agent, Trajectory, turn_messages
 from memory_bank import MemoryBank, hashed_words
 from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask
-from policy import Policy, load_tokenizer
+from policy import Policy
 from tools import report
 from training.options import EMBEDDED_MEM1, resolve
 from training.results import case_places, describe, finish, save, validate
@@ -60,7 +61,7 @@ class Scripted:
         return "".join(map(chr, ids))
 
     def sample(self, prompts, group_size=1, max_new_tokens=64, temperature=1.0, generator=None,
-               stop=()):
+               stop_texts=()):
         written = [[ord(letter) for letter in self.respond(self.decode(p))] for p in prompts]
         return [[Step(prompt, ids, True)] * group_size for prompt, ids in zip(prompts, written)]
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from backend.loading import load_tokenizer
 from benchmarks.shop import Store, goals
 from environments import Search, search_tasks
 from making import manager, mem1
@@ -21,7 +22,7 @@ from mem1 import NOTES, Mem1Agent, Trajectory
 from memory_bank import MemoryBank, hashed_words
 from memr1 import AnswerTask, ManagerAgent, answer_all, manager_tasks
 from metrics import squad_exact_match
-from policy import Policy, load_policy, load_tokenizer
+from policy import Policy, load_policy
 from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL
 from trees import Step
 from world import oracle_memories, probes, world, world_splits

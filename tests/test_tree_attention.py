@@ -1,4 +1,4 @@
-"""tree_attention.py: the same numbers as the library's kernel over the whole square."""
+"""backend/attention.py: the same numbers as the library's kernel over the whole square."""
 
 from __future__ import annotations
 

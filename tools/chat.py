@@ -229,7 +229,7 @@ def work(policy: Policy, task: SearchTask, harness: str, n_gold: int) -> int:
         for number in range(n_dropped, len(trajectory.past) - trajectory.n_remembered):
             print(paint(f"         turn {number + 1} is dropped", "quiet"))
             n_dropped = number + 1
-        [[step]] = policy.sample([prompt], 1, agent.max_new_tokens, 0, stop=STOP)
+        [[step]] = policy.sample([prompt], 1, agent.max_new_tokens, 0, stop_texts=STOP)
         response = policy.decode(step.response_ids)
         trajectory.advance(step, response, agent.kind)
         n_tokens = len(step.prompt_ids) + len(step.response_ids)

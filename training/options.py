@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from backend.devices import exit_with
+from backend.loading import usual_precision
 from benchmarks.others import LOADERS
 from mem1 import HARNESSES
-from policy import usual_precision
 from world import KINDS
 
 EMBEDDED_MODEL = Path(__file__).resolve().parent.parent / "tiny"

@@ -34,6 +34,7 @@ import torch
 
 from backend import devices
 from backend.devices import exit_with
+from backend.loading import PolicyError, check_model
 from benchmarks.others import load
 from benchmarks.shop import Goal, Store, goals
 from benchmarks.webshop import WebShopGoal, webshop_tasks
@@ -43,7 +44,7 @@ from mem1 import Mem1Agent
 from memory_bank import Embedder, hashed_words
 from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, answer_tasks, manager_tasks
 from metrics import f1, squad_exact_match
-from policy import Policy, PolicyError, check_model, load_policy
+from policy import Policy, load_policy
 from training.checkpoints import (
     FILE,
     CheckpointError,

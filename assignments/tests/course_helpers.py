@@ -116,7 +116,7 @@ def random_model() -> torch.nn.Module:
 @lru_cache
 def tokenizer():
     """That of tiny/: a policy needs one, though no test here reads text."""
-    from policy import load_tokenizer
+    from backend.loading import load_tokenizer
     return load_tokenizer(ROOT / "tiny")
 
 
@@ -142,10 +142,10 @@ class Scripted:
         return "".join(map(chr, ids))
 
     def sample(self, prompts, group_size=1, max_new_tokens=64, temperature=1.0, generator=None,
-               stop=()):
+               stop_texts=()):
         from trees import Step
         self.calls.append({"prompts": [self.decode(p) for p in prompts], "group_size": group_size,
                            "max_new_tokens": max_new_tokens, "temperature": temperature,
-                           "generator": generator, "stop": stop})
+                           "generator": generator, "stop_texts": stop_texts})
         return [[Step(prompt, [ord(letter) for letter in self.respond(self.decode(prompt), number)],
                       True, []) for number in range(group_size)] for prompt in prompts]

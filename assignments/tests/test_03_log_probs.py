@@ -26,7 +26,7 @@ def make_policy(monkeypatch, packs=False):
     """A policy that is told whether it packs trees, instead of trying."""
     work("policy.Policy.score")
     from policy import Policy
-    monkeypatch.setattr(Policy, "_packs", lambda self: packs)
+    monkeypatch.setattr(Policy, "_why_plain", lambda self: "" if packs else "the test says so")
     return Policy(random_model(), tokenizer())
 
 

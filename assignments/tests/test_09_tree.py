@@ -120,8 +120,8 @@ def test_the_policy_finds_that_it_may_pack():
     work("trees.tree_mask")
     policy = random_policy()
     assert policy.packs, (
-        "Policy._packs compares trees with plain rows when a model is loaded, found a difference, "
-        "and everything now runs on plain rows: right, but several times slower")
+        f"{policy.why_plain}: Policy._why_plain compares trees with plain rows when a model is "
+        "loaded. Everything now runs on plain rows: right, but several times slower")
 
 
 def test_a_trained_model_reads_trees():

@@ -28,7 +28,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from backend.devices import exit_with
-from policy import PolicyError
+from backend.loading import PolicyError
 from tools.bench.bank import bank_table, measure_bank
 from tools.bench.memory import computed, measured, memory_report, read_config
 from tools.bench.step import (

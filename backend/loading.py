@@ -1,0 +1,111 @@
+"""Models and tokenizers, from a folder or the Hugging Face hub.
+
+    model, tokenizer = load("Qwen/Qwen2.5-3B-Instruct", "cuda", lora=16, half=True)
+
+Whatever is missing or broken ends in a PolicyError: one line that says what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from backend.lora import add_adapters, base_name, checkpoint_layers, merge_saved, saved_config
+
+
+class PolicyError(ValueError):
+    """A model that cannot be loaded or used; the message is one line that says what to do."""
+
+
+@contextmanager
+def as_policy_error(name: str | Path) -> Iterator[None]:
+    """Make a PolicyError of whatever a missing or broken folder makes the libraries raise."""
+    try:
+        yield
+    except Exception as error:
+        reason, base = " ".join(str(error).split())[:200], str(name)
+        with suppress(ValueError):
+            base = base_name(name)
+        raise PolicyError(
+            f"cannot load a causal language model from {name!s}"
+            f"{'' if base == str(name) else f', adapters of {base}'}: {reason} "
+            "(give a Hugging Face folder, or a hub name with a network)") from error
+
+
+def check_model(name: str | Path) -> None:
+    """Raise PolicyError if there is no such model; reads no more than its config.json."""
+    with as_policy_error(name):
+        AutoConfig.from_pretrained(base_name(name))
+
+
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
+    """The tokenizer exactly as its tokenizer.json says.
+
+    Not by AutoTokenizer: for Qwen2 models transformers 5 keeps a file's vocabulary but replaces its
+    way of cutting text by Qwen's own, and the embedded model would silently read other tokens.
+    """
+    return PreTrainedTokenizerFast.from_pretrained(name)
+
+
+def load_model(name: str | Path, dtype: torch.dtype) -> nn.Module:
+    """The causal language model of a folder or hub name, on the CPU.
+
+    A folder of adapters, ours or PEFT's, gives the model that they name with them in its weights.
+    Raises ValueError if the files do not fit; the libraries raise errors of their own.
+    """
+    config = saved_config(name)
+    model, report = AutoModelForCausalLM.from_pretrained(
+        base_name(name), dtype=torch.float32 if config else dtype, output_loading_info=True)
+    if missing := report["missing_keys"]:  # the library would fill them with random numbers
+        raise ValueError(f"it lacks {len(missing)} weights, such as {min(missing)}: "
+                         "is it an encoder, or half a checkpoint?")
+    if config:
+        merge_saved(model, name, config)
+    return model.to(dtype)
+
+
+def load(name: str | Path, device: str, lora: int, half: bool, checkpointing: bool,
+         ) -> tuple[nn.Module, PreTrainedTokenizerFast]:
+    """A model and its tokenizer as `policy.load_policy` describes them, which has the defaults.
+
+    `half` means that the arithmetic is in bfloat16. Raises PolicyError.
+    """
+    with as_policy_error(name):
+        if lora and saved_config(name):
+            raise ValueError("new adapters on top of these would belong to no folder's weights; "
+                             "give the folder of merged weights, or take --lora 0")
+        model = load_model(name, torch.bfloat16 if half and lora else torch.float32).to(device)
+        tokenizer = load_tokenizer(base_name(name))
+        n_rows = model.get_input_embeddings().num_embeddings
+        if tokenizer.vocab_size > n_rows:
+            raise ValueError(f"its tokenizer has {tokenizer.vocab_size} tokens, the model {n_rows}")
+        if lora:
+            add_adapters(model, lora)
+    checkpoint_layers(model, checkpointing)
+    return model, tokenizer
+
+
+def usual_precision(device: str | None = None) -> str:
+    """bfloat16 on a GPU that has it, else float32."""
+    half = (device != "cpu" and torch.cuda.is_available()
+            and torch.cuda.is_bf16_supported(including_emulation=False))
+    return "bfloat16" if half else "float32"
+
+
+def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerFast) -> set[int]:
+    """Every id that ends a response: all of the generation config's, and the tokenizer's own.
+
+    Raises PolicyError if there is none.
+    """
+    ids_of_both: set[int] = set()
+    for ids in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
+        ids_of_both |= set(ids if isinstance(ids, list) else [ids]) - {None}
+    if not ids_of_both:
+        raise PolicyError("the model names no end-of-sequence id, so no response could ever end: "
+                          "set eos_token_id in its generation_config.json")
+    return ids_of_both
