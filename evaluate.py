@@ -32,17 +32,17 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from backend.devices import exit_with
-from benchmarks.others import load
+from benchmarks.splits import held_out, shorten
 from comparisons.compare import chosen_systems, compare
 from comparisons.judge import Judge, JudgeError, Server, from_policy
 from comparisons.recall import mean, recall_table, search_recall, share, systems_recall
-from data import DataError, Dialogue, OpenQuestion, Turn, category_name, is_locomo, split_locomo
+from data import DataError, Dialogue, OpenQuestion, Turn, category_name
 from mem1 import HARNESSES, TASKS, by_objectives
 from memory_bank import MemoryBank, hashed_words
 from memr1 import AnswerTask, answer_all, candidates, greedy, observe_all, turn_facts
@@ -53,7 +53,7 @@ from training.options import option, parse_options, resolve
 from training.pictures import objectives_table
 from training.results import peak_memory_bytes
 from training.run import load_or_stop
-from world import KINDS, world_splits
+from world import KINDS
 
 CHUNK = 32  # prompts handed to the model at a time, so that the progress bar moves
 Sources = dict[int, set[str]]  # memory id -> ids of the turns that it stands for
@@ -90,40 +90,6 @@ class EvaluateOptions:
                                          "chat completions; its key is in OPENAI_API_KEY")
     recall: bool = option(False, "only measure how much evidence the search finds; needs no model")
     out: str | None = option(None, "run folder; default: runs/evaluate-DATA, or runs/systems-DATA")
-
-
-# ---- What is asked -------------------------------------------------------------------------------
-
-
-def held_out(data: str) -> list[Dialogue] | list[OpenQuestion]:
-    """What `--data` has to test on: all of it, except of the world and of LoCoMo."""
-    if data in KINDS:
-        return world_splits(data)[2]
-    found = load(data)
-    if isinstance(found[0], OpenQuestion) or len(found) < 3:
-        return found
-    return split_locomo(found)[2] if is_locomo(found) else found
-
-
-def shorten(dialogues: Sequence[Dialogue], limit: int | None, turns: int | None) -> list[Dialogue]:
-    """The dialogues as far as they are read, with the questions that are asked.
-
-    With `turns`, only questions whose evidence was all read: of the others nobody could know the
-    answer. A dialogue with no question left is not read.
-    """
-    chosen: list[Dialogue] = []
-    n_asked = 0
-    for dialogue in dialogues:
-        questions = dialogue.questions
-        if turns is not None:
-            read = {turn.turn_id for turn in dialogue.turns[:turns]}
-            questions = tuple(q for q in questions if q.evidence and read.issuperset(q.evidence))
-        if limit is not None:
-            questions = questions[: limit - n_asked]
-        if questions:
-            chosen.append(replace(dialogue, turns=dialogue.turns[:turns], questions=questions))
-        n_asked += len(questions)
-    return chosen
 
 
 # ---- The whole system ----------------------------------------------------------------------------

@@ -36,6 +36,7 @@ import torch
 import world as w
 from backend.devices import all_of, clip_gradients, exit_with, in_step, spread
 from backend.lora import learned
+from benchmarks.splits import splits
 from data import Dialogue, Message
 from memory_bank import Embedder, MemoryBank
 from memr1 import SIMILAR, candidates, everything, guard_place, turn_facts
@@ -43,7 +44,7 @@ from prompts import Operation, answer_messages, format_answer, format_operation,
 from training.checkpoints import TrainingState
 from training.options import Options, option, parse_options
 from training.results import evaluate_after, evaluate_before, finish, validate
-from training.run import Run, launch, load_data, prepare
+from training.run import Run, launch, prepare
 from trees import micro_batches
 
 Lesson = tuple[list[Message], str]  # a prompt, and the response to it
@@ -143,7 +144,7 @@ def lessons_of(options: SFTOptions, embed: Embedder) -> list[Lesson]:
     if options.data not in w.KINDS:
         exit_with(f"--data {options.data}: only the synthetic world has an oracle to imitate; give "
                   "--trajectories")
-    train = load_data(options.data, options.train_questions)[0]
+    train = splits(options.data, options.train_questions)[0]
     if options.agent == "manager":
         return manager_lessons(train, embed)
     return answer_lessons(train, embed, options.distill == "on")

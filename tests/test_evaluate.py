@@ -18,24 +18,21 @@ import pytest
 
 import evaluate
 import grpo
-from data import DataError, Dialogue, Question, Turn
+from data import Dialogue, Question, Turn
 from evaluate import (
     evidence_found,
     facts_of,
-    held_out,
     main,
     mean,
     read_all,
     run_system,
     share,
-    shorten,
     table,
 )
 from memory_bank import hashed_words
 from memr1 import AnswerTask, MemoryR1
 from policy import Step
 from training.options import EMBEDDED_MODEL
-from training.run import load_data
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCOMO = ROOT / "../shared/data/locomo10.json"
@@ -98,20 +95,6 @@ def test_share_and_mean():
     assert share([], {"D1:1"}) is None, "no evidence is neither found nor missed"
     assert mean([1.0, None, 0.5]) == 0.75, "questions without evidence must not count as 0"
     assert mean([None]) == 0 and mean([]) == 0
-
-
-def test_shorten():
-    both = [PETS, BOATS]
-    assert shorten(both, None, None) == both, "nothing was asked to be left out"
-    (only,) = shorten(both, 2, None)
-    assert only.questions == PETS.questions[:2] and only.turns == PETS.turns, (
-        "--limit 2 needs the first dialogue alone, read to its end")
-    assert [len(d.questions) for d in shorten(both, 4, None)] == [3, 1], "the limit is of all"
-    first, second = shorten(both, None, 3)
-    assert [q.category for q in first.questions] == [1] and second == BOATS, (
-        "after three turns nobody knows what was said in the fourth: its questions are not asked")
-    assert len(first.turns) == 3, "--turns 3 read more than three turns"
-    assert shorten(both, None, 2) == [], "a dialogue without questions is not read"
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -248,16 +231,6 @@ def small_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_held_out(tmp_path, small_file):
-    assert [d.name for d in held_out(str(small_file))] == ["talk-0", "talk-1"], (
-        "a file too small to be split is evaluated whole")
-    path = tmp_path / "five.json"
-    path.write_text(json.dumps(locomo_like(5)))
-    assert [d.name for d in held_out(str(path))] == ["talk-2", "talk-3", "talk-4"], (
-        "the first conversation is for training and the second for validation: not tested on")
-    assert sum(len(d.questions) for d in held_out("world")) == 513, "the world's test has 513"
-
-
 def test_a_whole_evaluation(small_file, model_folder, tmp_path, capsys):
     out = tmp_path / "run"
     returned = main(["--data", str(small_file), "--model", str(model_folder), "--out", str(out),
@@ -388,18 +361,3 @@ def test_hotpotqa_is_for_mem1(model_folder, tmp_path, capsys):
     learned = grpo.main([*arguments, "--agent", "mem1", "--steps", "1", "--questions", "2",
                          "--group-size", "2", "--out", str(tmp_path / "learned")])
     assert (learned["train_questions"], learned["test_questions"]) == (6, 2), "3, in pairs"
-    train, validation, test = load_data(str(path))
-    assert (len(train), len(validation), len(test)) == (6, 1, 3), "60, 10 and 30 of 100, in order"
-    assert [q.question_id for q in (*train, *validation, *test)] == [f"q{i}" for i in range(10)]
-    assert len(load_data(str(path), 4)[0]) == 4
-
-
-def test_benchmarks_that_only_test_are_not_trained_on(tmp_path):
-    path = tmp_path / "msc.jsonl"
-    session = [{"id": "Speaker 1", "text": "I have a cat."}, {"id": "Speaker 2", "text": "Nice."}]
-    path.write_text(json.dumps({
-        "previous_dialogs": [{"dialog": session, "personas": [], "time_back": "2 days ago"}],
-        "dialog": session, "self_instruct": {"B": "Which pet?", "A": "a cat"}}) + "\n")
-    assert [d.questions[0].answer for d in held_out(str(path))] == ["a cat"]
-    with pytest.raises(DataError, match="to test on"):
-        load_data(str(path))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.splits import held_out, shorten
 from comparisons.recall import SHOWN, search_recall, shown_by, systems_recall
 from data import Dialogue, Question, Turn
-from evaluate import held_out, shorten
 
 LOCOMO = Path(__file__).resolve().parent.parent / "../shared/data/locomo10.json"
 needs_locomo = pytest.mark.skipif(not LOCOMO.exists(), reason="needs LoCoMo")
