@@ -40,11 +40,8 @@ def splits(data: str, train_questions: int | None = None) -> tuple[Part, Part, P
 
 
 def held_out(data: str) -> Part:
-    """What there is to test on. Raises DataError for bad data."""
-    parts = _all_parts(data)
-    if isinstance(parts[2][0], OpenQuestion):
-        return [*parts[0], *parts[1], *parts[2]]
-    return parts[2]
+    """The test part: what no training run has learned from. Raises DataError for bad data."""
+    return _all_parts(data)[2]
 
 
 def _all_parts(data: str) -> tuple[Part, Part, Part]:
