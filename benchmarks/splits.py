@@ -2,7 +2,8 @@
 
     --data                        train               validation        test
     world, world-part, world-long 8 dialogues (152)   5 dialogues (81)  27 dialogues (513)
-    locomo, or a file of its form 1 conversation      1 conversation    all the others
+    locomo                        conv-26             conv-30           all the others
+    a file of LoCoMo's form       1st conversation    2nd conversation  all the others
     hotpotqa, or a file           first 60 %          next 10 %         last 30 %
     msc, longmemeval, or a file   -                   -                 everything
 
@@ -18,6 +19,7 @@ from benchmarks.others import load
 from data import DataError, Dialogue, OpenQuestion, is_locomo, split_locomo
 from world import KINDS, training_world, world_splits
 
+LOCOMO_FIRST = ("conv-26", "conv-30")  # trains with 152 questions, validates with 81
 Part = list[Dialogue] | list[OpenQuestion]
 
 
@@ -53,8 +55,21 @@ def _all_parts(data: str) -> tuple[Part, Part, Part]:
         first, second = len(loaded) * 6 // 10, len(loaded) * 7 // 10
         return loaded[:first], loaded[first:second], loaded[second:]
     if is_locomo(loaded) and len(loaded) >= 3:
-        return split_locomo(loaded)
+        return split_locomo(_named_first(loaded))
     return [], [], loaded
+
+
+def _named_first(dialogues: list[Dialogue]) -> list[Dialogue]:
+    """LoCoMo's training and validation conversations first, if the file has both of them.
+
+    The order of a copy of the file must not decide what is tested. Another file, with names of its
+    own, stays in its order.
+    """
+    by_name = {dialogue.name: dialogue for dialogue in dialogues}
+    if not by_name.keys() >= set(LOCOMO_FIRST):
+        return dialogues
+    first = [by_name[name] for name in LOCOMO_FIRST]
+    return [*first, *(dialogue for dialogue in dialogues if dialogue not in first)]
 
 
 def _first_questions(train: Part, count: int, data: str) -> Part:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.others import load
 from benchmarks.splits import dialogues_to_test, held_out, shorten, splits
 from data import DataError, Dialogue, Question, Turn
 from world import KINDS
@@ -80,12 +81,14 @@ def test_no_part_shares_a_dialogue_or_a_question_with_another(tmp_path):
         except DataError:  # to test on only
             continue
         assert parts[2] == test, f"{data}: training and evaluate.py have other test parts"
-        for what in (names_of, questions_of):
-            found = [name for part in parts for name in what(part)]
-            assert len(found) == len(set(found)), f"{data}: a test on what a model learned from"
-            if data not in KINDS:
-                whole = {name for part in parts for name in what(part)}
-                assert len(whole) == len(found) and len(parts[0]) > 0, f"{data}: a part is lost"
+        for identify in (names_of, questions_of):
+            train, validation, tested = (set(identify(part)) for part in parts)
+            assert not (train | validation) & tested and not train & validation, (
+                f"{data}: a test on what a model learned from")
+        if data not in KINDS:
+            everything = names_of(load(data))
+            assert sorted(everything) == sorted(sum(map(names_of, parts), [])), (
+                f"{data}: a dialogue or question went lost")
 
 
 def test_how_many_questions_each_part_has():
@@ -98,6 +101,17 @@ def test_hotpotqa_is_split_in_order(tmp_path):
     train, validation, test = splits(data)
     assert (len(train), len(validation), len(test)) == (6, 1, 3), "60, 10 and 30 of 100"
     assert names_of([*train, *validation, *test]) == [f"q{i}" for i in range(10)]
+
+
+def test_locomo_is_split_by_names_in_any_order(tmp_path):
+    names = [f"conv-{number}" for number in (26, 30, 41, 42, 43)]
+    for seed in range(5):
+        shuffled = random.Random(seed).sample(names, len(names))
+        train, validation, test = splits(locomo_file(tmp_path / f"{seed}.json", shuffled))
+        assert (names_of(train), names_of(validation)) == (["conv-26"], ["conv-30"]), (
+            f"{shuffled}: the place in the file decides; a shuffled copy would test on what was "
+            "trained on")
+        assert names_of(test) == [name for name in shuffled if name in names[2:]]
 
 
 def test_locomo_files_of_others_are_split_by_place(tmp_path):
