@@ -17,7 +17,6 @@ from comparisons.rules_and_mem0 import (
     FullContext,
     LocomoRAG,
     Mem0,
-    MemoryR1System,
     Overwrite,
     System,
     Work,
@@ -331,4 +330,4 @@ class LangMem(Mem0):
 SYSTEMS: dict[str, Callable[..., System]] = {
     "full-context": FullContext, "locomo-rag": LocomoRAG, "locomo-rag-4": partial(LocomoRAG, k=4),
     "add-everything": AddEverything, "overwrite": Overwrite, "langmem": LangMem, "zep": Zep,
-    "a-mem": AMem, "mem0": Mem0, "memory-r1": MemoryR1System}
+    "a-mem": AMem, "mem0": Mem0, "memory-r1": Mem0}

@@ -295,10 +295,3 @@ class Mem0(System):
             self.counts.update(invalid=invalid)
             self.counts.update(
                 apply_operations(self.bank, shown, operations, turn.speaker, turn.timestamp))
-
-
-class MemoryR1System(Mem0):
-    """Memory-R1 (arXiv 2508.19828): Mem0's pipeline with two trained models.
-
-    `policy` is the Memory Manager and `answerer` the Answer Agent; memr1.py is the one to read.
-    """

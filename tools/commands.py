@@ -13,6 +13,8 @@ COMMANDS = {  # name -> (the module that it is, what it does)
     "ppo": ("ppo", "with PPO"),
     "sft": ("sft", "by imitation"),
     "evaluate": ("evaluate", "score two agents over whole dialogues"),
+    "systems": ("comparisons.compare", "compare all memory systems on the same questions"),
+    "recall": ("comparisons.recall", "measure how much evidence is retrieved, without a model"),
     "memr1": ("memr1", "a chat with a memory"),
     "mem1": ("mem1", "long tasks, turn by turn"),
     "claims": ("claims", "check every claim of the papers"),

@@ -170,4 +170,6 @@ def resolve(options, algorithm: str):
                       others.get(values["data"], "observations"))
     # Without an agent, as evaluate.py mostly is, the folder is named after the data.
     values.setdefault("out", f"runs/{algorithm}-{values.get('agent') or Path(values['data']).stem}")
-    return replace(options, **values)
+    # A command declares only the options that it reads.
+    return replace(options, **{name: value for name, value in values.items()
+                               if hasattr(options, name)})
