@@ -1,5 +1,5 @@
-"""Tests of baselines.py and memory_systems.py: hand-worked cases with a scripted model, oracles,
-and awkward responses.
+"""Tests of rules_and_mem0.py and graphs_and_tools.py: hand-worked cases with a scripted model,
+oracles, and awkward responses.
 
     python -m pytest tests/test_baselines.py        (under ten seconds)
 """

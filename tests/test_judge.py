@@ -13,8 +13,10 @@ import re
 import socket
 import struct
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -88,10 +90,19 @@ def write(line: bytes) -> Behaviour:
     return behave
 
 
+def graded(user: str) -> tuple[str, str]:
+    """The gold answer and the answer to grade of a prompt."""
+    return re.search(r"Gold answer: (.*)\nAnswer to grade: (.*)", user).groups()
+
+
+def label(correct: bool) -> str:
+    return '{"label": "%s"}' % ("CORRECT" if correct else "WRONG")
+
+
 def grade(handler: BaseHTTPRequestHandler) -> None:
     """A good judge: CORRECT if the answer to grade equals the gold answer."""
-    gold, answer = re.search(r"Gold answer: (.*)\nAnswer to grade: (.*)", handler.user).groups()
-    say('{"label": "%s"}' % ("CORRECT" if gold == answer else "WRONG"))(handler)
+    gold, answer = graded(handler.user)
+    say(label(gold == answer))(handler)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -450,23 +461,21 @@ def test_the_work_on_a_reply_is_bounded(monkeypatch):
         "each brace costs a reading to the end of a reply that may have a million of them")
 
 
-def test_unparsable_is_counted_apart_and_never_correct(serve, tmp_path):
-    replies = [*UNPARSABLE[:20], None]
-    triples = [(f"Question {i}?", "same", "same") for i in range(len(replies))]
+def test_unparsable_is_counted_apart_and_never_correct(tmp_path):
+    replies, calls = UNPARSABLE[:20], []
 
-    def usual(handler):
-        say(replies[int(re.search(r"Question (\d+)", handler.user)[1])])(handler)
+    def ask(prompts, keep):
+        calls.append(len(prompts))
+        for place, reply in enumerate(replies):
+            keep(place, reply)
+        return ""
 
-    server = serve(usual=usual)
-    judge = judge_of(server, tmp_path)
-    assert judge.verdicts(triples) == [None] * len(replies)
-    assert judge.counts == {"unparsable": len(replies), "cached": 0}, (
-        "unparsable replies must be told from wrong answers and from missing replies")
-    asked = len(server.requests)
-    again = judge_of(server, tmp_path)
-    assert again.verdicts(triples) == [None] * len(replies)
-    assert len(server.requests) == asked and again.counts["cached"] == len(replies), (
-        "at temperature 0 the model would write the same again")
+    for _ in range(2):
+        judge = Judge("m", ask, tmp_path / "verdicts.jsonl")
+        assert judge.verdicts(numbered(20)) == [None] * 20
+        assert judge.counts["unparsable"] == judge.counts.total() - judge.counts["cached"] == 20, (
+            "unparsable replies must be told from wrong answers and from missing replies")
+    assert calls == [20], "at temperature 0 the model would write the same again"
 
 
 PIECES = ['{"label": "CORRECT"}', '{"label": "WRONG"}', '{"label":', '"label"', '"CORRECT"', "{",
@@ -489,19 +498,13 @@ def test_any_reply_becomes_a_verdict_or_none(reply):
 
 
 @fuzz
-@given(mixed, mixed, st.sampled_from([True, False]))
-def test_a_reply_that_says_both_is_never_correct(before, after, first):
-    both = ['{"label": "CORRECT"}', '{"label": "WRONG"}']
-    reply = (before.replace("<", "") + " ".join(both if first else both[::-1])
-             + after.replace("<", ""))
+@given(mixed, mixed, no_braces, no_braces, st.permutations(["CORRECT", "WRONG"]))
+def test_text_around_a_verdict_neither_hides_nor_adds_one(before, after, plain, more, words):
+    first, second = (f'{{"label": "{word}"}}' for word in words)
+    assert parse_verdict(plain + first + more) is (words[0] == "CORRECT")
     if '"' not in before and "{" not in before:  # else the first one may stand inside a string
+        reply = before.replace("<", "") + f"{first} {second}" + after.replace("<", "")
         assert parse_verdict(reply) is None, f"{reply!r} says both"
-
-
-@fuzz
-@given(no_braces, no_braces, st.sampled_from(["CORRECT", "WRONG", "correct"]))
-def test_text_around_a_verdict_hides_nothing(before, after, word):
-    assert parse_verdict(f'{before}{{"label": "{word}"}}{after}') is (word != "WRONG")
 
 
 values = st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=3), lambda inner: (
@@ -511,15 +514,11 @@ values = st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size
 
 @fuzz
 @given(st.binary() | values.map(lambda value: json.dumps(value).encode())
-       | values.map(lambda value: json.dumps({"choices": [{"message": value}]}).encode()))
-def test_any_body_becomes_a_text_or_none(body):
+       | values.map(lambda value: json.dumps({"choices": [{"message": value}]}).encode()),
+       st.text() | st.integers().map(str) | st.datetimes().map(format_datetime))
+def test_any_response_of_a_server_can_be_read(body, header):
     text = completion_text(body)
     assert text is None or isinstance(text, str)
-
-
-@fuzz
-@given(st.text() | st.integers().map(str) | st.datetimes().map(format_datetime))
-def test_any_retry_after_becomes_a_wait(header):
     assert 0 <= retry_after({"Retry-After": header}) < float("inf")
 
 
@@ -585,22 +584,19 @@ def test_every_reply_is_on_disk_when_the_next_is_asked_for(tmp_path):
     assert len(asked) == 6, "the second call goes on where the first was interrupted"
 
 
-def test_replies_are_kept_one_at_a_time(tmp_path, monkeypatch):
-    inside, most, never = [], [], threading.Event()
+def test_replies_are_written_one_at_a_time(tmp_path, monkeypatch):
+    inside, most = [], []
 
     class Bar(judge_module.tqdm):
         def update(self, n=1):
             inside.append(n)
             most.append(len(inside))
-            never.wait(0.02)  # time for another thread to come in, if it may
+            time.sleep(0.02)  # for another thread to come in, if it may
             inside.pop()
 
     def ask(prompts, keep):
-        threads = [threading.Thread(target=keep, args=(i, "x")) for i in range(len(prompts))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(keep, range(len(prompts)), ["x"] * len(prompts)))
         return ""
 
     monkeypatch.setattr(judge_module, "tqdm", Bar)
@@ -611,13 +607,8 @@ def test_replies_are_kept_one_at_a_time(tmp_path, monkeypatch):
 
 def test_ctrl_c_keeps_what_is_on_its_way(serve, tmp_path, monkeypatch):
     """Interrupted while four requests wait for replies: these arrive, and no more are sent."""
-    server, gate = serve(), threading.Event()
-
-    def slow(handler):
-        gate.wait()
-        say('{"label": "CORRECT"}')(handler)
-
-    server.usual = slow
+    gate = threading.Event()
+    server = serve(usual=lambda handler: (gate.wait(), grade(handler)))
     client = Server(server.url, "m")
 
     def interrupt(futures):
@@ -670,11 +661,14 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path):
 # ---- A local model -------------------------------------------------------------------------------
 
 
-class Canned:
-    """A policy that replies to a prompt by a function."""
+class Scripted:
+    """A policy that says CORRECT if the answer holds the gold answer; nothing if it is empty.
 
-    def __init__(self, reply: Callable[[str], str]):
-        self.reply, self.read, self.batches = reply, [], []
+    It is interrupted after `n_batches`.
+    """
+
+    def __init__(self, n_batches: int = 99):
+        self.read, self.batches, self.n_batches = [], [], n_batches
 
     def encode(self, messages: list[dict[str, str]]) -> list[int]:
         assert [message["role"] for message in messages] == ["system", "user"]
@@ -683,48 +677,31 @@ class Canned:
 
     def sample(self, prompts, group_size, max_new_tokens, temperature):
         assert temperature == 0, "a judge must be greedy, or no two evaluations agree"
+        if len(self.batches) == self.n_batches:
+            raise KeyboardInterrupt
         self.batches.append(len(prompts))
         return [[Step(prompt, prompt, True)] for prompt in prompts]
 
     def decode(self, ids: list[int]) -> str:
-        return self.reply(self.read[ids[0]])
-
-
-def by_words(user: str) -> str:
-    """CORRECT if the answer holds the gold answer; nothing usable for an empty one."""
-    gold, answer = re.search(r"Gold answer: (.*)\nAnswer to grade: (.*)", user).groups()
-    if answer == "(none)":
-        return "There is no answer to grade."
-    return 'Well. ```{"label": "%s"}```' % ("CORRECT" if gold in answer else "WRONG")
+        gold, answer = graded(self.read[ids[0]])
+        return "No answer." if answer == "(none)" else f"Well. ```{label(gold in answer)}```"
 
 
 def test_a_local_model_judges(tmp_path):
-    policy = Canned(by_words)
+    policy = Scripted()
     triples = [("Where?", f"place {i}.", f"at place {i}." if i % 2 else "nowhere")
                for i in range(70)] + [("Where?", "Oslo", "")]
-    wanted = [i % 2 == 1 for i in range(70)] + [None]
+    expected = [i % 2 == 1 for i in range(70)] + [None]
     judge = Judge("folder", from_policy(policy), tmp_path / "verdicts.jsonl")
-    assert judge.verdicts(triples) == wanted, "each verdict at the place of its answer"
+    assert judge.verdicts(triples) == expected, "each verdict at the place of its answer"
     assert max(policy.batches) <= CHUNK and sum(policy.batches) == 71
     assert judge.counts == {"correct": 35, "wrong": 35, "unparsable": 1, "cached": 0}
-    silent = Judge("folder", from_policy(Canned(None)), tmp_path / "verdicts.jsonl")
-    assert silent.verdicts(triples) == wanted, "all replies are on disk: the model is not needed"
-
-
-def test_a_local_model_interrupted_keeps_the_chunks_before(tmp_path):
-    policy = Canned(by_words)
-    sample = policy.sample
-
-    def interrupted(*args, **kwargs):
-        if policy.batches:
-            raise KeyboardInterrupt
-        return sample(*args, **kwargs)
-
-    policy.sample = interrupted
+    unused = Judge("folder", from_policy(Scripted(0)), tmp_path / "verdicts.jsonl")
+    assert unused.verdicts(triples) == expected, "all replies are on disk: no model is needed"
     with pytest.raises(KeyboardInterrupt):
-        Judge("folder", from_policy(policy), tmp_path / "verdicts.jsonl").verdicts(
+        Judge("m", from_policy(Scripted(1)), tmp_path / "m" / "verdicts.jsonl").verdicts(
             numbered(CHUNK + 5))
-    assert len(replies_in(tmp_path)) == CHUNK, "the first chunk was done and must be kept"
+    assert len(replies_in(tmp_path / "m")) == CHUNK, "the first chunk was done and must be kept"
 
 
 def test_a_real_model_with_random_weights(tiny_policy, tmp_path, monkeypatch):
