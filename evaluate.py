@@ -103,7 +103,8 @@ def evidence_found(sources: Sources, task: AnswerTask) -> float | None:
 
     None if the question names no evidence.
     """
-    # The agent sees 60 memories at most: what stands in the bank but is not retrieved counts not.
+    # The agent sees 60 memories at most. A memory of the bank that is not retrieved does not count,
+    # because no answer can rest on it.
     memories = [memory for of_speaker in
                 candidates(task.bank, task.question.text, task.speakers).values()
                 for memory in of_speaker]
@@ -114,30 +115,35 @@ def evidence_found(sources: Sources, task: AnswerTask) -> float | None:
 def ask_everything(answerer: Policy, dialogues: Sequence[Dialogue], reading: Reading,
                    distill: bool, max_new_tokens: int) -> list[Record]:
     """A record of every question, answered from the bank of its dialogue, in order."""
+    # All dialogues are read before the first answer: questions are asked of the final bank, where
+    # what was overwritten on the way is gone.
     tasks = [(dialogue, sources, AnswerTask(bank, question, dialogue.speakers))
              for dialogue, bank, sources in zip(dialogues, reading.banks, reading.sources)
              for question in dialogue.questions]
     records = []
     for start in show_bar(range(0, len(tasks), CHUNK), "answer"):
+        # The prompts of a chunk go to the model together: its size is a matter of speed alone.
         chunk = tasks[start : start + CHUNK]
         answers = answer_all(answerer, [task for _, _, task in chunk], distill, max_new_tokens)
         for (dialogue, sources, task), answer in zip(chunk, answers):
             question = task.question
-            texts = answer.text, question.answer
+            texts = answer.text, question.answer  # prediction first: BLEU-1 is not symmetric
             records.append({
                 "dialogue": dialogue.name, "question": question.text,
                 "category": question.category, "gold": question.answer, "answer": answer.text,
                 "exact_match": squad_exact_match(*texts), "f1": f1(*texts), "bleu1": bleu1(*texts),
                 "evidence": question.evidence, "evidence_found": evidence_found(sources, task),
+                # Kept as text, because the first thing to do with a bad score is to read it.
                 "selected": answer.selected, "response": answer.response})
     return records
 
 
 def score_records(records: Sequence[Record]) -> dict[str, Any]:
     """Means over all questions, and by question type."""
+    # One mean over questions, not over dialogues: a long dialogue weighs more, as in the papers.
     scores = summarise([r["answer"] for r in records], [r["gold"] for r in records],
                        [r["category"] for r in records])
-    # Questions without evidence count in neither mean: nothing of theirs could be found or missed.
+    # A question without evidence counts in neither mean, because nothing could be found or missed.
     scores["evidence_found"] = mean(r["evidence_found"] for r in records)
     for category, row in scores["by_category"].items():
         row["evidence_found"] = mean(
@@ -152,6 +158,7 @@ def run_system(manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue],
     # Training scores its managers with the same function, so that both numbers mean the same.
     reading = build_banks(manager, dialogues, hashed_words(), facts, max_new_tokens, show_bar)
     read_seconds = time.time() - start
+    # Timed apart: a system that thinks while it reads answers faster, and a table should show both.
     start = time.time()
     records = ask_everything(answerer, dialogues, reading, distill, max_new_tokens)
     answer_seconds = time.time() - start
@@ -160,6 +167,7 @@ def run_system(manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue],
         **score_records(records), "dialogues": len(dialogues), "turns_read": n_turns,
         "facts_read": reading.counts["facts"],
         "memories_per_dialogue": sum(map(len, reading.banks)) / len(reading.banks),
+        # Means hide how a manager decides: one that only adds has many memories and few UPDATEs.
         # "invalid" are those that name no memory or cannot be parsed; they change nothing.
         "operations": {name: reading.counts[name]
                        for name in ("ADD", "UPDATE", "DELETE", "NOOP", "invalid")},
@@ -172,6 +180,8 @@ def table(summary: dict[str, Any]) -> str:
     """Scores by question type, operations and times, as text."""
     lines = [f"{'question type':<16}{'count':>6}{'exact match':>13}{'F1':>8}{'BLEU-1':>8}"
              f"{'evidence':>10}"]
+    # By type, because the types fail for different reasons: multi-hop questions need two memories,
+    # temporal ones a date, and single-hop ones only that nothing was lost.
     rows = [(category_name(category), row) for category, row in summary["by_category"].items()]
     for name, row in [*rows, ("all", summary)]:
         lines.append(f"{name:<16}{row['count']:>6}{row['exact_match']:>13.3f}{row['f1']:>8.3f}"
@@ -205,6 +215,7 @@ def load_agents(options: EvaluateOptions) -> dict[str, Policy]:
     """The models of "manager" and "answerer"; one that is both is loaded once."""
     names = {"manager": options.manager or options.model,
              "answerer": options.answerer or options.model}
+    # Loaded twice, one model in both roles would need its memory twice.
     policies = {name: load_or_stop(name) for name in dict.fromkeys(names.values())}
     return {agent: policies[name] for agent, name in names.items()}
 
@@ -224,6 +235,7 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
                "answerer": options.answerer or options.model, **scores,
                "seconds": round(seconds, 1), "peak_memory_bytes": peak_memory_bytes()}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    # One line a question, in the order of the data: two runs can be paired (comparisons.intervals).
     (folder / "records.jsonl").write_text(
         "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records), encoding="utf-8")
     print(f"\n{options.data}: {scope}, facts from {options.facts}\nmanager {summary['manager']}, "
@@ -240,9 +252,11 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
 
 def evaluate_mem1(options: EvaluateOptions) -> dict:
     """One model as MEM1 and in the two other harnesses, on the same tasks; returns the summary."""
+    # Whole dialogues, because environments.py makes the corpus; --limit counts tasks here.
     test = held_out(options.data)
     folder = open_folder(options.out, "summary.json")
     policy, count = load_or_stop(options.model), options.objectives
+    # The same weights with other contexts: what differs is what the constant state costs or gains.
     scores = {harness: by_objectives(policy, harness, test, hashed_words(),
                                      options.max_new_tokens, options.limit or TASKS, (count,))
               for harness in HARNESSES}

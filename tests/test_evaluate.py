@@ -280,7 +280,8 @@ def test_comparisons_get_their_arguments(monkeypatch):
     main(["--systems=mem0"])
     assert calls == [("comparisons.recall", ["--limit", "3", "--data", "x"]),
                      ("comparisons.compare", ["--systems", "mem0", "--judge", "m"]),
-                     ("comparisons.compare", ["--systems=mem0"])]
+                     ("comparisons.compare", ["--systems=mem0"])], (
+        "every option but --recall itself belongs to the command that is handed the line")
 
 
 @pytest.mark.parametrize("arguments, expected", [
