@@ -22,6 +22,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from data import Dialogue, OpenQuestion
 from memory_bank import Embedder, MemoryBank
@@ -38,6 +39,10 @@ the questions, behind its number. The answer holds all answers in the order of t
 semicolons between them."""
 
 # ---- Environments: reset(task) -> text, step(kind, text) -> (text, reward, done) -----------------
+
+
+class Environment(Protocol):
+    """What MEM1 acts in."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class EvaluateOptions:
     facts: str | None = option(None, "of a turn: as said (turns), the data's observations or llm; "
                                "default: turns for the world, observations for LoCoMo, else llm",
                                "turns", "observations", "llm")
-    distill: str = option("on", "on: select memories, then answer; off", "on", "off")
+    distill: bool = option(True, "select memories, then answer")
     limit: int | None = option(None, "ask only the first so many questions (mem1: tasks), 10 to "
                                      "100, and read only their dialogues: a quick look")
     turns: int | None = option(None, "read only the first so many turns of a dialogue, 20 to 600, "
@@ -229,7 +229,7 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
     folder = open_folder(options.out, "records.jsonl")
     agents = load_agents(options)
     scores, records = run_system(agents["manager"], agents["answerer"], dialogues, options.facts,
-                                 options.distill == "on", options.max_new_tokens)
+                                 options.distill, options.max_new_tokens)
     seconds = time.time() - start
     summary = {**vars(options), "manager": options.manager or options.model,
                "answerer": options.answerer or options.model, **scores,

@@ -11,23 +11,25 @@ There is no critic: the mean of a group stands in for the value of its question.
 2508.19828, Eq. 3) takes this from DeepSeekMath (arXiv 2402.03300, Eq. 3).
 
 Where this differs from the paper
-1. The ratio is per token and clipped, as in DeepSeekMath; Memory-R1's Eq. 3 writes one ratio for
-   the whole response and no clip (the code it trained with clips per token).
-2. The loss is averaged over all tokens of the batch (`--reduction token`); DeepSeekMath averages
+1. The ratio is per token and clipped, as in DeepSeekMath. Memory-R1's Eq. 3 writes one ratio for
+   the whole response and no clip; the code it trained with clips per token.
+2. The loss is averaged over all tokens of the batch (`--reduction token`). DeepSeekMath averages
    each sequence first, which makes long wrong answers cheap. All three customs are here.
 3. Group size, clip, beta and epochs are not in the paper. Ours come from two dozen runs on the
    synthetic world, compared on validation dialogues.
-4. The old log-probs are those the sampler computed while sampling: they are the behaviour policy's
-   own, and cost nothing. `ratio_error` shows that sampling and scoring agree (in float32, to 1e-5).
+4. The old log-probs are those that the sampler computed while sampling, because they are the
+   behaviour policy's own and cost nothing. `ratio_error` shows that sampling and scoring agree (in
+   float32 to 1e-5).
 
-    python grpo.py                  the Memory Manager, some 105 s on two cores
-    python grpo.py --agent answer   the Answer Agent, about 110 s
-    python grpo.py --agent mem1     MEM1, some six minutes, and the two harnesses beside it
+    python grpo.py                  the Memory Manager, two minutes on two cores
+    python grpo.py --agent answer   the Answer Agent, two minutes
+    python grpo.py --agent mem1     MEM1, six minutes
+    python grpo.py --agent mem1 --compare               and the two harnesses beside it
     python grpo.py --agent mem1 --env shop              MEM1 in the web shop
     python grpo.py --model Qwen/Qwen2.5-3B-Instruct     the same on LoCoMo, with a GPU
-    torchrun --nproc-per-node 4 grpo.py                 the same on four GPUs (devices.py)
-    python grpo.py --save-every 5                       writes resume.pt (checkpoints.py)
+    python grpo.py --save-every 5                       writes resume.pt
     python grpo.py --resume                             goes on from it, bit for bit
+    torchrun --nproc-per-node 4 grpo.py                 on four GPUs
 
 It ends with "grpo manager: held-out exact match A -> B in S s, M GiB; run folder ...".
 """
@@ -35,32 +37,20 @@ It ends with "grpo manager: held-out exact match A -> B in S s, M GiB; run folde
 from __future__ import annotations
 
 import math
-import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor
 
-from backend.devices import (
-    add_up,
-    all_of,
-    clip_gradients,
-    exit_with,
-    gather,
-    gathered,
-    in_step,
-    own_seed,
-    spread,
-)
+from backend.devices import all_of, clip_gradients, exit_with, gathered
 from backend.lora import learned
-from training.checkpoints import TrainingState
+from comparisons.harnesses import compare_harnesses
 from training.options import SamplingOptions, option, parse_options
-from training.results import describe, evaluate_after, evaluate_before, finish, validate
+from training.results import evaluate_after, evaluate_before, finish
 from training.run import Run, launch, prepare
-from trees import Episode, micro_batches, token_numbers, trees_of
+from training.state import TokenMetrics, TrainingState, warm_up_then_decay
+from trees import Episode, token_numbers, trees_of
 
 # ---- The algorithm: pure functions ---------------------------------------------------------------
 
@@ -101,8 +91,8 @@ def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor,
     unclipped = ratio * advantages
     clipped = ratio.clamp(1 - clip, 1 + clip) * advantages
     metrics = {
-        "clip_fraction": (clipped < unclipped).float(),
         "ratio_error": (ratio - 1).abs().detach(),
+        "clip_fraction": (clipped < unclipped).float(),
     }
     return -torch.minimum(unclipped, clipped), metrics
 
@@ -151,13 +141,12 @@ def token_weights(lengths: Tensor, reduction: str, max_new_tokens: int,
 class GRPOOptions(SamplingOptions):
     """Options of grpo.py."""
 
-    clip: float = option(0.2, "the ratio is clipped to 1 - clip .. 1 + clip, 0.1 to 0.3")
-    kl: float | None = option(None, "beta, weight of the KL to the start model, 0 to 0.1; default: "
-                                    "0.1 (mem1: 0.05)")
+    clip: float = option(0.2, "the ratio is clipped to 1 - clip .. 1 + clip, 0.1 to 0.3",
+                         low=1e-3, high=1)
+    kl: float | None = option(None, "beta, weight of the KL to the start model, 0 to 0.1")
     reduction: str = option("token", "average the loss by token, sequence or constant",
                             "token", "sequence", "constant")
-    normalise: str = option("on", "on: divide advantages by the group's standard deviation; off",
-                            "on", "off")
+    normalise: bool = option(True, "divide advantages by the group's standard deviation")
     no_signal: str = option("keep", "groups whose rewards are all equal: keep (their KL holds what "
                                     "is right already) or drop (no update, half the time)",
                             "keep", "drop")
@@ -169,97 +158,68 @@ class Batch:
 
     sampled: list[list[Episode]]  # all P groups
     groups: list[list[Episode]]  # those to learn from
-    lengths: Tensor  # (E,) response tokens of each episode
     old_log_probs: Tensor  # (N,)
-    advantages: Tensor  # (N,)
     ref_log_probs: Tensor  # (N,)
+    advantages: Tensor  # (N,)
+    weights: Tensor  # (N,) what each token counts in the loss
 
 
 def collect(run: Run, tasks: Sequence, generator: torch.Generator) -> Batch:
     """Stages 1 to 3: sample, reward, compare."""
     options, device = run.options, run.policy.device
-    groups = run.agent.rollout(
-        run.policy, tasks, options.group_size, options.temperature, generator)
-    rewards = torch.tensor([[float(e.reward) for e in group] for group in groups])  # (P, G)
-    sampled, advantages = groups, group_advantages(rewards, options.normalise == "on")  # (P, G)
-    told_apart = advantages.abs().amax(1) > 0  # (P,)
-    if options.no_signal == "drop" and told_apart.any():
-        # Their advantages are 0: nothing but the KL would move, for most of the time of a step.
-        groups = [group for group, kept in zip(groups, told_apart) if kept]
-        advantages = advantages[told_apart]
-    trees, episodes = trees_of(groups), [episode for group in groups for episode in group]
-    lengths = torch.tensor([sum(len(s.response_ids) for s in e.steps) for e in episodes])  # (E,)
+    with gathered(run.policy.model, run.reference.model):
+        sampled = run.agent.rollout(
+            run.policy, tasks, options.group_size, options.temperature, generator)
+    rewards = torch.tensor([[float(e.reward) for e in group] for group in sampled])  # (P, G)
+    advantages = group_advantages(rewards, options.normalise)  # (P, G)
+    groups = sampled
+    has_signal = advantages.abs().amax(1) > 0  # (P,)
+    if options.no_signal == "drop" and has_signal.any():
+        # Where all rewards are equal nothing but the KL would move, for most of a step's time.
+        groups = [group for group, differs in zip(sampled, has_signal) if differs]
+        advantages = advantages[has_signal]
+    trees = trees_of(groups)
+    with gathered(run.reference.model), torch.no_grad():
+        ref_log_probs = run.reference.token_log_probs(trees, options.temperature)  # (N,)
+    lengths = torch.tensor([sum(len(step.response_ids) for step in episode.steps)
+                            for group in groups for episode in group])  # (E,)
     old_log_probs = torch.tensor([p for tree in trees for step in tree for p in step.log_probs],
                                  device=device)  # (N,)
-    batch = Batch(sampled, groups, lengths, old_log_probs,
-                  advantages.flatten().repeat_interleave(lengths).to(device), old_log_probs)
-    with torch.no_grad():
-        batch.ref_log_probs = run.reference.token_log_probs(trees, options.temperature)
-    return batch
+    weights = token_weights(lengths, options.reduction, options.max_new_tokens, all_of(lengths))
+    return Batch(sampled, groups, old_log_probs, ref_log_probs,
+                 advantages.flatten().repeat_interleave(lengths).to(device), weights.to(device))
 
 
 # Problem 12
 def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
-    """Learn; returns the logged rows and the validation scores by step."""
-    options, policy, device = run.options, run.policy, run.policy.device
-    generator = torch.Generator(device).manual_seed(own_seed(options.seed))
+    """Learn; returns the rows of metrics.csv, and the validation scores by step."""
+    options, policy = run.options, run.policy
     optimizer = torch.optim.AdamW(
         learned(policy.model), lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0)
-    # Adam's first steps have the full length whatever the gradient: warm up over four. Later the
-    # rate falls to a tenth: at a constant rate the reward drifts down again after its peak.
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
-        (step + 1) / 4, 1 - 0.9 * step / max(options.steps, 1)))
-    state = TrainingState(run, {"policy": policy.model}, optimizer, schedule, generator)
-    rows, scores = state.rows, state.scores  # empty, unless the run is resumed
-    if not scores:
-        scores[0] = validate(run, 0)
-    batches = islice(run.batches(), len(rows), None)
-    for step in state.steps():  # those still to do; after each, saves if it is time to
-        start = time.time()
-        with gathered(policy.model, run.reference.model):
-            batch = collect(run, spread(next(batches)), generator)
-        everyones = all_of(batch.lengths)  # those of all devices
-        weights = token_weights(
-            batch.lengths, options.reduction, options.max_new_tokens, everyones).to(device)
-        n = everyones.sum().item()
-        rows_of_step = policy.rows(trees_of(batch.groups))
-        # Metrics, averaged over tokens; `skipped` is 1 if an update was.
-        sums = Counter(kl=0.0, entropy=0.0, ratio_error=0.0, clip_fraction=0.0, skipped=0)
+    schedule = warm_up_then_decay(optimizer, options.steps)
+    state = TrainingState(run, {"policy": policy.model}, optimizer, schedule)
+    for tasks in state.steps():
+        batch = collect(run, tasks, state.generator)
+        packed_rows = policy.rows(trees_of(batch.groups))
+        metrics = TokenMetrics(len(batch.weights), options.epochs)
         for epoch in range(options.epochs):
             optimizer.zero_grad()
-            for rows_of_batch in in_step(micro_batches(rows_of_step, policy.micro_batch_tokens)):
-                index = token_numbers(rows_of_batch, device)  # (n,)
-                log_probs, entropies = policy.score(rows_of_batch, options.temperature)  # (n,)
-                per_token, metrics = clipped_loss(
+            for micro_batch in policy.micro_batches(packed_rows):
+                index = token_numbers(micro_batch, policy.device)  # (m,) of the batch's N tokens
+                log_probs, entropies = policy.score(micro_batch, options.temperature)  # (m,)
+                surrogate, clipping = clipped_loss(
                     log_probs, batch.old_log_probs[index], batch.advantages[index], options.clip)
-                kl = kl_k3(log_probs, batch.ref_log_probs[index])
-                (weights[index] * (per_token + options.kl * kl)).sum().backward()
-                if epoch == 0:
-                    sums["kl"] += kl.sum().item() / n
-                    sums["entropy"] += entropies.sum().item() / n
-                    worst = max(metrics["ratio_error"].tolist(), default=0.0)
-                    sums["ratio_error"] = max(sums["ratio_error"], worst)
-                if epoch == options.epochs - 1:
-                    sums["clip_fraction"] += metrics["clip_fraction"].sum().item() / n
-            norm = clip_gradients(policy.model.parameters(), options.max_grad_norm)
-            if not math.isfinite(norm):  # as after such a loss: leave the weights as they are
-                sums["skipped"] = 1
+                kl = kl_k3(log_probs, batch.ref_log_probs[index])  # (m,)
+                # A sum, because each weight is a token's share of the whole batch already.
+                (batch.weights[index] * (surrogate + options.kl * kl)).sum().backward()
+                metrics.add(epoch, kl=kl, entropy=entropies, **clipping)
+            grad_norm = clip_gradients(policy.model.parameters(), options.max_grad_norm)
+            if not math.isfinite(grad_norm):  # as after such a loss: keep the weights as they are
+                metrics.skipped = 1
                 break
             optimizer.step()
-        run.n_tokens += n
-        sampled, sums = gather(batch.sampled), add_up(sums)
-        rows.append({"step": step, **describe(sampled), **sums, "grad_norm": norm,
-                     "lr": schedule.get_last_lr()[0], "seconds": time.time() - start})
-        schedule.step()
-        run.log_step(rows[-1])
-        if step % 10 == 0 or step == 1:
-            run.log_samples(step, sampled)
-        if step % 8 == 0 or step == options.steps:
-            scores[step] = validate(run, step)
-        state.progress.set_postfix(
-            reward=f"{rows[-1]['reward']:.2f}", kl=f"{sums['kl']:.3f}",
-            tok_s=f"{n / rows[-1]['seconds']:.0f}")
-    return rows, scores
+        state.log(metrics, grad_norm, batch.sampled)
+    return state.history, state.scores
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -269,8 +229,10 @@ def main(argv: Sequence[str] | None = None) -> dict:
         exit_with("--group-size 1: in a group of one there is nothing to compare with; at least 2")
     run = prepare(options, "grpo")
     before = evaluate_before(run)
-    rows, scores = train(run)
-    return finish(run, before, evaluate_after(run), rows, scores, train)
+    history, scores = train(run)
+    after = evaluate_after(run)
+    by_objectives = compare_harnesses(run, train) if options.compare else None
+    return finish(run, before, after, history, scores, by_objectives)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from torch import Tensor
 from transformers import AutoConfig, Cache, GenerationConfig, PreTrainedTokenizerFast
 
 from backend.attention import RoomyLayer, use_tree_attention
+from backend.devices import in_step
 from backend.lora import (
     adapters,
     add_adapters,
@@ -381,6 +382,10 @@ class Policy:
             trees = [[step] for group in groups for step in group]
         budget = min(self.row_budget, self.micro_batch_tokens)
         return pack(trees, budget, self.model.config.get_text_config().hidden_size)
+
+    def micro_batches(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
+        """Rows cut into micro-batches of at most `micro_batch_tokens`, as many on every device."""
+        return in_step(micro_batches(rows, self.micro_batch_tokens))
 
     def read(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         """The last hidden states of a micro-batch where a token is predicted, with gradients.

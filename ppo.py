@@ -15,28 +15,32 @@ Memory-R1 (arXiv 2508.19828, Eq. 2) and MEM1 (arXiv 2506.15841) train so, after 
 (arXiv 1707.06347; GAE: arXiv 1506.02438, Eq. 16).
 
 Where this differs from the papers
-1. The KL is k1 in the reward, as in InstructGPT. MEM1's code clamps each token's at 0, so that its
-   mean is more than the KL: noise that pays here as often as it costs can only cost there.
+1. The KL is k1 in the reward, as in InstructGPT. k1 is noisy, and its errors cancel in the mean.
+   MEM1's code clamps each token's k1 at 0: only the positive errors remain, so its penalty is too
+   large.
 2. GAE runs over response tokens only, from the end of one step of an episode straight to the start
-   of the next. MEM1's code also runs it over what the environment wrote, and with lambda < 1 each
+   of the next. MEM1's code also runs it over what the environment wrote. With lambda below 1 each
    such token discounts the reward once more.
-3. The old log-probs are those the sampler computed, as in grpo.py.
-4. The critic is updated before the policy and, with tiny/, more often (`--critic-epochs`): with two
-   updates a batch its critic explained nothing (explained variance 0), and with lambda < 1 and
-   nothing expected, the first tokens of a response, which choose the operation, earn least.
+3. The old log-probs are those that the sampler computed, as in grpo.py.
+4. The critic is updated before the policy and, with tiny/, more often (`--critic-epochs`). With two
+   updates a batch its critic explained nothing (explained variance 0). Then, with lambda below 1,
+   the first tokens of a response earn least, and they choose the operation.
 
-What the critic costs, in bytes a weight of the policy (float32, Adam): `--critic own`, a trunk of
-its own as in both papers, 16 more (weights, gradient, two moments) beside the policy's 16 and the
-reference's 4, and a forward and backward pass an update. With `--lora` it is a second set of
-adapters on the same frozen weights, 1 percent of them: 0.45 GiB for a 3B model at rank 16, and the
-time. `--critic shared`, a head on the policy's own hidden states, none of that and a forward pass
-an update; it cannot shape the features that it reads, since no gradient passes from it into the
-policy. With a model as small as tiny/ activations are most of the memory, and those of critic and
-policy are never held together: `python ppo.py --steps 2 --limit 20` peaked at 1.7 GB with either.
+What the critic costs beside the policy's own 16 bytes a weight (weight, gradient and two moments in
+float32) and the reference's 4:
+
+    --critic own            16 bytes a weight, and a forward and backward pass an update; a trunk of
+                            its own, as in both papers
+    --critic own --lora R   0.45 GiB for a 3B model at rank 16: a second set of adapters on the same
+                            frozen weights; the same passes
+    --critic shared         nothing, and a forward pass an update: a linear head on the policy's
+                            hidden states, which it cannot shape, because no gradient passes
+
+Activations of critic and policy are never held together.
 
     python ppo.py                  the Memory Manager, two and a half minutes on two cores
     python ppo.py --agent answer   the Answer Agent, some four minutes
-    python ppo.py --agent mem1     MEM1 and the two harnesses it is compared with
+    python ppo.py --agent mem1     MEM1
 
 It ends with "ppo manager: held-out exact match A -> B in S s, M GiB; run folder ...".
 """
@@ -44,33 +48,21 @@ It ends with "ppo manager: held-out exact match A -> B in S s, M GiB; run folder
 from __future__ import annotations
 
 import math
-import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from backend.devices import (
-    add_up,
-    all_of,
-    clip_gradients,
-    gather,
-    gathered,
-    in_step,
-    own_seed,
-    shard,
-    spread,
-)
+from backend.devices import all_of, clip_gradients, gathered, shard
 from backend.lora import learned
+from comparisons.harnesses import compare_harnesses
 from policy import Policy
-from training.checkpoints import TrainingState
 from training.options import SamplingOptions, option, parse_options
-from training.results import describe, evaluate_after, evaluate_before, finish, validate
+from training.results import evaluate_after, evaluate_before, finish
 from training.run import Run, launch, load_or_stop, prepare
+from training.state import TokenMetrics, TrainingState, warm_up_then_decay
 from trees import Episode, Row, Step, micro_batches, token_numbers, trees_of
 
 # ---- The algorithm: pure functions ---------------------------------------------------------------
@@ -145,8 +137,8 @@ def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor,
     unclipped = ratio * advantages
     clipped = ratio.clamp(1 - clip, 1 + clip) * advantages
     metrics = {
-        "clip_fraction": (clipped < unclipped).float(),
         "ratio_error": (ratio - 1).abs().detach(),
+        "clip_fraction": (clipped < unclipped).float(),
     }
     return -torch.minimum(unclipped, clipped), metrics
 
@@ -163,6 +155,15 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
         near = old_values + (values - old_values).clamp(-clip, clip)
         error = torch.maximum(error, (near - returns) ** 2)
     return error / 2
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> float:
+    """How much of the variance of returns (N,) the values (N,) foresaw.
+
+    1 is all of it; 0 is no more than their mean, and the answer for returns that are all equal.
+    """
+    variance, unexplained = returns.var(correction=0), (returns - values).var(correction=0)
+    return (1 - unexplained / variance).item() if variance > 1e-8 else 0.0
 
 
 # ---- The critic ----------------------------------------------------------------------------------
@@ -193,11 +194,11 @@ class Critic(torch.nn.Module):
     @torch.no_grad()
     def values(self, trees: Sequence[Sequence[Step]]) -> Tensor:
         """Values before all response tokens of all steps in order, (N,)."""
-        found = torch.zeros(sum(len(step.response_ids) for tree in trees for step in tree),
-                            device=self.trunk.device)
+        values = torch.zeros(sum(len(step.response_ids) for tree in trees for step in tree),
+                             device=self.trunk.device)
         for rows in micro_batches(self.trunk.rows(trees), self.trunk.micro_batch_tokens):
-            found[token_numbers(rows, found.device)] = self(rows)
-        return found
+            values[token_numbers(rows, values.device)] = self(rows)
+        return values
 
 
 # ---- The loop ------------------------------------------------------------------------------------
@@ -207,19 +208,19 @@ class Critic(torch.nn.Module):
 class PPOOptions(SamplingOptions):
     """Options of ppo.py."""
 
-    clip: float = option(0.2, "the ratio is clipped to 1 - clip .. 1 + clip, 0.1 to 0.3")
+    clip: float = option(0.2, "the ratio is clipped to 1 - clip .. 1 + clip, 0.1 to 0.3",
+                         low=1e-3, high=1)
     kl: float = option(0.05, "beta, weight of the KL in the rewards, 0 to 0.1")
-    gamma: float = option(1.0, "discount a token, 0.99 to 1")
-    lam: float = option(0.95, "GAE's lambda: 1 trusts rewards alone, 0 the critic alone; 0.9 to 1")
+    gamma: float = option(1.0, "discount a token, 0.99 to 1", high=1)
+    lam: float = option(0.95, "GAE's lambda: 1 trusts rewards alone, 0 the critic alone; 0.9 to 1",
+                        high=1)
     critic: str = option("own", "own: a trunk of its own; shared: a head on the policy's states",
                          "own", "shared")
-    critic_lr: float | None = option(None, "the critic's learning rate; default: 1e-5, of "
-                                          "adapters 1e-4, or 1e-3 with tiny/")
-    critic_epochs: int | None = option(None, "updates of the critic from each batch, 1 to 16; "
-                                             "default: 4 with tiny/, else 2")
+    critic_lr: float | None = option(None, "the critic's learning rate, 1e-5 to 1e-3", low=1e-12)
+    critic_epochs: int | None = option(None, "updates of the critic from each batch, 1 to 16")
     value_clip: float = option(0.5, "clip of the value loss, 0.2 to 0.5; 0 is off")
-    bootstrap: str = option("off", "off: an episode cut at the length limit is over, and failed; "
-                                   "on: what the critic expects behind the cut counts", "on", "off")
+    bootstrap: bool = option(False, "what the critic expects behind a response that was cut at the "
+                                    "length limit counts; else a cut episode is over, and failed")
 
 
 @dataclass
@@ -227,145 +228,125 @@ class Batch:
     """The episodes of one step, laid flat: N response tokens in the order of `Policy.rows`."""
 
     groups: list[list[Episode]]
-    lengths: Tensor  # (E,) response tokens of each episode
     old_log_probs: Tensor  # (N,)
     ref_log_probs: Tensor  # (N,)
     old_values: Tensor  # (N,)
-    advantages: Tensor  # (N,) not whitened
+    advantages: Tensor  # (N,) whitened
     returns: Tensor  # (N,)
+    foresight: dict[str, float]  # how well the critic foresaw the returns, before its update
+
+
+def make_critic(run: Run) -> Critic:
+    """A critic as the options say: on the policy's states, on other adapters, or on a copy."""
+    options = run.options
+    if options.critic == "shared":
+        return Critic(run.policy, shared=True)
+    trunk = run.policy.second() if options.lora else load_or_stop(options.model, options)
+    critic = Critic(trunk, shared=False)
+    if options.shard:
+        shard(trunk, critic)
+    return critic
 
 
 def values_behind(critic: Critic, episodes: Sequence[Episode]) -> Tensor:
     """(E,) what the critic expects behind an episode that was cut; 0 where it ended by itself."""
-    found = torch.zeros(len(episodes), device=critic.trunk.device)
+    values = torch.zeros(len(episodes), device=critic.trunk.device)
     cut = [i for i, e in enumerate(episodes) if e.steps and not e.steps[-1].finished]
     # No value stands behind a response's last token. With the response in the prompt, the value
     # before one more token, whichever, is that.
-    asked = [[Step(e.steps[-1].prompt_ids + e.steps[-1].response_ids, [0], False)]
-             for e in (episodes[i] for i in cut)]
+    continued = [[Step(e.steps[-1].prompt_ids + e.steps[-1].response_ids, [0], False)]
+                 for e in (episodes[i] for i in cut)]
     if cut:
-        found[cut] = critic.values(asked)
-    return found
+        values[cut] = critic.values(continued)
+    return values
 
 
 def collect(run: Run, critic: Critic, tasks: Sequence, generator: torch.Generator) -> Batch:
     """Stages 1 to 3: sample, reward, compare."""
     options, device = run.options, run.policy.device
-    groups = run.agent.rollout(
-        run.policy, tasks, options.group_size, options.temperature, generator)
+    with gathered(run.policy.model, run.reference.model):
+        groups = run.agent.rollout(
+            run.policy, tasks, options.group_size, options.temperature, generator)
     trees, episodes = trees_of(groups), [episode for group in groups for episode in group]
+    with gathered(run.reference.model), torch.no_grad():
+        ref_log_probs = run.reference.token_log_probs(trees, options.temperature)  # (N,)
+    with gathered(run.policy.model, critic):  # a shared critic reads the policy's states
+        old_values = critic.values(trees)  # (N,)
+        last_values = torch.zeros(len(episodes), device=device)  # (E,)
+        if options.bootstrap:
+            last_values = values_behind(critic, episodes)
     rewards = torch.tensor([float(e.reward) for e in episodes], device=device)  # (E,)
-    lengths = torch.tensor([sum(len(s.response_ids) for s in e.steps) for e in episodes],
+    lengths = torch.tensor([sum(len(step.response_ids) for step in e.steps) for e in episodes],
                            device=device)  # (E,)
     old_log_probs = torch.tensor([p for tree in trees for step in tree for p in step.log_probs],
                                  device=device)  # (N,)
-    with torch.no_grad():
-        ref_log_probs = run.reference.token_log_probs(trees, options.temperature)  # (N,)
-    old_values = critic.values(trees)  # (N,)
-    last_values = torch.zeros_like(rewards)  # (E,)
-    if options.bootstrap == "on":
-        last_values = values_behind(critic, episodes)
-    earned = token_rewards(rewards, lengths, old_log_probs, ref_log_probs, options.kl)
+    earned = token_rewards(rewards, lengths, old_log_probs, ref_log_probs, options.kl)  # (N,)
     advantages, returns = gae(
         earned, old_values, lengths, last_values, options.gamma, options.lam)
-    return Batch(groups, lengths, old_log_probs, ref_log_probs, old_values, advantages, returns)
+    everyones, foreseen, happened = map(all_of, (advantages, old_values, returns))  # all devices'
+    foresight = {"value_loss": ((foreseen - happened) ** 2).sum().item() / 2 / len(happened),
+                 "explained_variance": explained_variance(foreseen, happened),
+                 "advantage_std": everyones.std(correction=0).item()}
+    return Batch(groups, old_log_probs, ref_log_probs, old_values, whiten(advantages, everyones),
+                 returns, foresight)
+
+
+# Problem 12
+def update_critic(critic: Critic, run: Run, batch: Batch, packed_rows: Sequence[Row],
+                  optimizer: torch.optim.Optimizer, metrics: TokenMetrics) -> None:
+    """Stage 4, first half: the critic towards what happened."""
+    options, policy = run.options, run.policy
+    # A shared critic reads the policy's weights, which stand still here.
+    with gathered(*([policy.model] if critic.shared else [])):
+        for _ in range(options.critic_epochs):
+            optimizer.zero_grad()
+            for micro_batch in policy.micro_batches(packed_rows):
+                index = token_numbers(micro_batch, policy.device)  # (m,) of the batch's N tokens
+                per_token = clipped_value_loss(critic(micro_batch), batch.old_values[index],
+                                               batch.returns[index], options.value_clip)  # (m,)
+                (per_token.sum() / metrics.n_tokens).backward()
+            grad_norm = clip_gradients(critic.parameters(), options.max_grad_norm)
+            if not math.isfinite(grad_norm):  # as after such a loss: keep the weights as they are
+                metrics.skipped = 1
+                break
+            optimizer.step()
 
 
 # Problem 12
 def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
-    """Learn; returns the logged rows and the validation scores by step."""
-    options, policy, device = run.options, run.policy, run.policy.device
-    generator = torch.Generator(device).manual_seed(own_seed(options.seed))
-    shared = options.critic == "shared"
-    critic = Critic(policy if shared else policy.second() if options.lora
-                    else load_or_stop(options.model, options), shared)
-    if options.shard == "on" and not shared:
-        shard(critic.trunk, critic)
+    """Learn; returns the rows of metrics.csv, and the validation scores by step."""
+    options, policy, critic = run.options, run.policy, make_critic(run)
     optimizer = torch.optim.AdamW([
         {"params": learned(policy.model), "lr": options.lr},
         {"params": learned(critic), "lr": options.critic_lr}],
         betas=(0.9, 0.95), weight_decay=0.0)
-    # Adam's first steps have the full length whatever the gradient: warm up over four. Later the
-    # rate falls to a tenth: at a constant rate the reward drifts down again after its peak.
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
-        (step + 1) / 4, 1 - 0.9 * step / max(options.steps, 1)))
-    state = TrainingState(
-        run, {"policy": policy.model, "critic": critic}, optimizer, schedule, generator)
-    rows, scores = state.rows, state.scores  # empty, unless the run is resumed
-    if not scores:
-        scores[0] = validate(run, 0)
-    batches = islice(run.batches(), len(rows), None)
-    for step in state.steps():  # those still to do; after each, saves if it is time to
-        start = time.time()
-        with gathered(policy.model, run.reference.model, critic):
-            batch = collect(run, critic, spread(next(batches)), generator)
-        everyones = all_of(batch.advantages)  # those of all devices
-        advantages, n = whiten(batch.advantages, everyones), len(everyones)
-        rows_of_step = policy.rows(trees_of(batch.groups))
-        parts = list(in_step(micro_batches(rows_of_step, policy.micro_batch_tokens)))
-        # Metrics, averaged over tokens; `skipped` is 1 if an update was.
-        error = batch.old_values - batch.returns
-        sums = Counter(kl=0.0, entropy=0.0, ratio_error=0.0, clip_fraction=0.0, skipped=0,
-                       value_loss=(error ** 2).sum().item() / 2 / n)  # before any update
+    schedule = warm_up_then_decay(optimizer, options.steps)
+    state = TrainingState(run, {"policy": policy.model, "critic": critic}, optimizer, schedule)
+    for tasks in state.steps():
+        batch = collect(run, critic, tasks, state.generator)
+        packed_rows = policy.rows(trees_of(batch.groups))
+        metrics = TokenMetrics(len(batch.returns), options.epochs)
         # The critic first: a shared one has to read the states that its old values came from.
-        with gathered(*([policy.model] if shared else [])):  # whose weights stand still here
-            for _ in range(options.critic_epochs):
-                optimizer.zero_grad()
-                for rows_of_batch in parts:
-                    index = token_numbers(rows_of_batch, device)  # (n,)
-                    per_token = clipped_value_loss(critic(rows_of_batch), batch.old_values[index],
-                                                   batch.returns[index], options.value_clip)  # (n,)
-                    (per_token.sum() / n).backward()
-                norm = clip_gradients(critic.parameters(), options.max_grad_norm)
-                if not math.isfinite(norm):  # as after such a loss: leave the weights as they are
-                    sums["skipped"] = 1
-                    break
-                optimizer.step()
+        update_critic(critic, run, batch, packed_rows, optimizer, metrics)
         for epoch in range(options.epochs):
             optimizer.zero_grad()
-            for rows_of_batch in parts:
-                index = token_numbers(rows_of_batch, device)  # (n,)
-                log_probs, entropies = policy.score(rows_of_batch, options.temperature)  # (n,)
-                per_token, metrics = clipped_loss(
-                    log_probs, batch.old_log_probs[index], advantages[index], options.clip)
+            for micro_batch in policy.micro_batches(packed_rows):
+                index = token_numbers(micro_batch, policy.device)  # (m,) of the batch's N tokens
+                log_probs, entropies = policy.score(micro_batch, options.temperature)  # (m,)
+                surrogate, clipping = clipped_loss(
+                    log_probs, batch.old_log_probs[index], batch.advantages[index], options.clip)
                 # The mean over the tokens of the whole batch, however it is cut up.
-                (per_token.sum() / n).backward()
-                if epoch == 0:
-                    log_ratio = (batch.ref_log_probs[index] - log_probs).detach()
-                    sums["kl"] += (log_ratio.exp() - 1 - log_ratio).sum().item() / n
-                    sums["entropy"] += entropies.sum().item() / n
-                    worst = max(metrics["ratio_error"].tolist(), default=0.0)
-                    sums["ratio_error"] = max(sums["ratio_error"], worst)
-                if epoch == options.epochs - 1:
-                    sums["clip_fraction"] += metrics["clip_fraction"].sum().item() / n
-            norm = clip_gradients(policy.model.parameters(), options.max_grad_norm)
-            if not math.isfinite(norm):
-                sums["skipped"] = 1
+                (surrogate.sum() / metrics.n_tokens).backward()
+                log_ratio = (batch.ref_log_probs[index] - log_probs).detach()  # (m,)
+                kl = log_ratio.exp() - 1 - log_ratio  # k3, as in grpo.py, but logged only
+                metrics.add(epoch, kl=kl, entropy=entropies, **clipping)
+            grad_norm = clip_gradients(policy.model.parameters(), options.max_grad_norm)
+            if not math.isfinite(grad_norm):
+                metrics.skipped = 1
                 break
             optimizer.step()
-        run.n_tokens += n
-        groups, sums = gather(batch.groups), add_up(sums)
-        rows.append({"step": step, **describe(groups), **sums, "grad_norm": norm,
-                     "explained_variance": explained_variance(
-                         all_of(batch.old_values), all_of(batch.returns)),
-                     "advantage_std": everyones.std(correction=0).item(),
-                     "lr": schedule.get_last_lr()[0], "seconds": time.time() - start})
-        schedule.step()
-        run.log_step(rows[-1])
-        if step % 10 == 0 or step == 1:
-            run.log_samples(step, groups)
-        if step % 8 == 0 or step == options.steps:
-            scores[step] = validate(run, step)
-        state.progress.set_postfix(
-            reward=f"{rows[-1]['reward']:.2f}", kl=f"{sums['kl']:.3f}",
-            tok_s=f"{n / rows[-1]['seconds']:.0f}")
-    return rows, scores
-
-
-def explained_variance(values: Tensor, returns: Tensor) -> float:
-    """How much of the returns' variance the critic foresaw: 1 all, 0 no more than their mean."""
-    variance = returns.var(correction=0)
-    return (1 - (returns - values).var(correction=0) / variance).item() if variance > 1e-8 else 0.0
+        state.log(metrics, grad_norm, batch.groups, **batch.foresight)
+    return state.history, state.scores
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -373,8 +354,10 @@ def main(argv: Sequence[str] | None = None) -> dict:
     options = parse_options(PPOOptions, "Train a memory agent with PPO.", argv)
     run = prepare(options, "ppo")
     before = evaluate_before(run)
-    rows, scores = train(run)
-    return finish(run, before, evaluate_after(run), rows, scores, train)
+    history, scores = train(run)
+    after = evaluate_after(run)
+    by_objectives = compare_harnesses(run, train) if options.compare else None
+    return finish(run, before, after, history, scores, by_objectives)
 
 
 if __name__ == "__main__":

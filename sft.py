@@ -26,26 +26,23 @@ from __future__ import annotations
 import json
 import math
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 
 import world as w
-from backend.devices import all_of, clip_gradients, exit_with, in_step, spread
+from backend.devices import clip_gradients, exit_with
 from backend.lora import learned
 from benchmarks.splits import splits
 from data import Dialogue, Message
 from memory_bank import Embedder, MemoryBank
 from memr1 import SIMILAR, candidates, everything, guard_place, turn_facts
 from prompts import Operation, answer_messages, format_answer, format_operation, manager_messages
-from training.checkpoints import TrainingState
 from training.options import Options, option, parse_options
-from training.results import evaluate_after, evaluate_before, finish, validate
+from training.results import evaluate_after, evaluate_before, finish
 from training.run import Run, launch, prepare
-from trees import micro_batches
+from training.state import TokenMetrics, TrainingState, warm_up_then_decay
 
 Lesson = tuple[list[Message], str]  # a prompt, and the response to it
 
@@ -147,51 +144,36 @@ def lessons_of(options: SFTOptions, embed: Embedder) -> list[Lesson]:
     train = splits(options.data, options.train_questions)[0]
     if options.agent == "manager":
         return manager_lessons(train, embed)
-    return answer_lessons(train, embed, options.distill == "on")
+    return answer_lessons(train, embed, options.distill)
 
 
 # ---- The loop ------------------------------------------------------------------------------------
 
 
 def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
-    """Learn; returns the logged rows and the validation scores by step."""
+    """Learn; returns the rows of metrics.csv, and the validation scores by step."""
     options, policy = run.options, run.policy
     lessons = [policy.lesson(*lesson) for lesson in lessons_of(options, run.embed)]
     optimizer = torch.optim.AdamW(
         learned(policy.model), lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
-        (step + 1) / 4, 1 - 0.9 * step / max(options.steps, 1)))
+    schedule = warm_up_then_decay(optimizer, options.steps)
     state = TrainingState(run, {"policy": policy.model}, optimizer, schedule)
-    rows, scores = state.rows, state.scores  # empty, unless the run is resumed
-    if not scores:
-        scores[0] = validate(run, 0)
-    batches = islice(run.batches(lessons), len(rows), None)
-    for step in state.steps():  # those still to do; after each, saves if it is time to
-        start = time.time()
-        groups = [[lesson] for lesson in spread(next(batches))]
-        n = all_of(torch.tensor([len(lesson.response_ids) for [lesson] in groups])).sum().item()
+    for batch in state.steps(lessons):
+        packed_rows = policy.rows([[lesson] for lesson in batch])
+        metrics = TokenMetrics(sum(len(lesson.response_ids) for lesson in batch))
         optimizer.zero_grad()
-        loss = 0.0
-        for rows_of_batch in in_step(
-                micro_batches(policy.rows(groups), policy.micro_batch_tokens)):
-            log_probs, _ = policy.score(rows_of_batch, 1.0)  # (n of these rows,)
-            part = -log_probs.sum() / n
-            part.backward()
-            loss += part.item()
-        norm = clip_gradients(policy.model.parameters(), options.max_grad_norm)
-        if skipped := not math.isfinite(norm):  # as after such a loss
-            optimizer.zero_grad()
-        optimizer.step()  # without a gradient nothing moves
-        run.n_tokens += n
-        loss = all_of(torch.tensor([loss])).sum().item()
-        rows.append({"step": step, "loss": loss, "grad_norm": norm, "skipped": int(skipped),
-                     "lr": schedule.get_last_lr()[0], "seconds": time.time() - start})
-        schedule.step()
-        run.log_step(rows[-1])
-        if step % 8 == 0 or step == options.steps:
-            scores[step] = validate(run, step)
-        state.progress.set_postfix(loss=f"{loss:.3f}", tok_s=f"{n / rows[-1]['seconds']:.0f}")
-    return rows, scores
+        for micro_batch in policy.micro_batches(packed_rows):
+            log_probs, _ = policy.score(micro_batch, 1.0)  # (m,)
+            # The mean over the tokens of the whole batch, however it is cut up.
+            (-log_probs.sum() / metrics.n_tokens).backward()
+            metrics.add(0, loss=-log_probs)
+        grad_norm = clip_gradients(policy.model.parameters(), options.max_grad_norm)
+        if math.isfinite(grad_norm):
+            optimizer.step()
+        else:  # as after such a loss: keep the weights as they are
+            metrics.skipped = 1
+        state.log(metrics, grad_norm)
+    return state.history, state.scores
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -201,8 +183,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
         exit_with("--agent mem1: the paper compares imitation with Memory-R1's two agents only")
     run = prepare(options, "sft")
     before = evaluate_before(run)
-    rows, scores = train(run)
-    return finish(run, before, evaluate_after(run), rows, scores, train)
+    history, scores = train(run)
+    return finish(run, before, evaluate_after(run), history, scores)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ ADAPTERS = {
     },
     12: {
         "grpo.train": "grpo.train",
+        "ppo.update_critic": "ppo.update_critic",
         "ppo.train": "ppo.train",
     },
 }

@@ -44,7 +44,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 from grade_one import CANARY, CANARY_SOURCE  # noqa: E402
-from make import PYTEST_INI, ROOT, blank, copy, places, transplant  # noqa: E402
+from make import LEFT_OUT, MODULES, PYTEST_INI, ROOT, blank, copy, places, transplant  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def readable(path: Path) -> bool:
 
 def build(problem: Problem, submission: Path, out: Path) -> None:
     """The folder in which one problem is graded."""
-    copy(("*.py", "tiny"), out)
+    copy((*MODULES, "tiny"), out)
+    shutil.rmtree(out / LEFT_OUT)
     functions = places()
     for path in sorted(ROOT.glob("*.py")):
         theirs = submission / path.name

@@ -9,8 +9,8 @@ signature and docstring stay and its body becomes `raise NotImplementedError("pr
 
 What is copied is listed below (`STUDENT_FILES`, `BUG_FILES`), so nothing new slips in. The
 project's own tests/ stay behind: they hold slow versions of the same functions to compare with, and
-would tell where a bug is planted. So do bench.py and its parts, which hold a training step for
-timing, the keys, grade.py, this file and the history in .git.
+would tell where a bug is planted. So do tools/bench/, which holds a training step for timing, the
+keys, grade.py, this file and the history in .git.
 
 OUT must not exist or be an empty folder. Exit code 2 and one line if something is in the way.
 """
@@ -30,13 +30,13 @@ ROOT = HERE.parent
 sys.path.insert(0, str(HERE / "bugs"))
 from patches import PATCHES, Patch  # noqa: E402
 
-PROJECT_FILES = ("*.py", "backend", "benchmarks", "training", "comparisons", "claims", "tools",
-                 "making", "docs", "README.md", "LICENSE", "requirements.txt", "pyproject.toml",
+MODULES = ("*.py", "backend", "benchmarks", "training", "comparisons", "claims", "tools", "making")
+PROJECT_FILES = (*MODULES, "docs", "README.md", "LICENSE", "requirements.txt", "pyproject.toml",
                  ".gitignore", "tiny")
 STUDENT_FILES = (*PROJECT_FILES, "assignments/README.md", "assignments/adapters.py",
                  "assignments/problems", "assignments/tests")
 # A training step of its own, for timing: a solution of problem 12.
-LEFT_OUT = ("tools/bench",)
+LEFT_OUT = "tools/bench"
 BUG_FILES = (*PROJECT_FILES, "tests/conftest.py", "tests/canned.py")
 PYTEST_INI = "[pytest]\ntestpaths = {}\n"
 MARK = re.compile(r"\s*# Problem (\d+)")
@@ -160,9 +160,7 @@ def make_student_version(out: Path, problems: Collection[int] | None = None) -> 
     """The project with the functions of all problems, or of some, still to be written."""
     found = places()
     copy(STUDENT_FILES, out)
-    for pattern in LEFT_OUT:
-        for path in out.glob(pattern):
-            shutil.rmtree(path)
+    shutil.rmtree(out / LEFT_OUT)
     for path in out.glob("*.py"):
         path.write_text(blank(path.read_text(encoding="utf-8"), problems or found),
                         encoding="utf-8")

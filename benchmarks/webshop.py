@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from benchmarks.shop import Store
+from environments import Environment
 
 WEBSHOP_PRODUCTS = 1000  # the small of its two sizes; the other, None, takes all 1.18 million
 WEBSHOP_TEST = 500  # its first goals are for testing, the rest for training, as in the paper
@@ -54,3 +57,17 @@ class WebShop:
     def step(self, action: str) -> tuple[str, float, bool, None]:
         """Act; WebShop takes the spaces in brackets as they are."""
         return self._visit.step(re.sub(r"\[\s+", "[", action))
+
+
+def webshop_tasks(counts: Sequence[int],
+                  ) -> tuple[Callable[[], Environment], list[list[WebShopGoal]]]:
+    """WebShop as an environment, and so many of its goals to train, validate and test on.
+
+    Its first `WEBSHOP_TEST` goals are never trained on. Raises ImportError as `WebShop` does.
+    """
+    first_visit = WebShop()
+    n_train, n_validation, n_test = counts
+    goals = first_visit.goals()
+    held_out, to_learn = goals[:WEBSHOP_TEST], goals[WEBSHOP_TEST:]
+    tasks = [to_learn[:n_train], held_out[n_test:n_test + n_validation], held_out[:n_test]]
+    return lambda: Store(WebShop(first_visit.server)), tasks

@@ -242,7 +242,7 @@ def answering(jobs: Sequence[Job], *options: str) -> list[Job]:
 def both_agents() -> list[Line]:
     """Claims 1 to 4; figures here and below are F1 in percent on LoCoMo, LLaMA-3.1-8B."""
     grpo, ppo, answer = alone(managers()), alone(managers(algorithm="ppo")), answering(answerers())
-    direct = answering(answerers("direct", "--distill", "off"), "--distill", "off")
+    direct = answering(answerers("direct", "--no-distill"), "--no-distill")
     both = [scoring(manager, answerer) for manager, answerer in zip(managers(), answerers())]
     return [
         difference(1, "a manager trained by GRPO beats the untrained one", "26.7 -> 33.0",

@@ -69,7 +69,7 @@ class CompareOptions:
     data: str | None = option(None, "world, world-long, locomo, msc or longmemeval, downloaded "
                                     "once, or a file of theirs; default: world for the embedded "
                                     "model, else locomo")
-    distill: str = option("on", "on: select memories, then answer; off", "on", "off")
+    distill: bool = option(True, "select memories, then answer")
     limit: int | None = option(None, "ask only the first so many questions, 10 to 100, and read "
                                      "only their dialogues: a quick look")
     turns: int | None = option(None, "read only the first so many turns of a dialogue, 20 to 600, "
@@ -218,7 +218,7 @@ def run_all(names: Sequence[str], options: CompareOptions, dialogues: Sequence[D
             for first in range(0, len(unread), TOGETHER):
                 part = unread[first:first + TOGETHER]
                 systems = make_systems(name, policies[models[0]], policies[models[1]], part,
-                                       options.max_new_tokens, options.distill == "on")
+                                       options.max_new_tokens, options.distill)
                 new = [{**record, "stamps": stamps}
                        for record in run_together(name, systems, part, progress)]
                 with path.open("a", encoding="utf-8") as file:

@@ -33,20 +33,13 @@ from memr1 import ManagerAgent, manager_tasks
 from policy import PolicyError
 from ppo import PPOOptions
 from training import checkpoints, results, run
-from training.checkpoints import (
-    FILE,
-    CheckpointError,
-    TrainingState,
-    judge_again,
-    judged,
-    read,
-    write,
-)
+from training.checkpoints import FILE, CheckpointError, read, write
+from training.state import TrainingState, numbered_outcomes, restore_outcomes
 from world import world
 
 STEPS = 10
 SMALL = {"questions": 3, "group-size": 4, "epochs": 2, "max-new-tokens": 5, "agent": "answer",
-         "distill": "off", "steps": STEPS, "lr": 1e-3, "kl": 0.05, "seed": 3}
+         "distill": False, "steps": STEPS, "lr": 1e-3, "kl": 0.05, "seed": 3}
 
 
 def script(name: str, folder: Path, **options: object) -> dict:
@@ -58,7 +51,8 @@ def script(name: str, folder: Path, **options: object) -> dict:
     given = {**SMALL, "model": folder.parent / "model", "data": folder.parent / "data.json",
              "out": folder, **options}
     argv = [word for key, value in given.items()
-            for word in ([f"--{key}"] if value is True else [f"--{key}", str(value)])]
+            for word in ([f"--{key}"] if value is True else [f"--no-{key}"] if value is False
+                         else [f"--{key}", str(value)])]
     return importlib.import_module(name).main(argv)
 
 
@@ -291,7 +285,7 @@ def test_what_the_frozen_judge_said_is_kept(tiny_policy, tmp_path):
     one = make_run(tiny_policy(), tiny_policy(), ManagerAgent(tiny_policy()), 3, tmp_path, tasks)
     one.agent.outcomes = {(tasks[2], "a"): {"answer": "x"}, (tasks[0], "b"): {"answer": "y"}}
     other = make_run(tiny_policy(), tiny_policy(), ManagerAgent(tiny_policy()), 3, tmp_path, tasks)
-    judge_again(other, judged(one))
+    restore_outcomes(other, numbered_outcomes(one))
     assert other.agent.outcomes == one.agent.outcomes, (
         "judged again in other batches, a near tie may turn out otherwise")
 
@@ -475,15 +469,15 @@ def test_a_state_is_restored_whole(tiny_policy, tmp_path):
         model.base_model.embed_tokens.requires_grad_(False)  # as with adapters: some are frozen
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
-        return TrainingState(one, {"policy": model}, optimizer, schedule,
-                             torch.Generator().manual_seed(len(str(one.saved))))
+        return TrainingState(one, {"policy": model}, optimizer, schedule)
 
     one = make_run(tiny_policy(), tiny_policy(), FirstTokenAgent(), 1, tmp_path)
     first = state(one)
     sum(p.square().sum() for p in one.policy.model.parameters()).backward()
     first.optimizer.step()
     first.schedule.step()
-    first.rows.append({"step": 1, "skipped": 0})
+    torch.rand(3, generator=first.generator)  # not where a new one begins
+    first.history.append({"step": 1, "skipped": 0})
     one.before = ({"f1": 0.5}, [])
     first.save()
     saved = torch.load(tmp_path / FILE, weights_only=True)

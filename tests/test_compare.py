@@ -158,7 +158,7 @@ def test_an_interrupted_comparison_goes_on(tmp_path, capsys, monkeypatch):
     main(arguments)
     assert len(read) == 4, "records of a model that was trained again since were taken for its own"
     with pytest.raises(SystemExit) as stopped:
-        main([*arguments, "--distill", "off"])
+        main([*arguments, "--no-distill"])
     assert stopped.value.code == 2 and "--distill" in capsys.readouterr().err, (
         "records of other options must not stand in one table")
 

@@ -102,9 +102,9 @@ def with_adapters(model: torch.nn.Module) -> None:
 CASES: dict[str, dict] = {
     "token": {}, "sequence": {"reduction": "sequence"}, "dropped": {"no_signal": "drop"},
     "frozen": {"freeze": half_frozen}, "adapters": {"freeze": with_adapters},
-    "sharded": {"shard": "on"}, "sharded, frozen": {"shard": "on", "freeze": half_frozen},
-    "ppo": {"kind": PPOOptions}, "ppo, sharded": {"kind": PPOOptions, "shard": "on"},
-    "ppo, shared critic, sharded": {"kind": PPOOptions, "critic": "shared", "shard": "on"},
+    "sharded": {"shard": True}, "sharded, frozen": {"shard": True, "freeze": half_frozen},
+    "ppo": {"kind": PPOOptions}, "ppo, sharded": {"kind": PPOOptions, "shard": True},
+    "ppo, shared critic, sharded": {"kind": PPOOptions, "critic": "shared", "shard": True},
 }
 
 
@@ -147,7 +147,7 @@ def trained(folder: Path, agent, n_tasks: int, tasks=None, kind=GRPOOptions, fre
     torch.set_num_threads(1)
     one = make_run(policy, reference, agent, n_tasks, folder, tasks, kind=kind, **options)
     one.saved = saved
-    if one.options.shard == "on":
+    if one.options.shard:
         devices.shard(policy)
         devices.shard(reference)
     rows, _ = (ppo if kind is PPOOptions else grpo).train(one)
@@ -246,15 +246,15 @@ def whole_steps(folder: Path) -> dict:
     """Really sampled steps: plain, sharded, and sharded with a stop after the second."""
     found = {}
     options = {"steps": 4, "questions": 2, "group_size": 8, "lr": 1e-2, "epochs": 2}
-    for name, extra in (("plain", {}), ("sharded", {"shard": "on"}),
-                        ("ppo", {"shard": "on", "kind": PPOOptions})):
+    for name, extra in (("plain", {}), ("sharded", {"shard": True}),
+                        ("ppo", {"shard": True, "kind": PPOOptions})):
         agent = Recorded()
         policy, rows = trained(folder / name, agent, 2, PROMPTS, **options, **extra)
         shares = devices.gather([agent.sampled])
         weights = [devices.whole(p.detach()) for p in policy.model.parameters()]
         found[name] = shares, rows, weights
     # Interrupted and resumed: by another state, which knows what the file holds and no more.
-    again = {**options, "shard": "on", "kind": PPOOptions, "save_every": 2}
+    again = {**options, "shard": True, "kind": PPOOptions, "save_every": 2}
     written, run.Run.log_step = run.Run.log_step, interrupted
     try:
         trained(folder / "again", Recorded(), 2, PROMPTS, **again)
@@ -351,7 +351,7 @@ def test_a_rank_that_dies_ends_the_run_and_leaves_it_resumable(tmp_path):
     argv = [f"--{key}={value}" for key, value in {
         "model": tmp_path / "model", "data": tmp_path / "data.json", "agent": "answer",
         "questions": 3, "group-size": 4, "steps": 4, "max-new-tokens": 5, "kl": 0.1,
-        "shard": "on", "out": tmp_path / "run"}.items()]
+        "shard": True, "out": tmp_path / "run"}.items()]
     codes = together(tmp_path, command, *argv, "--save-every", "2")
     said = errors(tmp_path)
     assert codes == [1, -signal.SIGKILL], f"{codes}: {said}"
@@ -419,5 +419,5 @@ def test_advantages_are_whitened_over_all_ranks():
 
 def test_one_device_cannot_shard(capsys, tmp_path):
     with pytest.raises(SystemExit) as stopped:
-        grpo.main(["--shard", "on", "--out", str(tmp_path / "run")])
+        grpo.main(["--shard", "--out", str(tmp_path / "run")])
     assert stopped.value.code == 2 and "torchrun" in capsys.readouterr().err

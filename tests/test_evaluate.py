@@ -262,7 +262,7 @@ def test_a_whole_evaluation(small_file, model_folder, tmp_path, capsys):
 def test_a_quick_look_says_so(small_file, model_folder, tmp_path, capsys):
     summary = main(["--data", str(small_file), "--answerer", str(model_folder), "--manager",
                     str(model_folder), "--out", str(tmp_path / "run"), "--max-new-tokens", "4",
-                    "--limit", "2", "--turns", "3", "--facts", "turns", "--distill", "off"])
+                    "--limit", "2", "--turns", "3", "--facts", "turns", "--no-distill"])
     text = capsys.readouterr().out
     assert ("a quick look, not the full test: the first 2 questions on 1 of 2 dialogues, of 6 "
             "questions") in text, text

@@ -346,9 +346,9 @@ def test_an_algorithm_learns_with_adapters_alone(tiny_policy, tmp_path, algorith
 def test_the_command_gives_a_real_model_adapters_and_tiny_none(model_folder, tmp_path):
     options = parse_options(GRPOOptions, "", ["--model", str(model_folder), "--data", "world"])
     options = resolve(options, "grpo")
-    assert (options.lora, options.checkpointing, options.lr) == (16, "on", 1e-5), "a real model"
+    assert (options.lora, options.checkpointing, options.lr) == (16, True, 1e-5), "a real model"
     tiny = resolve(parse_options(GRPOOptions, "", []), "grpo")
-    assert (tiny.lora, tiny.checkpointing, tiny.lr) == (0, "off", 3e-4), "the embedded model"
+    assert (tiny.lora, tiny.checkpointing, tiny.lr) == (0, False, 3e-4), "the embedded model"
     run = prepare(replace(options, agent="mem1", env="shop", out=str(tmp_path / "run"),
                           micro_batch_tokens=512), "grpo")
     assert run.reference.model is run.policy.model and not run.reference.adapted, (

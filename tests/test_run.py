@@ -89,7 +89,7 @@ def test_help_lists_every_option(name):
     (["--ste", "3"], "--ste"),  # no abbreviations: what is typed is what is in --help
     (["--limit", "0"], "--limit 0"),
     (["--limit", "many"], "many"),
-    (["--distill", "maybe"], "on, off"),
+    (["--distill", "maybe"], "maybe"),  # a switch: --distill or --no-distill
     (["--facts", "guesses"], "turns, observations, llm"),
     (["--data", "no/such/file.json"], "no/such/file.json"),
 ])
@@ -112,7 +112,8 @@ def test_bad_arguments_of_every_command(name, arguments, expected):
     (["--clip", "nan"], "--clip nan"),
     (["--temperature", "0"], "--temperature 0"),
     (["--reduction", "mean"], "token, sequence, constant"),
-    (["--normalise", "yes"], "on, off"),
+    (["--normalise", "yes"], "yes"),
+    (["--compare"], "--agent mem1"),
     (["--seed", 2**32], "--seed 4294967296"),
     (["--clip", "2"], "--clip 2"),
     (["--out", ""], "--out: is empty"),

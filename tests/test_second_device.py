@@ -31,14 +31,15 @@ COMMANDS = {
     "answer agent": f"grpo {SMALL} --group-size 4 --agent answer --no-signal drop",
     "mem1 in the shop": "grpo --agent mem1 --env shop --steps 1 --limit 2 --questions 2 "
                         "--group-size 2",
-    "adapters": f"grpo {SMALL} --group-size 4 --lora 4 --checkpointing on",
+    "adapters": f"grpo {SMALL} --group-size 4 --lora 4 --checkpointing",
     "half precision": f"grpo {SMALL} --steps 1 --group-size 4 --precision bfloat16",
-    "ppo, responses cut off": f"ppo {SMALL} --max-new-tokens 15 --bootstrap on",
+    "ppo, responses cut off": f"ppo {SMALL} --max-new-tokens 15 --bootstrap",
     "ppo, shared critic": f"ppo {SMALL} --critic shared",
     "ppo, adapters in half precision": f"ppo {SMALL} --steps 1 --lora 4 --precision bfloat16",
     "sft": "sft --steps 2 --limit 4",
-    "systems": "evaluate --limit 2 --turns 12 --systems all",
-    "bench": "bench --model tiny --prompts 2 --group 2 --prompt-tokens 64 --new-tokens 4",
+    "systems": "comparisons.compare --limit 2 --turns 12",
+    "bench": "tools.bench.__main__ --model tiny --prompts 2 --group 2 --prompt-tokens 64 "
+             "--new-tokens 4",
 }
 # In names of numbers that need not agree: times, memory, and on which side of the clip a ratio is.
 LOOSE = "seconds", "per_second", "all_steps", "memory_bytes", "share_of_rate", "clip_fraction"

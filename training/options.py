@@ -1,17 +1,19 @@
 """What a training command can be told: one class of options, its --help, and its defaults.
 
-Each field of `Options` is an option: its name, its default and its line of help in one place.
-`parse_options` reads the command line into such a class; `resolve` fills in what depends on the
-model and the data, and what it returns is what config.json keeps.
+Each field of `Options` is an option: its name, its default, its line of help and its limits in one
+place. A default of None depends on the model: `PRESETS` is the table of those, and --help prints
+it. `parse_options` reads a command line into such a class; `resolve` fills in the presets, and what
+it returns is what config.json keeps.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from backend.devices import exit_with
 from benchmarks.others import LOADERS
@@ -22,13 +24,60 @@ from world import KINDS
 EMBEDDED_MODEL = Path(__file__).resolve().parent.parent / "tiny"
 EMBEDDED_MEM1 = EMBEDDED_MODEL / "mem1"
 
+# ---- Defaults that depend on the model -----------------------------------------------------------
 
-def option(default, text: str, *choices: str, bare: str | None = None):
+# What suits the embedded models: two minutes of two cores (tiny/mem1/: six).
+TINY = {
+    "data": "world", "steps": 20, "questions": 76, "kl": 0.1,
+    "lora": 0, "lr": 3e-4, "adapter_lr": 3e-3,
+    "critic_lr": 1e-3, "adapter_critic_lr": 1e-3, "critic_epochs": 4,
+    "max_new_tokens": 48, "precision": "float32", "checkpointing": False,
+}
+# Adapters want some ten times the rate of all weights (Thinking Machines, LoRA Without Regret).
+# Two updates of the critic explain nothing of tiny/'s returns. Of a real model, where each costs as
+# much as an update of the policy, more were not tried.
+REAL = {
+    "data": "locomo", "steps": 100, "questions": 24, "kl": 0.1,
+    "lora": 16, "lr": 1e-6, "adapter_lr": 1e-5,
+    "critic_lr": 1e-5, "adapter_critic_lr": 1e-4, "critic_epochs": 2,
+    "max_new_tokens": 512, "precision": "bfloat16", "checkpointing": True,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    # Many questions a step: large batches of short decisions average out more of what is true of
+    # single questions only.
+    "tiny/manager": TINY,
+    "tiny/answer": {**TINY, "steps": 36, "questions": 24},
+    # 160 tokens: a state and an answer that hold sixteen answers each need so many.
+    "tiny/mem1": {**TINY, "steps": 40, "questions": 8, "kl": 0.05, "max_new_tokens": 160},
+    "real": REAL,
+    "real/mem1": {**REAL, "kl": 0.05},
+}
+
+
+def presets_table() -> str:
+    """The table as --help prints it: a row an option, a column a preset."""
+    lines = ["defaults that depend on the model (adapter_lr and adapter_critic_lr with adapters,",
+             "bfloat16 on a GPU that has it):", ""]
+    lines.append(f"{'':<20}" + "".join(f"{name:<14}" for name in PRESETS).rstrip())
+    for option_name in TINY:
+        values = [preset[option_name] for preset in PRESETS.values()]
+        shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
+        lines.append(f"  {option_name:<18}" + "".join(f"{text:<14}" for text in shown).rstrip())
+    return "\n".join(lines)
+
+
+# ---- Options -------------------------------------------------------------------------------------
+
+
+def option(default: Any, text: str, *choices: str, low: float | None = None,
+           high: float | None = None):
     """A field of an options class: its default, its line in --help, and the values it may take.
 
-    `bare` is the value of the option where it is given without one.
+    `low` and `high` are the least and the greatest value of a number. Unless given, a whole number
+    is at least 1, any other at least 0.
     """
-    return field(default=default, metadata={"help": text, "choices": choices, "bare": bare})
+    return field(default=default,
+                 metadata={"help": text, "choices": choices, "low": low, "high": high})
 
 
 @dataclass
@@ -38,8 +87,7 @@ class Options:
     model: str | None = option(None, "Hugging Face folder or hub name; default: tiny/, and "
                                      "tiny/mem1/ for mem1")
     data: str | None = option(None, "world, world-part, locomo or (mem1) hotpotqa, downloaded "
-                                    "once, or a file of theirs; default: world for the embedded "
-                                    "model, else locomo")
+                                    "once, or a file of theirs")
     agent: str = option("manager", "which agent learns: manager, answer or mem1",
                         "manager", "answer", "mem1")
     facts: str | None = option(None, "of a turn: as said (turns), the data's observations or llm; "
@@ -49,41 +97,39 @@ class Options:
                                                "default: 152 in the world, all of a file's")
     reward: str = option("exact_match", "manager and answer: what pays, exact_match or the softer "
                                         "f1", "exact_match", "f1")
-    distill: str = option("on", "on: select memories, then answer; off", "on", "off")
-    steps: int | None = option(None, "training steps, 10 to 200; default: 20 (answer: 36, mem1: "
-                                     "40), or 100 if not tiny/")
-    questions: int | None = option(None, "questions a step, 8 to 128; default: 76 (answer: 24, "
-                                         "mem1: 8) with tiny/, else 24")
-    lr: float | None = option(None, "learning rate; default: 1e-6, or 3e-4 with tiny/; of adapters "
-                                     "ten times as much")
+    distill: bool = option(True, "select memories, then answer; or answer directly")
+    steps: int | None = option(None, "training steps, 10 to 200", low=0)
+    questions: int | None = option(None, "questions a step, 8 to 128")
+    lr: float | None = option(None, "learning rate, 1e-6 to 1e-3", low=1e-12)
     lora: int | None = option(None, "rank of the adapters that learn, 8 to 64, the rest frozen; 0: "
-                                     "all weights learn; default: 0 with tiny/ or --shard on, "
-                                     "else 16")
+                                    "all weights learn, as always with --shard", low=0)
     precision: str | None = option(None, "of the arithmetic (what learns is kept in float32): "
-                                         "bfloat16 or float32; default: float32 with tiny/ and "
-                                         "on a CPU, else bfloat16", "bfloat16", "float32")
-    checkpointing: str | None = option(None, "on: compute layers again in the backward pass, for a "
-                                             "tenth of their memory and a third more time; off; "
-                                             "default: off with tiny/, else on", "on", "off")
+                                         "bfloat16 or float32", "bfloat16", "float32")
+    checkpointing: bool | None = option(None, "compute layers again in the backward pass, for a "
+                                              "tenth of their memory and a third more time")
     micro_batch_tokens: int = option(16384, "tokens in one forward and backward pass, 2048 (8 GB) "
                                             "to 65536 (80 GB); never changes a result")
-    max_new_tokens: int | None = option(None, "longest response; default: 48 (mem1: 160), or 512 "
-                                              "if not tiny/")
-    max_grad_norm: float = option(1.0, "the gradient is scaled down to this norm, 0.5 to 2")
+    max_new_tokens: int | None = option(None, "longest response, 48 to 512")
+    max_grad_norm: float = option(1.0, "the gradient is scaled down to this norm, 0.5 to 2",
+                                  low=1e-6)
     env: str = option("search", "mem1: search over a corpus, shop.py's web shop, or WebShop where "
                                 "it is installed", "search", "shop", "webshop")
     objectives: int = option(2, "mem1: questions in a training task, 1 to 4")
     harness: str = option("mem1", "mem1: what stays in context: the last state (mem1), every turn "
                                   "(full_context), the last tokens (truncation)",
                           *HARNESSES)
+    compare: bool = option(False, "mem1: train the other harnesses too, and score all three on "
+                                  "tasks of 1 to 16 questions; four times as long")
     limit: int | None = option(None, "only so many questions (mem1: tasks) to validate and test, "
                                      "10 to 100, and no whole dialogues: a quick look")
-    seed: int = option(0, "of the sampling and the order of the questions")
+    seed: int = option(0, "of the sampling and the order of the questions", low=0,
+                       high=2**32 - 1)  # torch takes no larger one
     out: str | None = option(None, "run folder; default: runs/ALGORITHM-AGENT")
-    save_every: int = option(0, "write resume.pt every so many steps, 5 to 50; 0: at Ctrl-C only")
+    save_every: int = option(0, "write resume.pt every so many steps, 5 to 50; 0: at Ctrl-C only",
+                             low=0)
     resume: bool = option(False, "go on with the run in the folder, from its resume.pt")
-    shard: str = option("off", "on: under torchrun, cut weights, gradients and moments over all "
-                               "devices (FSDP2)", "on", "off")
+    shard: bool = option(False, "under torchrun, cut weights, gradients and moments over all "
+                                "devices (FSDP2)")
     tensorboard: bool = option(False, "also write scalars for TensorBoard")
     wandb: bool = option(False, "also log to Weights & Biases")
 
@@ -94,82 +140,114 @@ class SamplingOptions(Options):
 
     group_size: int = option(8, "sampled episodes a question, 4 to 16")
     epochs: int = option(2, "updates from each batch of episodes, 1 to 4")
-    temperature: float = option(1.0, "sampling temperature, 0.7 to 1.2")
+    temperature: float = option(1.0, "sampling temperature, 0.7 to 1.2", low=1e-3)
 
 
-# The least value of an option; of others 1 for whole numbers, 0 for the rest.
-LEAST = {"seed": 0, "steps": 0, "save_every": 0, "lora": 0, "lr": 1e-12, "temperature": 1e-3,
-         "max_grad_norm": 1e-6, "clip": 1e-3, "critic_lr": 1e-12}
-# The greatest, where there is one; torch takes no larger seed.
-MOST = {"seed": 2**32 - 1, "gamma": 1, "lam": 1, "clip": 1}
+# ---- From the command line -----------------------------------------------------------------------
+
+
+def flag(name: str) -> str:
+    """How an option is typed.
+
+    >>> flag("group_size")
+    '--group-size'
+    """
+    return "--" + name.replace("_", "-")
+
+
+def add_option(parser: argparse.ArgumentParser, name: str, kind: type, default: Any,
+               metadata: Mapping[str, Any]) -> None:
+    """Tell the parser of one field; a boolean gets its --no- form too."""
+    if kind is bool:
+        parser.add_argument(flag(name), action=argparse.BooleanOptionalAction, default=default,
+                            help=metadata["help"] + (" (default: on)" if default else ""))
+        return
+    shown = "" if default is None else f" (default: {default})"
+    parser.add_argument(flag(name), type=kind, default=default, metavar=kind.__name__.upper(),
+                        help=metadata["help"] + shown)
+
+
+def refusal(name: str, value: Any, metadata: Mapping[str, Any]) -> str:
+    """Why an option may not have this value; "" if it may."""
+    choices, low, high = metadata["choices"], metadata["low"], metadata["high"]
+    if value == "":
+        return f"{flag(name)}: is empty"
+    if choices and value is not None and value not in choices:
+        return f"{flag(name)} {value}: must be one of {', '.join(choices)}"
+    if type(value) in (int, float):
+        least = low if low is not None else 1 if type(value) is int else 0
+        if not least <= value < float("inf"):
+            return f"{flag(name)} {value}: must be a finite number of at least {least:g}"
+        if high is not None and value > high:
+            return f"{flag(name)} {value}: must be at most {high}"
+    return ""
 
 
 def parse_options(cls: type, description: str, argv: Sequence[str] | None):
-    """Read the command line into an options class: --group-size for `group_size`, and so on."""
+    """Read a command line into an options class: --group-size for `group_size`, and so on.
+
+    Stops the program with one line if a value may not be.
+    """
+    fields = dataclasses.fields(cls)
+    # Presets are of interest only where there are options that have one.
+    epilog = presets_table() if any(f.name == "lora" for f in fields) else None
     parser = argparse.ArgumentParser(
-        description=description, allow_abbrev=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=100))
+        description=description, epilog=epilog, allow_abbrev=False,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=28, width=100))
     parser.error = lambda message: exit_with(f"{message}; --help lists all options")
-    for f in dataclasses.fields(cls):
-        name, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
-        kind = {"int": int, "float": float}.get(str(f.type).split(" ")[0], str)
-        shown = "" if f.default is None else f" (default: {f.default})"
-        kinds = {"type": kind, "default": f.default, "metavar": kind.__name__.upper()}
-        if f.metadata["bare"]:
-            kinds |= {"nargs": "?", "const": f.metadata["bare"]}
-        parser.add_argument(name, help=text + shown,
-                            **(kinds if f.type != "bool" else {"action": "store_true"}))
+    for f in fields:
+        # Types are text here, as in "int | None", since annotations are not evaluated.
+        kind = {"int": int, "float": float, "bool": bool}.get(f.type.split(" ")[0], str)
+        add_option(parser, f.name, kind, f.default, f.metadata)
     options = cls(**vars(parser.parse_args(argv)))
-    for f in dataclasses.fields(cls):
-        name, value = "--" + f.name.replace("_", "-"), getattr(options, f.name)
-        choices = f.metadata["choices"]
-        if choices and value is not None and value not in choices:
-            parser.error(f"{name} {value}: must be one of {', '.join(choices)}")
-        least = LEAST.get(f.name, 1 if type(value) is int else 0)
-        if type(value) in (int, float) and not least <= value < float("inf"):
-            parser.error(f"{name} {value}: must be a finite number of at least {least:g}")
-        if type(value) in (int, float) and value > MOST.get(f.name, value):
-            parser.error(f"{name} {value}: must be at most {MOST[f.name]}")
-        if value == "":
-            parser.error(f"{name}: is empty")
+    for f in fields:
+        if reason := refusal(f.name, getattr(options, f.name), f.metadata):
+            parser.error(reason)
     return options
 
 
-def resolve(options, algorithm: str):
-    """Fill in what depends on the model and the data."""
-    agent = getattr(options, "agent", "")
-    own = EMBEDDED_MEM1 if agent == "mem1" else EMBEDDED_MODEL
-    model = options.model or str(own)
-    embedded = Path(model).resolve() in (EMBEDDED_MODEL.resolve(), EMBEDDED_MEM1.resolve())
-    # Two minutes of the embedded model. Larger batches of a manager's short decisions average out
-    # more of what is true of single questions only.
-    steps, questions = {"answer": (36, 24), "mem1": (40, 8)}.get(agent, (20, 76))
-    shop = agent == "mem1" and getattr(options, "env", "search") != "search"  # needs no dialogues
-    lora = getattr(options, "lora", None)
-    if lora is None:
-        lora = 0 if embedded or getattr(options, "shard", "off") == "on" else 16
-    # Adapters want some ten times the rate of all weights (Thinking Machines, LoRA Without Regret).
-    lr = (3e-3 if lora else 3e-4) if embedded else (1e-5 if lora else 1e-6)
-    critic_lr = 1e-3 if embedded else (1e-4 if lora else 1e-5)
-    defaults = {"model": model, "data": "world" if embedded or shop else "locomo",
-                "steps": steps if embedded else 100, "questions": questions if embedded else 24,
-                "lora": lora, "lr": lr, "kl": 0.05 if agent == "mem1" else 0.1,
-                "checkpointing": "off" if embedded else "on",
-                "precision": "float32" if embedded else usual_precision(),
-                "critic_lr": critic_lr,
-                # Two explain nothing of tiny/'s returns. Of a real model, where each costs as much
-                # as an update of the policy, more were not tried.
-                "critic_epochs": 4 if embedded else 2,
-                # A state and an answer that hold sixteen answers each need 160.
-                "max_new_tokens": (160 if agent == "mem1" else 48) if embedded else 512}
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    values = {**{name: defaults[name] for name in defaults if hasattr(options, name)}, **given}
-    # Only LoCoMo comes with observations; its files are taken for such.
-    others = {name: "llm" for name in LOADERS if name != "locomo"}
-    values.setdefault("facts", "turns" if values["data"] in KINDS else
-                      others.get(values["data"], "observations"))
+def preset_of(options: Any, model: str) -> dict[str, Any]:
+    """The defaults of these options' model and agent, each under its option's own name."""
+    agent = getattr(options, "agent", None) or "manager"
+    is_embedded = Path(model).resolve() in (EMBEDDED_MODEL.resolve(), EMBEDDED_MEM1.resolve())
+    if is_embedded:
+        preset = dict(PRESETS[f"tiny/{agent}"])
+    else:
+        preset = dict(PRESETS["real/mem1" if agent == "mem1" else "real"])
+        preset["precision"] = usual_precision()
+    if agent == "mem1" and getattr(options, "env", "search") != "search":
+        preset["data"] = "world"  # a shop needs no dialogues: nothing is to be downloaded
+    if getattr(options, "shard", False):
+        preset["lora"] = 0
+    rank = getattr(options, "lora", None)
+    has_adapters = (preset["lora"] if rank is None else rank) > 0
+    for name in ("lr", "critic_lr"):
+        adapter_rate = preset.pop(f"adapter_{name}")
+        preset[name] = adapter_rate if has_adapters else preset[name]
+    return preset
+
+
+def usual_facts(data: str) -> str:
+    """Where facts come from unless --facts says so. Only LoCoMo comes with observations.
+
+    A file is taken for one of LoCoMo's.
+    """
+    if data in KINDS:
+        return "turns"
+    return "llm" if data in LOADERS and data != "locomo" else "observations"
+
+
+def resolve(options: Any, algorithm: str):
+    """Fill in what depends on the model and the data; works on any options class."""
+    agent = getattr(options, "agent", None)
+    values = {name: value for name, value in vars(options).items() if value is not None}
+    values.setdefault("model", str(EMBEDDED_MEM1 if agent == "mem1" else EMBEDDED_MODEL))
+    for name, default in preset_of(options, values["model"]).items():
+        if hasattr(options, name):
+            values.setdefault(name, default)
+    if hasattr(options, "facts"):
+        values.setdefault("facts", usual_facts(values["data"]))
     # Without an agent, as evaluate.py mostly is, the folder is named after the data.
-    values.setdefault("out", f"runs/{algorithm}-{values.get('agent') or Path(values['data']).stem}")
-    # A command declares only the options that it reads.
-    return replace(options, **{name: value for name, value in values.items()
-                               if hasattr(options, name)})
+    values.setdefault("out", f"runs/{algorithm}-{agent or Path(values['data']).stem}")
+    return replace(options, **values)

@@ -1,9 +1,8 @@
 """What comes of a training run: scores on held-out tasks, and what stands in its folder at the end.
 
-`evaluate` scores greedy episodes of the agent that learns, on tasks that it did not learn from. On
-top of that come whole dialogues for a manager (`evaluate_test`) and tasks of 1 to 16 questions for
-MEM1 (`compare_harnesses`). `evaluate_after` saves the weights; `finish` writes the rest of what
-run.py lists, and prints.
+`evaluate` scores greedy episodes of the agent that learns, on tasks that it did not learn from. A
+manager also reads whole dialogues (`evaluate_test`). `evaluate_after` saves the weights; `finish`
+writes the rest of what run.py lists, and prints. Nothing here trains.
 """
 
 from __future__ import annotations
@@ -12,21 +11,20 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from backend import devices
-from mem1 import HARNESSES, TASKS, by_objectives
-from memr1 import AnswerTask, answer_all, build_banks
+from environments import SearchTask
+from mem1 import HARNESSES
+from memr1 import AnswerTask, ManagerTask, answer_all, build_banks
 from metrics import summarise
 from policy import Policy
 from training.checkpoints import FILE
 from training.pictures import draw_curve, draw_objectives, objectives_table, table, transcripts
-from training.run import Run, Task, prepare
+from training.run import Run, Task
 from training.sharing import model_card
 from training.timeline import reading
 from trees import Episode
@@ -116,7 +114,7 @@ def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
             asked = [AnswerTask(bank, question, dialogue.speakers)
                      for bank, dialogue in zip(banks, dialogues)
                      for question in dialogue.questions]
-            answers = answer_all(run.reference, asked, run.options.distill == "on")
+            answers = answer_all(run.reference, asked, run.options.distill)
         rows = devices.gather([(answer.text, task.question.answer, task.question.category)
                                for answer, task in zip(answers, asked)])
         sizes = devices.gather([len(bank) for bank in banks])
@@ -138,9 +136,16 @@ def evaluate_before(run: Run) -> tuple[dict, list[Episode]]:
 
 
 def count_questions(tasks: Sequence[Task]) -> int:
-    """Different questions: a manager's in training judges two decisions, MEM1 answers several."""
-    return len({id(question) for task in tasks
-                for question in getattr(task, "questions", (getattr(task, "question", task),))})
+    """Different questions: in training one may judge two of a manager's decisions."""
+    distinct: set[int] = set()  # objects, because two dialogues may ask in the same words
+    for task in tasks:
+        if isinstance(task, SearchTask):  # MEM1 answers several
+            distinct.update(map(id, task.questions))
+        elif isinstance(task, (ManagerTask, AnswerTask)):
+            distinct.add(id(task.question))
+        else:
+            distinct.add(id(task))  # a purchase
+    return len(distinct)
 
 
 def peak_memory_bytes() -> int:
@@ -156,35 +161,6 @@ def peak_memory_bytes() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
-
-
-def compare_harnesses(run: Run, train: Callable[[Run], Any]) -> dict[str, dict[str, dict]]:
-    """A trained MEM1 beside the same start model, trained alike with other memories of its past.
-
-    Number of questions -> harness -> scores. The others' run folders are inside this one's, each
-    with its own resume.pt: one that was finished trains no step when resumed.
-    """
-    found = {}
-    for harness in HARNESSES:
-        policy = run.policy
-        if harness != run.options.harness:
-            folder = run.folder / harness
-            begun = run.options.resume and (folder / FILE).exists()
-            if not begun:
-                (folder / FILE).unlink(missing_ok=True)  # of an older run in the folder above
-            other = prepare(replace(run.options, harness=harness, out=str(folder), resume=begun),
-                            run.algorithm)
-            train(other)
-            policy = other.policy
-            save(policy, other.folder / "checkpoint")
-        with devices.gathered(policy.model):  # all devices do the same: what is timed here is one
-            found[harness] = by_objectives(policy, harness, run.test_dialogues, run.embed,
-                                           run.options.max_new_tokens,
-                                           run.options.limit or TASKS)
-        if harness != run.options.harness and devices.is_main():
-            save_card(other, objectives_table({n: {harness: s} for n, s in found[harness].items()}))
-    counts = next(iter(found.values()))
-    return {count: {harness: found[harness][count] for harness in found} for count in counts}
 
 
 def save(policy: Policy, folder: Path) -> None:
@@ -214,46 +190,47 @@ def save_dialogue(run: Run) -> None:
             return
         for when, manager in (("before", run.reference), ("after", run.policy)):
             record[when] = reading(manager, run.reference, dialogue, run.embed, options.facts,
-                                   options.distill == "on")
+                                   options.distill)
     (run.folder / "dialogue.json").write_text(
         json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list[Episode]],
-           rows: Sequence[dict[str, float]], scores: dict[int, float],
-           train: Callable[[Run], Any]) -> dict:
+           history: Sequence[dict[str, float]], scores: dict[int, float],
+           by_objectives: dict[str, dict[str, dict]] | None = None) -> dict:
     """Write model card, pictures and summary; print a table and three transcripts.
 
-    Returns what summary.json holds. For MEM1 `train` is called again for each of the harnesses it
-    is compared with.
+    `history` holds the rows of metrics.csv, `scores` the validation scores by step. `by_objectives`
+    are MEM1's scores beside the other harnesses', where they were trained. Returns what
+    summary.json holds.
     """
     options = run.options
     if options.agent == "manager" and not options.limit:
         save_dialogue(run)
-    compared = {}
-    if options.agent == "mem1" and options.env == "search" and options.harness == "mem1":
-        compared = {"by_objectives": compare_harnesses(run, train)}
     seconds = time.time() - run.started
-    title = f"{run.algorithm.upper()}, {options.agent}, {options.data}, seed {options.seed}"
-    headline = run.headline.replace("_", " ")
     summary = {
         "algorithm": run.algorithm, "agent": options.agent, "model": options.model,
         "data": options.data, "steps": options.steps, "seconds": round(seconds, 1),
-        "tokens_per_second": round(run.n_tokens / max(sum(r["seconds"] for r in rows), 1e-9), 1),
+        "tokens_per_second": round(
+            run.n_tokens / max(sum(row["seconds"] for row in history), 1e-9), 1),
         "peak_memory_bytes": peak_memory_bytes(),
         "train_questions": count_questions(run.train),
         "test_questions": count_questions(run.test),
-        "before": before[0], "after": after[0], **compared,
+        "before": before[0], "after": after[0],
     }
+    if by_objectives:
+        summary["by_objectives"] = by_objectives
     if not devices.is_main():
         return summary
-    draw_curve(rows, scores, headline, title, run.folder / "curve.png")
+    title = f"{run.algorithm.upper()}, {options.agent}, {options.data}, seed {options.seed}"
+    headline = run.headline.replace("_", " ")
+    draw_curve(history, scores, headline, title, run.folder / "curve.png")
     (run.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print("\n" + transcripts(before[1], after[1]))
     print("\n" + table(before[0], after[0]))
-    if compared:
-        print("\n" + objectives_table(compared["by_objectives"]))
-        draw_objectives(compared["by_objectives"], title, run.folder / "objectives.png")
+    if by_objectives:
+        print("\n" + objectives_table(by_objectives))
+        draw_objectives(by_objectives, title, run.folder / "objectives.png")
     save_card(run, table(before[0], after[0]))
     for folder in (run.folder, *(run.folder / harness for harness in HARNESSES)):
         (folder / FILE).unlink(missing_ok=True)  # finished: nothing to go on with

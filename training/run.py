@@ -1,6 +1,7 @@
 """What every training run needs and no reader of the algorithm does: data, tasks, run folder.
 
-results.py is the other half: it scores, and writes what a run leaves behind.
+results.py is the other half: it scores, and writes what a run leaves behind. state.py stands
+between a loop and both.
 
     runs/NAME/config.json    every option as it was resolved
               resume.pt      an unfinished run, to go on with (checkpoints.py)
@@ -35,23 +36,33 @@ from backend import devices
 from backend.devices import exit_with
 from benchmarks.shop import Goal, Store, goals
 from benchmarks.splits import splits as data_splits
-from benchmarks.webshop import WEBSHOP_TEST, WebShop, WebShopGoal
+from benchmarks.webshop import WebShopGoal, webshop_tasks
 from data import DataError, Dialogue, OpenQuestion
-from environments import Search, SearchTask, search_tasks
+from environments import Environment, Search, SearchTask, search_tasks
 from mem1 import Mem1Agent
 from memory_bank import Embedder, hashed_words
 from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, answer_tasks, manager_tasks
 from metrics import f1, squad_exact_match
 from policy import Policy, PolicyError, check_model, load_policy
-from training.checkpoints import FILE, CheckpointError, command, identity, read, scores_before
+from training.checkpoints import (
+    FILE,
+    CheckpointError,
+    identity,
+    read,
+    resume_command,
+    scores_before,
+)
 from training.options import Options, resolve
 from training.sharing import Tracker, TrackerError, tensorboard, wandb
 from trees import Episode
 
 Task = ManagerTask | AnswerTask | SearchTask | Goal | WebShopGoal
+Agent = ManagerAgent | AnswerAgent | Mem1Agent
 REWARDS = {"exact_match": squad_exact_match, "f1": f1}
 TRAINING_ROUNDS = 6  # MEM1's training questions are grouped so often: fewer pairs to know by heart
 SHOP_GOALS = (152, 81, 250)  # of training, validation and test
+OF_A_RUN = ("metrics.csv", "samples.jsonl", "cases.jsonl", "dialogue.json", "summary.json",
+            "curve.png", "objectives.png")
 
 
 def load_or_stop(name: str, options: Options | None = None) -> Policy:
@@ -61,7 +72,7 @@ def load_or_stop(name: str, options: Options | None = None) -> Policy:
     """
     how = {} if options is None else {
         "lora": options.lora, "precision": options.precision,
-        "checkpointing": options.checkpointing == "on",
+        "checkpointing": options.checkpointing,
         "micro_batch_tokens": options.micro_batch_tokens}
     try:
         return load_policy(name, **how)
@@ -77,7 +88,7 @@ class Run:
     algorithm: str
     policy: Policy
     reference: Policy  # the start model, frozen: for KL, and as the manager's answer agent
-    agent: ManagerAgent | AnswerAgent | Mem1Agent
+    agent: Agent
     train: list[Task]
     validation: list[Task]
     test: list[Task]
@@ -137,7 +148,7 @@ class Run:
 
 
 def long_tasks(options: Options, splits: Sequence[Sequence[Dialogue]], embed: Embedder,
-               ) -> tuple[Callable[[], Search | Store], list[list[Task]]]:
+               ) -> tuple[Callable[[], Environment], list[list[Task]]]:
     """MEM1's environment and its tasks to train, validate and test on."""
     if options.env == "search":
         return Search, [search_tasks(split, options.objectives, embed,
@@ -147,29 +158,40 @@ def long_tasks(options: Options, splits: Sequence[Sequence[Dialogue]], embed: Em
         return Store, [goals(count, seed, held_out=seed > 0)
                        for seed, count in enumerate(SHOP_GOALS)]
     try:
-        first = WebShop()
+        return webshop_tasks(SHOP_GOALS)
     except ImportError as error:
         exit_with(f"--env webshop: WebShop is not installed here ({error}); see "
                   "github.com/princeton-nlp/WebShop, or take --env shop")
-    n_train, n_validation, n_test = SHOP_GOALS
-    found = first.goals()
-    kept, rest = found[:WEBSHOP_TEST], found[WEBSHOP_TEST:]
-    tasks = [rest[:n_train], kept[n_test:n_test + n_validation], kept[:n_test]]
-    return lambda: Store(WebShop(first.server)), tasks
+
+
+def agent_and_tasks(options: Options, splits: Sequence[Sequence[Dialogue]], reference: Policy,
+                    embed: Embedder) -> tuple[Agent, list[list[Task]]]:
+    """The agent that learns, and its tasks to train, validate and test on."""
+    reward = REWARDS[options.reward]
+    if options.agent == "manager":
+        agent = ManagerAgent(reference, options.distill, options.max_new_tokens, reward)
+        return agent, [manager_tasks(split, embed, options.facts, reference,
+                                     guards=split is splits[0]) for split in splits]
+    if options.agent == "answer":
+        agent = AnswerAgent(options.distill, options.max_new_tokens, reward)
+        return agent, [answer_tasks(split, embed) for split in splits]
+    environment, tasks = long_tasks(options, splits, embed)
+    return Mem1Agent(environment, options.harness, options.max_new_tokens), tasks
 
 
 def check_options(options: Options) -> None:
     """Stop the program where options exclude each other, or the run folder, with one line."""
     n_devices, folder = devices.world_size(), Path(options.out)
-    if options.shard == "on" and n_devices == 1:
-        exit_with("--shard on: there is one device; start with torchrun --nproc-per-node 4, or "
-                  "so")
-    if options.shard == "on" and options.lora:
-        exit_with(f"--shard on --lora {options.lora}: what adapters leave to cut up fits one "
-                  "device; take one of the two")
+    if options.shard and n_devices == 1:
+        exit_with("--shard: there is one device; start with torchrun --nproc-per-node 4, or so")
+    if options.shard and options.lora:
+        exit_with(f"--shard --lora {options.lora}: what adapters leave to cut up fits one device; "
+                  "take one of the two")
     if options.questions < n_devices:
         exit_with(f"--questions {options.questions}: fewer than the {n_devices} devices they are "
                   "for")
+    if options.compare and (options.agent != "mem1" or options.env != "search"):
+        exit_with("--compare trains what MEM1 is compared with: it needs --agent mem1 --env search")
     if not options.resume and (folder / FILE).exists():
         exit_with(f"{folder} holds an unfinished run: go on with it (--resume), delete {FILE} "
                   "there, or choose another --out")
@@ -178,11 +200,46 @@ def check_options(options: Options) -> None:
                   "model will replace it; choose another --out")
 
 
+def open_folder(folder: Path, options: Options, this_run: dict[str, Any]) -> dict[str, Any] | None:
+    """Make the run folder; returns the checkpoint to go on from, None for a new run.
+
+    Stops the program if the folder cannot be written to, or with --resume holds another run.
+    """
+    try:
+        if options.resume:
+            return read(folder, this_run)
+        if devices.is_main():
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in OF_A_RUN:  # a new run keeps nothing of an older one
+                (folder / name).unlink(missing_ok=True)
+            (folder / "config.json").write_text(json.dumps(vars(options), indent=2) + "\n")
+    except CheckpointError as error:
+        exit_with(str(error))
+    except OSError as error:
+        exit_with(f"cannot write to the run folder {folder} ({error.strerror}); choose another "
+                  "--out")
+    return None
+
+
+def start_trackers(folder: Path, options: Options, n_rows: int) -> list[Tracker]:
+    """TensorBoard and Weights & Biases, as asked for; `n_rows` are logged already."""
+    trackers: list[Tracker] = []
+    if not devices.is_main():
+        return trackers
+    try:
+        if options.tensorboard:
+            trackers.append(tensorboard(folder, n_rows))
+        if options.wandb:
+            trackers.append(wandb(folder, vars(options)))
+    except TrackerError as error:
+        exit_with(str(error))
+    return trackers
+
+
 def prepare(options: Options, algorithm: str) -> Run:
     """Load model and data, build the tasks, make the folder. Stops the program on bad input."""
     devices.start()
     options = resolve(options, algorithm)
-    folder = Path(options.out)
     check_options(options)
     torch.manual_seed(options.seed)
     try:
@@ -199,43 +256,15 @@ def prepare(options: Options, algorithm: str) -> Run:
         reference = load_or_stop(options.model, options)
         reference.model.requires_grad_(False)
     embed = hashed_words()
-    distill = options.distill == "on"
-    if options.agent == "manager":
-        agent = ManagerAgent(reference, distill, options.max_new_tokens, REWARDS[options.reward])
-        tasks = [manager_tasks(split, embed, options.facts, reference, guards=split is splits[0])
-                 for split in splits]
-    elif options.agent == "answer":
-        agent = AnswerAgent(distill, options.max_new_tokens, REWARDS[options.reward])
-        tasks = [answer_tasks(split, embed) for split in splits]
-    else:
-        environment, tasks = long_tasks(options, splits, embed)
-        agent = Mem1Agent(environment, options.harness, options.max_new_tokens)
-    train, validation, test = tasks
+    agent, (train, validation, test) = agent_and_tasks(options, splits, reference, embed)
     if not train or not test:  # a manager's questions need evidence
         exit_with(f"{options.data}: no usable question to {'test on' if train else 'learn from'}")
     this_run = identity(options, algorithm, policy.model, len(train))
-    try:
-        saved = read(folder, this_run) if options.resume else None
-        if saved is None and devices.is_main():
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in ("metrics.csv", "samples.jsonl", "cases.jsonl", "dialogue.json",
-                         "summary.json", "curve.png", "objectives.png"):
-                (folder / name).unlink(missing_ok=True)
-            (folder / "config.json").write_text(json.dumps(vars(options), indent=2) + "\n")
-    except CheckpointError as error:
-        exit_with(str(error))
-    except OSError as error:
-        exit_with(f"cannot write to the run folder {folder} ({error.strerror}); choose another "
-                  "--out")
-    try:
-        main = devices.is_main()
-        trackers = ([tensorboard(folder, len(saved["rows"]) if saved else 0)]
-                     if options.tensorboard and main else []) + (
-            [wandb(folder, vars(options))] if options.wandb and main else [])
-    except TrackerError as error:
-        exit_with(str(error))
+    folder = Path(options.out)
+    saved = open_folder(folder, options, this_run)
+    trackers = start_trackers(folder, options, len(saved["rows"]) if saved else 0)
     print(" ".join(f"{name}={value}" for name, value in vars(options).items()))
-    if options.shard == "on":
+    if options.shard:
         devices.shard(policy)
         if reference.model is not policy.model:
             devices.shard(reference)
@@ -256,7 +285,7 @@ def launch(main: Callable[[], Any]) -> None:
         if devices.is_lost_rank(error):
             if devices.rank() < 2:  # one of these two is alive: once is enough
                 print("\nerror: another device's process has died, or torchrun was told to stop; "
-                      f"go on from the last checkpoint (--save-every) with: {command()}",
+                      f"go on from the last checkpoint (--save-every) with: {resume_command()}",
                       file=sys.stderr, flush=True)
             os._exit(1)  # at once: what is left of the connection could make it wait
         if isinstance(error, (OSError, PolicyError)):  # a full disk; a model learned to pieces

@@ -24,12 +24,12 @@ PATCHES = {
         "    log_ratio = log_probs - ref_log_probs\n"),),
         "tests/test_grpo.py::test_the_expected_k3_is_the_kl_from_policy_to_reference"),
     2: Patch("grpo.py", ((
-        "batch.ref_log_probs = run.reference.token_log_probs(",
-        "batch.ref_log_probs = run.policy.token_log_probs("),),
+        "ref_log_probs = run.reference.token_log_probs(",
+        "ref_log_probs = run.policy.token_log_probs("),),
         "tests/test_grpo.py::test_two_real_steps"),
     3: Patch("grpo.py", ((
-        "(weights[index] * (per_token + options.kl * kl)).sum().backward()",
-        "(per_token + options.kl * kl).mean().backward()"),),
+        "(batch.weights[index] * (surrogate + options.kl * kl)).sum().backward()",
+        "(surrogate + options.kl * kl).mean().backward()"),),
         "tests/test_grpo.py::test_a_step_has_the_gradient_of_the_definition"),
     4: Patch("ppo.py", ((
         "    last = lengths.cumsum(0) - 1  # (E,) an episode without tokens has no place for its "
@@ -38,8 +38,8 @@ PATCHES = {
         "it\n"),),
         "tests/test_ppo.py::test_the_reward_stands_on_the_last_response_token"),
     5: Patch("grpo.py", ((
-        "policy.score(rows_of_batch, options.temperature)",
-        "policy.score(rows_of_batch)"),),
+        "policy.score(micro_batch, options.temperature)",
+        "policy.score(micro_batch)"),),
         "tests/test_grpo.py::test_two_real_steps"),
     6: Patch("grpo.py", ((
         "    return -torch.minimum(unclipped, clipped), metrics\n",
@@ -50,12 +50,9 @@ PATCHES = {
         "        run.reference.model.parameters(), lr=options.lr,"),),
         "tests/test_grpo.py::test_two_real_steps"),
     8: Patch("ppo.py", ((
-        "    return Batch(groups, lengths, old_log_probs, ref_log_probs, old_values, advantages, "
-        "returns)\n",
-        "    advantages = whiten(advantages)\n"
-        "    returns = advantages + old_values\n"
-        "    return Batch(groups, lengths, old_log_probs, ref_log_probs, old_values, advantages, "
-        "returns)\n"),),
+        "    everyones, foreseen, happened = map(all_of, (advantages, old_values, returns))",
+        "    returns = whiten(advantages) + old_values\n"
+        "    everyones, foreseen, happened = map(all_of, (advantages, old_values, returns))"),),
         "tests/test_ppo.py::test_collect_by_the_definition"),
     9: Patch("grpo.py", ((
         "log_probs, batch.old_log_probs[index], batch.advantages[index], options.clip)",

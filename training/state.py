@@ -1,0 +1,271 @@
+"""What a training loop holds while it learns, and the loop's steps themselves.
+
+    for tasks in state.steps():         the questions of each step that is still to do
+        ...                             sample, compare, push: in grpo.py, ppo.py and sft.py
+        state.log(metrics, grad_norm)   one line of metrics.csv; now and then a validation
+
+Between two steps everything can be saved to resume.pt (checkpoints.py) and put back from there.
+On many devices each gets its share of the questions, and what it counted is added up here, so that
+a loop speaks of one device only.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from backend import devices
+from training.checkpoints import FILE, CheckpointError, file_size, resume_command, write
+from training.results import describe, validate
+from training.run import Run
+from trees import Episode
+
+LOGS = ("metrics.csv", "samples.jsonl", "cases.jsonl")
+BAD_STEPS = 3  # so many in a row without a finite gradient end the run
+SAMPLES_EVERY, VALIDATE_EVERY = 10, 8  # steps
+
+Scheduler = torch.optim.lr_scheduler.LambdaLR
+
+
+def warm_up_then_decay(optimizer: torch.optim.Optimizer, n_steps: int) -> Scheduler:
+    """The learning rate rises over four steps and then falls to a tenth, linearly.
+
+    Adam's first steps have the full length whatever the gradient, so they are made short. Later the
+    rate falls, because at a constant rate the reward drifts down again after its peak.
+    """
+    return Scheduler(optimizer, lambda step: min(
+        (step + 1) / 4, 1 - 0.9 * step / max(n_steps, 1)))
+
+
+class TokenMetrics:
+    """Numbers a token of one step, averaged over the step's tokens; `skipped` is 1 or 0.
+
+    All describe the policy before its first update, so they are taken in the first epoch, except
+    `clip_fraction`: nothing can be clipped before an update, so it is taken in the last.
+    `ratio_error` is the largest and no mean. `columns` are further sums, begun by the loop.
+    """
+
+    def __init__(self, n_tokens: int, epochs: int = 1, **columns: float):
+        self.n_tokens = sum(devices.gather([n_tokens]))  # of all devices
+        self.last_epoch = epochs - 1
+        self.sums = Counter(columns)
+        self.skipped = 0
+
+    def add(self, epoch: int, **values: Tensor) -> None:
+        """Count the tokens of one micro-batch, (m,) of each metric."""
+        for name, tokens in values.items():
+            self.sums[name] += 0.0  # a column of its own, whatever ends the step early
+            if epoch != (self.last_epoch if name == "clip_fraction" else 0):
+                continue
+            if name == "ratio_error":
+                self.sums[name] = max([self.sums[name], *tokens.tolist()])
+            else:
+                self.sums[name] += tokens.sum().item() / self.n_tokens
+
+
+class TrainingState:
+    """What a training loop has to remember.
+
+    `history` holds the rows of metrics.csv, `scores` the validation scores by step. When the run is
+    resumed, everything that was handed in is as it was after the checkpoint's last step.
+    """
+
+    def __init__(self, run: Run, modules: dict[str, torch.nn.Module],
+                 optimizer: torch.optim.Optimizer, schedule: Scheduler):
+        self.run, self.modules, self.optimizer, self.schedule = run, modules, optimizer, schedule
+        # Two devices must not draw the same samples.
+        self.generator = torch.Generator(run.policy.device).manual_seed(
+            devices.own_seed(run.options.seed))
+        self.history: list[dict[str, float]] = []
+        self.scores: dict[int, float] = {}
+        self.interrupted = False
+        self.path = run.folder / FILE
+        if run.saved is not None:
+            self._restore(run.saved)
+            run.saved = None
+        self.progress = tqdm(total=run.options.steps, initial=len(self.history),
+                             desc=run.algorithm, ncols=100, disable=not devices.is_main())
+
+    def steps(self, items: Sequence | None = None) -> Iterator[list]:
+        """This device's tasks, or other items to learn from, of every step that is still to do.
+
+        The start model is validated first, unless the run is resumed. After each step saves or
+        stops if it is time to: Ctrl-C finishes the step, saves and ends the program; a second one
+        ends it at once.
+        """
+        if not self.scores:
+            self.scores[0] = validate(self.run, 0)
+        earlier_handler = signal.signal(signal.SIGINT, self._on_interrupt)
+        batches = islice(self.run.batches(items), len(self.history), None)
+        try:
+            for step in range(len(self.history) + 1, self.run.options.steps + 1):
+                self.started = time.time()
+                yield devices.spread(next(batches))
+                self.progress.update()
+                self._save_or_stop(step)
+        finally:
+            signal.signal(signal.SIGINT, earlier_handler)
+            self.progress.close()
+
+    def log(self, metrics: TokenMetrics, grad_norm: float,
+            groups: Sequence[Sequence[Episode]] = (), **columns: float) -> None:
+        """One step is done: a row of metrics.csv, samples as text, and a validation when due.
+
+        `groups` are the episodes that were sampled; `columns` are further columns, the same on all
+        devices.
+        """
+        run, step = self.run, len(self.history) + 1
+        sums = devices.add_up(Counter(metrics.sums, skipped=metrics.skipped))
+        episodes = devices.gather(list(groups))
+        seconds = time.time() - self.started
+        self.history.append({
+            "step": step, **(describe(episodes) if episodes else {}), **sums,
+            "grad_norm": grad_norm, **columns, "lr": self.schedule.get_last_lr()[0],
+            "seconds": seconds})
+        self.schedule.step()
+        run.n_tokens += metrics.n_tokens
+        run.log_step(self.history[-1])
+        if step % SAMPLES_EVERY == 0 or step == 1:
+            run.log_samples(step, episodes)
+        if step % VALIDATE_EVERY == 0 or step == run.options.steps:
+            self.scores[step] = validate(run, step)
+        shown = {name: f"{self.history[-1][name]:.3f}" for name in ("reward", "kl", "loss")
+                 if name in self.history[-1]}
+        self.progress.set_postfix(**shown, tok_s=f"{metrics.n_tokens / seconds:.0f}")
+
+    # ---- Saved and put back ----------------------------------------------------------------------
+
+    def _save_or_stop(self, step: int) -> None:
+        """What is due after a step."""
+        options, is_last = self.run.options, step == self.run.options.steps
+        skipped = [row["skipped"] for row in self.history[-BAD_STEPS:]]
+        if sum(skipped) == BAD_STEPS:
+            older = f"; {self.path} is as it was before them" if self.path.exists() else ""
+            self._stop(f"steps {step - BAD_STEPS + 1} to {step}: the gradient is not finite, "
+                       f"nothing was learned from them; lower --lr or raise --kl{older}")
+        is_interrupted = any(devices.gather([self.interrupted]))
+        # MEM1's other harnesses, still to be trained, may be interrupted too.
+        is_due = is_last and (options.save_every or options.compare) or (
+            options.save_every and step % options.save_every == 0)
+        if is_interrupted or is_due and not skipped[-1]:
+            self.save()
+        if is_interrupted:
+            self.progress.close()
+            if devices.is_main():
+                print(f"interrupted after step {step} of {options.steps}; go on with: "
+                      f"{resume_command()}", file=sys.stderr)
+            raise SystemExit(130)
+
+    def _on_interrupt(self, *_: Any) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        if devices.is_main():
+            print("\nfinishing this step, then saving; Ctrl-C again stops at once", file=sys.stderr)
+
+    def save(self) -> None:
+        """Write resume.pt; stops the program with one line if that fails."""
+        try:
+            with devices.gathered(*self.modules.values()):
+                content = self._content()  # all ranks: sharded tensors are put together
+                if devices.is_main():
+                    write(self.path, content)
+            devices.gather([])  # no rank may go on, or end, before the file is whole
+        except CheckpointError as error:
+            message = f"step {len(self.history)}: {error}"
+            if self.path.exists():
+                message += f"; the last whole one is kept: {resume_command()}"
+            self._stop(message)
+
+    def _stop(self, message: str) -> NoReturn:
+        self.progress.close()  # a line of its own
+        devices.exit_with(message)
+
+    def _content(self) -> dict[str, Any]:
+        """What resume.pt holds: `CONTENT` in checkpoints.py."""
+        run = self.run
+        for name in LOGS:  # what `sizes` counts must be on the disk as well
+            if devices.is_main() and (run.folder / name).exists():
+                with (run.folder / name).open("rb+") as file:
+                    os.fsync(file.fileno())
+        before = run.before and (run.before[0], [(e.reward, e.log) for e in run.before[1]])
+        optimizer = self.optimizer.state_dict()
+        optimizer["state"] = {
+            number: {name: devices.whole(value) for name, value in moments.items()}
+            for number, moments in optimizer["state"].items()}
+        return {
+            "identity": run.identity, "before": before, "rows": self.history,
+            "scores": self.scores, "n_tokens": run.n_tokens, "seconds": time.time() - run.started,
+            "sizes": {name: file_size(run.folder / name) for name in LOGS},
+            "modules": {name: trained(module) for name, module in self.modules.items()},
+            "optimizer": optimizer, "schedule": self.schedule.state_dict(),
+            "ranks": devices.gather([self._of_this_rank()]),
+        }
+
+    def _of_this_rank(self) -> dict[str, Any]:
+        """What each rank has for itself."""
+        return {
+            "sampler": self.generator.get_state(),
+            "torch": torch.get_rng_state(), "python": random.getstate(),
+            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+            "outcomes": numbered_outcomes(self.run),
+        }
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        run, of_this_rank = self.run, saved["ranks"][devices.rank()]
+        self.history, self.scores, run.n_tokens = saved["rows"], saved["scores"], saved["n_tokens"]
+        run.started -= saved["seconds"]
+        for name, module in self.modules.items():
+            for key, value in trained(module).items():
+                value.copy_(devices.piece(saved["modules"][name][key], value))
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        state = {number: {name: devices.piece(value, parameters[number]) if value.ndim else value
+                          for name, value in moments.items()}
+                 for number, moments in saved["optimizer"]["state"].items()}
+        self.optimizer.load_state_dict({**saved["optimizer"], "state": state})
+        self.schedule.load_state_dict(saved["schedule"])
+        self.generator.set_state(of_this_rank["sampler"])
+        torch.set_rng_state(of_this_rank["torch"])
+        random.setstate(of_this_rank["python"])
+        if of_this_rank["cuda"] is not None:
+            torch.cuda.set_rng_state(of_this_rank["cuda"])
+        restore_outcomes(run, of_this_rank["outcomes"])
+        if devices.is_main():
+            for name, size in saved["sizes"].items():
+                if (run.folder / name).exists():
+                    os.truncate(run.folder / name, size)
+
+
+def trained(module: torch.nn.Module) -> dict[str, Tensor]:
+    """What training changes in a module, by name: weights with gradients, and buffers."""
+    weights = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+    return weights | dict(module.named_buffers())
+
+
+def numbered_outcomes(run: Run) -> list[tuple[int, str, dict]]:
+    """What the manager's frozen answer agent said after each decision: (task, response, outcome).
+
+    A task stands as its number among all tasks of the run.
+    """
+    number = {id(task): i for i, task in enumerate([*run.train, *run.validation, *run.test])}
+    return [(number[id(task)], response, outcome)
+            for (task, response), outcome in getattr(run.agent, "outcomes", {}).items()]
+
+
+def restore_outcomes(run: Run, outcomes: list[tuple[int, str, dict]]) -> None:
+    """Put back what `numbered_outcomes` returned."""
+    tasks = [*run.train, *run.validation, *run.test]
+    if outcomes:
+        run.agent.outcomes = {(tasks[number], response): outcome
+                              for number, response, outcome in outcomes}
