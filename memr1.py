@@ -62,7 +62,10 @@ from world import oracle_memories, second_pet
 
 SIMILAR = 5  # memories that the manager reads with a new fact
 PER_SPEAKER = 30  # memories of each speaker that the answer agent reads
+CHUNK = 32  # prompts of a whole dialogue handed to the model at a time, so that a bar moves
 Reward = Callable[[str, str], float]  # (answer, gold answer) -> what the answer is worth
+Sources = dict[int, set[str]]  # memory id -> ids of the turns that the memory stands for
+Progress = Callable[[range, str], Iterable[int]]  # shows a bar of this name over the steps
 
 # ---- Acting --------------------------------------------------------------------------------------
 
@@ -199,21 +202,78 @@ def apply_operations(bank: MemoryBank, memories: Sequence[Memory],
 
 
 def turn_facts(turn: Turn, source: str, policy: Policy | None = None) -> list[str]:
-    """What a turn states, by `--facts`: "turns" as said, "observations" of the data, or "llm".
+    """What one turn states; see `facts_of`."""
+    return facts_of([turn], source, policy)[0]
+
+
+def without_bar(steps: range, name: str) -> range:
+    """The steps themselves; a command that shows a bar gives another function (`Progress`)."""
+    return steps
+
+
+def facts_of(turns: Sequence[Turn], source: str, policy: Policy | None = None,
+             progress: Progress = without_bar) -> list[list[str]]:
+    """What each turn states, by `--facts`: "turns" as said, "observations" of the data, or "llm".
 
     "llm" needs a policy to ask. Raises ValueError for another source.
     """
     if source == "turns":
-        return [f"{turn.speaker}: {turn.text}"]
+        return [[f"{turn.speaker}: {turn.text}"] for turn in turns]
     if source == "observations":
-        return list(turn.facts)
-    if source == "llm":
-        return parse_facts(greedy(policy, [policy.encode(extract_messages(turn))], 256)[0])
-    raise ValueError(f"facts come from turns, observations or llm, not from {source!r}")
+        return [list(turn.facts) for turn in turns]
+    if source != "llm":
+        raise ValueError(f"facts come from turns, observations or llm, not from {source!r}")
+    facts: list[list[str]] = []
+    for start in progress(range(0, len(turns), CHUNK), "extract"):
+        prompts = [policy.encode(extract_messages(turn)) for turn in turns[start : start + CHUNK]]
+        facts += [parse_facts(response) for response in greedy(policy, prompts, 256)]
+    return facts
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a manager made of whole dialogues; banks and sources in the order of the dialogues."""
+
+    banks: list[MemoryBank]
+    sources: list[Sources]
+    counts: Counter[str]  # operations by name, "invalid" ones, and the "facts" that were read
+
+
+def build_banks(policy: Policy, dialogues: Sequence[Dialogue], embed: Embedder, facts: str,
+                max_new_tokens: int = 64, progress: Progress = without_bar) -> Reading:
+    """Put every fact of every dialogue through the manager into the dialogue's bank, from empty.
+
+    A decision depends on the bank that the last one left, so a dialogue's facts go one by one. The
+    dialogues go in step: the next fact of each makes one batch of prompts.
+    """
+    banks = [MemoryBank(embed) for _ in dialogues]
+    sources: list[Sources] = [{} for _ in dialogues]
+    queues = [[(fact, turn) for turn, stated in
+               zip(dialogue.turns, facts_of(dialogue.turns, facts, policy, progress))
+               for fact in stated] for dialogue in dialogues]
+    counts = Counter(facts=sum(map(len, queues)))
+    for place in progress(range(max(map(len, queues), default=0)), "read"):
+        unfinished = [i for i, queue in enumerate(queues) if place < len(queue)]
+        memories_before = {i: {memory.id: memory for memory in banks[i]} for i in unfinished}
+        observations = observe_all(
+            policy, [banks[i] for i in unfinished],
+            [(fact, turn.speaker, turn.timestamp)
+             for fact, turn in (queues[i][place] for i in unfinished)], max_new_tokens)
+        for i, observation in zip(unfinished, observations):
+            counts += observation.counts
+            turn = queues[i][place][1]
+            for memory in banks[i]:
+                # "is not", because an update that changes no word makes an equal memory.
+                if memories_before[i].get(memory.id) is not memory:
+                    sources[i].setdefault(memory.id, set()).add(turn.turn_id)
+    return Reading(banks, sources, counts)
 
 
 class MemoryR1:
-    """The whole system over one conversation: `observe` every turn, `answer` any question."""
+    """The whole system over one conversation: `observe` every turn, `answer` any question.
+
+    `build_banks` reads many dialogues at once; here somebody can ask in between, as the chat does.
+    """
 
     def __init__(self, manager: Policy, answerer: Policy, embed: Embedder,
                  speakers: Sequence[str], facts: str = "turns", distill: bool = True):
@@ -228,24 +288,8 @@ class MemoryR1:
 
     def answer(self, question: str) -> Answer:
         """Answer from the bank."""
-        asked = Question(question, "", 0, ())
-        return answer_all(self.answerer, [AnswerTask(self.bank, asked, self.speakers)],
-                          self.distill)[0]
-
-
-def build_banks(policy: Policy, dialogues: Sequence[Dialogue], embed: Embedder,
-                facts: str) -> tuple[list[MemoryBank], Counter[str]]:
-    """A manager's banks after whole dialogues, from empty; the dialogues go in step."""
-    banks = [MemoryBank(embed) for _ in dialogues]
-    counts: Counter[str] = Counter()
-    queues = [[(fact, turn.speaker, turn.timestamp) for turn in dialogue.turns
-               for fact in turn_facts(turn, facts, policy)] for dialogue in dialogues]
-    for place in range(max(map(len, queues), default=0)):
-        going = [i for i, queue in enumerate(queues) if place < len(queue)]
-        for seen in observe_all(policy, [banks[i] for i in going],
-                                [queues[i][place] for i in going]):
-            counts += seen.counts
-    return banks, counts
+        task = AnswerTask(self.bank, Question(question, "", 0, ()), self.speakers)
+        return answer_all(self.answerer, [task], self.distill)[0]
 
 
 # ---- Tasks and episodes --------------------------------------------------------------------------

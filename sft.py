@@ -34,13 +34,14 @@ import torch
 import world as w
 from backend.devices import clip_gradients, exit_with
 from backend.lora import learned
+from benchmarks.splits import splits
 from data import Dialogue, Message
 from memory_bank import Embedder, MemoryBank
 from memr1 import SIMILAR, candidates, everything, guard_place, turn_facts
 from prompts import Operation, answer_messages, format_answer, format_operation, manager_messages
 from training.options import Options, option, parse_options
 from training.results import evaluate_after, evaluate_before, finish
-from training.run import Run, launch, load_data, prepare
+from training.run import Run, launch, prepare
 from training.state import TokenMetrics, TrainingState, warm_up_then_decay
 
 Lesson = tuple[list[Message], str]  # a prompt, and the response to it
@@ -140,7 +141,7 @@ def lessons_of(options: SFTOptions, embed: Embedder) -> list[Lesson]:
     if options.data not in w.KINDS:
         exit_with(f"--data {options.data}: only the synthetic world has an oracle to imitate; give "
                   "--trajectories")
-    train = load_data(options.data, options.train_questions)[0]
+    train = splits(options.data, options.train_questions)[0]
     if options.agent == "manager":
         return manager_lessons(train, embed)
     return answer_lessons(train, embed, options.distill)

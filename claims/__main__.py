@@ -2,23 +2,12 @@
 
     a claim ──> the runs it needs ──> grpo.py, ppo.py, sft.py ──> evaluate.py ──> holds, or does not
 
-Nothing is trained or scored here. A claim names commands of this repository, three seeds of each;
-what is not yet in runs/claims/ is run (runner.py). Then their records are compared on the same
-questions. `python -m claims 5` does so for the fifth claim alone.
+Nothing is trained or scored here. A claim (lines.py) names commands of this repository, three seeds
+of each; what is not yet in runs/claims/ is run (runner.py). Then their records are compared on the
+same questions. lines.py also says when a claim holds, and where it differs from the papers'.
 
-A difference *holds* if its 95 % interval (runs and dialogues drawn anew, `intervals.crossed`) lies
-above 0, *does not hold* if it lies below, and is else *not shown*. Two that should be level are so
-if the interval stays within `LEVEL`, and more is not needed if it ends below. Where only three
-numbers are compared, one a seed, all must agree.
-
-Where this differs from the papers
-1. Scores are exact match, not F1 or a judge's: that is what is trained for.
-2. "Manager" and "answer agent" alone are scored over whole dialogues with the other one untrained,
-   as in the papers' ablations.
-3. The papers test carrying over on other benchmarks; here on names, relations and lengths that no
-   training dialogue had (`--data world-part`, `world-long`).
-
-    python -m claims       all of them; the README says how long it took
+    python -m claims       all of them, about half an hour
+    python -m claims 5     the fifth claim alone
 
 It ends with "claims: H hold, D do not, U are not shown; runs/claims/claims.csv". A command that was
 run before is not run again: delete its folder, or all of runs/claims/, to begin anew.
@@ -28,341 +17,37 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from backend.devices import exit_with
 from claims import runner
-from claims.runner import Job
-from comparisons.intervals import crossed
-from world import never_told
-
-SEEDS = (0, 1, 2)
-SIZES = (19, 38, 76, 152, 304)  # training questions
-# Runs are compared only with each other, so less than the usual budget does: half an hour in all.
-MANAGER, LESS_MANAGER = ("--steps", "14"), ("--questions", "38", "--steps", "12")
-LEAST_MANAGER = ("--questions", "38", "--steps", "8")  # fifteen runs; 304 questions once each
-LESS_ANSWER = ("--steps", "10")
-# At the usual rate, half this one, twelve steps teach nothing about sixteen questions.
-LESS_MEM1 = ("--steps", "12", "--lr", "6e-4", "--limit", "10")
-LONG = ("--data", "world-long", "--limit", "171")  # nine dialogues of twice the length
-LEVEL = 0.05  # exact match; what is closer is level
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of the table: a claim, what the paper says, and what is measured here."""
-
-    number: int
-    claim: str
-    paper: str
-    jobs: tuple[Job, ...]
-    measure: Callable[[], tuple[str, bool | None]]  # what was found; whether it holds
-
-
-# ---- The commands --------------------------------------------------------------------------------
-
-
-def training(algorithm: str, agent: str, seed: int, label: str = "", *options: str) -> Job:
-    """Train one agent. Its own evaluation is kept short: what is compared is scored over whole
-    dialogues, later."""
-    name = "-".join(filter(None, (algorithm, agent, label, str(seed))))
-    return Job(name, (f"{algorithm}.py", "--agent", agent, "--seed", str(seed), *options,
-                      "--limit", "19"))
-
-
-def scoring(manager: Job | None, answerer: Job | None, *options: str) -> Job:
-    """Whole dialogues, read and answered by two agents; None is the start model."""
-    parts = ["of", manager.name if manager else "start", answerer.name if answerer else "start",
-             *(option.lstrip("-") for option in options)]
-    command = ["evaluate.py"]
-    for flag, job in (("--manager", manager), ("--answerer", answerer)):
-        command += [flag, job.checkpoint] if job else []
-    return Job("-".join(parts), (*command, *options), tuple(j for j in (manager, answerer) if j))
-
-
-def ruled(rule: str) -> Job:
-    """Whole dialogues, read by a rule of baselines.py and answered by the start model."""
-    return Job(f"of-{rule}", ("evaluate.py", "--systems", rule))
-
-
-# ---- What is measured ----------------------------------------------------------------------------
-
-Question = tuple[str, int]  # (dialogue, number of the question in it)
-
-
-def answers(job: Job) -> dict[Question, dict[str, Any]]:
-    """The record of every question that a scoring command asked."""
-    lines = (job.folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
-    found: dict[Question, dict[str, Any]] = {}
-    counts: dict[str, int] = {}
-    for record in map(json.loads, lines):
-        # `--systems` writes one line a dialogue, else a line is a question.
-        for row in record.get("questions", [record]):
-            number = counts.get(record["dialogue"], 0)
-            counts[record["dialogue"]] = number + 1
-            found[record["dialogue"], number] = row
-    return found
-
-
-def right(row: dict[str, Any]) -> float:
-    """Exact match of one answer."""
-    return float(row["exact_match"])
-
-
-def words(row: dict[str, Any]) -> float:
-    """How long one answer is."""
-    return float(len(row["answer"].split()))
-
-
-Terms = Sequence[tuple[int, Sequence[Job]]]  # (sign, one job a seed, or one for all seeds)
-
-
-def interval(terms: Terms, kept: Callable[[str], bool] = lambda question: True,
-             value: Callable[[dict[str, Any]], float] = right) -> tuple[float, float, float]:
-    """The signed sum of some scores, paired by question and by seed: (mean, low, high)."""
-    scores = []
-    for seed in range(max(len(jobs) for _, jobs in terms)):
-        signed = [(sign, answers(jobs[seed % len(jobs)])) for sign, jobs in terms]
-        asked = [key for key, row in signed[0][1].items() if kept(row["question"])]
-        scores.append([sum(sign * value(rows[key]) for sign, rows in signed) for key in asked])
-    return crossed(scores, [dialogue for dialogue, _ in asked])
-
-
-def shown(found: tuple[float, float, float], digits: int = 3) -> str:
-    """An effect and its interval as text."""
-    mean, low, high = found
-    return f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
-
-
-def above_zero(found: tuple[float, float, float]) -> bool | None:
-    """True if the whole interval is above 0, False if below, else None."""
-    return True if found[1] > 0 else False if found[2] < 0 else None
-
-
-def level(found: tuple[float, float, float]) -> bool | None:
-    """True if the whole interval is within LEVEL of 0, False if all of it is outside, else None."""
-    if -LEVEL <= found[1] and found[2] <= LEVEL:
-        return True
-    return False if found[1] > LEVEL or found[2] < -LEVEL else None
-
-
-def no_more(found: tuple[float, float, float]) -> bool | None:
-    """True if the whole interval is at most LEVEL, False if all of it is above, else None."""
-    return True if found[2] <= LEVEL else False if found[1] > LEVEL else None
-
-
-def difference(number: int, claim: str, paper: str, terms: Terms, baseline: Sequence[Job] = (),
-               kept: Callable[[str], bool] = lambda question: True,
-               judge: Callable[[tuple[float, float, float]], bool | None] = above_zero,
-               value: Callable[[dict[str, Any]], float] = right) -> Line:
-    """A line about one signed sum of scores; `baseline` is scored too, to say what it rose from."""
-    jobs = tuple(job for _, theirs in terms for job in theirs)
-
-    def measure() -> tuple[str, bool | None]:
-        found, text = interval(terms, kept, value), ""
-        if baseline:
-            text = f"{interval([(1, baseline)], kept, value)[0]:.3f}, "
-        return text + shown(found), judge(found)
-
-    return Line(number, claim, paper, (*jobs, *baseline), measure)
-
-
-def by_seed(number: int, claim: str, paper: str, jobs: Sequence[Job],
-            value: Callable[[Path], float], digits: int = 2,
-            holds: Callable[[float], bool] = lambda found: found > 0) -> Line:
-    """A line about one number a run, read from its folder: all runs must agree."""
-
-    def measure() -> tuple[str, bool | None]:
-        found = [value(job.folder) for job in jobs]
-        agreed = {holds(x) for x in found}
-        text = " / ".join(f"{x:.{digits}f}" for x in found)
-        return text, agreed.pop() if len(agreed) == 1 else None
-
-    return Line(number, claim, paper, tuple(jobs), measure)
-
-
-def early_reward(folder: Path) -> float:
-    """Mean training reward over the first half of a run's steps."""
-    with (folder / "metrics.csv").open(newline="") as file:
-        rewards = [float(row["reward"]) for row in csv.DictReader(file)]
-    return sum(rewards[: len(rewards) // 2]) / (len(rewards) // 2)
-
-
-def objectives(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """What a MEM1 run found: number of questions -> harness -> scores."""
-    return json.loads((folder / "summary.json").read_text())["by_objectives"]
-
-
-def lead(count: int) -> Callable[[Path], float]:
-    """How many answers more MEM1 has right than the better of the other two harnesses."""
-    def value(folder: Path) -> float:
-        scores = {name: row["exact_match"] for name, row in objectives(folder)[str(count)].items()}
-        return scores.pop("mem1") - max(scores.values())
-    return value
-
-
-# ---- The claims ----------------------------------------------------------------------------------
-
-
-START = (scoring(None, None),)
-
-
-def managers(*budget: str, label: str = "", algorithm: str = "grpo") -> list[Job]:
-    """A manager trained with each seed."""
-    return [training(algorithm, "manager", seed, label, *(budget or MANAGER)) for seed in SEEDS]
-
-
-def answerers(label: str = "", *options: str) -> list[Job]:
-    """An answer agent trained with each seed."""
-    return [training("grpo", "answer", seed, label, *LESS_ANSWER, *options) for seed in SEEDS]
-
-
-def alone(jobs: Sequence[Job], *options: str) -> list[Job]:
-    """Trained managers with the start model's answers."""
-    return [scoring(job, None, *options) for job in jobs]
-
-
-def answering(jobs: Sequence[Job], *options: str) -> list[Job]:
-    """Trained answer agents over what the start model's manager keeps."""
-    return [scoring(None, job, *options) for job in jobs]
-
-
-def both_agents() -> list[Line]:
-    """Claims 1 to 4; figures here and below are F1 in percent on LoCoMo, LLaMA-3.1-8B."""
-    grpo, ppo, answer = alone(managers()), alone(managers(algorithm="ppo")), answering(answerers())
-    direct = answering(answerers("direct", "--distill", "off"), "--distill", "off")
-    both = [scoring(manager, answerer) for manager, answerer in zip(managers(), answerers())]
-    return [
-        difference(1, "a manager trained by GRPO beats the untrained one", "26.7 -> 33.0",
-                   [(1, grpo), (-1, START)], START),
-        difference(1, "so does one trained by PPO", "26.7 -> 32.5", [(1, ppo), (-1, START)]),
-        *(difference(1, f"{name} beats the rule that {what}", "not compared",
-                     [(1, jobs), (-1, (ruled(rule),))], (ruled(rule),))
-          for name, jobs in (("GRPO", grpo), ("PPO", ppo))
-          for rule, what in (("add-everything", "adds everything"), ("overwrite", "overwrites"))),
-        difference(2, "a trained answer agent beats static retrieval", "26.7 -> 37.5",
-                   [(1, answer), (-1, START)], START),
-        difference(3, "selecting memories first helps on top", "41.0 -> 45.0",
-                   [(1, answer), (-1, direct)]),
-        difference(4, "the answer agent gains more with the trained manager", "+10.1, +19.7",
-                   [(1, both), (-1, grpo), (-1, answer), (1, START)])]
-
-
-def few_questions() -> Line:
-    """Claim 5: more than 152 training questions bring no more than LEVEL."""
-    sized = {size: alone(managers("--train-questions", str(size), *LEAST_MANAGER, label=str(size)))
-             for size in SIZES}
-
-    def measure() -> tuple[str, bool | None]:
-        scores = ", ".join(f"{interval([(1, jobs)])[0]:.3f}" for jobs in sized.values())
-        more = interval([(1, sized[304]), (-1, sized[152])])
-        return f"{scores}; {shown(more)}", no_more(more)
-
-    sizes = ", ".join(map(str, SIZES))
-    return Line(5, f"152 training questions are enough: {sizes}; 304 - 152", "152",
-                tuple(job for jobs in sized.values() for job in jobs), measure)
-
-
-def carrying_over() -> list[Line]:
-    """Claim 6: questions about what no training dialogue had."""
-    part = {name: managers("--data", "world-part", *LESS_MANAGER, label="part", algorithm=name)
-            for name in ("grpo", "ppo", "sft")}
-    unseen = {
-        "relations": ((), lambda question: "relation" in never_told(question)),
-        "names": ((), lambda question: "name" in never_told(question)),
-        "longer dialogues": (LONG, lambda question: True)}
-    lines = []
-    for name, paper in (("grpo", "43.9 -> 45.2"), ("ppo", "43.9 -> 43.6")):
-        for what, (options, kept) in unseen.items():
-            lines.append(difference(
-                6, f"{name.upper()} carries over to {what} never trained on", "on MSC, LongMemEval",
-                [(1, alone(part[name], *options)), (-1, (scoring(None, None, *options),))],
-                kept=kept))
-        lines.append(difference(
-            6, f"and beats Memory-SFT there ({name.upper()}, names and relations)", paper,
-            [(1, alone(part[name])), (-1, alone(part["sft"]))],
-            kept=lambda question: bool(never_told(question))))
-    return lines
-
-
-def algorithms_and_rewards() -> list[Line]:
-    """Claims 7 and 8."""
-    grpo, ppo, softer = managers(), managers(algorithm="ppo"), answerers("f1", "--reward", "f1")
-    return [
-        Line(7, "GRPO learns faster at first (reward, first half)", "Figure 7", (*grpo, *ppo),
-             lambda: _race(grpo, ppo)),
-        difference(7, "PPO ends level", "Figure 7", [(1, alone(ppo)), (-1, alone(grpo))],
-                   judge=level),
-        difference(8, "paid by exact match, not by F1, it is right more often",
-                   "judge: 33.7 -> 41.1",
-                   [(1, answering(answerers())), (-1, answering(softer))]),
-        difference(8, "and answers by so many words shorter", "not given",
-                   [(1, answering(softer)), (-1, answering(answerers()))], value=words)]
-
-
-def _race(first: Sequence[Job], second: Sequence[Job]) -> tuple[str, bool | None]:
-    ahead = [early_reward(a.folder) - early_reward(b.folder) for a, b in zip(first, second)]
-    agreed = {value > 0 for value in ahead}
-    return (" / ".join(f"{value:+.3f}" for value in ahead),
-            agreed.pop() if len(agreed) == 1 else None)
-
-
-def mem1() -> list[Line]:
-    """Claim 9; the paper's figures are its 7B model's, against Qwen2.5-14B-Instruct."""
-    jobs = [Job(f"grpo-mem1-{seed}", ("grpo.py", "--agent", "mem1", "--seed", str(seed),
-                                      *LESS_MEM1)) for seed in SEEDS]
-
-    def growth(folder: Path) -> float:
-        found = objectives(folder)
-        return found["16"]["mem1"]["peak_tokens"] / found["2"]["mem1"]["peak_tokens"]
-
-    def carried(count: int) -> Callable[[Path], float]:
-        def value(folder: Path) -> float:
-            found = objectives(folder)
-            return found[str(count)]["mem1"]["exact_match"] - found["2"]["mem1"]["exact_match"]
-        return value
-
-    return [
-        by_seed(9, "MEM1's context is bounded: its peak at 16 questions over that at 2", "1.63",
-                jobs, growth, holds=lambda ratio: ratio <= 1.63),
-        *(by_seed(9, f"answers ahead of the better other harness at {count}", paper, jobs,
-                  lead(count)) for count, paper in
-          ((2, "-0.02"), (4, "not given"), (8, "+0.32"), (16, "+1.40"))),
-        *(by_seed(9, f"answers more at {count} than at the 2 it was trained on", paper, jobs,
-                  carried(count)) for count, paper in ((4, "not given"), (8, "+1.16")))]
-
-
-def every_line() -> list[Line]:
-    """All nine claims."""
-    return [*both_agents(), few_questions(), *carrying_over(), *algorithms_and_rewards(), *mem1()]
-
-
-# ---- The table -----------------------------------------------------------------------------------
+from claims.lines import Line, every_line
 
 VERDICTS = {True: "holds", False: "does not hold", None: "not shown"}
 
 
-def check(asked: str) -> list[dict[str, str]]:
-    """Run, compare, print and write the table; returns its rows. `asked`: "all", or "1,5"."""
+def chosen_lines(numbers: str) -> list[Line]:
+    """The lines of these claims: "all", or "1,5". Stops the program on an unknown number."""
     lines = every_line()
-    numbers = {str(line.number) for line in lines}
-    chosen = sorted(numbers) if asked == "all" else [n.strip() for n in asked.split(",")]
+    known = sorted({str(line.number) for line in lines})
+    chosen = known if numbers == "all" else [number.strip() for number in numbers.split(",")]
     for number in chosen:
-        if number not in numbers:
-            exit_with(f"{number}: must be all, or some of {','.join(sorted(numbers))}")
-    lines = [line for line in lines if str(line.number) in chosen]
-    runner.run_missing(job for line in lines for job in line.jobs)
-    rows = []
-    for line in lines:
-        found, holds = line.measure()
-        rows.append({"claim": f"{line.number}. {line.claim}", "paper": line.paper, "here": found,
-                     "verdict": VERDICTS[holds], "command": f"python -m claims {line.number}"})
-    runner.FOLDER.mkdir(parents=True, exist_ok=True)
-    path = runner.FOLDER / ("claims.csv" if asked == "all" else f"claims-{'-'.join(chosen)}.csv")
+        if number not in known:
+            exit_with(f"{number}: must be all, or some of {','.join(known)}")
+    return [line for line in lines if str(line.number) in chosen]
+
+
+def measured_row(line: Line) -> dict[str, str]:
+    """A row of the table; the line's commands have been run."""
+    numbers, holds = line.measure()
+    return {"claim": f"{line.number}. {line.claim}", "paper": line.paper, "here": numbers,
+            "verdict": VERDICTS[holds], "command": f"python -m claims {line.number}"}
+
+
+def write_table(rows: Sequence[dict[str, str]], path: Path) -> None:
+    """Write the rows as CSV, and print them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -371,8 +56,19 @@ def check(asked: str) -> list[dict[str, str]]:
     print()
     for row in ({name: name for name in rows[0]}, *rows):
         print("  ".join(row[name].ljust(widths[name]) for name in row).rstrip())
+
+
+def check(numbers: str) -> list[dict[str, str]]:
+    """Run, compare, print and write the table; returns its rows. `numbers`: "all", or "1,5"."""
+    lines = chosen_lines(numbers)
+    runner.run_missing(job for line in lines for job in line.jobs)
+    rows = [measured_row(line) for line in lines]
+    name = "claims.csv" if numbers == "all" else (
+        f"claims-{'-'.join(number.strip() for number in numbers.split(','))}.csv")
+    write_table(rows, runner.FOLDER / name)
     counts = [sum(row["verdict"] == verdict for row in rows) for verdict in VERDICTS.values()]
-    print(f"\nclaims: {counts[0]} hold, {counts[1]} do not, {counts[2]} are not shown; {path}")
+    print(f"\nclaims: {counts[0]} hold, {counts[1]} do not, {counts[2]} are not shown; "
+          f"{runner.FOLDER / name}")
     return rows
 
 

@@ -2,9 +2,9 @@
 
     job ──> done already? ──> no: its own `main`, in one of two workers ──> folder, receipt.txt
 
-claims.py says which. A job is a command line and the folder that it fills; a receipt in the folder
-says for which command, and for which checkpoints that it read, the results stand. What was done is
-not done again; what depends on something that was made again is.
+lines.py says which jobs there are. A job is a command line and the folder that it fills. A receipt
+in the folder says for which command the results stand, and for which checkpoints that it read. A
+finished job is not run again, unless a job that it depends on was run again.
 """
 
 from __future__ import annotations
@@ -73,17 +73,17 @@ class Job:
                 and path.read_text() == self.receipt())
 
 
-def missing(asked: Iterable[Job]) -> list[Job]:
-    """Those that have to be run, with what they need, none before what it needs.
+def missing(jobs: Iterable[Job]) -> list[Job]:
+    """The jobs that have to be run, with what they need, none before what it needs.
 
     Long ones come first, so that no core waits for one at the end: MEM1 trains three models.
     """
-    wanted: dict[str, Job] = {}
-    for job in asked:
-        wanted.update({needed.name: needed for needed in job.needs})
-        wanted[job.name] = job
-    left = [job for job in wanted.values() if not job.done()]
-    return sorted(left, key=lambda job: (
+    by_name: dict[str, Job] = {}
+    for job in jobs:
+        by_name.update({needed.name: needed for needed in job.needs})
+        by_name[job.name] = job
+    undone = [job for job in by_name.values() if not job.done()]
+    return sorted(undone, key=lambda job: (
         bool(job.needs), "mem1" not in job.name, "ppo" not in job.name, "answer" not in job.name))
 
 
@@ -121,16 +121,16 @@ def run_job(job: Job, workers: Executor) -> None:
     (job.folder / "receipt.txt").write_text(job.receipt())
 
 
-def run_missing(asked: Iterable[Job]) -> None:
+def run_missing(jobs: Iterable[Job]) -> None:
     """Run what is not there yet. Stops the program with one line if a command fails."""
     # Workers inherit it; torch and numpy read it once, when they are loaded.
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // AT_ONCE))
     # "spawn" is what every platform has; after a fork torch's threads would be missing.
     workers = ProcessPoolExecutor(AT_ONCE, multiprocessing.get_context("spawn"), prepare_worker)
-    jobs = missing(asked)
+    undone = missing(jobs)
     begun: dict[str, Future] = {}
     with (ThreadPoolExecutor(AT_ONCE) as pool,
-          tqdm(total=len(jobs), desc="commands", disable=not jobs, ncols=100) as progress):
+          tqdm(total=len(undone), desc="commands", disable=not undone, ncols=100) as progress):
         def run_one(job: Job) -> None:
             for needed in job.needs:  # it was begun earlier, and may still be running
                 if needed.name in begun:
@@ -139,7 +139,7 @@ def run_missing(asked: Iterable[Job]) -> None:
             run_job(job, workers)
             progress.update()
         try:
-            for job in jobs:
+            for job in undone:
                 begun[job.name] = pool.submit(run_one, job)
             for one in begun.values():
                 one.result()

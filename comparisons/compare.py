@@ -1,19 +1,26 @@
-"""Better than what? Every system on the same questions, in one table: `evaluate.py --systems all`.
+"""Better than what? Every system on the same questions, in one table.
 
     systems ──> read every turn ──> answer every question ──> records.jsonl ──> table.csv, bars.png
 
-All of `memory_systems.SYSTEMS` share one language model, one embedder and one answer prompt.
+All of `graphs_and_tools.SYSTEMS` share one language model, one embedder and one answer prompt.
 Memory-R1 and Memory-SFT stand beside them with what grpo.py, ppo.py and sft.py left in runs/.
-Dialogues are read together, a turn of each at a time, so that their prompts form one batch.
+Dialogues are read together, a turn of each at a time, because their prompts then form one batch.
 
 Ctrl-C loses at most the dialogues in work: each is written when it is done, and the same command
-goes on from there. Intervals are bootstrapped over whole dialogues, since questions of one dialogue
-share its memory; differences are paired, question by question (intervals.py).
+goes on with the next. Intervals are bootstrapped over whole dialogues, because questions of one
+dialogue share its memory. Differences are paired, question by question (intervals.py).
 
 Where this differs from the paper
-1. Exact match is a column; a judge is one only if asked for (judge.py says why).
+1. Exact match is a column; an LLM judge is one only with `--judge` (judge.py says why).
 2. "Tokens" are those of all prompts read to answer one question, tool calls included. The paper
    counts those of the memories retrieved.
+
+    python -m comparisons.compare                               all systems on the synthetic world
+    python -m comparisons.compare --systems mem0,zep --limit 20            two systems, a quick look
+    python -m comparisons.compare --data locomo --judge models/qwen        with an LLM judge
+
+It ends with "evaluate systems: 9 systems, 27 dialogues; run folder runs/systems-world".
+`python evaluate.py --systems all` is the same command.
 """
 
 from __future__ import annotations
@@ -24,52 +31,85 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from backend.devices import exit_with
+from benchmarks.splits import dialogues_to_test
 from comparisons.graphs_and_tools import SYSTEMS
 from comparisons.intervals import bootstrap, paired
-from comparisons.judge import Judge
+from comparisons.judge import Judge, JudgeError, Server, from_policy
 from comparisons.rules_and_mem0 import System, drive
-from data import Dialogue, category_name
+from data import DataError, Dialogue, category_name
 from memory_bank import hashed_words
 from metrics import bleu1, f1, squad_exact_match
 from policy import Policy
+from training.options import option, parse_options, resolve
 from training.pictures import draw_bars
 from training.run import load_or_stop
 
+RUNS = Path("runs")  # where trained models are looked for
 TOGETHER = 9  # dialogues that are read in step, and what Ctrl-C can cost
 TRAINED = {  # name in the table -> the algorithm that made its two models, in runs/
     "memory-r1": "grpo", "memory-r1-ppo": "ppo", "memory-sft": "sft"}
 Record = dict[str, Any]  # one system on one dialogue
+Difference = tuple[float | None, float | None, float | None]  # (difference, low, high)
 
 
-def chosen_systems(asked: str) -> list[str]:
-    """The names of `--systems`; "all" are all of them. Stops the program on an unknown one."""
+@dataclass
+class CompareOptions:
+    """Options of `python -m comparisons.compare`; None stands for "depends on the model"."""
+
+    systems: str = option("all", "all, or some of `graphs_and_tools.SYSTEMS`, as in mem0,zep; "
+                                 "trained ones come from runs/")
+    model: str | None = option(None, "Hugging Face folder or hub name; default: tiny/")
+    data: str | None = option(None, "world, world-long, locomo, msc or longmemeval, downloaded "
+                                    "once, or a file of theirs; default: world for the embedded "
+                                    "model, else locomo")
+    distill: bool = option(True, "select memories, then answer")
+    limit: int | None = option(None, "ask only the first so many questions, 10 to 100, and read "
+                                     "only their dialogues: a quick look")
+    turns: int | None = option(None, "read only the first so many turns of a dialogue, 20 to 600, "
+                                     "and ask only what they hold the evidence for")
+    max_new_tokens: int | None = option(None, "longest response; default: 48, or 512 if not tiny/")
+    judge: str | None = option(None, "the folder of an LLM judge, or its name at --judge-url")
+    judge_url: str | None = option(None, "base address of a server that speaks OpenAI's chat "
+                                         "completions; its key is in OPENAI_API_KEY")
+    out: str | None = option(None, "run folder; default: runs/systems-DATA")
+
+
+# ---- Which systems, with which models ------------------------------------------------------------
+
+
+def chosen_systems(names: str) -> list[str]:
+    """The names in `--systems`; "all" are all of them. Stops the program on an unknown one."""
     known = list(dict.fromkeys([*SYSTEMS, *TRAINED]))
-    names = known if asked == "all" else [name.strip() for name in asked.split(",")]
-    for name in names:
+    chosen = known if names == "all" else [name.strip() for name in names.split(",")]
+    for name in chosen:
         if name not in known:
             exit_with(f"--systems {name}: must be all, or some of {','.join(known)}")
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(chosen))
 
 
 def models_of(name: str, model: str, runs: Path) -> tuple[str, str] | None:
-    """The models of both agents: the common one, or checkpoints; None, and a line, without them."""
+    """The models of (manager, answerer): the common one twice, or two checkpoints.
+
+    Returns None, and prints a line, if a system's checkpoints are not in `runs`.
+    """
     if name not in TRAINED:
         return model, model
-    algorithm, found = TRAINED[name], []
+    checkpoints = []
     for agent in ("manager", "answer"):
-        folder = runs / f"{algorithm}-{agent}" / "checkpoint"
+        folder = runs / f"{TRAINED[name]}-{agent}" / "checkpoint"
         if not (folder / "config.json").exists():
-            print(f"{name} is left out: no {folder}; `python {algorithm}.py --agent {agent}` "
+            print(f"{name} is left out: no {folder}; `python {TRAINED[name]}.py --agent {agent}` "
                   "makes it")
             return None
-        found.append(str(folder))
-    return found[0], found[1]
+        checkpoints.append(str(folder))
+    return checkpoints[0], checkpoints[1]
 
 
 def stamp(model: str) -> int:
@@ -78,15 +118,22 @@ def stamp(model: str) -> int:
     return config.stat().st_mtime_ns if config.exists() else 0
 
 
-def make_systems(name: str, policies: tuple[Policy, Policy], dialogues: Sequence[Dialogue],
+def leaves_out_instructions(policy: Policy) -> bool:
+    """Whether the model's chat template drops the system message, as the embedded model's does.
+
+    Such a model never sees instructions. It knows the two prompts that it was trained on by their
+    form, so it can follow no other (`compact` in rules_and_mem0.py).
+    """
+    user = {"role": "user", "content": "a"}
+    with_instructions = policy.encode([{"role": "system", "content": "b"}, user])
+    return with_instructions == policy.encode([user])
+
+
+def make_systems(name: str, manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue],
                  max_new_tokens: int, distill: bool) -> list[System]:
     """An empty memory for each dialogue."""
     make, embed = SYSTEMS["memory-r1" if name in TRAINED else name], hashed_words()
-    manager, answerer = policies
-    # A chat template that leaves out the system message, as the embedded model's does, leaves out
-    # all instructions: such a model knows its prompts by their form.
-    user = {"role": "user", "content": "a"}
-    compact = manager.encode([{"role": "system", "content": "b"}, user]) == manager.encode([user])
+    compact = leaves_out_instructions(manager)
     return [make(manager, embed, dialogue.speakers, compact=compact, answerer=answerer,
                  distill=distill, max_new_tokens=max_new_tokens) for dialogue in dialogues]
 
@@ -99,25 +146,31 @@ def run_together(name: str, systems: Sequence[System], dialogues: Sequence[Dialo
     """Let each system read its dialogue and answer its questions."""
     start = time.time()
     for place in range(max(len(dialogue.turns) for dialogue in dialogues)):
-        going = [(s, d.turns[place]) for s, d in zip(systems, dialogues) if place < len(d.turns)]
-        drive([system.observing(turn) for system, turn in going])
-        progress.update(len(going))
-    read_seconds, read_counts = time.time() - start, [Counter(s.counts) for s in systems]
+        works = [system.observing(dialogue.turns[place])
+                 for system, dialogue in zip(systems, dialogues) if place < len(dialogue.turns)]
+        drive(works)
+        progress.update(len(works))
+    read_seconds = time.time() - start
+    read_counts = [Counter(system.counts) for system in systems]
     start = time.time()
-    asked = [(i, question) for i, d in enumerate(dialogues) for question in d.questions]
-    answers = drive([systems[i].answering(question.text) for i, question in asked])
-    progress.update(len(asked))
+    questions = [(system, question) for system, dialogue in zip(systems, dialogues)
+                 for question in dialogue.questions]
+    answers = drive([system.answering(question.text) for system, question in questions])
+    progress.update(len(questions))
     answer_seconds = time.time() - start
     records: list[Record] = []
-    for i, (system, dialogue) in enumerate(zip(systems, dialogues)):
-        rows = [{"question": q.text, "gold": q.answer, "category": q.category, "answer": a.text,
-                 "exact_match": squad_exact_match(a.text, q.answer), "f1": f1(a.text, q.answer),
-                 "bleu1": bleu1(a.text, q.answer)}
-                for (place, q), a in zip(asked, answers) if place == i]
-        answering = system.counts - read_counts[i]
+    remaining = iter(answers)  # each dialogue takes as many as it has questions
+    for system, dialogue, read_count in zip(systems, dialogues, read_counts):
+        rows = []
+        for question, answer in zip(dialogue.questions, remaining):
+            texts = answer.text, question.answer
+            rows.append({"question": question.text, "gold": question.answer,
+                         "category": question.category, "answer": answer.text,
+                         "exact_match": squad_exact_match(*texts), "f1": f1(*texts),
+                         "bleu1": bleu1(*texts)})
         records.append({
             "system": name, "dialogue": dialogue.name, "turns": len(dialogue.turns),
-            "entries": system.entries(), "read": read_counts[i], "answer": answering,
+            "entries": system.entries(), "read": read_count, "answer": system.counts - read_count,
             "read_seconds": read_seconds / len(dialogues),
             "answer_seconds": answer_seconds / len(dialogues), "questions": rows})
     return records
@@ -137,32 +190,35 @@ def read_records(path: Path, dialogues: Sequence[Dialogue]) -> list[Record]:
     return records
 
 
-def run_all(names: Sequence[str], model: str, dialogues: Sequence[Dialogue], folder: Path,
-            runs: Path, max_new_tokens: int, distill: bool, records: list[Record]) -> None:
+def run_all(names: Sequence[str], options: CompareOptions, dialogues: Sequence[Dialogue],
+            folder: Path, records: list[Record]) -> None:
     """Every system on every dialogue, going on from the records in the folder.
 
     Appends to `records` as it goes, so that they survive Ctrl-C.
     """
-    path, loaded = folder / "records.jsonl", {}
+    path = folder / "records.jsonl"
+    policies: dict[str, Policy] = {}
     earlier = read_records(path, dialogues)
     for name in names:
-        models = models_of(name, model, runs)
+        models = models_of(name, options.model, RUNS)
         if models is None:
             continue
-        stamps = [stamp(m) for m in models]
-        kept = [r for r in earlier if r["system"] == name and r["stamps"] == stamps]
-        records += kept
-        done = {record["dialogue"] for record in kept}
-        left = [dialogue for dialogue in dialogues if dialogue.name not in done]
-        if not left:
+        stamps = [stamp(model) for model in models]
+        reusable = [r for r in earlier if r["system"] == name and r["stamps"] == stamps]
+        records += reusable
+        finished = {record["dialogue"] for record in reusable}
+        unread = [dialogue for dialogue in dialogues if dialogue.name not in finished]
+        if not unread:
             continue
-        loaded = {m: loaded.get(m) or load_or_stop(m) for m in dict.fromkeys((model, *models))}
-        total = sum(len(dialogue.turns) + len(dialogue.questions) for dialogue in left)
+        # The common model stays; checkpoints of the last system go, or memory would fill up.
+        policies = {model: policies.get(model) or load_or_stop(model)
+                    for model in dict.fromkeys((options.model, *models))}
+        total = sum(len(dialogue.turns) + len(dialogue.questions) for dialogue in unread)
         with tqdm(total=total, desc=name, unit="call", ncols=100) as progress:
-            for first in range(0, len(left), TOGETHER):
-                part = left[first:first + TOGETHER]
-                systems = make_systems(name, (loaded[models[0]], loaded[models[1]]), part,
-                                       max_new_tokens, distill)
+            for first in range(0, len(unread), TOGETHER):
+                part = unread[first:first + TOGETHER]
+                systems = make_systems(name, policies[models[0]], policies[models[1]], part,
+                                       options.max_new_tokens, options.distill)
                 new = [{**record, "stamps": stamps}
                        for record in run_together(name, systems, part, progress)]
                 with path.open("a", encoding="utf-8") as file:
@@ -178,59 +234,60 @@ def without_nan(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
+def summarise_system(records: Sequence[Record], judge: Judge | None = None) -> dict[str, Any]:
+    """One system's scores with their interval, by category, and what they cost."""
+    rows = [row for record in records for row in record["questions"]]
+    dialogue_names = [record["dialogue"] for record in records for _ in record["questions"]]
+    mean, low, high = bootstrap([row["exact_match"] for row in rows], dialogue_names)
+    read_counts = sum((Counter(record["read"]) for record in records), Counter())
+    answer_counts = sum((Counter(record["answer"]) for record in records), Counter())
+    summary = {
+        "count": len(rows), "exact_match": mean,
+        "low": without_nan(low), "high": without_nan(high),
+        "f1": sum(row["f1"] for row in rows) / len(rows),
+        "bleu1": sum(row["bleu1"] for row in rows) / len(rows),
+        "by_category": {},
+        "tokens": answer_counts["prompt tokens"] / len(rows),
+        "entries": sum(record["entries"] for record in records) / len(records),
+        "calls": (read_counts["calls"] + answer_counts["calls"]) / len(records),
+        "seconds_per_question": sum(r["answer_seconds"] for r in records) / len(rows),
+        "seconds_per_turn": (sum(r["read_seconds"] for r in records)
+                             / sum(r["turns"] for r in records)),
+        "counts": dict(read_counts + answer_counts)}
+    for category in sorted({row["category"] for row in rows}, key=str):
+        scores = [row["exact_match"] for row in rows if row["category"] == category]
+        summary["by_category"][category_name(category)] = sum(scores) / len(scores)
+    if judge:
+        verdicts = judge.verdicts([(r["question"], r["gold"], r["answer"]) for r in rows])
+        # A missing verdict is not a correct one.
+        summary["judge"] = sum(verdict is True for verdict in verdicts) / len(verdicts)
+        summary["judge_missing"] = sum(verdict is None for verdict in verdicts)
+    return summary
+
+
 def summarise_systems(records: Sequence[Record], judge: Judge | None = None) -> dict[str, dict]:
-    """Per system: scores with intervals, by category, and what they cost."""
-    found: dict[str, dict] = {}
-    for name in dict.fromkeys(record["system"] for record in records):
-        theirs = [record for record in records if record["system"] == name]
-        rows = [row for record in theirs for row in record["questions"]]
-        groups = [record["dialogue"] for record in theirs for _ in record["questions"]]
-        exact = [row["exact_match"] for row in rows]
-        mean, low, high = bootstrap(exact, groups)
-        read, answer = (sum((Counter(record[key]) for record in theirs), Counter())
-                        for key in ("read", "answer"))
-        summary = {
-            "count": len(rows), "exact_match": mean,
-            "low": without_nan(low), "high": without_nan(high),
-            "f1": sum(row["f1"] for row in rows) / len(rows),
-            "bleu1": sum(row["bleu1"] for row in rows) / len(rows),
-            "by_category": {},
-            "tokens": answer["prompt tokens"] / len(rows),
-            "entries": sum(record["entries"] for record in theirs) / len(theirs),
-            "calls": (read["calls"] + answer["calls"]) / len(theirs),
-            "seconds_per_question": sum(r["answer_seconds"] for r in theirs) / len(rows),
-            "seconds_per_turn": (sum(r["read_seconds"] for r in theirs)
-                                 / sum(r["turns"] for r in theirs)),
-            "counts": dict(read + answer)}
-        for category in sorted({row["category"] for row in rows}, key=str):
-            right = [row["exact_match"] for row in rows if row["category"] == category]
-            summary["by_category"][category_name(category)] = sum(right) / len(right)
-        if judge:
-            verdicts = judge.verdicts([(r["question"], r["gold"], r["answer"]) for r in rows])
-            summary["judge"] = sum(v is True for v in verdicts) / len(verdicts)
-            summary["judge_missing"] = sum(v is None for v in verdicts)
-        found[name] = summary
-    return found
+    """`summarise_system` of every system, by name."""
+    names = dict.fromkeys(record["system"] for record in records)
+    return {name: summarise_system([r for r in records if r["system"] == name], judge)
+            for name in names}
 
 
-def differences(records: Sequence[Record], best: str) -> dict[str, tuple[float | None, ...]]:
-    """How much better `best` is than each other system, paired on the questions of both.
-
-    (difference, low, high) by name.
-    """
-    right: dict[str, dict[tuple[str, int], int]] = {}
+def differences(records: Sequence[Record], best: str) -> dict[str, Difference]:
+    """How much better `best` is than each other system, paired on the questions of both."""
+    scores: dict[str, dict[tuple[str, int], int]] = {}  # system -> (dialogue, place) -> exact match
     for record in records:
+        of_system = scores.setdefault(record["system"], {})
         for place, row in enumerate(record["questions"]):
-            theirs = right.setdefault(record["system"], {})
-            theirs[record["dialogue"], place] = row["exact_match"]
-    found = {}
-    for name, theirs in right.items():
-        both = [key for key in right[best] if key in theirs]
-        if name != best and both:
-            found[name] = tuple(map(without_nan, paired(
-                [right[best][key] for key in both], [theirs[key] for key in both],
-                [dialogue for dialogue, _ in both])))
-    return found
+            of_system[record["dialogue"], place] = row["exact_match"]
+    by_name = {}
+    for name, other in scores.items():
+        in_both = [key for key in scores[best] if key in other]
+        if name != best and in_both:
+            difference, low, high = paired(
+                [scores[best][key] for key in in_both], [other[key] for key in in_both],
+                [dialogue for dialogue, _ in in_both])
+            by_name[name] = difference, without_nan(low), without_nan(high)
+    return by_name
 
 
 COLUMNS = {"exact_match": "EM", "low": "low", "high": "high", "f1": "F1", "bleu1": "BLEU-1",
@@ -238,58 +295,127 @@ COLUMNS = {"exact_match": "EM", "low": "low", "high": "high", "f1": "F1", "bleu1
            "seconds_per_question": "s/question", "seconds_per_turn": "s/turn"}
 
 
-def systems_table(found: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
+def number_text(value: float | None) -> str:
+    """A cell of the table: scores with three digits, counts of ten and more with none."""
+    if value is None:
+        return ""
+    return f"{value:.0f}" if value >= 10 else f"{value:.3f}"
+
+
+def systems_table(summaries: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
     """Header and rows, as text, best exact match first."""
-    categories = sorted({c for summary in found.values() for c in summary["by_category"]})
-    columns = [c for c in COLUMNS if any(s.get(c) is not None for s in found.values())]
+    categories = sorted({c for summary in summaries.values() for c in summary["by_category"]})
+    columns = [c for c in COLUMNS if any(s.get(c) is not None for s in summaries.values())]
     header = ["system", *categories, *(COLUMNS[c] for c in columns)]
     rows = []
-    for name, summary in sorted(found.items(), key=lambda item: -item[1]["exact_match"]):
-        shown = [summary["by_category"].get(c) for c in categories]
-        shown += [summary.get(c) for c in columns]
-        rows.append([name, *("" if value is None else f"{value:.0f}" if value >= 10
-                             else f"{value:.3f}" for value in shown)])
+    for name, summary in sorted(summaries.items(), key=lambda item: -item[1]["exact_match"]):
+        values = [*(summary["by_category"].get(c) for c in categories),
+                  *(summary.get(c) for c in columns)]
+        rows.append([name, *map(number_text, values)])
     return header, rows
 
 
-def compare(names: Sequence[str], model: str, dialogues: Sequence[Dialogue], folder: Path,
-            runs: Path, max_new_tokens: int, distill: bool, judge: Judge | None) -> dict:
+# ---- The command ---------------------------------------------------------------------------------
+
+
+def open_comparison(options: CompareOptions) -> Path:
+    """The run folder. Raises OSError if it cannot be written to.
+
+    Stops the program if the folder holds records of other options, because these must not stand in
+    one table.
+    """
+    folder = Path(options.out)
+    settings = {name: getattr(options, name) for name in
+                ("model", "data", "distill", "limit", "turns", "max_new_tokens")}
+    path = folder / "config.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    earlier = json.loads(path.read_text()) if path.exists() else settings
+    for name, value in settings.items():
+        if earlier.get(name) != value:
+            exit_with(f"{folder} holds records with another --{name.replace('_', '-')} "
+                      f"({earlier.get(name)}); choose another --out, or delete it")
+    path.write_text(json.dumps(settings, indent=2) + "\n")
+    return folder
+
+
+def open_judge(options: CompareOptions, folder: Path) -> Judge | None:
+    """The LLM judge, if one was asked for. Raises JudgeError if it cannot be used."""
+    if not options.judge:
+        return None
+    ask = (Server(options.judge_url, options.judge).ask if options.judge_url
+           else from_policy(load_or_stop(options.judge)))
+    return Judge(options.judge, ask, folder / "verdicts.jsonl")
+
+
+def print_report(summaries: dict[str, dict], apart: dict[str, Difference], header: list[str],
+                 rows: list[list[str]], judge: Judge | None) -> None:
+    """Print the table, the differences, and what of the models' output could not be used."""
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+    print()
+    for name, *cells in (header, *rows):
+        print("  ".join([name.ljust(widths[0]),
+                         *(cell.rjust(width) for cell, width in zip(cells, widths[1:]))]))
+    for name, (difference, low, high) in apart.items():
+        interval = "no interval" if low is None else f"{low:+.3f} to {high:+.3f}"
+        print(f"{rows[0][0]} - {name}: {difference:+.3f} ({interval})")
+    for name, summary in summaries.items():
+        unusable = [f"{n:,} {what}" for what, n in summary["counts"].items()
+                    if what in ("invalid", "tool loops cut") and n]
+        if unusable:
+            print(f"{name}: {', '.join(unusable)}")
+    if judge:
+        print(f"judge {judge.name}: " + ", ".join(f"{n:,} {k}" for k, n in judge.counts.items())
+              + (f"; {judge.problem}" if judge.problem else ""))
+
+
+def compare(names: Sequence[str], options: CompareOptions, dialogues: Sequence[Dialogue],
+            folder: Path, judge: Judge | None) -> dict:
     """Run what is not done yet; write and print the table, the picture and the differences."""
     records, interrupted = [], False
     try:
-        run_all(names, model, dialogues, folder, runs, max_new_tokens, distill, records)
+        run_all(names, options, dialogues, folder, records)
     except KeyboardInterrupt:
         interrupted = True
     if not records:
         exit_with("no system has read a dialogue to its end; the same command goes on")
-    found = summarise_systems(records, judge)
-    header, rows = systems_table(found)
-    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
-    widths = [max(map(len, column)) for column in zip(header, *rows)]
-    print()
-    for line in (header, *rows):
-        print("  ".join(text.ljust(width) if place == 0 else text.rjust(width)
-                        for place, (text, width) in enumerate(zip(line, widths))))
+    summaries = summarise_systems(records, judge)
+    header, rows = systems_table(summaries)
     best = rows[0][0]
     apart = differences(records, best)
-    for name, (difference, low, high) in apart.items():
-        interval = "no interval" if low is None else f"{low:+.3f} to {high:+.3f}"
-        print(f"{best} - {name}: {difference:+.3f} ({interval})")
-    for name, summary in found.items():
-        unusable = {key: n for key, n in summary["counts"].items()
-                    if key in ("invalid", "tool loops cut") and n}
-        if unusable:
-            print(f"{name}: " + ", ".join(f"{n:,} {key}" for key, n in unusable.items()))
-    if judge:
-        print(f"judge {judge.name}: " + ", ".join(f"{n:,} {k}" for k, n in judge.counts.items())
-              + (f"; {judge.problem}" if judge.problem else ""))
-    draw_bars({row[0]: (found[row[0]]["exact_match"], found[row[0]]["low"], found[row[0]]["high"])
-               for row in rows}, folder / "bars.png")
-    summary = {"systems": found, "best": best, "differences": apart, "complete": not interrupted}
+    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    print_report(summaries, apart, header, rows, judge)
+    draw_bars({name: (summaries[name]["exact_match"], summaries[name]["low"],
+                      summaries[name]["high"]) for name, *_ in rows}, folder / "bars.png")
+    summary = {"systems": summaries, "best": best, "differences": apart,
+               "complete": not interrupted}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     if interrupted:
         print("interrupted: the same command goes on where this one stopped")
-    print(f"\nevaluate systems: {len(found)} systems, {len(dialogues)} dialogues; run folder "
+    print(f"\nevaluate systems: {len(summaries)} systems, {len(dialogues)} dialogues; run folder "
           f"{folder}")
     return summary
+
+
+def main(argv: Sequence[str] | None = None) -> dict:
+    """Compare the systems; returns what summary.json holds."""
+    options = parse_options(CompareOptions, "Compare Memory-R1 with other memory systems on the "
+                            "same questions.", argv)
+    options = resolve(options, "systems")
+    if options.judge_url and not options.judge:
+        exit_with("--judge-url needs --judge: the name of a model there")
+    names = chosen_systems(options.systems)
+    try:
+        dialogues, scope = dialogues_to_test(options.data, options.limit, options.turns)
+        print(f"{options.data}: {scope}")
+        folder = open_comparison(options)
+        return compare(names, options, dialogues, folder, open_judge(options, folder))
+    except OSError as error:
+        exit_with(f"cannot write to the run folder {options.out} ({error.strerror}); choose "
+                  "another --out")
+    except (DataError, JudgeError) as error:
+        exit_with(str(error))
+
+
+if __name__ == "__main__":
+    main()

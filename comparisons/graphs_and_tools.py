@@ -1,7 +1,7 @@
 """Memories that a model organises: A-Mem's linked notes, Zep's dated graph, LangMem's tool calls.
 
-Three larger systems beside those of baselines.py; what is said there of prompts, `compact` and what
-a model writes holds here too. `SYSTEMS` lists all there are, those of baselines.py included.
+These three systems are larger than those of rules_and_mem0.py. What that file says of prompts, of
+`compact` and of a model's output holds for them too. `SYSTEMS` lists the systems of both files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from comparisons.rules_and_mem0 import (
     FullContext,
     LocomoRAG,
     Mem0,
-    MemoryR1System,
     Overwrite,
     System,
     Work,
@@ -81,18 +80,19 @@ def parse_note(response: str, n: int) -> tuple[Note, dict[int, str], int]:
 
     Like all parsers here it never raises.
     """
-    found = first_json(response)
-    if not isinstance(found, dict):
+    parsed = first_json(response)
+    if not isinstance(parsed, dict):
         return Note(), {}, 1
-    keywords, tags = ([text for text in map(storable, found[name]) if text]
-                      if isinstance(found.get(name), list) else [] for name in ("keywords", "tags"))
-    links, invalid = numbers_in(found.get("links"), n)
-    written, contexts = found.get("contexts"), {}
-    for name, context in written.items() if isinstance(written, dict) else ():
+    keywords, tags = (
+        [text for text in map(storable, parsed[name]) if text]
+        if isinstance(parsed.get(name), list) else [] for name in ("keywords", "tags"))
+    links, invalid = numbers_in(parsed.get("links"), n)
+    new_contexts, contexts = parsed.get("contexts"), {}
+    for name, context in new_contexts.items() if isinstance(new_contexts, dict) else ():
         numbers, _ = numbers_in(name, n)
         invalid += not (numbers and storable(context))
         contexts.update((number, storable(context)) for number in numbers if storable(context))
-    return Note(storable(found.get("context")), keywords, tags, set(links)), contexts, invalid
+    return Note(storable(parsed.get("context")), keywords, tags, set(links)), contexts, invalid
 
 
 @dataclass(eq=False)
@@ -142,10 +142,11 @@ class AMem(System):
         return replace(memory, text=f"{memory.text} ({'; '.join(filter(None, about))})")
 
     def retrieve(self, question: str) -> dict[str, list[Memory]]:
-        found = [memory.id for memory in self.bank.search(question, self.k)]
-        linked = dict.fromkeys(i for place in found for i in sorted(self.notes[place].links))
-        chosen = {*found, *[i for i in linked if i not in found][: self.k]}  # of the best first
-        memories = [self.bank[i] for i in sorted(chosen)]
+        best_ids = [memory.id for memory in self.bank.search(question, self.k)]
+        # Links of the best note first; a dict, because it keeps this order and each id once.
+        linked_ids = dict.fromkeys(i for best in best_ids for i in sorted(self.notes[best].links))
+        more_ids = [i for i in linked_ids if i not in best_ids][: self.k]
+        memories = [self.bank[i] for i in sorted([*best_ids, *more_ids])]
         return self.headed(memories if self.compact else [self.described(m) for m in memories])
 
 
@@ -161,9 +162,11 @@ there already is not new. Write [] if nothing is. Example:
 
 def parse_edges(response: str, n: int) -> tuple[list[tuple[str, set[str], str, list[int]]], int]:
     """New facts (text, nodes, date, which of n it ends), and how much was unusable."""
-    found = first_json(response)
-    edges, invalid = [], int(found is None)
-    for entry in found if isinstance(found, list) else [found] if found else []:
+    parsed = first_json(response)
+    edges, invalid = [], int(parsed is None)
+    # A single edge may stand without a list around it.
+    entries = parsed if isinstance(parsed, list) else [parsed] if parsed else []
+    for entry in entries:
         entry = entry if isinstance(entry, dict) else {}
         text, date, *nodes = (storable(entry.get(name))
                               for name in ("fact", "valid_at", "source", "target"))
@@ -215,14 +218,14 @@ class Zep(System):
 
     def along_graph(self, words: set[str]) -> list[Memory]:
         """The edges at the nodes that these words name, then those at their other ends."""
-        reached = {node for nodes in self.nodes.values() for node in nodes
-                   if words.issuperset(re.findall(r"\w+", node))}
-        found: dict[int, Memory] = {}
+        nodes = {node for nodes_of_edge in self.nodes.values() for node in nodes_of_edge
+                 if words.issuperset(re.findall(r"\w+", node))}
+        edges: dict[int, Memory] = {}
         for _ in range(2):
-            found.update((edge.id, edge) for edge in self.bank
-                         if edge.id not in found and reached & self.nodes[edge.id])
-            reached = reached.union(*(self.nodes[i] for i in found))
-        return list(found.values())
+            edges.update((edge.id, edge) for edge in self.bank
+                         if edge.id not in edges and nodes & self.nodes[edge.id])
+            nodes = nodes.union(*(self.nodes[i] for i in edges))
+        return list(edges.values())
 
     def ranked(self, question: str) -> list[Memory]:
         """All edges that any of the three searches finds, best first."""
@@ -263,11 +266,11 @@ ACTIONS = {"create": "ADD", "update": "UPDATE", "delete": "DELETE"}
 
 def parse_tool(response: str, n: int) -> Operation | None:
     """A call as an operation among n numbered memories; also "SEARCH"; None if unusable."""
-    found = first_json(response)
-    found = found if isinstance(found, dict) else {}
-    tool, action, query, content = (storable(found.get(name))
+    parsed = first_json(response)
+    call = parsed if isinstance(parsed, dict) else {}
+    tool, action, query, content = (storable(call.get(name))
                                     for name in ("tool", "action", "query", "content"))
-    numbers, wrong = numbers_in(found.get("id"), n)
+    numbers, wrong = numbers_in(call.get("id"), n)
     if tool == "none":
         return Operation("NOOP")
     if tool == "search_memory" and query:
@@ -298,38 +301,39 @@ class LangMem(Mem0):
     def answering(self, question: str, memories: dict[str, list[Memory]] | None = None) -> Work:
         if memories is None:
             if self.compact:
-                found = self.bank.search(question, self.k)
+                results = self.bank.search(question, self.k)
             else:
-                found = yield from self.tools(f"Question: {one_line(question)}")
-            memories = self.headed(sorted(set(found), key=lambda memory: memory.id))
+                results = yield from self.tools(f"Question: {one_line(question)}")
+            memories = self.headed(sorted(set(results), key=lambda memory: memory.id))
         return (yield from super().answering(question, memories))
 
     def tools(self, given: str, turn: Turn | None = None) -> Work:
-        """Calls of tools until the model ends them, or a limit; returns all that was found."""
-        lines, seen = [given], []
-        for left in range(self.max_calls, 0, -1):
+        """Calls of tools until the model ends them, or a limit; returns all results' memories."""
+        lines = [given]
+        memories: list[Memory] = []  # of all results; a memory's place here is its number
+        for n_left in range(self.max_calls, 0, -1):
             response = yield from self.ask(
-                instructed(TOOL_INSTRUCTIONS, *lines, f"Calls left: {left}"))
-            operation = parse_tool(response, len(seen))
+                instructed(TOOL_INSTRUCTIONS, *lines, f"Calls left: {n_left}"))
+            operation = parse_tool(response, len(memories))
             if operation and operation.event == "NOOP":
-                return seen
+                return memories
             results, counts = ["error: nothing was done"], Counter(invalid=1)
             if operation and operation.event == "SEARCH":
-                found = self.bank.search(operation.text, self.k)
-                results, counts = numbered(found, len(seen)), Counter(SEARCH=1)
-                seen += found
+                matches = self.bank.search(operation.text, self.k)
+                results, counts = numbered(matches, len(memories)), Counter(SEARCH=1)
+                memories += matches
             elif operation and turn:
                 counts = apply_operations(
-                    self.bank, seen, [operation], turn.speaker, turn.timestamp)
+                    self.bank, memories, [operation], turn.speaker, turn.timestamp)
                 results = results if counts["invalid"] else ["done"]
             self.counts.update(counts)
             lines += [f"Call: {one_line(response)}", "Result:", *results]
         self.counts["tool loops cut"] += 1
-        return seen
+        return memories
 
 
 # Each is called as SYSTEMS[name](policy, embed, speakers, compact=...).
 SYSTEMS: dict[str, Callable[..., System]] = {
     "full-context": FullContext, "locomo-rag": LocomoRAG, "locomo-rag-4": partial(LocomoRAG, k=4),
     "add-everything": AddEverything, "overwrite": Overwrite, "langmem": LangMem, "zep": Zep,
-    "a-mem": AMem, "mem0": Mem0, "memory-r1": MemoryR1System}
+    "a-mem": AMem, "mem0": Mem0, "memory-r1": Mem0}

@@ -2,7 +2,8 @@
 
 "In May 2022" and "05/2022" share no word, and "has no dog" shares two of three with "has a dog". So
 Memory-R1 (arXiv 2508.19828, Figure 12) adds to F1 and BLEU-1 the share of answers that a language
-model calls CORRECT. Here it is any policy, or any server that speaks OpenAI's chat completions:
+model calls CORRECT. That model can be any policy, or any server that speaks OpenAI's chat
+completions. It is not the frozen answer agent, whose answers pay the manager (memr1.py).
 
     judge = Judge("gpt-4o-mini", Server("https://api.openai.com/v1", "gpt-4o-mini").ask, "v.jsonl")
     judge = Judge("models/qwen", from_policy(load_policy("models/qwen")), "v.jsonl")
@@ -19,7 +20,9 @@ Where this differs from the paper
 3. No JSON mode, which not every server has. Mem0's code takes every label but CORRECT for WRONG;
    here all but the two are unparsable, and counted as such.
 4. Braces in the data become parentheses, so that no answer can hold a verdict for the judge to
-   repeat. That it is talked into a verdict by an answer cannot be ruled out, here or there.
+   repeat. That an answer talks the judge into a verdict cannot be ruled out, as in the paper.
+
+    python -m comparisons.compare --judge models/qwen        adds the column "judge" to the table
 """
 
 from __future__ import annotations
@@ -104,8 +107,8 @@ def parse_verdict(reply: str) -> bool | None:
         if place < 0:
             break
         try:
-            found, place = decoder.raw_decode(reply, place)
-            labels += found
+            labels_here, place = decoder.raw_decode(reply, place)
+            labels += labels_here
         except (ValueError, RecursionError):
             place += 1
     verdicts = {LABELS.get(label.strip().upper()) if isinstance(label, str) else None
@@ -117,7 +120,7 @@ def parse_verdict(reply: str) -> bool | None:
 
 
 class Judge:
-    """Verdicts of one model, every reply kept in a file of JSON lines.
+    """Verdicts of one model. Every reply goes to a file of JSON lines, and is read from it again.
 
     `name` stands for the model in the file: other weights need another name or another file.
     `counts` says what became of all answers so far: correct, wrong, unparsable, unreachable (no
@@ -212,11 +215,11 @@ def retry_after(headers: Mapping[str, str]) -> float:
     >>> retry_after({"Retry-After": "7"}), retry_after({"Retry-After": "soon"})
     (7.0, 0.0)
     """
-    told = headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", told):
-        return float(told)
+    header = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", header):
+        return float(header)
     try:
-        return max(parsedate_to_datetime(told).timestamp() - time.time(), 0.0)
+        return max(parsedate_to_datetime(header).timestamp() - time.time(), 0.0)
     except (ValueError, OverflowError):
         return 0.0
 
@@ -295,7 +298,7 @@ class Server:
             headers["Authorization"] = f"Bearer {self._key}"
         request = urllib.request.Request(self.url, body, headers)
         for attempt in range(1, ATTEMPTS + 1):
-            told = 0.0
+            server_wait = 0.0
             try:
                 with self._opener.open(request, timeout=self.timeout) as response:
                     text = completion_text(response.read(MOST_BYTES))
@@ -305,7 +308,7 @@ class Server:
                 reason = "no chat completion in what came back"
             except urllib.error.HTTPError as error:
                 error.close()
-                reason, told = f"HTTP {error.code}", retry_after(error.headers)
+                reason, server_wait = f"HTTP {error.code}", retry_after(error.headers)
                 if error.code in (400, 413, 422):  # perhaps this prompt alone: too long, filtered
                     break
                 if error.code < 500 and error.code not in (408, 429):
@@ -316,6 +319,7 @@ class Server:
             except (OSError, http.client.HTTPException, ValueError) as error:
                 cause = error.reason if isinstance(error, urllib.error.URLError) else error
                 reason = type(cause).__name__  # TimeoutError, ConnectionRefusedError, ...
-            if attempt == ATTEMPTS or self._wait(min(max(2.0**attempt, told), LONGEST_WAIT)):
+            # A wait that is true was ended by Ctrl-C: then no attempt follows.
+            if attempt == ATTEMPTS or self._wait(min(max(2.0**attempt, server_wait), LONGEST_WAIT)):
                 break
         raise _NoReply(f"{self.url}: {reason}")

@@ -1,16 +1,21 @@
 """How much of a question's evidence is found at all? No language model is needed to know.
 
-    every turn ──> kept ──> question ──> what is retrieved ──> share of the evidence turns in it
+    every turn ──> stored ──> question ──> what is retrieved ──> share of the evidence turns in it
 
-Whatever is not shown to the answer agent it cannot use, so this is what every system's score is
-bounded by. Two tables: the search alone, over all turns or all facts, and what each system of
-baselines.py and memory_systems.py shows with its own way of storing and searching.
+The answer agent cannot use what it is not shown. So the share bounds every system's score. There
+are two tables: the search alone, over all turns or all facts, and what each system of
+rules_and_mem0.py and graphs_and_tools.py shows with its own way of storing and searching.
 
-A system whose memory is managed by a model keeps everything here, as if its model answered ADD to
-each fact: this measures retrieval, not decisions. Mem0, the two rules and Memory-R1 then show the
-same memories. Tokens are words and punctuation marks, since no model's tokenizer is at hand.
+Where this differs from the papers
+1. A system whose memory is managed by a model stores everything here, as if its model answered ADD
+   to each fact. The tables measure retrieval and not decisions, so Mem0, the two rules and
+   Memory-R1 show the same memories.
+2. Tokens are words and punctuation marks, because no model's tokenizer is loaded.
 
-    python evaluate.py --recall --data locomo       both tables, about a minute
+    python -m comparisons.recall                      on the synthetic world, a few seconds
+    python -m comparisons.recall --data locomo        both tables, about a minute
+
+`python evaluate.py --recall --data locomo` is the same command.
 """
 
 from __future__ import annotations
@@ -18,28 +23,43 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
 
 from tqdm import tqdm
 
+from backend.devices import exit_with
+from benchmarks.splits import dialogues_to_test
 from comparisons.graphs_and_tools import AMem, LangMem, Zep
 from comparisons.rules_and_mem0 import FullContext, LocomoRAG, Mem0, System
-from data import Dialogue, Turn
-from memory_bank import MemoryBank, hashed_words, memory_line
+from data import DataError, Dialogue, Turn
+from memory_bank import Memory, MemoryBank, hashed_words, memory_line
 from memr1 import PER_SPEAKER, candidates
+from training.options import option, parse_options
 
-CHUNKS_SHOWN = (1, 2, 4, 8)  # of LoCoMo's RAG; the paper shows one
+RAG_CHUNKS = (1, 2, 4, 8)  # shown by LoCoMo's RAG; the paper shows one
 
 
-def share(evidence: Sequence[str], found: Iterable[str]) -> float | None:
-    """The share of the evidence turns among those found; None if a question names no evidence.
+@dataclass
+class RecallOptions:
+    """Options of `python -m comparisons.recall`."""
+
+    data: str = option("world", "world, world-long, locomo, msc or longmemeval, downloaded once, "
+                                "or a file of theirs")
+    limit: int | None = option(None, "only the first so many questions, 10 to 100, and only their "
+                                     "dialogues: a quick look")
+    turns: int | None = option(None, "store only the first so many turns of a dialogue, 20 to 600, "
+                                     "and ask only what they hold the evidence for")
+
+
+def share(evidence: Sequence[str], turn_ids: Iterable[str]) -> float | None:
+    """The share of the evidence turns among these turns; None if a question names no evidence.
 
     >>> share(["D1:3", "D2:7"], {"D1:3", "D1:4"})
     0.5
     """
-    return len(set(evidence).intersection(found)) / len(evidence) if evidence else None
+    return len(set(evidence).intersection(turn_ids)) / len(evidence) if evidence else None
 
 
 def mean(values: Iterable[float | None]) -> float:
@@ -56,20 +76,20 @@ def search_recall(dialogues: Sequence[Dialogue]) -> dict[str, dict[str, float]]:
     recall: dict[str, dict[str, float]] = {}
     embed = hashed_words()
     for name in ("raw turns", "facts"):
-        found: dict[str, list[float | None]] = {"10": [], "60": [], f"{PER_SPEAKER} a speaker": []}
+        shares: dict[str, list[float | None]] = {"10": [], "60": [], f"{PER_SPEAKER} a speaker": []}
         for dialogue in tqdm(dialogues, desc=name, ncols=100):
-            stored = [(text, turn) for turn in dialogue.turns
-                      for text in ([turn.text] if name == "raw turns" else turn.facts)]
+            texts = [(text, turn) for turn in dialogue.turns
+                     for text in ([turn.text] if name == "raw turns" else turn.facts)]
             bank = MemoryBank(embed)
-            added = bank.add_many((text, turn.speaker, turn.timestamp) for text, turn in stored)
-            turn_of = {memory.id: turn.turn_id for memory, (_, turn) in zip(added, stored)}
+            stored = bank.add_many((text, turn.speaker, turn.timestamp) for text, turn in texts)
+            turn_of = {memory.id: turn.turn_id for memory, (_, turn) in zip(stored, texts)}
             for question in dialogue.questions:
                 best = bank.search(question.text, 60)
-                shown = candidates(bank, question.text, dialogue.speakers).values()
-                for shares, memories in zip(
-                        found.values(), (best[:10], best, [m for theirs in shown for m in theirs])):
-                    shares.append(share(question.evidence, {turn_of[m.id] for m in memories}))
-        recall[name] = {k: mean(shares) for k, shares in found.items()}
+                of_speakers = candidates(bank, question.text, dialogue.speakers).values()
+                retrieved = best[:10], best, sum(of_speakers, [])
+                for column, memories in zip(shares.values(), retrieved):
+                    column.append(share(question.evidence, {turn_of[m.id] for m in memories}))
+        recall[name] = {column: mean(values) for column, values in shares.items()}
     return recall
 
 
@@ -87,13 +107,13 @@ NO_MODEL = SimpleNamespace(
     tokenizer=SimpleNamespace(encode=lambda text, add_special_tokens: tokens_of(text)))
 
 # `compact` makes the systems ask the manager for a decision, which is ADD here.
-SHOWN: dict[str, Callable[..., System]] = {
+MEASURED: dict[str, Callable[..., System]] = {
     "full-context": FullContext,
-    **{f"locomo-rag, k = {k}": partial(LocomoRAG, k=k, chunk_tokens=500) for k in CHUNKS_SHOWN},
+    **{f"locomo-rag, k = {k}": partial(LocomoRAG, k=k, chunk_tokens=500) for k in RAG_CHUNKS},
     "a-mem": AMem, "langmem": LangMem, "zep": Zep, "mem0, memory-r1, rules": Mem0}
 
 
-def keep(system: System, turn: Turn, fact: str) -> None:
+def store(system: System, turn: Turn, fact: str) -> None:
     """Let the system read one fact of a turn, with a model that answers ADD to everything."""
     work = system.observing(replace(turn, text=fact, facts=(fact,)))
     response = None  # starts the generator
@@ -108,42 +128,44 @@ def keep(system: System, turn: Turn, fact: str) -> None:
 def shown_by(name: str, dialogue: Dialogue, facts: Callable[[Turn], Iterable[str]],
              ) -> list[tuple[set[str], int]]:
     """For each question: the ids of the turns that a system shows something of, and its tokens."""
-    system = SHOWN[name](NO_MODEL, hashed_words(), dialogue.speakers, compact=True)
+    system = MEASURED[name](NO_MODEL, hashed_words(), dialogue.speakers, compact=True)
     turn_of: dict[int, str] = {}
     for turn in dialogue.turns:
         for fact in facts(turn):
-            keep(system, turn, fact)
-            # Lines of a chunk have no ids of their own; they are known by being the same objects.
-            new = ([line for chunk in system.chunks[-2:] for line in chunk]
-                   if isinstance(system, LocomoRAG) else [system.bank[len(system.bank) - 1]])
-            for memory in new:
+            store(system, turn, fact)
+            # A fact adds lines to the last chunk or begins one behind it; elsewhere one memory.
+            newest = ([line for chunk in system.chunks[-2:] for line in chunk]
+                      if isinstance(system, LocomoRAG) else [system.bank[len(system.bank) - 1]])
+            for memory in newest:
                 turn_of.setdefault(_key(system, memory), turn.turn_id)
-    found = []
+    turns_and_tokens = []
     for question in dialogue.questions:
+        # LangMem finds its memories while it answers, so it has no `retrieve` of its own.
         memories = (system.bank.search(question.text, system.k) if isinstance(system, LangMem)
-                    else [m for theirs in system.retrieve(question.text).values() for m in theirs])
-        found.append(({turn_of[_key(system, m)] for m in memories},
-                      sum(len(tokens_of(memory_line(m))) for m in memories)))
-    return found
+                    else sum(system.retrieve(question.text).values(), []))
+        turns_and_tokens.append(({turn_of[_key(system, memory)] for memory in memories},
+                                 sum(len(tokens_of(memory_line(memory))) for memory in memories)))
+    return turns_and_tokens
 
 
-def _key(system: System, memory: object) -> int:
+def _key(system: System, memory: Memory) -> int:
+    """What tells a memory from others. Lines of a chunk have no ids, but stay the same objects."""
     return id(memory) if isinstance(system, LocomoRAG) else memory.id
 
 
 def systems_recall(dialogues: Sequence[Dialogue]) -> dict[str, dict[str, float]]:
     """Per system: share of the evidence shown, and tokens shown, over raw turns and over facts."""
     recall: dict[str, dict[str, float]] = {}
-    for name in tqdm(SHOWN, desc="systems", ncols=100):
+    for name in tqdm(MEASURED, desc="systems", ncols=100):
         recall[name] = {}
         for stored, facts in (("raw turns", lambda turn: [turn.text]),
                               ("facts", lambda turn: turn.facts)):
             shares, sizes = [], []
             for dialogue in dialogues:
-                for question, (turns, size) in zip(
+                for question, (turn_ids, n_tokens) in zip(
                         dialogue.questions, shown_by(name, dialogue, facts)):
-                    shares.append(share(question.evidence, turns))
-                    sizes.append(size)
+                    shares.append(share(question.evidence, turn_ids))
+                    sizes.append(n_tokens)
             recall[name][stored] = mean(shares)
             recall[name][f"tokens, {stored}"] = mean(sizes)
     return recall
@@ -153,7 +175,26 @@ def recall_table(recall: dict[str, dict[str, float]], head: str) -> str:
     """Evidence recall as text."""
     columns = next(iter(recall.values()))
     lines = [f"{head:<26}" + "".join(f"{column:>18}" for column in columns)]
-    lines += [f"{name:<26}" + "".join(f"{value:>18,.0f}" if value > 1 else f"{value:>18.3f}"
-                                      for value in row.values())
-              for name, row in recall.items()]
+    for name, row in recall.items():
+        # Shares are at most 1; what is larger is a number of tokens.
+        cells = (f"{value:>18,.0f}" if value > 1 else f"{value:>18.3f}" for value in row.values())
+        lines.append(f"{name:<26}" + "".join(cells))
     return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> dict:
+    """Measure and print both tables; returns what they hold."""
+    options = parse_options(RecallOptions, "Measure how much of the questions' evidence search and "
+                            "each memory system find, without a language model.", argv)
+    try:
+        dialogues, scope = dialogues_to_test(options.data, options.limit, options.turns)
+    except DataError as error:
+        exit_with(str(error))
+    recall, of_systems = search_recall(dialogues), systems_recall(dialogues)
+    print(f"\n{options.data}: {scope}\n{recall_table(recall, 'evidence among the best')}\n\n"
+          f"{recall_table(of_systems, 'evidence shown by')}")
+    return {**recall, "systems": of_systems}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,26 +1,27 @@
 """What Memory-R1 (arXiv 2508.19828) is compared with: other memories, each at its essence.
 
-Here stands what all of them share, those that no model manages, and Mem0 with Memory-R1;
-memory_systems.py has the larger ones, A-Mem, Zep and LangMem, and the list of all.
+This file holds what all of them share, those that no model manages, and Mem0. Memory-R1 is Mem0's
+pipeline with two trained models, so both have one class. graphs_and_tools.py has the larger
+systems, A-Mem, Zep and LangMem, and the list of all.
 
     turn ──observing──> memories        question ──retrieve──> memories ──answer prompt──> Answer
 
 Each system has the methods of `memr1.MemoryR1`, `observe(turn)` and `answer(question)`, the same
 language model, embedder and answer prompt. What it keeps and what it shows are its own.
 
-The work is written as generators, which yield a `Call`, a prompt that waits for a model, and are
-sent the response. So `drive` can advance many conversations in step, with their prompts in one
-batch, and yet each class reads as if it had the model to itself.
+The work is written as generators. A generator yields a `Call`, which is a prompt that waits for a
+model, and is sent the response. So `drive` can advance many conversations in step, with their
+prompts in one batch, and yet each class reads as if it had the model to itself.
 
 Where this differs from the papers
 1. One model does everything, as in Memory-R1's comparison; the systems' own papers mostly ask
    GPT-4o-mini.
 2. The prompts are ours. All systems answer from Memory-R1's answer prompt, none from its own.
-3. `compact=True` is for the embedded model, which knows two prompts, the manager's and the answer
-   agent's: the manager's call takes every decision, and systems that ask no model keep the
-   sentences that the world knows of a turn. The docstrings say what else becomes of a system.
+3. `compact=True` is for the embedded model, which knows only the prompts of the manager and of the
+   answer agent. There the manager's call takes every decision, and systems that ask no model store
+   the sentences that the world knows of a turn. The docstrings say what else changes.
 4. What a model writes is never trusted: what cannot be used changes nothing and is counted.
-5. MemoryOS is left out. Memory-SFT is no other system but another way to train the two agents.
+5. MemoryOS is left out. Memory-SFT is another way to train the two agents, and no other system.
 """
 
 from __future__ import annotations
@@ -67,7 +68,10 @@ Work = Generator[Call, str, Any]  # yields calls, is sent the responses, returns
 def drive(works: Sequence[Work]) -> list[Any]:
     """Advance all work in step, to its end, and return what each piece of it returned.
 
-    Two pieces must not write to one memory: their turns would be mixed.
+    `memr1.build_banks` steps too, but only through Memory-R1's one decision a fact. These systems
+    make any number of calls a turn, of several kinds and models, so each call has to wait for the
+    response to the one before. Two pieces of work must not write to one memory, because their
+    turns would be mixed.
     """
     results: list[Any] = [None] * len(works)
     responses: dict[int, str | None] = dict.fromkeys(range(len(works)))  # None starts a generator
@@ -91,7 +95,7 @@ def drive(works: Sequence[Work]) -> list[Any]:
 
 @dataclass(eq=False)
 class System(ABC):
-    """The memory of one conversation. A child says what it keeps, and mostly what it shows."""
+    """The memory of one conversation. A child says what it stores, and mostly what it shows."""
 
     policy: Policy
     embed: Embedder
@@ -138,7 +142,7 @@ class System(ABC):
         return drive([self.answering(question)])[0]
 
     def entries(self) -> int:
-        """How many memories are kept."""
+        """How many memories there are."""
         return len(self.bank)
 
     def ask(self, messages: list[Message], policy: Policy | None = None) -> Work:
@@ -149,7 +153,7 @@ class System(ABC):
         return (yield Call(policy, prompt_ids, self.max_new_tokens))
 
     def stated(self, turn: Turn) -> list[str]:
-        """What is kept where no model is asked: the turn as said, or compact sentences for it."""
+        """What is stored if no model is asked: the turn as said, or compact sentences for it."""
         return list(self.compact and turn.facts or [f"{turn.speaker}: {turn.text}"])
 
     def headed(self, memories: Sequence[Memory]) -> dict[str, list[Memory]]:
@@ -178,8 +182,8 @@ class Overwrite(System):
     replaces the first.
     """
 
-    # Cosine from which on it overwrites. In the world 0.5 finds two thirds of the memories with the
-    # same subject and relation, and mistakes one in eight others for them.
+    # The least cosine at which it overwrites. In the world 0.5 finds two thirds of the memories
+    # with the same subject and relation, and takes one in eight of the others for one.
     threshold: float = 0.5
 
     def observing(self, turn: Turn) -> Work:
@@ -204,15 +208,14 @@ class FullContext(AddEverything):
     def retrieve(self, question: str) -> dict[str, list[Memory]]:
         memories = list(self.bank)
 
-        def fits(dropped: int) -> bool:
-            shown = self.headed(memories[dropped:])
-            messages = answer_messages(question, shown, self.distill)
+        def fits(n_dropped: int) -> bool:
+            messages = answer_messages(question, self.headed(memories[n_dropped:]), self.distill)
             return len((self.answerer or self.policy).encode(messages)) <= self.limit
 
-        # What fits still fits when more is dropped, so halving finds the place.
-        dropped = 0 if fits(0) else bisect_left(range(len(memories)), True, key=fits)
-        self.counts["dropped"] += dropped
-        return self.headed(memories[dropped:])
+        # What fits still fits when more is dropped, so halving the range finds the place.
+        n_dropped = 0 if fits(0) else bisect_left(range(len(memories)), True, key=fits)
+        self.counts["dropped"] += n_dropped
+        return self.headed(memories[n_dropped:])
 
 
 @dataclass(eq=False)
@@ -262,8 +265,8 @@ class LocomoRAG(System):
         yield from ()
 
     def retrieve(self, question: str) -> dict[str, list[Memory]]:
-        found = sorted(memory.id for memory in self.bank.search(question, self.k))
-        return self.headed([line for place in found for line in self.chunks[place]])
+        places = sorted(memory.id for memory in self.bank.search(question, self.k))
+        return self.headed([line for place in places for line in self.chunks[place]])
 
 
 # ---- A model manages the memory ------------------------------------------------------------------
@@ -275,6 +278,9 @@ class Mem0(System):
 
     Kept: the two calls and the four events, by a model not trained for them. Left out: two turns
     and all their facts in one call (here a call a fact), the graph variant, the summary.
+
+    It is also Memory-R1 (arXiv 2508.19828), if `policy` is a trained Memory Manager and `answerer`
+    a trained Answer Agent. memr1.py is the file to read about those.
     """
 
     facts: str | None = None  # "turns", "observations" or "llm"; None is llm, or turns if compact
@@ -283,22 +289,15 @@ class Mem0(System):
         source = self.facts or ("turns" if self.compact else "llm")
         if source == "llm":
             response = yield from self.ask(extract_messages(turn))
-            facts, found = parse_facts(response), first_json(response)
-            written = found.get("facts") if isinstance(found, dict) else found
-            self.counts.update(invalid=int(not isinstance(written, list)))
+            facts, parsed = parse_facts(response), first_json(response)
+            listed = parsed.get("facts") if isinstance(parsed, dict) else parsed
+            self.counts.update(invalid=int(not isinstance(listed, list)))
         else:
             facts = turn_facts(turn, source)
         for fact in facts:
-            shown = self.bank.search(fact, SIMILAR, turn.speaker)
-            response = yield from self.ask(manager_messages(fact, shown))
-            operations, invalid = parse_operations(response, len(shown))
+            similar = self.bank.search(fact, SIMILAR, turn.speaker)
+            response = yield from self.ask(manager_messages(fact, similar))
+            operations, invalid = parse_operations(response, len(similar))
             self.counts.update(invalid=invalid)
             self.counts.update(
-                apply_operations(self.bank, shown, operations, turn.speaker, turn.timestamp))
-
-
-class MemoryR1System(Mem0):
-    """Memory-R1 (arXiv 2508.19828): Mem0's pipeline with two trained models.
-
-    `policy` is the Memory Manager and `answerer` the Answer Agent; memr1.py is the one to read.
-    """
+                apply_operations(self.bank, similar, operations, turn.speaker, turn.timestamp))

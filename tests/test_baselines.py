@@ -1,5 +1,5 @@
-"""Tests of baselines.py and memory_systems.py: hand-worked cases with a scripted model, oracles,
-and awkward responses.
+"""Tests of rules_and_mem0.py and graphs_and_tools.py: hand-worked cases with a scripted model,
+oracles, and awkward responses.
 
     python -m pytest tests/test_baselines.py        (under ten seconds)
 """
@@ -41,7 +41,6 @@ from comparisons.rules_and_mem0 import (
     FullContext,
     LocomoRAG,
     Mem0,
-    MemoryR1System,
     Overwrite,
     System,
     drive,
@@ -200,7 +199,7 @@ def test_calls_and_tokens_in_context_are_counted() -> None:
 
 def test_the_answerer_may_be_another_model() -> None:
     manager, answerer = in_turn([{"event": "ADD", "text": "kept"}]), in_turn("**Answer:** yes")
-    system = MemoryR1System(manager, EMBED, SPEAKERS, compact=True, answerer=answerer)
+    system = Mem0(manager, EMBED, SPEAKERS, compact=True, answerer=answerer)
     system.observe(said("Hello."))
     assert system.answer("Is it?").text == "yes" and "- 1 May 2023: kept" in answerer.read[0], (
         "the manager's model keeps, the answerer's model answers")

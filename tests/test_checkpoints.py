@@ -263,7 +263,7 @@ def test_the_other_harnesses_of_mem1_are_resumed_too(material, forked, monkeypat
 def patch_mem1(patch) -> None:
     """A dialogue each to learn from and to look at."""
     splits = [world(1, seed, held_out=seed > 0) if seed else world(1, 0) for seed in range(3)]
-    patch(run, "load_data", lambda data, count: splits)
+    patch(run, "data_splits", lambda data, count: splits)
     patch(results, "by_objectives", lambda *given: by_objectives(*given[:5], limit=1, counts=(1,)))
 
 

@@ -1,4 +1,4 @@
-"""Tests of claims.py and runner.py: what is run, reused, and holds. Nothing is trained here.
+"""Tests of claims/: what is run, reused, and holds. Nothing is trained here.
 
     python -m pytest tests/test_claims.py        (a few seconds)
 """
@@ -22,20 +22,23 @@ import ppo
 import sft
 from claims import __main__ as claims
 from claims import runner
-from claims.__main__ import (
+from claims.__main__ import check
+from claims.lines import (
     SEEDS,
     above_zero,
     answers,
     by_seed,
-    check,
     every_line,
     interval,
     level,
     no_more,
+    ruled,
     scoring,
     training,
+    words,
 )
 from claims.runner import Job, missing
+from comparisons.compare import CompareOptions
 from training.options import parse_options
 
 ROOT = Path(__file__).parent.parent
@@ -72,7 +75,8 @@ def test_nine_claims_whose_commands_exist():
     assert len(lines_of_jobs) == len(jobs), "two commands share a folder: one overwrites the other"
     for job in jobs.values():
         script, *arguments = job.command
-        parse_options(OPTIONS[script], "", [*arguments, "--out", "x"])  # SystemExit if unknown
+        options = CompareOptions if "--systems" in arguments else OPTIONS[script]
+        parse_options(options, "", [*arguments, "--out", "x"])  # SystemExit if unknown
         if script != "evaluate.py":
             assert int(arguments[arguments.index("--seed") + 1]) in SEEDS
 
@@ -111,12 +115,12 @@ def test_a_paired_sum_by_hand():
     assert low <= mean <= high and low < high
     assert interval([(1, after), (-1, [start])], lambda q: q == "q")[0] == pytest.approx(3 / 4), (
         "only the questions that are kept")
-    shorter = interval([(1, [start]), (-1, after)], value=claims.words)[0]
+    shorter = interval([(1, [start]), (-1, after)], value=words)[0]
     assert shorter == pytest.approx(1 / 3), "words, not exact matches"
 
 
 def test_records_of_compared_systems_are_read_too():
-    job = claims.ruled("overwrite")
+    job = ruled("overwrite")
     finished(job)
     (job.folder / "records.jsonl").write_text(json.dumps({
         "dialogue": "a", "questions": [{"question": "q", "exact_match": 1},
@@ -125,14 +129,14 @@ def test_records_of_compared_systems_are_read_too():
         (("a", 0), 1), (("a", 1), 0)]
 
 
-@pytest.mark.parametrize(("found", "above", "near", "enough"), [
+@pytest.mark.parametrize(("effect", "above", "near", "enough"), [
     ((0.1, 0.01, 0.2), True, None, None), ((-0.1, -0.2, -0.01), False, None, True),
     ((0.0, -0.02, 0.02), None, True, True), ((0.1, 0.06, 0.2), True, False, False),
     ((-0.2, -0.3, -0.1), False, False, True), ((0.0, 0.0, 0.0), None, True, True)])
-def test_what_holds(found, above, near, enough):
-    assert above_zero(found) is above, "0 inside the interval proves nothing, in neither direction"
-    assert level(found) is near, "an interval that reaches beyond LEVEL does not show level scores"
-    assert no_more(found) is enough, "worse with more questions is enough too; only gains count"
+def test_what_holds(effect, above, near, enough):
+    assert above_zero(effect) is above, "0 inside the interval proves nothing, in neither direction"
+    assert level(effect) is near, "an interval that reaches beyond LEVEL does not show level scores"
+    assert no_more(effect) is enough, "worse with more questions is enough too; only gains count"
 
 
 def test_three_seeds_must_agree(folder):

@@ -1,4 +1,4 @@
-"""Tests of compare.py: `evaluate.py --systems`, its records, its tables, its interruptions.
+"""Tests of `python -m comparisons.compare`: its records, its tables, its interruptions.
 
     python -m pytest tests/test_compare.py        (some fifteen seconds)
 
@@ -19,6 +19,7 @@ from comparisons.compare import (
     TRAINED,
     chosen_systems,
     differences,
+    main,
     models_of,
     read_records,
     summarise_systems,
@@ -26,7 +27,6 @@ from comparisons.compare import (
 )
 from comparisons.graphs_and_tools import SYSTEMS
 from comparisons.judge import Judge
-from evaluate import main
 from world import world_splits
 
 LOCOMO = Path(__file__).resolve().parent.parent / "../shared/data/locomo10.json"
@@ -158,14 +158,15 @@ def test_an_interrupted_comparison_goes_on(tmp_path, capsys, monkeypatch):
     main(arguments)
     assert len(read) == 4, "records of a model that was trained again since were taken for its own"
     with pytest.raises(SystemExit) as stopped:
-        main([*arguments, "--distill", "off"])
+        main([*arguments, "--no-distill"])
     assert stopped.value.code == 2 and "--distill" in capsys.readouterr().err, (
         "records of other options must not stand in one table")
 
 
 @pytest.mark.parametrize("arguments, said", [
     (["--systems", "nothing"], "must be all"),
-    (["--systems", "memory-r1", "--manager", "x"], "leave out --manager"),
+    (["--systems", "memory-r1", "--manager", "x"], "--manager"),  # trained ones come from runs/
+    (["--facts", "turns"], "--facts"),
     (["--systems", "mem0", "--judge-url", "http://localhost:1/v1"], "needs --judge"),
     (["--systems", "mem0", "--judge", "m", "--judge-url", "nonsense"], "address")])
 def test_bad_options_are_one_line(arguments, said, tmp_path, capsys):

@@ -19,6 +19,7 @@ import grpo
 import ppo
 import sft
 from claims import __main__ as claims
+from comparisons import compare, recall
 from making import manager, mem1
 from tools import chat, commands, report
 from tools.bench import __main__ as bench
@@ -26,11 +27,13 @@ from training import pictures
 from training.options import parse_options
 
 MAINS = {"grpo": grpo.main, "ppo": ppo.main, "sft": sft.main, "evaluate": evaluate.main,
+         "comparisons.compare": compare.main, "comparisons.recall": recall.main,
          "memr1": chat.talk_main, "mem1": chat.watch_main, "claims": claims.main,
          "tools.report": report.main, "tools.bench": bench.main, "training.pictures": pictures.main,
          "making.manager": manager.main, "making.mem1": mem1.main}
 OPTIONS = {"grpo": grpo.GRPOOptions, "ppo": ppo.PPOOptions, "sft": sft.SFTOptions,
-           "evaluate": evaluate.EvaluateOptions}
+           "evaluate": evaluate.EvaluateOptions, "comparisons.compare": compare.CompareOptions,
+           "comparisons.recall": recall.RecallOptions}
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"),
                 *(ROOT / "assignments").glob("*.md")])
 
@@ -82,6 +85,11 @@ def test_documented_commands_exist():
                     f"{where}: {command!r} uses {argument}, which its --help does not know")
             elif argument.isidentifier() and argument.isupper() and len(argument) > 1:
                 pytest.fail(f"{where}: {command!r} holds the placeholder {argument}")
+        if name == "evaluate" and "--systems" in arguments:  # hands its arguments over
+            name = "comparisons.compare"
+        if name == "evaluate" and "--recall" in arguments:
+            name = "comparisons.recall"
+            arguments.remove("--recall")
         if name in OPTIONS and "..." not in arguments:
             parse_options(OPTIONS[name], "", arguments)  # refuses what the script refuses
 

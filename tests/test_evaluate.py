@@ -18,24 +18,14 @@ import pytest
 
 import evaluate
 import grpo
-from data import DataError, Dialogue, Question, Turn
-from evaluate import (
-    evidence_found,
-    facts_of,
-    held_out,
-    main,
-    mean,
-    read_all,
-    run_system,
-    share,
-    shorten,
-    table,
-)
+from comparisons import compare, recall
+from comparisons.recall import mean, share
+from data import Dialogue, Question, Turn
+from evaluate import evidence_found, main, run_system, table
 from memory_bank import hashed_words
-from memr1 import AnswerTask, MemoryR1
+from memr1 import CHUNK, AnswerTask, MemoryR1, Reading, build_banks, facts_of
 from policy import Step
 from training.options import EMBEDDED_MODEL
-from training.run import load_data
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCOMO = ROOT / "../shared/data/locomo10.json"
@@ -100,25 +90,16 @@ def test_share_and_mean():
     assert mean([None]) == 0 and mean([]) == 0
 
 
-def test_shorten():
-    both = [PETS, BOATS]
-    assert shorten(both, None, None) == both, "nothing was asked to be left out"
-    (only,) = shorten(both, 2, None)
-    assert only.questions == PETS.questions[:2] and only.turns == PETS.turns, (
-        "--limit 2 needs the first dialogue alone, read to its end")
-    assert [len(d.questions) for d in shorten(both, 4, None)] == [3, 1], "the limit is of all"
-    first, second = shorten(both, None, 3)
-    assert [q.category for q in first.questions] == [1] and second == BOATS, (
-        "after three turns nobody knows what was said in the fourth: its questions are not asked")
-    assert len(first.turns) == 3, "--turns 3 read more than three turns"
-    assert shorten(both, None, 2) == [], "a dialogue without questions is not read"
+def read_all(manager, dialogues: list[Dialogue], facts: str) -> Reading:
+    return build_banks(manager, dialogues, hashed_words(), facts, 8)
 
 
 # ---- reading -------------------------------------------------------------------------------------
 
 
 def test_reading_by_hand():
-    (bank,), (sources,), counts = read_all(Scripted(manage), [PETS], "observations", 8)
+    reading = read_all(Scripted(manage), [PETS], "observations")
+    (bank,), (sources,), counts = reading.banks, reading.sources, reading.counts
     # What Bob said has its own memories, so that memory 0 that Ann's "also" updates is the dog.
     assert [m.text for m in bank] == ["Ann has a dog Milo", "Bob plays chess", "so she has two"]
     assert sources == {0: {"D1:1", "D1:3"}, 1: {"D1:2"}, 2: {"D1:3"}}, (
@@ -128,19 +109,19 @@ def test_reading_by_hand():
 
 def test_an_update_that_changes_no_word_still_counts():
     twice = dialogue("twice", [("Ann has a dog",), (), ("Ann also has a dog",)], [])
-    _, (sources,), _ = read_all(Scripted(manage), [twice], "observations", 8)
+    (sources,) = read_all(Scripted(manage), [twice], "observations").sources
     assert sources == {0: {"D1:1", "D1:3"}}, (
         "the third turn confirmed the memory, though the memory stayed equal")
 
 
 def test_dialogues_do_not_mix():
-    together = read_all(Scripted(manage), [PETS, BOATS], "observations", 8)
+    together = read_all(Scripted(manage), [PETS, BOATS], "observations")
     for place, one in enumerate((PETS, BOATS)):
-        (bank,), (sources,), _ = read_all(Scripted(manage), [one], "observations", 8)
-        assert list(together[0][place]) == list(bank), (
+        alone = read_all(Scripted(manage), [one], "observations")
+        assert list(together.banks[place]) == list(alone.banks[0]), (
             f"{one.name}: another bank when two dialogues are read in step; were they confused?")
-        assert together[1][place].items() >= sources.items(), "sources of another dialogue"
-    assert not list(together[0][1]), "the boat is gone, but its memory stayed"
+        assert together.sources[place] == alone.sources[0], "sources of another dialogue"
+    assert not list(together.banks[1]), "the boat is gone, but its memory stayed"
 
 
 @pytest.mark.parametrize("facts", ["turns", "observations", "llm"])
@@ -154,7 +135,7 @@ def test_reading_equals_the_system_turn_by_turn(facts):
     system = MemoryR1(Scripted(reply), Scripted(reply), hashed_words(), PETS.speakers, facts)
     for turn in PETS.turns:
         system.observe(turn)
-    (bank,), _, _ = read_all(Scripted(reply), [PETS], facts, 64)
+    (bank,) = read_all(Scripted(reply), [PETS], facts).banks
     assert list(bank) == list(system.bank), (
         f"facts from {facts}: MemoryR1.observe, one turn after another, leaves another bank")
 
@@ -162,9 +143,9 @@ def test_reading_equals_the_system_turn_by_turn(facts):
 def test_extraction_asks_for_many_turns_at_a_time():
     policy = Scripted(lambda prompt: '{"facts": ["' + prompt[-4:] + '"]}')
     many = dialogue("many", [()] * 70, []).turns
-    facts = facts_of(policy, many, "llm")
+    facts = facts_of(many, "llm", policy)
     assert facts == [[turn.text[-4:].strip()] for turn in many], "facts went to the wrong turns"
-    assert max(policy.batches) == evaluate.CHUNK, "one turn at a time is slow on a GPU"
+    assert max(policy.batches) == CHUNK, "one turn at a time is slow on a GPU"
 
 
 # ---- answering -----------------------------------------------------------------------------------
@@ -198,9 +179,9 @@ def test_evidence_is_of_the_memories_that_are_shown():
     # 31 memories of Ann, the agent sees 30 of them: all share "boat" with the question but one.
     facts = [(f"Ann boat {i}",) if i != 4 else ("Ann lamp",) for i in range(31)]
     one = dialogue("many", [s for fact in facts for s in (fact, ())], [])
-    (bank,), (sources,), _ = read_all(Scripted(manage), [one], "observations", 8)
-    task = AnswerTask(bank, Question("boat", "", 4, ("D1:1", "D1:9")), one.speakers)
-    assert evidence_found(bank, sources, task) == 0.5, (
+    reading = read_all(Scripted(manage), [one], "observations")
+    task = AnswerTask(reading.banks[0], Question("boat", "", 4, ("D1:1", "D1:9")), one.speakers)
+    assert evidence_found(reading.sources[0], task) == 0.5, (
         "the lamp of D1:9 is in the bank but not among the 30 that are shown: half was found")
 
 
@@ -248,16 +229,6 @@ def small_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_held_out(tmp_path, small_file):
-    assert [d.name for d in held_out(str(small_file))] == ["talk-0", "talk-1"], (
-        "a file too small to be split is evaluated whole")
-    path = tmp_path / "five.json"
-    path.write_text(json.dumps(locomo_like(5)))
-    assert [d.name for d in held_out(str(path))] == ["talk-2", "talk-3", "talk-4"], (
-        "the first conversation is for training and the second for validation: not tested on")
-    assert sum(len(d.questions) for d in held_out("world")) == 513, "the world's test has 513"
-
-
 def test_a_whole_evaluation(small_file, model_folder, tmp_path, capsys):
     out = tmp_path / "run"
     returned = main(["--data", str(small_file), "--model", str(model_folder), "--out", str(out),
@@ -291,23 +262,31 @@ def test_a_whole_evaluation(small_file, model_folder, tmp_path, capsys):
 def test_a_quick_look_says_so(small_file, model_folder, tmp_path, capsys):
     summary = main(["--data", str(small_file), "--answerer", str(model_folder), "--manager",
                     str(model_folder), "--out", str(tmp_path / "run"), "--max-new-tokens", "4",
-                    "--limit", "2", "--turns", "3", "--facts", "turns", "--distill", "off"])
+                    "--limit", "2", "--turns", "3", "--facts", "turns", "--no-distill"])
     text = capsys.readouterr().out
     assert ("a quick look, not the full test: the first 2 questions on 1 of 2 dialogues, of 6 "
             "questions") in text, text
     assert (summary["turns_read"], summary["facts_read"], summary["count"]) == (3, 3, 2)
 
 
-def test_recall_needs_no_model(small_file, capsys):
-    recall = main(["--recall", "--data", str(small_file), "--model", "no/such/model"])
-    assert recall["raw turns"]["60"] == recall["facts"]["10"] == 1.0, "three facts: all are found"
-    text = capsys.readouterr().out
-    assert "raw turns" in text and "facts" in text and "60" in text, text
-    assert recall["systems"]["full-context"]["raw turns"] == 1.0 and "zep" in text, text
+def test_comparisons_get_their_arguments(monkeypatch):
+    """`evaluate.py --systems` and `--recall` are the commands of comparisons/, options and all."""
+    calls = []
+    for command in (compare, recall):
+        monkeypatch.setattr(command, "main", lambda argv, name=command.__name__: (
+            calls.append((name, argv)) or {"from": name}))
+    assert main(["--limit", "3", "--recall", "--data", "x"]) == {"from": "comparisons.recall"}
+    assert main(["--systems", "mem0", "--judge", "m"]) == {"from": "comparisons.compare"}
+    main(["--systems=mem0"])
+    assert calls == [("comparisons.recall", ["--limit", "3", "--data", "x"]),
+                     ("comparisons.compare", ["--systems", "mem0", "--judge", "m"]),
+                     ("comparisons.compare", ["--systems=mem0"])], (
+        "every option but --recall itself belongs to the command that is handed the line")
 
 
 @pytest.mark.parametrize("arguments, expected", [
     (["--data", "SMALL", "--turns", "0"], "--turns 0"),
+    (["--data", "SMALL", "--judge", "m"], "--judge"),  # only comparisons.compare has a judge
     (["--data", "EMPTY"], "--turns"),
     (["--data", "BARE"], "--facts turns"),
     (["--data", "SMALL", "--manager", "MISSING"], "MISSING"),
@@ -378,7 +357,8 @@ def test_hotpotqa_is_for_mem1(model_folder, tmp_path, capsys):
     arguments = ["--data", str(path), "--model", str(model_folder), "--max-new-tokens", "6"]
     summary = main([*arguments, "--agent", "mem1", "--objectives", "2", "--limit", "3", "--out",
                     str(tmp_path / "run")])
-    assert summary["by_objectives"]["2"]["mem1"]["count"] == 3
+    assert summary["by_objectives"]["2"]["mem1"]["count"] == 1, (
+        "the last three questions in pairs: grpo.py trains on the first six")
     capsys.readouterr()
     for command in (main, grpo.main):
         with pytest.raises(SystemExit) as stopped:
@@ -388,18 +368,3 @@ def test_hotpotqa_is_for_mem1(model_folder, tmp_path, capsys):
     learned = grpo.main([*arguments, "--agent", "mem1", "--steps", "1", "--questions", "2",
                          "--group-size", "2", "--out", str(tmp_path / "learned")])
     assert (learned["train_questions"], learned["test_questions"]) == (6, 2), "3, in pairs"
-    train, validation, test = load_data(str(path))
-    assert (len(train), len(validation), len(test)) == (6, 1, 3), "60, 10 and 30 of 100, in order"
-    assert [q.question_id for q in (*train, *validation, *test)] == [f"q{i}" for i in range(10)]
-    assert len(load_data(str(path), 4)[0]) == 4
-
-
-def test_benchmarks_that_only_test_are_not_trained_on(tmp_path):
-    path = tmp_path / "msc.jsonl"
-    session = [{"id": "Speaker 1", "text": "I have a cat."}, {"id": "Speaker 2", "text": "Nice."}]
-    path.write_text(json.dumps({
-        "previous_dialogs": [{"dialog": session, "personas": [], "time_back": "2 days ago"}],
-        "dialog": session, "self_instruct": {"B": "Which pet?", "A": "a cat"}}) + "\n")
-    assert [d.questions[0].answer for d in held_out(str(path))] == ["a cat"]
-    with pytest.raises(DataError, match="to test on"):
-        load_data(str(path))

@@ -28,6 +28,7 @@ from memr1 import (
     ManagerAgent,
     ManagerTask,
     MemoryR1,
+    Reading,
     answer_all,
     answer_tasks,
     apply_operations,
@@ -278,17 +279,18 @@ def test_build_banks_in_step_is_observing_one_by_one(dialogues: list[Dialogue]) 
 
     ragged = [replace(d, turns=d.turns[:n]) for d, n in zip(dialogues, (25, 0, 40, 7))]
     for facts in ("turns", "observations"):
-        banks, counts = build_banks(Scripted(respond), ragged, EMBED, facts)
+        reading = build_banks(Scripted(respond), ragged, EMBED, facts)
         total: Counter[str] = Counter()
-        for dialogue, bank in zip(ragged, banks, strict=True):
+        for dialogue, bank in zip(ragged, reading.banks, strict=True):
             system = MemoryR1(Scripted(respond), None, EMBED, dialogue.speakers, facts)
             for turn in dialogue.turns:
                 for seen in system.observe(turn):
-                    total += seen.counts
+                    total += seen.counts + Counter(facts=1)
             assert contents(bank) == contents(system.bank), (
                 "dialogues that go in step must not see each other's memories or change order")
+        counts = reading.counts
         assert counts == total and counts["invalid"] and counts["DELETE"], f"{counts} != {total}"
-    assert build_banks(Scripted(respond), [], EMBED, "turns") == ([], Counter())
+    assert build_banks(Scripted(respond), [], EMBED, "turns") == Reading([], [], Counter())
 
 
 def test_the_whole_system_with_oracle_and_vanilla_manager(dialogues: list[Dialogue]) -> None:

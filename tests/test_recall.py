@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from comparisons.recall import SHOWN, search_recall, shown_by, systems_recall
+from benchmarks.splits import held_out, shorten
+from comparisons.recall import MEASURED, main, search_recall, shown_by, systems_recall
 from data import Dialogue, Question, Turn
-from evaluate import held_out, shorten
 
 LOCOMO = Path(__file__).resolve().parent.parent / "../shared/data/locomo10.json"
 needs_locomo = pytest.mark.skipif(not LOCOMO.exists(), reason="needs LoCoMo")
@@ -29,9 +29,8 @@ def spoken(texts: list[str], question: str, *evidence: str) -> Dialogue:
 def test_search_recall_by_hand():
     # Twelve turns of one word each. "harp" is in the third; a tie of zeros goes to the oldest, so
     # that of the twelve the last two are not among the ten best.
-    words = "oak elm harp ash fir yew box ivy bay fig nut pea".split()
     turns = tuple(Turn(f"D1:{i}", "Ann", word, "", (f"fact {word}",) if i < 12 else ())
-                  for i, word in enumerate(words, start=1))
+                  for i, word in enumerate(WORDS, start=1))
     questions = (Question("harp", "", 4, ("D1:3", "D1:12")), Question("harp", "", 4, ("D1:3",)),
                  Question("harp", "", 3, ()))
     recall = search_recall([Dialogue("d", ("Ann", "Bob"), turns, questions)])
@@ -46,7 +45,7 @@ def test_every_system_shows_what_it_would_show_and_no_more():
     not."""
     said = [f"{WORDS[i % 12]} number{i}" for i in range(40)]
     dialogue = spoken(said, "number7?", "D1:8", "D1:31")
-    turns_of = {name: shown_by(name, dialogue, lambda turn: [turn.text])[0][0] for name in SHOWN}
+    turns_of = {name: shown_by(name, dialogue, lambda turn: [turn.text])[0][0] for name in MEASURED}
     assert all("D1:8" in turns for turns in turns_of.values()), (
         f"the best match is shown by every system, or its memory counts as another turn's: "
         f"{[name for name, turns in turns_of.items() if 'D1:8' not in turns]}")
@@ -85,3 +84,15 @@ def test_systems_on_a_conversation_of_locomo():
     assert found["full-context"]["raw turns"] == 1.0, "150 turns fit, and nothing is lost"
     for row in found.values():
         assert 0 < row["facts"] <= 1 and row["tokens, facts"] > 0
+
+
+def test_the_command_needs_no_model(capsys):
+    recall = main(["--limit", "19"])
+    printed = capsys.readouterr().out
+    assert "a quick look, not the full test" in printed and "zep" in printed, printed
+    assert 0 < recall["raw turns"]["10"] <= recall["raw turns"]["60"] <= 1
+    assert set(recall["systems"]) == set(MEASURED)
+    with pytest.raises(SystemExit):
+        main(["--model", "no/such/model"])
+    error = capsys.readouterr().err
+    assert "--model" in error and error.count("\n") == 1, "an option that nobody reads was taken"

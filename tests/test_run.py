@@ -29,7 +29,7 @@ from grpo import GRPOOptions
 from memory_bank import hashed_words
 from training.options import EMBEDDED_MODEL, Options, option, parse_options, resolve
 from training.pictures import draw_curve, draw_objectives, objectives_table, table
-from training.run import Run, load_data, prepare
+from training.run import Run, prepare
 from trees import Episode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -203,17 +203,6 @@ def test_resolve():
     open_ended = ("limit", "train_questions")  # None is "all"
     assert None not in {v for k, v in vars(embedded).items() if k not in open_ended}, (
         "something is still undecided; config.json would not tell what was run")
-
-
-def test_training_questions_are_counted_off_from_the_first():
-    whole = load_data("world")
-    for wanted in (1, 30, 304):
-        train, validation, test = load_data("world", wanted)
-        asked = [question for dialogue in train for question in dialogue.questions]
-        assert len(asked) == wanted and (validation, test) == whole[1:]
-        everything = [question for dialogue in whole[0] for question in dialogue.questions]
-        shorter = min(wanted, len(everything))
-        assert asked[:shorter] == everything[:shorter], "fewer questions must be the first of more"
 
 
 # ---- a run ---------------------------------------------------------------------------------------

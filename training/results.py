@@ -110,7 +110,7 @@ def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
     if run.options.agent == "manager" and run.options.data in KINDS and not run.options.limit:
         dialogues = devices.spread(run.test_dialogues)
         with devices.gathered(run.policy.model, run.reference.model):
-            banks, _ = build_banks(run.policy, dialogues, run.embed, run.options.facts)
+            banks = build_banks(run.policy, dialogues, run.embed, run.options.facts).banks
             asked = [AnswerTask(bank, question, dialogue.speakers)
                      for bank, dialogue in zip(banks, dialogues)
                      for question in dialogue.questions]

@@ -26,7 +26,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,10 @@ import torch
 from backend import devices
 from backend.devices import exit_with
 from backend.loading import PolicyError, check_model
-from benchmarks.others import load
 from benchmarks.shop import Goal, Store, goals
+from benchmarks.splits import splits as data_splits
 from benchmarks.webshop import WebShopGoal, webshop_tasks
-from data import DataError, Dialogue, OpenQuestion, is_locomo, split_locomo
+from data import DataError, Dialogue, OpenQuestion
 from environments import Environment, Search, SearchTask, search_tasks
 from mem1 import Mem1Agent
 from memory_bank import Embedder, hashed_words
@@ -56,7 +56,6 @@ from training.checkpoints import (
 from training.options import Options, resolve
 from training.trackers import Tracker, TrackerError, tensorboard, wandb
 from trees import Episode
-from world import KINDS, training_world, world_splits
 
 Task = ManagerTask | AnswerTask | SearchTask | Goal | WebShopGoal
 Agent = ManagerAgent | AnswerAgent | Mem1Agent
@@ -65,47 +64,6 @@ TRAINING_ROUNDS = 6  # MEM1's training questions are grouped so often: fewer pai
 SHOP_GOALS = (152, 81, 250)  # of training, validation and test
 OF_A_RUN = ("metrics.csv", "samples.jsonl", "cases.jsonl", "dialogue.json", "summary.json",
             "curve.png", "objectives.png")
-
-
-def load_data(data: str, train_questions: int | None = None) -> tuple[list, list, list]:
-    """What to train, validate and test on: dialogues, or HotpotQA's questions.
-
-    The world makes as many training dialogues as `train_questions` needs; 152 fill eight. Raises
-    DataError if a file has fewer, or is one to test on only.
-    """
-    if data in KINDS:
-        train, validation, test = world_splits(data)
-        if train_questions:
-            train = training_world(-(-train_questions // len(train[0].questions)), data)
-    else:
-        found = load(data)
-        if isinstance(found[0], OpenQuestion):
-            places = len(found) * 6 // 10, len(found) * 7 // 10
-            train, validation, test = (
-                found[: places[0]], found[places[0] : places[1]], found[places[1] :])
-        elif is_locomo(found):
-            train, validation, test = split_locomo(found)
-        else:
-            raise DataError(f"{data}: a benchmark to test on (evaluate.py), as in the paper; learn "
-                            "from world or locomo")
-    if train_questions:
-        train = first_questions(train, train_questions, data)
-    return train, validation, test
-
-
-def first_questions(train: list, count: int, data: str) -> list:
-    """The sources of `--data` with their first `count` questions; DataError if it has fewer."""
-    kept, left = [], count
-    for source in train:
-        if left and isinstance(source, Dialogue):
-            kept.append(replace(source, questions=source.questions[:left]))
-            left -= len(kept[-1].questions)
-        elif left:
-            kept.append(source)
-            left -= 1
-    if left:
-        raise DataError(f"{data}: --train-questions {count}, but there are {count - left}")
-    return kept
 
 
 def load_or_stop(name: str, options: Options | None = None) -> Policy:
@@ -287,7 +245,7 @@ def prepare(options: Options, algorithm: str) -> Run:
     torch.manual_seed(options.seed)
     try:
         check_model(options.model)  # before anything is downloaded
-        splits = load_data(options.data, options.train_questions)
+        splits = data_splits(options.data, options.train_questions)
     except (PolicyError, DataError) as error:
         exit_with(str(error))
     if isinstance(splits[0][0], OpenQuestion) and options.agent != "mem1":

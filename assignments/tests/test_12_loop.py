@@ -59,7 +59,7 @@ def start(tmp_path, monkeypatch):
         import ppo
         from training import run as run_module
         # Everything is real but the model, the data and the agent.
-        monkeypatch.setattr(run_module, "load_data", lambda *_, **__: ([None],) * 3)
+        monkeypatch.setattr(run_module, "data_splits", lambda *_, **__: ([None],) * 3)
         monkeypatch.setattr(run_module, "goals", lambda *_, **__: [None], raising=False)
         monkeypatch.setattr(run_module, "load_or_stop", lambda *_, **__: random_policy())
         kind = grpo.GRPOOptions if algorithm == "grpo" else ppo.PPOOptions

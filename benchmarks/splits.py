@@ -1,0 +1,132 @@
+"""What `--data` gives to train, to validate and to test on. Every command splits here.
+
+    --data                        train               validation        test
+    world, world-part, world-long 8 dialogues (152)   5 dialogues (81)  27 dialogues (513)
+    locomo                        conv-26             conv-30           all the others
+    a file of LoCoMo's form       1st conversation    2nd conversation  all the others
+    hotpotqa, or a file           first 60 %          next 10 %         last 30 %
+    msc, longmemeval, or a file   -                   -                 everything
+
+The numbers in brackets are questions. The three parts share no dialogue and no question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from benchmarks.others import load
+from data import DataError, Dialogue, OpenQuestion, is_locomo, split_locomo
+from world import KINDS, training_world, world_splits
+
+LOCOMO_FIRST = ("conv-26", "conv-30")  # trains with 152 questions, validates with 81
+Part = list[Dialogue] | list[OpenQuestion]
+
+
+def splits(data: str, train_questions: int | None = None) -> tuple[Part, Part, Part]:
+    """(train, validation, test): dialogues, or HotpotQA's questions.
+
+    The world makes as many training dialogues as `train_questions` needs; 152 questions fill
+    eight. Raises DataError if a file has fewer questions, or has nothing to train on.
+    """
+    train, validation, test = _all_parts(data)
+    if data in KINDS and train_questions:
+        train = training_world(-(-train_questions // len(train[0].questions)), data)
+    if not train:
+        raise DataError(f"{data}: all of it is to test on (evaluate.py), since it is a benchmark "
+                        "beside LoCoMo or has fewer than three conversations; learn from world or "
+                        "locomo")
+    if train_questions:
+        train = _first_questions(train, train_questions, data)
+    return train, validation, test
+
+
+def held_out(data: str) -> Part:
+    """The test part: what no training run has learned from. Raises DataError for bad data."""
+    return _all_parts(data)[2]
+
+
+def _all_parts(data: str) -> tuple[Part, Part, Part]:
+    """The three parts; the first two are empty where the data is there to test on only."""
+    if data in KINDS:
+        return world_splits(data)
+    loaded = load(data)
+    if isinstance(loaded[0], OpenQuestion):
+        first, second = len(loaded) * 6 // 10, len(loaded) * 7 // 10
+        return loaded[:first], loaded[first:second], loaded[second:]
+    if is_locomo(loaded) and len(loaded) >= 3:
+        return split_locomo(_named_first(loaded))
+    return [], [], loaded
+
+
+def _named_first(dialogues: list[Dialogue]) -> list[Dialogue]:
+    """LoCoMo's training and validation conversations first, if the file has both of them.
+
+    The order of a copy of the file must not decide what is tested. Another file, with names of its
+    own, stays in its order.
+    """
+    by_name = {dialogue.name: dialogue for dialogue in dialogues}
+    if not by_name.keys() >= set(LOCOMO_FIRST):
+        return dialogues
+    first = [by_name[name] for name in LOCOMO_FIRST]
+    return [*first, *(dialogue for dialogue in dialogues if dialogue not in first)]
+
+
+def _first_questions(train: Part, count: int, data: str) -> Part:
+    """The training part as far as its first `count` questions; DataError if it has fewer."""
+    shorter, n_missing = [], count
+    for source in train:
+        if not n_missing:
+            break
+        if isinstance(source, Dialogue):
+            source = replace(source, questions=source.questions[:n_missing])
+        shorter.append(source)
+        n_missing -= len(source.questions) if isinstance(source, Dialogue) else 1
+    if n_missing:
+        raise DataError(f"{data}: --train-questions {count}, but there are {count - n_missing}")
+    return shorter
+
+
+# ---- A quick look --------------------------------------------------------------------------------
+
+
+def shorten(dialogues: Sequence[Dialogue], limit: int | None, turns: int | None) -> list[Dialogue]:
+    """The dialogues as far as they are read, with the questions that are asked.
+
+    `limit` is the number of questions in all, `turns` the number of turns of each dialogue. With
+    `turns`, a question is asked only if its evidence was read: nobody could know the answer of the
+    others. A dialogue without a question to ask is not read.
+    """
+    shorter: list[Dialogue] = []
+    n_questions = 0
+    for dialogue in dialogues:
+        questions = dialogue.questions
+        if turns is not None:
+            turns_read = {turn.turn_id for turn in dialogue.turns[:turns]}
+            questions = tuple(question for question in questions if question.evidence
+                              and turns_read.issuperset(question.evidence))
+        if limit is not None:
+            questions = questions[: limit - n_questions]
+        if questions:
+            shorter.append(replace(dialogue, turns=dialogue.turns[:turns], questions=questions))
+        n_questions += len(questions)
+    return shorter
+
+
+def dialogues_to_test(data: str, limit: int | None, turns: int | None,
+                      ) -> tuple[list[Dialogue], str]:
+    """The test dialogues after `shorten`, and a line that says how much of the test they are.
+
+    Raises DataError for bad data, for questions without a dialogue, and if no question remains.
+    """
+    test = held_out(data)
+    if isinstance(test[0], OpenQuestion):
+        raise DataError(f"--data {data}: questions without a dialogue; they are for --agent mem1")
+    dialogues = shorten(test, limit, turns)
+    if not dialogues:
+        raise DataError(f"{data}: no question left to ask; raise or leave out --turns")
+    n_questions, n_all = (sum(len(d.questions) for d in part) for part in (dialogues, test))
+    scope = f"{n_questions:,} questions on {len(dialogues)} of {len(test)} dialogues"
+    if n_questions < n_all or turns:
+        scope = f"a quick look, not the full test: the first {scope}, of {n_all:,} questions"
+    return dialogues, scope

@@ -1,0 +1,349 @@
+"""The nine claims of the two papers: which commands each needs, what is compared, what holds.
+
+    claim ──> jobs (commands of this repository) ──> records ──> one number with its interval
+
+Memory-R1 (arXiv 2508.19828) makes claims 1 to 8, MEM1 (arXiv 2506.15841) the ninth. A *term* is a
+sign and the jobs that are counted with it. So `[(1, trained), (-1, START)]` is how much better a
+trained agent is than the start model, paired by question and by seed.
+
+A difference *holds* if its 95 % interval (runs and dialogues drawn anew, `intervals.crossed`) lies
+above 0. It *does not hold* if the interval lies below 0, and is else *not shown*. Two scores that
+should be level are so if the interval stays within `LEVEL`. More is not needed if the interval ends
+below `LEVEL`. Where three numbers are compared, one a seed, all must agree.
+
+Where this differs from the papers
+1. Scores are exact match, not F1 or an LLM judge's, because exact match is what is trained for.
+2. "Manager" and "answer agent" alone are scored over whole dialogues with the other one untrained,
+   as in the papers' ablations.
+3. The papers test carrying over on other benchmarks. Here it is tested on names, relations and
+   lengths that no training dialogue had (`--data world-part`, `world-long`).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from claims.runner import Job
+from comparisons.intervals import crossed
+from world import never_told
+
+SEEDS = (0, 1, 2)
+SIZES = (19, 38, 76, 152, 304)  # training questions
+# Less than the usual budget is enough, because runs are compared only with each other.
+MANAGER, LESS_MANAGER = ("--steps", "14"), ("--questions", "38", "--steps", "12")
+LEAST_MANAGER = ("--questions", "38", "--steps", "8")  # fifteen runs; 304 questions once each
+LESS_ANSWER = ("--steps", "10")
+# At the usual rate, half this one, twelve steps teach nothing about sixteen questions.
+LESS_MEM1 = ("--steps", "12", "--lr", "6e-4", "--limit", "10")
+LONG = ("--data", "world-long", "--limit", "171")  # nine dialogues of twice the length
+LEVEL = 0.05  # exact match; what is closer is level
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table: a claim, what the paper says, and what is measured here."""
+
+    number: int
+    claim: str
+    paper: str
+    jobs: tuple[Job, ...]
+    measure: Callable[[], tuple[str, bool | None]]  # the numbers as text; whether the claim holds
+
+
+# ---- The commands --------------------------------------------------------------------------------
+
+
+def training(algorithm: str, agent: str, seed: int, label: str = "", *options: str) -> Job:
+    """Train one agent.
+
+    Its own evaluation is short, because `scoring` scores it again over whole dialogues.
+    """
+    name = "-".join(filter(None, (algorithm, agent, label, str(seed))))
+    return Job(name, (f"{algorithm}.py", "--agent", agent, "--seed", str(seed), *options,
+                      "--limit", "19"))
+
+
+def scoring(manager: Job | None, answerer: Job | None, *options: str) -> Job:
+    """Whole dialogues, read and answered by two agents; None is the start model."""
+    parts = ["of", manager.name if manager else "start", answerer.name if answerer else "start",
+             *(option.lstrip("-") for option in options)]
+    command = ["evaluate.py"]
+    for flag, job in (("--manager", manager), ("--answerer", answerer)):
+        command += [flag, job.checkpoint] if job else []
+    return Job("-".join(parts), (*command, *options), tuple(j for j in (manager, answerer) if j))
+
+
+def ruled(rule: str) -> Job:
+    """Whole dialogues, read by a rule of rules_and_mem0.py and answered by the start model."""
+    return Job(f"of-{rule}", ("evaluate.py", "--systems", rule))
+
+
+# ---- What is measured ----------------------------------------------------------------------------
+
+Question = tuple[str, int]  # (dialogue, number of the question in it)
+
+
+def answers(job: Job) -> dict[Question, dict[str, Any]]:
+    """The record of every question that a scoring command asked."""
+    lines = (job.folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    rows: dict[Question, dict[str, Any]] = {}
+    n_questions: Counter[str] = Counter()  # of each dialogue, so far
+    for record in map(json.loads, lines):
+        # `--systems` writes one line a dialogue, else a line is a question.
+        for row in record.get("questions", [record]):
+            rows[record["dialogue"], n_questions[record["dialogue"]]] = row
+            n_questions[record["dialogue"]] += 1
+    return rows
+
+
+def right(row: dict[str, Any]) -> float:
+    """Exact match of one answer."""
+    return float(row["exact_match"])
+
+
+def words(row: dict[str, Any]) -> float:
+    """How long one answer is."""
+    return float(len(row["answer"].split()))
+
+
+Terms = Sequence[tuple[int, Sequence[Job]]]  # (sign, one job a seed, or one for all seeds)
+Value = Callable[[dict[str, Any]], float]  # a number of one record
+Filter = Callable[[str], bool]  # whether a question is counted
+Effect = tuple[float, float, float]  # (mean, low, high)
+
+
+def every_question(question: str) -> bool:
+    """True: the filter that counts them all."""
+    return True
+
+
+def interval(terms: Terms, counts: Filter = every_question, value: Value = right) -> Effect:
+    """The signed sum of some scores, paired by question and by seed: (mean, low, high)."""
+    scores = []  # (S, N): a row for each seed
+    for seed in range(max(len(jobs) for _, jobs in terms)):
+        # A job that stands for all seeds is paired with each of the others.
+        signed_rows = [(sign, answers(jobs[seed % len(jobs)])) for sign, jobs in terms]
+        keys = [key for key, row in signed_rows[0][1].items() if counts(row["question"])]
+        scores.append([sum(sign * value(rows[key]) for sign, rows in signed_rows) for key in keys])
+    return crossed(scores, [dialogue for dialogue, _ in keys])
+
+
+def effect_text(effect: Effect, digits: int = 3) -> str:
+    """An effect and its interval as text."""
+    mean, low, high = effect
+    return f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+
+def above_zero(effect: Effect) -> bool | None:
+    """True if the whole interval is above 0, False if below, else None."""
+    _, low, high = effect
+    return True if low > 0 else False if high < 0 else None
+
+
+def level(effect: Effect) -> bool | None:
+    """True if the whole interval is within LEVEL of 0, False if all of it is outside, else None."""
+    _, low, high = effect
+    if -LEVEL <= low and high <= LEVEL:
+        return True
+    return False if low > LEVEL or high < -LEVEL else None
+
+
+def no_more(effect: Effect) -> bool | None:
+    """True if the whole interval is at most LEVEL, False if all of it is above, else None."""
+    _, low, high = effect
+    return True if high <= LEVEL else False if low > LEVEL else None
+
+
+def agreed(outcomes: Sequence[bool]) -> bool | None:
+    """What all seeds say; None if they disagree."""
+    return outcomes[0] if len(set(outcomes)) == 1 else None
+
+
+def difference(number: int, claim: str, paper: str, terms: Terms, baseline: Sequence[Job] = (),
+               counts: Filter = every_question,
+               verdict: Callable[[Effect], bool | None] = above_zero, value: Value = right) -> Line:
+    """A line about one signed sum of scores; `baseline` is scored too, to say what it rose from."""
+    jobs = tuple(job for _, jobs_of_term in terms for job in jobs_of_term)
+
+    def measure() -> tuple[str, bool | None]:
+        effect, text = interval(terms, counts, value), ""
+        if baseline:
+            text = f"{interval([(1, baseline)], counts, value)[0]:.3f}, "
+        return text + effect_text(effect), verdict(effect)
+
+    return Line(number, claim, paper, (*jobs, *baseline), measure)
+
+
+def by_seed(number: int, claim: str, paper: str, jobs: Sequence[Job],
+            value: Callable[[Path], float], digits: int = 2,
+            holds: Callable[[float], bool] = lambda number: number > 0) -> Line:
+    """A line about one number a run, read from its folder: all runs must agree."""
+
+    def measure() -> tuple[str, bool | None]:
+        numbers = [value(job.folder) for job in jobs]
+        text = " / ".join(f"{x:.{digits}f}" for x in numbers)
+        return text, agreed([holds(x) for x in numbers])
+
+    return Line(number, claim, paper, tuple(jobs), measure)
+
+
+def early_reward(folder: Path) -> float:
+    """Mean training reward over the first half of a run's steps."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        rewards = [float(row["reward"]) for row in csv.DictReader(file)]
+    return sum(rewards[: len(rewards) // 2]) / (len(rewards) // 2)
+
+
+def objectives(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Scores of a MEM1 run: number of questions -> harness -> scores."""
+    return json.loads((folder / "summary.json").read_text())["by_objectives"]
+
+
+def lead(count: int) -> Callable[[Path], float]:
+    """How many answers more MEM1 has right than the better of the other two harnesses."""
+    def value(folder: Path) -> float:
+        scores = {name: row["exact_match"] for name, row in objectives(folder)[str(count)].items()}
+        return scores.pop("mem1") - max(scores.values())
+    return value
+
+
+# ---- The claims ----------------------------------------------------------------------------------
+
+
+START = (scoring(None, None),)
+
+
+def managers(*budget: str, label: str = "", algorithm: str = "grpo") -> list[Job]:
+    """A manager trained with each seed."""
+    return [training(algorithm, "manager", seed, label, *(budget or MANAGER)) for seed in SEEDS]
+
+
+def answerers(label: str = "", *options: str) -> list[Job]:
+    """An answer agent trained with each seed."""
+    return [training("grpo", "answer", seed, label, *LESS_ANSWER, *options) for seed in SEEDS]
+
+
+def alone(jobs: Sequence[Job], *options: str) -> list[Job]:
+    """Trained managers with the start model's answers."""
+    return [scoring(job, None, *options) for job in jobs]
+
+
+def answering(jobs: Sequence[Job], *options: str) -> list[Job]:
+    """Trained answer agents over what the start model's manager keeps."""
+    return [scoring(None, job, *options) for job in jobs]
+
+
+def both_agents() -> list[Line]:
+    """Claims 1 to 4; figures here and below are F1 in percent on LoCoMo, LLaMA-3.1-8B."""
+    grpo, ppo, answer = alone(managers()), alone(managers(algorithm="ppo")), answering(answerers())
+    direct = answering(answerers("direct", "--no-distill"), "--no-distill")
+    both = [scoring(manager, answerer) for manager, answerer in zip(managers(), answerers())]
+    return [
+        difference(1, "a manager trained by GRPO beats the untrained one", "26.7 -> 33.0",
+                   [(1, grpo), (-1, START)], START),
+        difference(1, "so does one trained by PPO", "26.7 -> 32.5", [(1, ppo), (-1, START)]),
+        *(difference(1, f"{name} beats the rule that {what}", "not compared",
+                     [(1, jobs), (-1, (ruled(rule),))], (ruled(rule),))
+          for name, jobs in (("GRPO", grpo), ("PPO", ppo))
+          for rule, what in (("add-everything", "adds everything"), ("overwrite", "overwrites"))),
+        difference(2, "a trained answer agent beats static retrieval", "26.7 -> 37.5",
+                   [(1, answer), (-1, START)], START),
+        difference(3, "selecting memories first helps on top", "41.0 -> 45.0",
+                   [(1, answer), (-1, direct)]),
+        difference(4, "the answer agent gains more with the trained manager", "+10.1, +19.7",
+                   [(1, both), (-1, grpo), (-1, answer), (1, START)])]
+
+
+def few_questions() -> Line:
+    """Claim 5: more than 152 training questions bring no more than LEVEL."""
+    sized = {size: alone(managers("--train-questions", str(size), *LEAST_MANAGER, label=str(size)))
+             for size in SIZES}
+
+    def measure() -> tuple[str, bool | None]:
+        scores = ", ".join(f"{interval([(1, jobs)])[0]:.3f}" for jobs in sized.values())
+        more = interval([(1, sized[304]), (-1, sized[152])])
+        return f"{scores}; {effect_text(more)}", no_more(more)
+
+    sizes = ", ".join(map(str, SIZES))
+    return Line(5, f"152 training questions are enough: {sizes}; 304 - 152", "152",
+                tuple(job for jobs in sized.values() for job in jobs), measure)
+
+
+def carrying_over() -> list[Line]:
+    """Claim 6: questions about what no training dialogue had."""
+    part = {name: managers("--data", "world-part", *LESS_MANAGER, label="part", algorithm=name)
+            for name in ("grpo", "ppo", "sft")}
+    novelties = {
+        "relations": ((), lambda question: "relation" in never_told(question)),
+        "names": ((), lambda question: "name" in never_told(question)),
+        "longer dialogues": (LONG, lambda question: True)}
+    lines = []
+    for name, paper in (("grpo", "43.9 -> 45.2"), ("ppo", "43.9 -> 43.6")):
+        for what, (options, counts) in novelties.items():
+            lines.append(difference(
+                6, f"{name.upper()} carries over to {what} never trained on", "on MSC, LongMemEval",
+                [(1, alone(part[name], *options)), (-1, (scoring(None, None, *options),))],
+                counts=counts))
+        lines.append(difference(
+            6, f"and beats Memory-SFT there ({name.upper()}, names and relations)", paper,
+            [(1, alone(part[name])), (-1, alone(part["sft"]))],
+            counts=lambda question: bool(never_told(question))))
+    return lines
+
+
+def algorithms_and_rewards() -> list[Line]:
+    """Claims 7 and 8."""
+    grpo, ppo, softer = managers(), managers(algorithm="ppo"), answerers("f1", "--reward", "f1")
+    return [
+        Line(7, "GRPO learns faster at first (reward, first half)", "Figure 7", (*grpo, *ppo),
+             lambda: _race(grpo, ppo)),
+        difference(7, "PPO ends level", "Figure 7", [(1, alone(ppo)), (-1, alone(grpo))],
+                   verdict=level),
+        difference(8, "paid by exact match, not by F1, it is right more often",
+                   "judge: 33.7 -> 41.1",
+                   [(1, answering(answerers())), (-1, answering(softer))]),
+        difference(8, "and answers by so many words shorter", "not given",
+                   [(1, answering(softer)), (-1, answering(answerers()))], value=words)]
+
+
+def _race(first: Sequence[Job], second: Sequence[Job]) -> tuple[str, bool | None]:
+    """By how much the first runs are ahead in their early reward, seed by seed."""
+    leads = [early_reward(a.folder) - early_reward(b.folder) for a, b in zip(first, second)]
+    return (" / ".join(f"{value:+.3f}" for value in leads),
+            agreed([value > 0 for value in leads]))
+
+
+def mem1() -> list[Line]:
+    """Claim 9; the paper's figures are its 7B model's, against Qwen2.5-14B-Instruct."""
+    jobs = [Job(f"grpo-mem1-{seed}", ("grpo.py", "--agent", "mem1", "--seed", str(seed),
+                                      *LESS_MEM1)) for seed in SEEDS]
+
+    def growth(folder: Path) -> float:
+        scores = objectives(folder)
+        return scores["16"]["mem1"]["peak_tokens"] / scores["2"]["mem1"]["peak_tokens"]
+
+    def carried(count: int) -> Callable[[Path], float]:
+        def value(folder: Path) -> float:
+            scores = objectives(folder)
+            return scores[str(count)]["mem1"]["exact_match"] - scores["2"]["mem1"]["exact_match"]
+        return value
+
+    return [
+        by_seed(9, "MEM1's context is bounded: its peak at 16 questions over that at 2", "1.63",
+                jobs, growth, holds=lambda ratio: ratio <= 1.63),
+        *(by_seed(9, f"answers ahead of the better other harness at {count}", paper, jobs,
+                  lead(count)) for count, paper in
+          ((2, "-0.02"), (4, "not given"), (8, "+0.32"), (16, "+1.40"))),
+        *(by_seed(9, f"answers more at {count} than at the 2 it was trained on", paper, jobs,
+                  carried(count)) for count, paper in ((4, "not given"), (8, "+1.16")))]
+
+
+def every_line() -> list[Line]:
+    """All nine claims."""
+    return [*both_agents(), few_questions(), *carrying_over(), *algorithms_and_rewards(), *mem1()]
