@@ -1,8 +1,8 @@
 """What a training loop holds while it learns, and the loop's steps themselves.
 
-    for tasks in state.steps():         the questions of each step that is still to do
-        ...                             sample, compare, push: in grpo.py, ppo.py and sft.py
-        state.log(metrics, grad_norm)   one line of metrics.csv; now and then a validation
+    state.steps()                   the questions of each step that is still to do
+        ...                         sample, compare, push: in grpo.py, ppo.py and sft.py
+        state.log(metrics, ...)     one line of metrics.csv; now and then a validation
 
 Between two steps everything can be saved to resume.pt (checkpoints.py) and put back from there.
 On many devices each gets its share of the questions, and what it counted is added up here, so that
