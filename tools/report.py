@@ -58,8 +58,7 @@ METRICS = {
     "entropy": "of the policy at sampled tokens, nats; near 0 it no longer explores",
     "reward_std": "spread of the step's rewards",
     "clip_fraction": "share of tokens whose gradient the clip stopped, in the last epoch",
-    "ratio_error": "largest abs(ratio - 1) before the first update: sampling and scoring agree if "
-                   "under 1e-4",
+    "ratio_error": "largest abs(ratio - 1) before the first update; sound if under 1e-4",
     "grad_norm": "norm of the gradient before clipping",
     "skipped": "1 if an update was left out because its gradient was not finite",
     "response_length": "tokens a response",
