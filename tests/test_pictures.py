@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,29 @@ def test_a_check_changes_nothing(tmp_path):
     assert path.read_bytes() == b"old", "the check must not cut off an existing file"
     with pytest.raises(OSError):
         check_writable(tmp_path / "missing" / "page")
+
+
+# ---- A run's own pictures and tables -------------------------------------------------------------
+
+
+def test_curve_and_table(tmp_path):
+    rows = [{"step": n, "reward": 0.1 * n, "kl": 0.0, "entropy": 1.0} for n in (1, 2, 3)]
+    for history in (rows, rows[:1], []):  # --steps 0 draws no line, but must not fail
+        pictures.draw_curve(history, {0: 0.2, 3: 0.4}, "reward", "title", tmp_path / "curve.png")
+        assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG", "curve.png is no PNG"
+    scores = {"exact_match": 0.25, "f1": 0.5, "bleu1": 0.5, "count": 4}
+    before = {**scores, "by_category": {1: scores, 2: scores}}
+    text = pictures.table(before, {**before, "exact_match": 0.75})
+    assert "1 multi-hop" in text and "2 temporal" in text, "question types without their names"
+    assert re.search(r"all, exact match +4 +0\.250 +0\.750", text), text
+
+
+def test_the_comparison_of_harnesses_is_shown(tmp_path):
+    scores = {str(n): {harness: {"exact_match": n / k, "f1": n / k, "peak_tokens": 90 * k * n,
+                                 "peak_tokens_with_prompt": 100 * k * n, "seconds": 0.5}
+                       for k, harness in enumerate(("mem1", "full_context"), start=1)}
+              for n in (1, 2, 4)}
+    lines = pictures.objectives_table(scores).splitlines()
+    assert len(lines) == 1 + 6 and lines[-1].split()[:3] == ["4", "full_context", "2.00"]
+    pictures.draw_objectives(scores, "title", tmp_path / "objectives.png")
+    assert (tmp_path / "objectives.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

@@ -1,22 +1,17 @@
-"""Tests of run.py and of every command line: options, errors in one line, batches, documentation.
+"""Tests of training/run.py: broken models and data in one line, batches, logs, a whole run.
 
     python -m pytest tests/test_run.py        (about 20 s on two free cores)
-
-The commands that README.md and the modules' docstrings tell to type are checked against the options
-that the scripts have, and the examples in docstrings are run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import dataclasses
 import importlib
 import io
 import itertools
 import json
 import random
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -24,11 +19,9 @@ from pathlib import Path
 
 import pytest
 
-import ppo
 from grpo import GRPOOptions
 from memory_bank import hashed_words
-from training.options import EMBEDDED_MODEL, Options, option, parse_options, resolve
-from training.pictures import draw_curve, draw_objectives, objectives_table, table
+from training.options import EMBEDDED_MODEL, Options, resolve
 from training.run import Run, prepare
 from trees import Episode
 
@@ -58,70 +51,6 @@ def refused(name: str, *arguments: object) -> str:
     assert len(lines) == 1, f"{typed}: expected one line of error, got {err!r}"
     assert "Traceback" not in err + out, f"{typed}: a traceback tells a student nothing"
     return lines[0]
-
-
-def options_class(name: str) -> type:
-    module = importlib.import_module(name)
-    (found,) = [value for value in vars(module).values() if dataclasses.is_dataclass(value)
-                and value.__name__.endswith("Options") and value.__module__ == name]
-    return found
-
-
-# ---- options -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_lists_every_option(name):
-    code, text, _ = call(name, "--help")
-    assert code == 0, "--help must end with exit code 0"
-    for f in dataclasses.fields(options_class(name)):
-        spelled = "--" + f.name.replace("_", "-")
-        assert re.search(rf"^  {spelled}\b", text, re.MULTILINE), f"--help has no entry {spelled}"
-        words = f.metadata["help"]
-        assert len(words) > 8 and "\n" not in words, f"{spelled}: says nothing in --help"
-        assert str(f.type).split(" ")[0] not in ("int", "float") or f.name == "seed" or re.search(
-            r"\d", words), f"{spelled}: its help names no typical value"
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-@pytest.mark.parametrize("arguments, expected", [
-    (["--no-such-option", "1"], "--no-such-option"),
-    (["--ste", "3"], "--ste"),  # no abbreviations: what is typed is what is in --help
-    (["--limit", "0"], "--limit 0"),
-    (["--limit", "many"], "many"),
-    (["--distill", "maybe"], "maybe"),  # a switch: --distill or --no-distill
-    (["--facts", "guesses"], "turns, observations, llm"),
-    (["--data", "no/such/file.json"], "no/such/file.json"),
-])
-def test_bad_arguments_of_every_command(name, arguments, expected):
-    assert expected in refused(name, *arguments), "the line does not name what was wrong"
-
-
-@pytest.mark.parametrize("arguments, expected", [
-    (["--group-size", "1"], "at least 2"),
-    (["--agent", "x"], "manager, answer"),
-    (["--steps", "-1"], "--steps -1"),
-    (["--epochs", "0"], "--epochs 0"),
-    (["--lora", "-1"], "--lora -1"),
-    (["--precision", "half"], "bfloat16, float32"),
-    (["--micro-batch-tokens", "0"], "--micro-batch-tokens 0"),
-    (["--lr", "0"], "--lr 0"),
-    (["--lr", "nan"], "--lr nan"),
-    (["--lr", "inf"], "--lr inf"),
-    (["--kl", "-0.1"], "--kl -0.1"),
-    (["--clip", "nan"], "--clip nan"),
-    (["--temperature", "0"], "--temperature 0"),
-    (["--reduction", "mean"], "token, sequence, constant"),
-    (["--normalise", "yes"], "yes"),
-    (["--compare"], "--agent mem1"),
-    (["--seed", 2**32], "--seed 4294967296"),
-    (["--clip", "2"], "--clip 2"),
-    (["--out", ""], "--out: is empty"),
-    (["--lora", "1000"], "--lora 1000"),
-    (["--model", "no/such", "--data", "locomo"], "no/such"),
-])
-def test_bad_numbers_and_choices_of_grpo(arguments, expected):
-    assert expected in refused("grpo", *arguments), "the line does not name what was wrong"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -161,48 +90,6 @@ def test_the_script_itself_prints_no_traceback(tmp_path):
         capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: "), done.stderr
-
-
-def test_numbers_words_and_switches_are_read():
-    @dataclasses.dataclass
-    class Some:
-        count: int | None = option(None, "how many, 1 to 9")
-        rate: float = option(0.5, "how fast, 0 to 1")
-        loud: bool = option(False, "with noise")
-        kind: str = option("a", "which, 1 or 2", "a", "b")
-
-    assert parse_options(Some, "", []) == Some(None, 0.5, False, "a"), "defaults changed"
-    found = parse_options(Some, "", "--count 3 --rate 0 --loud --kind b".split())
-    assert found == Some(3, 0.0, True, "b"), "an option was read wrong or as text"
-
-
-# ---- what depends on the model and the data ------------------------------------------------------
-
-
-def test_resolve():
-    embedded = resolve(Options(), "grpo")
-    assert (embedded.data, embedded.facts) == ("world", "turns"), (
-        "the embedded model learns in the synthetic world, from turns as they were said")
-    # The folder by another name is the same model.
-    assert resolve(Options(model=str(EMBEDDED_MODEL / ".." / "tiny")), "grpo").data == "world"
-    shopping = resolve(Options(model="some/hub-model", agent="mem1", env="shop"), "grpo")
-    assert shopping.data == "world", "a shop needs no dialogues: nothing is to be downloaded"
-    other = resolve(Options(model="some/model", agent="answer"), "ppo")
-    assert (other.data, other.facts) == ("locomo", "observations")
-    assert other.lr < embedded.lr and other.max_new_tokens > embedded.max_new_tokens
-    assert other.out == "runs/ppo-answer" and embedded.out == "runs/grpo-manager"
-    adapted, full = (resolve(ppo.PPOOptions(model="some/model", lora=rank), "ppo")
-                     for rank in (None, 0))
-    assert adapted.lr > full.lr and adapted.critic_lr > full.critic_lr, (
-        "adapters, the critic's too, want some ten times the rate of all weights")
-    given = resolve(Options(model="some/model", data="world", steps=0, lr=0.1, facts="llm",
-                            out="here", max_new_tokens=7), "grpo")
-    assert (given.data, given.steps, given.lr, given.facts, given.out, given.max_new_tokens) == (
-        "world", 0, 0.1, "llm", "here", 7), "an option that was given was overwritten"
-    assert resolve(Options(data="my.json"), "grpo").facts == "observations"
-    open_ended = ("limit", "train_questions")  # None is "all"
-    assert None not in {v for k, v in vars(embedded).items() if k not in open_ended}, (
-        "something is still undecided; config.json would not tell what was run")
 
 
 # ---- a run ---------------------------------------------------------------------------------------
@@ -268,19 +155,6 @@ def test_logs(tmp_path):
     assert lines[0]["response"] == "Zoë,\n\"x\"", "samples.jsonl must give back the text as it was"
 
 
-def test_curve_and_table(tmp_path):
-    rows = [{"step": n, "reward": 0.1 * n, "kl": 0.0, "entropy": 1.0} for n in (1, 2, 3)]
-    for some in (rows, rows[:1], []):  # --steps 0 draws no line, but must not fail
-        draw_curve(some, {0: 0.2, 3: 0.4}, "reward", "title", tmp_path / "curve.png")
-        assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG", "curve.png is no PNG"
-    scores = {"exact_match": 0.25, "f1": 0.5, "bleu1": 0.5, "count": 4}
-    before = {**scores, "by_category": {1: scores, 2: scores}}
-    after = {**before, "exact_match": 0.75}
-    text = table(before, after)
-    assert "1 multi-hop" in text and "2 temporal" in text, "question types without their names"
-    assert re.search(r"all, exact match +4 +0\.250 +0\.750", text), text
-
-
 def test_a_new_run_leaves_nothing_of_the_old_one(tmp_path, model_folder):
     for name in ("summary.json", "objectives.png", "curve.png", "metrics.csv", "dialogue.json"):
         (tmp_path / name).write_text("old")
@@ -310,33 +184,6 @@ def test_no_steps_leave_everything_as_it_was(tmp_path, model_folder):
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["before"] == summary["after"], "no training step, and yet the scores changed"
     assert (tmp_path / "run/checkpoint/config.json").exists() and "grpo manager: held-out" in out
-
-
-# ---- the documentation is true -------------------------------------------------------------------
-
-
-def test_the_comparison_of_harnesses_is_shown(tmp_path):
-    scores = {str(n): {harness: {"exact_match": n / k, "f1": n / k, "peak_tokens": 90 * k * n,
-                                 "peak_tokens_with_prompt": 100 * k * n, "seconds": 0.5}
-                       for k, harness in enumerate(("mem1", "full_context"), start=1)}
-              for n in (1, 2, 4)}
-    lines = objectives_table(scores).splitlines()
-    assert len(lines) == 1 + 6 and lines[-1].split()[:3] == ["4", "full_context", "2.00"]
-    draw_objectives(scores, "title", tmp_path / "objectives.png")
-    assert (tmp_path / "objectives.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-
-
-def test_runs_are_compared_in_one_picture(tmp_path):
-    for name in ("grpo", "ppo"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text('{"questions": 4, "group_size": 8}')
-        (tmp_path / name / "summary.json").write_text(f'{{"algorithm": "{name}"}}')
-        (tmp_path / name / "metrics.csv").write_text("step,reward\n1,0.2\n2,0.5\n")
-    picture = tmp_path / "rewards.png"
-    assert call("training.pictures", tmp_path / "grpo", tmp_path / "ppo", "--out", picture)[0] == 0
-    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    code, _, err = call("training.pictures", tmp_path / "missing")
-    assert code == 2 and "missing" in err and "Traceback" not in err
 
 
 def test_embedded_model_is_beside_the_modules():

@@ -1,0 +1,186 @@
+"""Tests of training/options.py: --help, what is refused in one line, and presets.
+
+    python -m pytest tests/test_options.py        (some ten seconds)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import io
+import re
+
+import pytest
+
+import ppo
+from training.options import (
+    EMBEDDED_MODEL,
+    PRESETS,
+    TINY,
+    Options,
+    option,
+    parse_options,
+    presets_table,
+    resolve,
+)
+
+COMMANDS = ("grpo", "ppo", "evaluate")
+
+
+def call(name: str, *arguments: object) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a script's main, run in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            importlib.import_module(name).main([str(argument) for argument in arguments])
+        except SystemExit as stopped:
+            code = stopped.code
+    return code, out.getvalue(), err.getvalue()
+
+
+def refused(name: str, *arguments: object) -> str:
+    """The one line with which a command refuses its arguments."""
+    code, out, err = call(name, *arguments)
+    typed = f"{name} {' '.join(map(str, arguments))}"
+    assert code == 2, f"{typed}: exit code {code}, expected 2"
+    # The libraries' own progress bars and warnings are not ours to silence.
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, f"{typed}: expected one line of error, got {err!r}"
+    assert "Traceback" not in err + out, f"{typed}: a traceback tells a student nothing"
+    return lines[0]
+
+
+def options_class(name: str) -> type:
+    module = importlib.import_module(name)
+    (found,) = [value for value in vars(module).values() if dataclasses.is_dataclass(value)
+                and value.__name__.endswith("Options") and value.__module__ == name]
+    return found
+
+
+# ---- options -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_lists_every_option(name):
+    code, text, _ = call(name, "--help")
+    assert code == 0, "--help must end with exit code 0"
+    for f in dataclasses.fields(options_class(name)):
+        spelled = "--" + f.name.replace("_", "-")
+        assert re.search(rf"^  {spelled}\b", text, re.MULTILINE), f"--help has no entry {spelled}"
+        words = f.metadata["help"]
+        assert len(words) > 8 and "\n" not in words, f"{spelled}: says nothing in --help"
+        assert str(f.type).split(" ")[0] not in ("int", "float") or f.name == "seed" or re.search(
+            r"\d", words), f"{spelled}: its help names no typical value"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("arguments, expected", [
+    (["--no-such-option", "1"], "--no-such-option"),
+    (["--ste", "3"], "--ste"),  # no abbreviations: what is typed is what is in --help
+    (["--limit", "0"], "--limit 0"),
+    (["--limit", "many"], "many"),
+    (["--distill", "maybe"], "maybe"),  # a switch: --distill or --no-distill
+    (["--facts", "guesses"], "turns, observations, llm"),
+    (["--data", "no/such/file.json"], "no/such/file.json"),
+])
+def test_bad_arguments_of_every_command(name, arguments, expected):
+    assert expected in refused(name, *arguments), "the line does not name what was wrong"
+
+
+@pytest.mark.parametrize("arguments, expected", [
+    (["--group-size", "1"], "at least 2"),
+    (["--agent", "x"], "manager, answer"),
+    (["--steps", "-1"], "--steps -1"),
+    (["--epochs", "0"], "--epochs 0"),
+    (["--lora", "-1"], "--lora -1"),
+    (["--precision", "half"], "bfloat16, float32"),
+    (["--micro-batch-tokens", "0"], "--micro-batch-tokens 0"),
+    (["--lr", "0"], "--lr 0"),
+    (["--lr", "nan"], "--lr nan"),
+    (["--lr", "inf"], "--lr inf"),
+    (["--kl", "-0.1"], "--kl -0.1"),
+    (["--clip", "nan"], "--clip nan"),
+    (["--temperature", "0"], "--temperature 0"),
+    (["--reduction", "mean"], "token, sequence, constant"),
+    (["--normalise", "yes"], "yes"),
+    (["--compare"], "--agent mem1"),
+    (["--seed", 2**32], "--seed 4294967296"),
+    (["--clip", "2"], "--clip 2"),
+    (["--out", ""], "--out: is empty"),
+    (["--lora", "1000"], "--lora 1000"),
+    (["--model", "no/such", "--data", "locomo"], "no/such"),
+])
+def test_bad_numbers_and_choices_of_grpo(arguments, expected):
+    assert expected in refused("grpo", *arguments), "the line does not name what was wrong"
+
+
+def test_numbers_words_and_switches_are_read():
+    @dataclasses.dataclass
+    class Some:
+        count: int | None = option(None, "how many, 1 to 9")
+        rate: float = option(0.5, "how fast, 0 to 1")
+        loud: bool = option(False, "with noise")
+        kind: str = option("a", "which, 1 or 2", "a", "b")
+
+    assert parse_options(Some, "", []) == Some(None, 0.5, False, "a"), "defaults changed"
+    found = parse_options(Some, "", "--count 3 --rate 0 --loud --kind b".split())
+    assert found == Some(3, 0.0, True, "b"), "an option was read wrong or as text"
+
+
+# ---- what depends on the model and the data ------------------------------------------------------
+
+
+def test_resolve():
+    embedded = resolve(Options(), "grpo")
+    assert (embedded.data, embedded.facts) == ("world", "turns"), (
+        "the embedded model learns in the synthetic world, from turns as they were said")
+    # The folder by another name is the same model.
+    assert resolve(Options(model=str(EMBEDDED_MODEL / ".." / "tiny")), "grpo").data == "world"
+    shopping = resolve(Options(model="some/hub-model", agent="mem1", env="shop"), "grpo")
+    assert shopping.data == "world", "a shop needs no dialogues: nothing is to be downloaded"
+    other = resolve(Options(model="some/model", agent="answer"), "ppo")
+    assert (other.data, other.facts) == ("locomo", "observations")
+    assert other.lr < embedded.lr and other.max_new_tokens > embedded.max_new_tokens
+    assert other.out == "runs/ppo-answer" and embedded.out == "runs/grpo-manager"
+    adapted, full = (resolve(ppo.PPOOptions(model="some/model", lora=rank), "ppo")
+                     for rank in (None, 0))
+    assert adapted.lr > full.lr and adapted.critic_lr > full.critic_lr, (
+        "adapters, the critic's too, want some ten times the rate of all weights")
+    given = resolve(Options(model="some/model", data="world", steps=0, lr=0.1, facts="llm",
+                            out="here", max_new_tokens=7), "grpo")
+    assert (given.data, given.steps, given.lr, given.facts, given.out, given.max_new_tokens) == (
+        "world", 0, 0.1, "llm", "here", 7), "an option that was given was overwritten"
+    assert resolve(Options(data="my.json"), "grpo").facts == "observations"
+    open_ended = ("limit", "train_questions")  # None is "all"
+    assert None not in {v for k, v in vars(embedded).items() if k not in open_ended}, (
+        "something is still undecided; config.json would not tell what was run")
+
+
+def test_presets_are_one_table_in_plain_sight():
+    """What --help prints is what a run gets, for every option and model that the table names."""
+    shown = presets_table()
+    assert shown in call("grpo", "--help")[1], "--help does not print the presets"
+    header, *rows = shown.splitlines()[3:]
+    assert header.split() == list(PRESETS)
+    for line in rows:
+        name, *values = line.split()
+        for preset, value in zip(PRESETS, values):
+            assert str(PRESETS[preset][name]) in (value, str(float(value)) if value[0].isdigit()
+                                                  else value), f"{preset}, {name}"
+    assert {line.split()[0] for line in rows} == set(TINY), "an option without a row"
+    assert all(set(preset) == set(TINY) for preset in PRESETS.values()), "another set of options"
+    for agent in ("manager", "answer", "mem1"):
+        resolved, preset = resolve(ppo.PPOOptions(agent=agent), "ppo"), PRESETS[f"tiny/{agent}"]
+        differing = {name for name in preset if not name.startswith("adapter_")
+                     and name != "kl" and getattr(resolved, name) != preset[name]}
+        assert not differing, f"tiny/{agent}: a run gets other values of {differing}"
+
+
+def test_a_switch_has_two_forms():
+    for typed, value in (("--distill", True), ("--no-distill", False)):
+        assert parse_options(Options, "", [typed]).distill is value
+    assert parse_options(Options, "", []).distill, "distillation is the default"
+    assert resolve(parse_options(Options, "", ["--no-checkpointing", "--model", "some/model"]),
+                   "grpo").checkpointing is False, "a given no is overwritten by the preset"
