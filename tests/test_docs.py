@@ -34,7 +34,7 @@ MAINS = {"grpo": grpo.main, "ppo": ppo.main, "sft": sft.main, "evaluate": evalua
 OPTIONS = {"grpo": grpo.GRPOOptions, "ppo": ppo.PPOOptions, "sft": sft.SFTOptions,
            "evaluate": evaluate.EvaluateOptions, "comparisons.compare": compare.CompareOptions,
            "comparisons.recall": recall.RecallOptions}
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"),
+PAGES = sorted([*ROOT.glob("*.md"), ROOT / "tiny/README.md", *(ROOT / "docs").glob("*.md"),
                 *(ROOT / "assignments").glob("*.md")])
 
 
