@@ -10,7 +10,7 @@ signature and docstring stay and its body becomes `raise NotImplementedError("pr
 What is copied is listed below (`STUDENT_FILES`, `BUG_FILES`), so nothing new slips in. The
 project's own tests/ stay behind: they hold slow versions of the same functions to compare with, and
 would tell where a bug is planted. So do tools/bench/, which holds a training step for timing, the
-keys, grade.py, this file and the history in .git.
+keys, grade.py, this file and the history in .git. A link to any of them becomes plain words.
 
 OUT must not exist or be an empty folder. Exit code 2 and one line if something is in the way.
 """
@@ -31,15 +31,26 @@ sys.path.insert(0, str(HERE / "bugs"))
 from patches import PATCHES, Patch  # noqa: E402
 
 MODULES = ("*.py", "backend", "benchmarks", "training", "comparisons", "claims", "tools", "making")
-PROJECT_FILES = (*MODULES, "docs", "README.md", "LICENSE", "requirements.txt", "pyproject.toml",
-                 ".gitignore", "tiny")
+PROJECT_FILES = (*MODULES, "docs", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE",
+                 "requirements.txt", "pyproject.toml", ".gitignore", "tiny")
 STUDENT_FILES = (*PROJECT_FILES, "assignments/README.md", "assignments/adapters.py",
                  "assignments/problems", "assignments/tests")
 # A training step of its own, for timing: a solution of problem 12.
 LEFT_OUT = "tools/bench"
+STUDENT_NOTE = """\
+> This is the student version: begin with [assignments/README.md](assignments/README.md).
+> `python -m pytest` runs the tests of the problems. The project's own tests, tools/bench and all
+> that is for teachers are left out, so that what is said of them does not hold here.
+"""
+BUG_NOTE = """\
+> One thing is wrong in this copy of the project, and [BUG.md](BUG.md) says what to do.
+> `python -m pytest` runs the test that you write. The course and the project's own tests are left
+> out, so that what is said of them does not hold here.
+"""
 BUG_FILES = (*PROJECT_FILES, "tests/conftest.py", "tests/canned.py")
 PYTEST_INI = "[pytest]\ntestpaths = {}\n"
 MARK = re.compile(r"\s*# Problem (\d+)")
+LINK = re.compile(r"\[([^]]+)\]\((?!https?:|#)([^)#]+)[^)]*\)")
 
 
 class CourseError(ValueError):
@@ -156,15 +167,31 @@ def copy(patterns: Sequence[str], out: Path, root: Path = ROOT) -> None:
                 shutil.copy(source, target)
 
 
+def mend_pages(out: Path, note: str) -> None:
+    """Put a note under the title of README.md; make words of links to files that were left out."""
+    for page in out.rglob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        text = LINK.sub(
+            lambda link: link[0] if (page.parent / link[2]).exists() else link[1], text)
+        if page == out / "README.md":
+            title, rest = text.split("\n", 1)
+            text = f"{title}\n\n{note}{rest}"
+        page.write_text(text, encoding="utf-8")
+
+
 def make_student_version(out: Path, problems: Collection[int] | None = None) -> None:
     """The project with the functions of all problems, or of some, still to be written."""
     found = places()
     copy(STUDENT_FILES, out)
     shutil.rmtree(out / LEFT_OUT)
+    packages = (out / "pyproject.toml").read_text(encoding="utf-8")
+    (out / "pyproject.toml").write_text(
+        packages.replace(f'    "{LEFT_OUT.replace("/", ".")}",\n', ""), encoding="utf-8")
     for path in out.glob("*.py"):
         path.write_text(blank(path.read_text(encoding="utf-8"), problems or found),
                         encoding="utf-8")
     (out / "pytest.ini").write_text(PYTEST_INI.format("assignments/tests"), encoding="utf-8")
+    mend_pages(out, STUDENT_NOTE)
 
 
 def make_bug(out: Path, number: int) -> None:
@@ -176,6 +203,7 @@ def make_bug(out: Path, number: int) -> None:
     (out / patch.file).write_text(patched, encoding="utf-8")
     shutil.copy(HERE / "bugs" / f"{number:02}.md", out / "BUG.md")
     (out / "pytest.ini").write_text(PYTEST_INI.format("tests"), encoding="utf-8")
+    mend_pages(out, BUG_NOTE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
