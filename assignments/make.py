@@ -79,16 +79,17 @@ def first_line(node: ast.FunctionDef) -> int:
 def marked(source: str) -> dict[str, int]:
     """Qualified name -> number of its problem. CourseError if a mark stands above no function."""
     lines = source.splitlines()
-    found = {}
+    problem_of = {}
     for name, node in functions(source):
         mark = MARK.fullmatch(lines[first_line(node) - 2]) if first_line(node) > 1 else None
         if mark:
-            found[name] = int(mark[1])
+            problem_of[name] = int(mark[1])
     n_marks = sum(MARK.fullmatch(line) is not None for line in lines)
-    if n_marks != len(found):
-        raise CourseError(f"{n_marks} marks '# Problem N', but only {sorted(found)} stand right "
-                          "below one: a mark belongs on the line above a def or its decorator")
-    return found
+    if n_marks != len(problem_of):
+        raise CourseError(f"{n_marks} marks '# Problem N', but right below one stand only "
+                          f"{sorted(problem_of)}: a mark belongs on the line above a def or its "
+                          "decorator")
+    return problem_of
 
 
 def body_lines(source: str, node: ast.FunctionDef) -> tuple[int, int]:
@@ -134,11 +135,11 @@ def transplant(source: str, donor: str, names: Collection[str]) -> str:
 
 def places(root: Path = ROOT) -> dict[int, list[str]]:
     """Problem -> its functions, as "grpo.group_advantages" or "memory_bank.MemoryBank.search"."""
-    found: dict[int, list[str]] = {}
+    by_problem: dict[int, list[str]] = {}
     for path in sorted(root.glob("*.py")):
         for name, problem in marked(path.read_text(encoding="utf-8")).items():
-            found.setdefault(problem, []).append(f"{path.stem}.{name}")
-    return dict(sorted(found.items()))
+            by_problem.setdefault(problem, []).append(f"{path.stem}.{name}")
+    return dict(sorted(by_problem.items()))
 
 
 def apply_patch(source: str, number: int, patch: Patch) -> str:
@@ -181,15 +182,14 @@ def mend_pages(out: Path, note: str) -> None:
 
 def make_student_version(out: Path, problems: Collection[int] | None = None) -> None:
     """The project with the functions of all problems, or of some, still to be written."""
-    found = places()
+    problems = problems or places()
     copy(STUDENT_FILES, out)
     shutil.rmtree(out / LEFT_OUT)
     packages = (out / "pyproject.toml").read_text(encoding="utf-8")
     (out / "pyproject.toml").write_text(
         packages.replace(f'    "{LEFT_OUT.replace("/", ".")}",\n', ""), encoding="utf-8")
     for path in out.glob("*.py"):
-        path.write_text(blank(path.read_text(encoding="utf-8"), problems or found),
-                        encoding="utf-8")
+        path.write_text(blank(path.read_text(encoding="utf-8"), problems), encoding="utf-8")
     (out / "pytest.ini").write_text(PYTEST_INI.format("assignments/tests"), encoding="utf-8")
     mend_pages(out, STUDENT_NOTE)
 
