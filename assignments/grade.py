@@ -86,16 +86,16 @@ def build(problem: Problem, submission: Path, out: Path) -> None:
     shutil.rmtree(out / LEFT_OUT)
     functions = places()
     for path in sorted(ROOT.glob("*.py")):
-        theirs = submission / path.name
-        names = {number: [place.split(".", 1)[1] for place in found
+        handed_in = submission / path.name
+        names = {number: [place.split(".", 1)[1] for place in of_problem
                           if place.split(".")[0] == path.stem]
-                 for number, found in functions.items()}
+                 for number, of_problem in functions.items()}
         if not names[problem.number]:
             continue
         reference = path.read_text(encoding="utf-8")
         source = blank(reference, [problem.number])
-        if readable(theirs):
-            source = theirs.read_text(encoding="utf-8", errors="replace")
+        if readable(handed_in):
+            source = handed_in.read_text(encoding="utf-8", errors="replace")
             others = [name for number in names if number != problem.number
                       for name in names[number]]
             try:

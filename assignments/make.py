@@ -10,7 +10,7 @@ signature and docstring stay and its body becomes `raise NotImplementedError("pr
 What is copied is listed below (`STUDENT_FILES`, `BUG_FILES`), so nothing new slips in. The
 project's own tests/ stay behind: they hold slow versions of the same functions to compare with, and
 would tell where a bug is planted. So do tools/bench/, which holds a training step for timing, the
-keys, grade.py, this file and the history in .git.
+keys, grade.py, this file and the history in .git. A link to any of them becomes plain words.
 
 OUT must not exist or be an empty folder. Exit code 2 and one line if something is in the way.
 """
@@ -31,15 +31,26 @@ sys.path.insert(0, str(HERE / "bugs"))
 from patches import PATCHES, Patch  # noqa: E402
 
 MODULES = ("*.py", "backend", "benchmarks", "training", "comparisons", "claims", "tools", "making")
-PROJECT_FILES = (*MODULES, "docs", "README.md", "LICENSE", "requirements.txt", "pyproject.toml",
-                 ".gitignore", "tiny")
+PROJECT_FILES = (*MODULES, "docs", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE",
+                 "requirements.txt", "pyproject.toml", ".gitignore", "tiny")
 STUDENT_FILES = (*PROJECT_FILES, "assignments/README.md", "assignments/adapters.py",
                  "assignments/problems", "assignments/tests")
 # A training step of its own, for timing: a solution of problem 12.
 LEFT_OUT = "tools/bench"
+STUDENT_NOTE = """\
+> This is the student version: begin with [assignments/README.md](assignments/README.md).
+> `python -m pytest` runs the tests of the problems. The project's own tests, tools/bench and all
+> that is for teachers are left out, so that what is said of them does not hold here.
+"""
+BUG_NOTE = """\
+> One thing is wrong in this copy of the project, and [BUG.md](BUG.md) says what to do.
+> `python -m pytest` runs the test that you write. The course and the project's own tests are left
+> out, so that what is said of them does not hold here.
+"""
 BUG_FILES = (*PROJECT_FILES, "tests/conftest.py", "tests/canned.py")
 PYTEST_INI = "[pytest]\ntestpaths = {}\n"
 MARK = re.compile(r"\s*# Problem (\d+)")
+LINK = re.compile(r"\[([^]]+)\]\((?!https?:|#)([^)#]+)[^)]*\)")
 
 
 class CourseError(ValueError):
@@ -68,16 +79,17 @@ def first_line(node: ast.FunctionDef) -> int:
 def marked(source: str) -> dict[str, int]:
     """Qualified name -> number of its problem. CourseError if a mark stands above no function."""
     lines = source.splitlines()
-    found = {}
+    problem_of = {}
     for name, node in functions(source):
         mark = MARK.fullmatch(lines[first_line(node) - 2]) if first_line(node) > 1 else None
         if mark:
-            found[name] = int(mark[1])
+            problem_of[name] = int(mark[1])
     n_marks = sum(MARK.fullmatch(line) is not None for line in lines)
-    if n_marks != len(found):
-        raise CourseError(f"{n_marks} marks '# Problem N', but only {sorted(found)} stand right "
-                          "below one: a mark belongs on the line above a def or its decorator")
-    return found
+    if n_marks != len(problem_of):
+        raise CourseError(f"{n_marks} marks '# Problem N', but right below one stand only "
+                          f"{sorted(problem_of)}: a mark belongs on the line above a def or its "
+                          "decorator")
+    return problem_of
 
 
 def body_lines(source: str, node: ast.FunctionDef) -> tuple[int, int]:
@@ -123,11 +135,11 @@ def transplant(source: str, donor: str, names: Collection[str]) -> str:
 
 def places(root: Path = ROOT) -> dict[int, list[str]]:
     """Problem -> its functions, as "grpo.group_advantages" or "memory_bank.MemoryBank.search"."""
-    found: dict[int, list[str]] = {}
+    by_problem: dict[int, list[str]] = {}
     for path in sorted(root.glob("*.py")):
         for name, problem in marked(path.read_text(encoding="utf-8")).items():
-            found.setdefault(problem, []).append(f"{path.stem}.{name}")
-    return dict(sorted(found.items()))
+            by_problem.setdefault(problem, []).append(f"{path.stem}.{name}")
+    return dict(sorted(by_problem.items()))
 
 
 def apply_patch(source: str, number: int, patch: Patch) -> str:
@@ -156,15 +168,30 @@ def copy(patterns: Sequence[str], out: Path, root: Path = ROOT) -> None:
                 shutil.copy(source, target)
 
 
+def mend_pages(out: Path, note: str) -> None:
+    """Put a note under the title of README.md; make words of links to files that were left out."""
+    for page in out.rglob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        text = LINK.sub(
+            lambda link: link[0] if (page.parent / link[2]).exists() else link[1], text)
+        if page == out / "README.md":
+            title, rest = text.split("\n", 1)
+            text = f"{title}\n\n{note}{rest}"
+        page.write_text(text, encoding="utf-8")
+
+
 def make_student_version(out: Path, problems: Collection[int] | None = None) -> None:
     """The project with the functions of all problems, or of some, still to be written."""
-    found = places()
+    problems = problems or places()
     copy(STUDENT_FILES, out)
     shutil.rmtree(out / LEFT_OUT)
+    packages = (out / "pyproject.toml").read_text(encoding="utf-8")
+    (out / "pyproject.toml").write_text(
+        packages.replace(f'    "{LEFT_OUT.replace("/", ".")}",\n', ""), encoding="utf-8")
     for path in out.glob("*.py"):
-        path.write_text(blank(path.read_text(encoding="utf-8"), problems or found),
-                        encoding="utf-8")
+        path.write_text(blank(path.read_text(encoding="utf-8"), problems), encoding="utf-8")
     (out / "pytest.ini").write_text(PYTEST_INI.format("assignments/tests"), encoding="utf-8")
+    mend_pages(out, STUDENT_NOTE)
 
 
 def make_bug(out: Path, number: int) -> None:
@@ -176,6 +203,7 @@ def make_bug(out: Path, number: int) -> None:
     (out / patch.file).write_text(patched, encoding="utf-8")
     shutil.copy(HERE / "bugs" / f"{number:02}.md", out / "BUG.md")
     (out / "pytest.ini").write_text(PYTEST_INI.format("tests"), encoding="utf-8")
+    mend_pages(out, BUG_NOTE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

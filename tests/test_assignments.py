@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,10 @@ import make
 from grade import PROBLEMS
 from make import CourseError, apply_patch, blank, functions, marked, transplant
 from patches import PATCHES, Patch
+
+import grpo
+import ppo
+from training.options import parse_options
 
 # A problem whose handout says "do it like this one": what they share is no secret.
 MODELS = {10: ("memr1.AnswerAgent.rollout", "memr1.observe_all", "memr1.build_banks"),
@@ -162,6 +167,30 @@ def test_only_what_is_listed_is_copied(student):
     assert not [name for name in names if "__pycache__" in name]
 
 
+@pytest.mark.parametrize("arguments", [[], ["--bug", "3"]], ids=["student", "bug"])
+def test_every_link_leads_to_a_file(arguments, tmp_path):
+    out = tmp_path / "out"
+    assert make.main([str(out), *arguments]) == 0
+    for page in out.rglob("*.md"):
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), (
+                f"{page.relative_to(out)} links to {target}, which is not handed out: add it to "
+                "PROJECT_FILES, or let mend_pages make words of the link")
+    readme = (out / "README.md").read_text(encoding="utf-8")
+    first_page = "BUG.md" if arguments else "assignments/README.md"
+    note = readme.split("\n\n")[1]
+    assert f"]({first_page})" in note and "`python -m pytest` runs" in note, (
+        "the first lines of README.md must say where to begin and which tests there are")
+    assert "](CONTRIBUTING.md)" in readme and "](CHANGELOG.md)" in readme, "whole pages were lost"
+
+
+def test_the_packages_of_the_student_version_exist(student):
+    settings = tomllib.loads((student / "pyproject.toml").read_text(encoding="utf-8"))
+    missing = [name for name in settings["tool"]["setuptools"]["packages"]
+               if not (student / name.replace(".", "/")).is_dir()]
+    assert not missing, f"pip install -e . would fail there: pyproject.toml lists {missing}"
+
+
 def test_some_problems_only(tmp_path):
     assert make.main([str(tmp_path / "some"), "--problem", "4", "--problem", "6"]) == 0
     text = (tmp_path / "some" / "grpo.py").read_text()
@@ -197,6 +226,36 @@ def test_a_handout_says_what_the_grader_does(problem):
     for place in make.places()[problem.number]:
         name = place.split(".")[-1]
         assert f"`{name}`" in text or f"def {name}(" in text, f"{path.name} is silent on {place}"
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: f"{problem.number}")
+def test_a_handout_has_the_signatures_of_the_code(problem):
+    def without_space(text: str) -> str:
+        return re.sub(r"\s|,(?=\s*\))", "", text)
+
+    [path] = (ASSIGNMENTS / "problems").glob(f"{problem.number:02}_*.md")
+    handout = without_space(path.read_text(encoding="utf-8"))
+    for place in make.places()[problem.number]:
+        source = function_source(place)
+        head = source[:re.search(r":( *#.*)?\n", source).start()]
+        assert without_space(head) in handout, f"{path.name} lacks the signature of {place}: {head}"
+
+
+@pytest.mark.parametrize("folder", ["problems", "bugs"])
+def test_commands_of_the_handouts_are_understood(folder):
+    classes = {"grpo": grpo.GRPOOptions, "ppo": ppo.PPOOptions}
+    n_commands = 0
+    for path in sorted((ASSIGNMENTS / folder).glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        for name, arguments in re.findall(
+                r"(?:^    |`)python\s(grpo|ppo)\.py([^`#]*?)(?:`|$)", text, re.M):
+            parse_options(classes[name], "", arguments.split())  # ends the test if it is refused
+            n_commands += 1
+        for words in re.findall(r"`(--[\w-]+ [^`]+|--no-[^`]+)`", text):
+            flag = words.split()[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+            options = next(c for c in classes.values() if flag in c.__dataclass_fields__)
+            parse_options(options, "", words.split())
+    assert n_commands >= (4 if folder == "problems" else 10), "where did the commands go?"
 
 
 def test_the_tables_agree():

@@ -1,6 +1,6 @@
 """The slow tests of assignments/: every problem blanked, every bug planted, hostile submissions.
 
-    python -m pytest -m course        (about three minutes on one core)
+    python -m pytest -m course        (about six minutes of one core)
 """
 
 from __future__ import annotations

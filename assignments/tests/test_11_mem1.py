@@ -80,6 +80,10 @@ def test_a_task_from_question_to_answer():
     assert plain(episode.reward) == 4.0, "the environment pays when the answer ends the task"
     assert len(episode.steps) == 3 and episode.log["answer"] == "four"
     assert episode.log["operations"] == {"invalid": 0}, "nothing was wrong with this one"
+    logged = [(plain(turn["info"]), plain(turn["kept"])) for turn in episode.log["turns"]]
+    assert logged == [("- about query 1", 0), ("- about query 2", 1), ("", 1)], (
+        "`turns` is for the log: what came back in each turn, and as `kept` how many earlier turns "
+        "its prompt showed, which `prompt` notes in `n_remembered`")
 
 
 @pytest.mark.parametrize("bad", ["no tags", "<IS>a</IS>", "<IS>a</IS><query>who"])

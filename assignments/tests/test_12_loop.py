@@ -60,7 +60,7 @@ def start(tmp_path, monkeypatch):
         from training import run as run_module
         # Everything is real but the model, the data and the agent.
         monkeypatch.setattr(run_module, "data_splits", lambda *_, **__: ([None],) * 3)
-        monkeypatch.setattr(run_module, "goals", lambda *_, **__: [None], raising=False)
+        monkeypatch.setattr(run_module, "goals", lambda *_, **__: [None])
         monkeypatch.setattr(run_module, "load_or_stop", lambda *_, **__: random_policy())
         kind = grpo.GRPOOptions if algorithm == "grpo" else ppo.PPOOptions
         settings = {"steps": 1, "epochs": 1, "questions": len(tasks), "group_size": 3, "kl": 0.0,
@@ -128,7 +128,7 @@ def test_the_gradient_of_a_fresh_batch(start):
     assert relative(gradient(run), wanted) < 1e-3, (
         f"off by {relative(gradient(run), wanted):.1e} of its size from the policy gradient. "
         "Minus sign of the loss? Old log-probs, advantages and weights looked up by "
-        "`token_index`? Averaged twice?")
+        "`token_numbers`? Averaged twice?")
 
 
 @both
@@ -169,8 +169,10 @@ def test_what_is_logged_and_returned(start, algorithm):
     assert set(scores) == {0, 8, 9}, (
         "validation: before the first step, after every eighth, and after the last")
     lines = (run.folder / "metrics.csv").read_text().splitlines()
-    assert len(lines) == 10, "metrics.csv gets one line a step, while it happens (run.log_step)"
-    assert run.n_tokens > 0, "run.n_tokens counts the response tokens that were trained on"
+    assert len(lines) == 10, "metrics.csv gets one line a step, while it happens (state.log)"
+    assert run.n_tokens > 0, (
+        "run.n_tokens counts the response tokens that were trained on: state.log adds them, so "
+        "give TokenMetrics the N of the batch")
 
 
 @both
