@@ -9,7 +9,7 @@ Where this differs from the paper
    `parse_operations` understands that long form too.
 2. The system message instructs, and the user message holds the data in a short, fixed form. The
    embedded model's chat template leaves system messages out, because that model learned the form.
-3. `--distill off` asks for the answer alone, as in the paper's ablation.
+3. `--no-distill` asks for the answer alone, as in the paper's ablation.
 """
 
 from __future__ import annotations

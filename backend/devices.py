@@ -9,7 +9,7 @@ share of every step's questions (`spread`). Four things cross from rank to rank:
 2. gradients  summed once an update, since the weights are already those of the whole batch:
               the same update everywhere, so the weights stay equal            `clip_gradients`
 3. episodes   rank 0 describes and writes them; no other rank prints or writes `gather`
-4. weights    only with `--shard on`, see below
+4. weights    only with `--shard`, see below
 
 Sharded data parallel training (FSDP2, arXiv 2304.11277): weights, gradients and Adam's moments, 16
 bytes a weight, are cut into one piece a rank. Whole weights exist for one layer at a time, while it

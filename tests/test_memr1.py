@@ -239,7 +239,7 @@ def test_answers_come_from_the_prompt_alone(dialogues: list[Dialogue]) -> None:
         assert answer.selected or answer.text == "nothing", "the selected memories got lost"
         assert answer.prompt.endswith("Select the useful memories, then answer.")
     plain = answer_all(always("**Answer:** x"), tasks[:1], distill=False)
-    assert plain[0].prompt.endswith("Answer directly."), "--distill off does not reach the prompt"
+    assert plain[0].prompt.endswith("Answer directly."), "--no-distill does not reach the prompt"
 
 
 def test_sources_of_facts() -> None:
@@ -559,7 +559,7 @@ def test_episodes_of_the_answer_agent(dialogues: list[Dialogue]) -> None:
         "reading the last line is right for told-once facts and wrong for lists")
     direct = always("**Answer:** x")
     AnswerAgent(distill=False).rollout(direct, tasks[:1], 2, 1.0)
-    assert direct.read[0].endswith("Answer directly."), "--distill off does not reach the prompt"
+    assert direct.read[0].endswith("Answer directly."), "--no-distill does not reach the prompt"
 
 
 def test_a_real_model_goes_through_both_agents(tiny_policy: Callable,
