@@ -431,7 +431,7 @@ class Policy:
         return hidden.flatten(0, 1)[places], token_at
 
     def _layout(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
-        """Padded ids (R, T), the places (M,) in R * T that predict, and which of them each has (N,)."""
+        """Padded ids (R, T), the M places in R * T that predict, and each prediction's own (N,)."""
         ids = pad_right([row.input_ids for row in rows], 0, self.device)
         score_at = [r * ids.shape[1] + place for r, row in enumerate(rows)
                     for place in row.score_at]
