@@ -72,8 +72,8 @@ def group_advantages(rewards: Tensor, normalise: bool = True) -> Tensor:
                          "with at least 2 in a group, or there is nothing to compare with")
     advantages = rewards - rewards.mean(dim=1, keepdim=True)  # (P, G)
     if normalise:
-        # A right answer that is one of eight then pushes harder than one of four. Dr. GRPO (arXiv
-        # 2503.20783) calls the division a bias and leaves it out.
+        # The only right answer of a group then pushes harder than one of four right ones. Dr. GRPO
+        # (arXiv 2503.20783) calls the division a bias and leaves it out.
         advantages = advantages / (rewards.std(dim=1, keepdim=True) + 1e-4)
     spread = rewards.amax(dim=1, keepdim=True) - rewards.amin(dim=1, keepdim=True)  # (P, 1)
     return torch.where(spread < 1e-4, 0.0, advantages)
@@ -194,7 +194,7 @@ def collect(run: Run, tasks: Sequence, generator: torch.Generator) -> Batch:
 
 # Problem 12
 def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
-    """Learn; returns the rows of metrics.csv, and the validation scores by step."""
+    """Train; returns the rows of metrics.csv, and the validation scores by step."""
     options, policy = run.options, run.policy
     optimizer = torch.optim.AdamW(
         learned(policy.model), lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0)

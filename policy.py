@@ -67,7 +67,7 @@ def picked_log_probs(logits: Tensor, at: Tensor, targets: Tensor, temperature: f
     """
     log_probs = (logits.float() / temperature).log_softmax(-1)  # (M, V)
     picked = log_probs[at, targets]
-    # Last, because a second run in the backward pass (`again`) stops before what has no gradient.
+    # Last, because what runs again in the backward pass stops behind the part that has a gradient.
     with torch.no_grad():
         entropies = -log_probs.exp().mul_(log_probs).sum(-1)  # (M,)
     return picked, entropies[at]
@@ -294,8 +294,8 @@ class Policy:
     def _read_prompts(self, rows: Sequence[Row], group_size: int) -> Branches:
         """Read R rows of prompts. `group_size` branches will grow from the end of each prompt.
 
-        The row with the most prompts decides B. In the others the branches too many count as
-        finished.
+        B is `group_size` times the prompts of the row that has the most. Branches that another row
+        lacks count as finished.
         """
         device = self.device
         ids = pad_right([row.input_ids for row in rows], 0, device)  # (R, L)
@@ -357,7 +357,7 @@ class Policy:
 
     def _step(self, prompt: list[int], ids: list[int], stop_texts: tuple[str, ...],
               log_probs: Sequence[float] = ()) -> Step:
-        """A branch as a step, cut where it ended: behind that a branch only waits for others."""
+        """A response as a step, without what was drawn behind its end while others went on."""
         ending = self.end_ids | self._closing_ids(stop_texts)
         for length in range(1, len(ids) + 1):
             if ids[length - 1] in ending and self._ends_response(

@@ -316,7 +316,7 @@ def update_critic(critic: Critic, run: Run, batch: Batch, packed_rows: Sequence[
 
 # Problem 12
 def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
-    """Learn; returns the rows of metrics.csv, and the validation scores by step."""
+    """Train; returns the rows of metrics.csv, and the validation scores by step."""
     options, policy, critic = run.options, run.policy, make_critic(run)
     optimizer = torch.optim.AdamW([
         {"params": learned(policy.model), "lr": options.lr},

@@ -153,7 +153,7 @@ def lessons_of(options: SFTOptions, embed: Embedder) -> list[Lesson]:
 
 
 def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
-    """Learn; returns the rows of metrics.csv, and the validation scores by step."""
+    """Train; returns the rows of metrics.csv, and the validation scores by step."""
     options, policy = run.options, run.policy
     lessons = [policy.lesson(*lesson) for lesson in lessons_of(options, run.embed)]
     optimizer = torch.optim.AdamW(

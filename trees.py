@@ -83,13 +83,14 @@ class Row:
         Call it in sorted order. Then the longest beginning that a sequence shares with any earlier
         sequence is the one that it shares with the last, so only `path` need be compared.
         """
-        n_new = self.n_new(sequence)
-        del self.path[len(sequence) - n_new:]
-        start = len(self.input_ids)
-        self.path.extend(range(start, start + n_new))
-        self.input_ids.extend(sequence[len(sequence) - n_new:])
-        self.position_ids.extend(range(len(sequence) - n_new, len(sequence)))
-        self.ends.extend([0] * n_new)
+        n_shared = len(sequence) - self.n_new(sequence)
+        start, new_ids = len(self.input_ids), sequence[n_shared:]
+        del self.path[n_shared:]
+        self.path.extend(range(start, start + len(new_ids)))
+        self.input_ids.extend(new_ids)
+        self.position_ids.extend(range(n_shared, len(sequence)))
+        self.ends.extend([0] * len(new_ids))
+        # The subtree of each token on the path now ends behind the new tokens.
         for place in self.path:
             self.ends[place] = len(self.input_ids)
 
@@ -138,9 +139,10 @@ def prompt_rows(prompts: Sequence[list[int]], largest: int = 32) -> list[Row]:
         if (not rows or len(rows[-1].score_at) == largest
                 or not alike(prompts[rows[-1].token_index[0]], prompts[number])):
             rows.append(Row())
-        rows[-1].add(prompts[number])
-        rows[-1].score_at.append(rows[-1].path[-1])
-        rows[-1].token_index.append(number)
+        row = rows[-1]
+        row.add(prompts[number])
+        row.score_at.append(row.path[-1])
+        row.token_index.append(number)
     return rows
 
 

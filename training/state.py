@@ -100,7 +100,7 @@ class TrainingState:
     def steps(self, items: Sequence | None = None) -> Iterator[list]:
         """This device's tasks, or other items to learn from, of every step that is still to do.
 
-        The start model is validated first, unless the run is resumed. Behind each step the run is
+        The start model is validated first, unless the run is resumed. After each step the run is
         saved if that is due. Ctrl-C lets the step finish, saves and ends the program; a second
         Ctrl-C ends it at once.
         """
@@ -158,7 +158,8 @@ class TrainingState:
         # With --compare MEM1's other harnesses are trained next, and may be interrupted too.
         is_due = is_last and (options.save_every or options.compare) or (
             options.save_every and step % options.save_every == 0)
-        if is_interrupted or is_due and not skips[-1]:  # so the file is from before bad steps
+        # Not after a skipped step, so that the file stays as it was before bad steps.
+        if is_interrupted or is_due and not skips[-1]:
             self.save()
         if is_interrupted:
             self.progress.close()
