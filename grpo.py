@@ -123,8 +123,8 @@ def token_weights(lengths: Tensor, reduction: str, max_new_tokens: int,
     - "sequence": 1 / (E * length). Every episode counts the same, so a token of a long episode
       counts less. A long wrong answer is punished less per token than a short one, and lengths
       drift.
-    - "constant": 1 / (E * max_new_tokens). A token's weight depends on no length at all (Dr. GRPO),
-      and the scale of the gradient on the limit.
+    - "constant": 1 / (E * max_new_tokens). No length changes a token's weight (Dr. GRPO). The scale
+      of the gradient depends on the limit of new tokens.
     """
     of_all = lengths if of_all is None else of_all
     per_episode = {
