@@ -14,17 +14,17 @@ Where this differs from the paper
 1. The ratio is per token and clipped, as in DeepSeekMath. Memory-R1's Eq. 3 writes one ratio for
    the whole response and no clip; the code it trained with clips per token.
 2. The loss is averaged over all tokens of the batch (`--reduction token`). DeepSeekMath averages
-   each sequence first, which makes long wrong answers cheap. All three customs are here.
+   each sequence first, which makes long wrong answers cheap. `token_weights` has both, and a third.
 3. Group size, clip, beta and epochs are not in the paper. Ours come from two dozen runs on the
    synthetic world, compared on validation dialogues.
-4. The old log-probs are those that the sampler computed while sampling, because they are the
-   behaviour policy's own and cost nothing. `ratio_error` shows that sampling and scoring agree (in
-   float32 to 1e-5).
+4. The old log-probs are those that the sampler computed, because a second pass to score the samples
+   would cost time and give the same numbers. `ratio_error` shows that both agree (in float32 to
+   1e-5).
 
     python grpo.py                  the Memory Manager, two minutes on two cores
     python grpo.py --agent answer   the Answer Agent, two minutes
     python grpo.py --agent mem1     MEM1, six minutes
-    python grpo.py --agent mem1 --compare               and the two harnesses beside it
+    python grpo.py --agent mem1 --compare               the same, and its two other harnesses
     python grpo.py --agent mem1 --env shop              MEM1 in the web shop
     python grpo.py --model Qwen/Qwen2.5-3B-Instruct     the same on LoCoMo, with a GPU
     python grpo.py --save-every 5                       writes resume.pt
@@ -60,8 +60,8 @@ def group_advantages(rewards: Tensor, normalise: bool = True) -> Tensor:
     """How much better each response did than its group: (P, G) from rewards (P, G).
 
     The standard deviation is the sample's (ddof 1, as in torch.std). A group of equal rewards gets
-    exactly 0: its differences from the mean are rounding, and dividing them by a tiny deviation
-    would make advantages near 1 out of them. Raises ValueError for groups of one.
+    exactly 0, because its differences from the mean are rounding. Divided by a tiny deviation they
+    would become advantages near 1. Raises ValueError for groups of one.
 
     >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]]))
     tensor([[ 0.8659, -0.8659, -0.8659,  0.8659],
@@ -72,11 +72,11 @@ def group_advantages(rewards: Tensor, normalise: bool = True) -> Tensor:
                          "with at least 2 in a group, or there is nothing to compare with")
     advantages = rewards - rewards.mean(dim=1, keepdim=True)  # (P, G)
     if normalise:
-        # Divides by the spread: questions answered right once in eight push harder than those
-        # answered right four times. Dr. GRPO (arXiv 2503.20783) calls it a bias and leaves it out.
+        # The only right answer of a group then pushes harder than one of four right ones. Dr. GRPO
+        # (arXiv 2503.20783) calls the division a bias and leaves it out.
         advantages = advantages / (rewards.std(dim=1, keepdim=True) + 1e-4)
-    width = rewards.amax(dim=1, keepdim=True) - rewards.amin(dim=1, keepdim=True)  # (P, 1)
-    return torch.where(width < 1e-4, 0.0, advantages)
+    spread = rewards.amax(dim=1, keepdim=True) - rewards.amin(dim=1, keepdim=True)  # (P, 1)
+    return torch.where(spread < 1e-4, 0.0, advantages)
 
 
 # Problem 5
@@ -84,8 +84,9 @@ def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor,
                  clip: float) -> tuple[Tensor, dict[str, Tensor]]:
     """PPO's pessimistic surrogate, per token: all tensors are (N,).
 
-    The ratio may leave [1 - clip, 1 + clip] only in the direction that makes things worse; once a
-    token has moved far enough in the good direction its gradient is zero.
+    Example: at a positive advantage and a clip of 0.2, a token gains nothing above a ratio of 1.2,
+    and its gradient is 0 from there on. Below a ratio of 0.8 it is pulled back in full, because the
+    worse of the two products counts. At a negative advantage the two sides change places.
     """
     ratio = (log_probs - old_log_probs).exp()  # (N,)
     unclipped = ratio * advantages
@@ -102,8 +103,8 @@ def kl_k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
     """KL(policy || reference) per token, estimated from the policy's own samples; (N,).
 
     Schulman's k3, r - 1 - log r with r = p_ref / p: unbiased, never negative, and 0 only where the
-    two agree. (Its gradient, taken in the loss, is not that of the KL but of the reversed one;
-    close to the reference they are the same. DeepSeekMath's Eq. 4, and the custom since.)
+    two agree (DeepSeekMath, Eq. 4). In a loss, the gradient of k3 is on average that of
+    KL(reference || policy). Close to the reference both KLs have the same gradient.
     """
     log_ratio = ref_log_probs - log_probs
     return log_ratio.exp() - 1 - log_ratio
@@ -115,14 +116,15 @@ def token_weights(lengths: Tensor, reduction: str, max_new_tokens: int,
     """What each token counts in the loss: (N,) from the lengths (E,) of all E episodes.
 
     The loss is the weighted sum over the tokens of the *whole* batch, so that micro-batches change
-    memory and never the gradient. `of_all` are the lengths of all devices' episodes: N and E below.
+    memory and never the gradient. `of_all` are the lengths of the episodes of all devices; N and E
+    below count their tokens and episodes.
 
-    - "token": 1 / N. Every token counts the same; long episodes count more than short ones.
-    - "sequence": 1 / (E * length). Every episode counts the same, so a token of a long one counts
-      less: a long wrong answer is punished less per token than a short one, a long right one paid
-      less. Length drifts.
-    - "constant": 1 / (E * max_new_tokens). No length in it at all (Dr. GRPO); the scale of the
-      gradient follows the limit.
+    - "token": 1 / N. Every token counts the same, so long episodes count more than short ones.
+    - "sequence": 1 / (E * length). Every episode counts the same, so a token of a long episode
+      counts less. A long wrong answer is punished less per token than a short one, and lengths
+      drift.
+    - "constant": 1 / (E * max_new_tokens). No length changes a token's weight (Dr. GRPO). The scale
+      of the gradient depends on the limit of new tokens.
     """
     of_all = lengths if of_all is None else of_all
     per_episode = {
@@ -154,10 +156,10 @@ class GRPOOptions(SamplingOptions):
 
 @dataclass
 class Batch:
-    """The episodes to learn from in one step, laid flat: N response tokens, as in `Policy.rows`."""
+    """The episodes of one step and their N response tokens, in the order that `pack` numbers."""
 
-    sampled: list[list[Episode]]  # all P groups
-    groups: list[list[Episode]]  # those to learn from
+    all_groups: list[list[Episode]]  # the P groups that were sampled
+    groups: list[list[Episode]]  # those to learn from, whose tokens the tensors describe
     old_log_probs: Tensor  # (N,)
     ref_log_probs: Tensor  # (N,)
     advantages: Tensor  # (N,)
@@ -168,15 +170,15 @@ def collect(run: Run, tasks: Sequence, generator: torch.Generator) -> Batch:
     """Stages 1 to 3: sample, reward, compare."""
     options, device = run.options, run.policy.device
     with gathered(run.policy.model, run.reference.model):
-        sampled = run.agent.rollout(
+        all_groups = run.agent.rollout(
             run.policy, tasks, options.group_size, options.temperature, generator)
-    rewards = torch.tensor([[float(e.reward) for e in group] for group in sampled])  # (P, G)
+    rewards = torch.tensor([[float(e.reward) for e in group] for group in all_groups])  # (P, G)
     advantages = group_advantages(rewards, options.normalise)  # (P, G)
-    groups = sampled
+    groups = all_groups
     has_signal = advantages.abs().amax(1) > 0  # (P,)
     if options.no_signal == "drop" and has_signal.any():
-        # Where all rewards are equal nothing but the KL would move, for most of a step's time.
-        groups = [group for group, differs in zip(sampled, has_signal) if differs]
+        # A group of equal rewards learns from the KL alone, and takes as much time as any other.
+        groups = [group for group, differs in zip(all_groups, has_signal) if differs]
         advantages = advantages[has_signal]
     trees = trees_of(groups)
     with gathered(run.reference.model), torch.no_grad():
@@ -186,13 +188,13 @@ def collect(run: Run, tasks: Sequence, generator: torch.Generator) -> Batch:
     old_log_probs = torch.tensor([p for tree in trees for step in tree for p in step.log_probs],
                                  device=device)  # (N,)
     weights = token_weights(lengths, options.reduction, options.max_new_tokens, all_of(lengths))
-    return Batch(sampled, groups, old_log_probs, ref_log_probs,
+    return Batch(all_groups, groups, old_log_probs, ref_log_probs,
                  advantages.flatten().repeat_interleave(lengths).to(device), weights.to(device))
 
 
 # Problem 12
 def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
-    """Learn; returns the rows of metrics.csv, and the validation scores by step."""
+    """Train; returns the rows of metrics.csv, and the validation scores by step."""
     options, policy = run.options, run.policy
     optimizer = torch.optim.AdamW(
         learned(policy.model), lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0)
@@ -214,11 +216,11 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
                 (batch.weights[index] * (surrogate + options.kl * kl)).sum().backward()
                 metrics.add(epoch, kl=kl, entropy=entropies, **clipping)
             grad_norm = clip_gradients(policy.model.parameters(), options.max_grad_norm)
-            if not math.isfinite(grad_norm):  # as after such a loss: keep the weights as they are
+            if not math.isfinite(grad_norm):  # a loss that is not finite: keep the weights
                 metrics.skipped = 1
                 break
             optimizer.step()
-        state.log(metrics, grad_norm, batch.sampled)
+        state.log(metrics, grad_norm, batch.all_groups)
     return state.history, state.scores
 
 

@@ -3,7 +3,7 @@
     turn ──1──> fact ──2──> Memory Manager ──3──> operations ──4──> MemoryBank
     question ──5──> 30 memories per speaker ──6──> Answer Agent ──7──> selected memories, answer
 
-1. `turn_facts`        what a turn states: itself, LoCoMo's observations, or a model's words
+1. `turn_facts`        what a turn states: its own words, LoCoMo's observations, or a model's words
 2. `manager_messages`  the fact and the memories most like it, numbered 0, 1, ...   (Eq. 1)
 3. `parse_operations`  ADD, UPDATE, DELETE or NOOP, read from JSON; never raises
 4. `apply_operations`  the bank changes (Algorithm 3)
@@ -16,16 +16,16 @@ manager does not answer itself. So a *frozen* answer agent answers from the bank
 leaves behind, and the manager is paid for that answer.
 
 Where this differs from the paper
-1. A training example of the manager is one decision. It holds the bank of all earlier turns, the
-   last turn that a question's evidence names, and that question. The paper links a turn to every
-   question whose evidence contains it, but before the last of those turns nobody can answer.
-2. In training the same question also pays for a later decision (`guard_place`). Its turn is easily
-   mistaken for the question's own, and has nothing to do with it: the memory must survive. Paid
-   for linked turns alone, a manager learns to overwrite a similar memory, because no question asks
-   for that memory again.
-3. The earlier bank is the right one where the data knows it (the synthetic world). Elsewhere it
-   holds every earlier fact. The paper lets GPT-4o-mini build the bank from the last 24 or 50 turns
-   (its text and its Algorithm 1 disagree).
+1. A training example of the manager is one decision: a bank, a turn and a question. The turn is the
+   last one that the question's evidence names, and the bank holds all earlier turns. The paper
+   links a question to every turn of its evidence, but before the last of them nobody can answer.
+2. In training each question also pays for a second decision, a *guard* (`guard_place`). The guard's
+   turn resembles the question's turn and says something else, so the question's memory must
+   survive it. Without guards a manager learns to overwrite whatever is similar, because no question
+   asks for the memory that it overwrote.
+3. The bank before the turn is the right one where the data knows it (the synthetic world).
+   Elsewhere it holds every earlier fact. The paper lets GPT-4o-mini build the bank from the last 24
+   or 50 turns (its text and its Algorithm 1 disagree).
 4. The manager sees the 5 most similar memories, as in the authors' code; the paper does not say.
 5. Candidates stand in the order of the bank, as a timeline, not in the order of similarity.
 6. Exact match is SQuAD's (metrics.py says why); the paper does not say.
@@ -44,7 +44,7 @@ from functools import cached_property
 
 import torch
 
-from data import Dialogue, Question, Turn
+from data import Dialogue, Message, Question, Turn
 from memory_bank import Embedder, Memory, MemoryBank
 from metrics import squad_exact_match
 from policy import Policy
@@ -69,6 +69,7 @@ Progress = Callable[[range, str], Iterable[int]]  # shows a bar of this name ove
 
 # ---- Acting --------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True)
 class AnswerTask:
     """A question and the bank to answer it from."""
@@ -77,25 +78,10 @@ class AnswerTask:
     question: Question
     speakers: tuple[str, ...]  # whose memories are searched, and shown in this order
 
-
-@dataclass(frozen=True)
-class ManagerTask:
-    """One decision of the manager, and the question whose answer pays for it."""
-
-    bank: MemoryBank  # before the turn; decisions change copies of it, never the bank itself
-    fact: str
-    speaker: str
-    timestamp: str
-    question: Question
-    speakers: tuple[str, ...]
-    # For a second pet: the memory that ought to stand afterwards ("Anna has dogs named Rex and
-    # Milo"). Only the synthetic world knows it. It is logged and never paid for.
-    merged: str = ""
-
-    @cached_property  # a search a task, however many epochs and samples ask for it
-    def memories(self) -> list[Memory]:
-        """The memories most similar to the fact, in the order of their numbers in the prompt."""
-        return self.bank.search(self.fact, SIMILAR, self.speaker)
+    def messages(self, distill: bool) -> list[Message]:
+        """The prompt: the candidates of each speaker, and the question."""
+        text = self.question.text
+        return answer_messages(text, candidates(self.bank, text, self.speakers), distill)
 
 
 @dataclass(frozen=True)
@@ -122,9 +108,8 @@ def greedy(policy: Policy, prompts: list[list[int]], max_new_tokens: int) -> lis
     # Many samples of a group leave the same bank behind, and so the same prompt for its question.
     distinct = {tuple(prompt): prompt for prompt in prompts}
     groups = policy.sample(list(distinct.values()), 1, max_new_tokens, temperature=0)
-    texts = [policy.decode(group[0].response_ids) for group in groups]
-    text_of = dict(zip(distinct, texts))
-    return [text_of[tuple(prompt)] for prompt in prompts]
+    responses = {key: policy.decode(step.response_ids) for key, [step] in zip(distinct, groups)}
+    return [responses[tuple(prompt)] for prompt in prompts]
 
 
 def answer_all(policy: Policy, tasks: Iterable[AnswerTask], distill: bool = True,
@@ -133,8 +118,7 @@ def answer_all(policy: Policy, tasks: Iterable[AnswerTask], distill: bool = True
 
     `tasks` may be a generator: each bank is searched when its task comes, and is not kept.
     """
-    prompts = [answer_messages(t.question.text, candidates(t.bank, t.question.text, t.speakers),
-                               distill) for t in tasks]
+    prompts = [task.messages(distill) for task in tasks]
     responses = greedy(policy, [policy.encode(messages) for messages in prompts], max_new_tokens)
     answers = []
     for messages, response in zip(prompts, responses):
@@ -166,14 +150,19 @@ def observe_all(policy: Policy, banks: Sequence[MemoryBank],
     prompts = [policy.encode(manager_messages(fact, memories))
                for (fact, _, _), memories in zip(facts, searches)]
     responses = greedy(policy, prompts, max_new_tokens)  # one batch for all banks
-    observations = []
-    for bank, (fact, speaker, timestamp), memories, response in zip(
-            banks, facts, searches, responses):
-        operations, invalid = parse_operations(response, len(memories))
-        counts = apply_operations(bank, memories, operations, speaker, timestamp)
-        counts["invalid"] += invalid
-        observations.append(Observation(fact, memories, response, counts))
-    return observations
+    return [Observation(fact, memories, response,
+                        carry_out(response, bank, memories, speaker, timestamp))
+            for bank, (fact, speaker, timestamp), memories, response
+            in zip(banks, facts, searches, responses)]
+
+
+def carry_out(response: str, bank: MemoryBank, memories: Sequence[Memory], speaker: str,
+              timestamp: str) -> Counter[str]:
+    """Change the bank as a manager's response says; count operations, and all "invalid" entries."""
+    operations, n_unusable = parse_operations(response, len(memories))
+    counts = apply_operations(bank, memories, operations, speaker, timestamp)
+    counts["invalid"] += n_unusable
+    return counts
 
 
 # Problem 10
@@ -191,8 +180,8 @@ def apply_operations(bank: MemoryBank, memories: Sequence[Memory],
             if operation.event == "ADD":
                 bank.add(operation.text, speaker, timestamp)  # belongs to who spoke
             elif operation.event == "UPDATE":
+                # The memory keeps its speaker, and takes the date of what was said last.
                 bank.update(memories[operation.number].id, operation.text, timestamp)
-                # It keeps its speaker, and takes the date of what was said last.
             elif operation.event == "DELETE":
                 bank.delete(memories[operation.number].id)
             counts[operation.event] += 1
@@ -201,9 +190,7 @@ def apply_operations(bank: MemoryBank, memories: Sequence[Memory],
     return counts
 
 
-def turn_facts(turn: Turn, source: str, policy: Policy | None = None) -> list[str]:
-    """What one turn states; see `facts_of`."""
-    return facts_of([turn], source, policy)[0]
+# ---- Whole dialogues -----------------------------------------------------------------------------
 
 
 def without_bar(steps: range, name: str) -> range:
@@ -230,6 +217,11 @@ def facts_of(turns: Sequence[Turn], source: str, policy: Policy | None = None,
     return facts
 
 
+def turn_facts(turn: Turn, source: str, policy: Policy | None = None) -> list[str]:
+    """What one turn states; see `facts_of`."""
+    return facts_of([turn], source, policy)[0]
+
+
 @dataclass(frozen=True)
 class Reading:
     """What a manager made of whole dialogues; banks and sources in the order of the dialogues."""
@@ -239,29 +231,29 @@ class Reading:
     counts: Counter[str]  # operations by name, "invalid" ones, and the "facts" that were read
 
 
-def build_banks(policy: Policy, dialogues: Sequence[Dialogue], embed: Embedder, facts: str,
+def build_banks(policy: Policy, dialogues: Sequence[Dialogue], embed: Embedder, facts_from: str,
                 max_new_tokens: int = 64, progress: Progress = without_bar) -> Reading:
     """Put every fact of every dialogue through the manager into the dialogue's bank, from empty.
 
     A decision depends on the bank that the last one left, so a dialogue's facts go one by one. The
-    dialogues go in step: the next fact of each makes one batch of prompts.
+    dialogues go in step: the next fact of each makes one batch of prompts. `facts_from` is the
+    source that `facts_of` takes.
     """
     banks = [MemoryBank(embed) for _ in dialogues]
     sources: list[Sources] = [{} for _ in dialogues]
-    queues = [[(fact, turn) for turn, stated in
-               zip(dialogue.turns, facts_of(dialogue.turns, facts, policy, progress))
-               for fact in stated] for dialogue in dialogues]
+    queues = [[(fact, turn) for turn, facts in
+               zip(dialogue.turns, facts_of(dialogue.turns, facts_from, policy, progress))
+               for fact in facts] for dialogue in dialogues]
     counts = Counter(facts=sum(map(len, queues)))
     for place in progress(range(max(map(len, queues), default=0)), "read"):
-        unfinished = [i for i, queue in enumerate(queues) if place < len(queue)]
-        memories_before = {i: {memory.id: memory for memory in banks[i]} for i in unfinished}
+        # A dialogue whose facts are used up has no part in this batch.
+        batch = [(i, *queue[place]) for i, queue in enumerate(queues) if place < len(queue)]
+        memories_before = {i: {memory.id: memory for memory in banks[i]} for i, _, _ in batch}
         observations = observe_all(
-            policy, [banks[i] for i in unfinished],
-            [(fact, turn.speaker, turn.timestamp)
-             for fact, turn in (queues[i][place] for i in unfinished)], max_new_tokens)
-        for i, observation in zip(unfinished, observations):
+            policy, [banks[i] for i, _, _ in batch],
+            [(fact, turn.speaker, turn.timestamp) for _, fact, turn in batch], max_new_tokens)
+        for (i, _, turn), observation in zip(batch, observations):
             counts += observation.counts
-            turn = queues[i][place][1]
             for memory in banks[i]:
                 # "is not", because an update that changes no word makes an equal memory.
                 if memories_before[i].get(memory.id) is not memory:
@@ -272,19 +264,20 @@ def build_banks(policy: Policy, dialogues: Sequence[Dialogue], embed: Embedder, 
 class MemoryR1:
     """The whole system over one conversation: `observe` every turn, `answer` any question.
 
-    `build_banks` reads many dialogues at once; here somebody can ask in between, as the chat does.
+    `build_banks` reads many dialogues to their ends. Here a question may come after any turn, as in
+    the chat.
     """
 
     def __init__(self, manager: Policy, answerer: Policy, embed: Embedder,
-                 speakers: Sequence[str], facts: str = "turns", distill: bool = True):
+                 speakers: Sequence[str], facts_from: str = "turns", distill: bool = True):
         self.manager, self.answerer, self.speakers = manager, answerer, tuple(speakers)
-        self.facts, self.distill = facts, distill
+        self.facts_from, self.distill = facts_from, distill
         self.bank = MemoryBank(embed)
 
     def observe(self, turn: Turn) -> list[Observation]:
         """Read one turn: each of its facts goes through the manager into the bank."""
         return [observe_all(self.manager, [self.bank], [(fact, turn.speaker, turn.timestamp)])[0]
-                for fact in turn_facts(turn, self.facts, self.manager)]
+                for fact in turn_facts(turn, self.facts_from, self.manager)]
 
     def answer(self, question: str) -> Answer:
         """Answer from the bank."""
@@ -293,6 +286,27 @@ class MemoryR1:
 
 
 # ---- Tasks and episodes --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ManagerTask:
+    """One decision of the manager, and the question whose answer pays for it."""
+
+    bank: MemoryBank  # before the turn; decisions change copies of it, never the bank itself
+    fact: str
+    speaker: str
+    timestamp: str
+    question: Question
+    speakers: tuple[str, ...]
+    # For a second pet: the memory that ought to stand afterwards ("Anna has dogs named Rex and
+    # Milo"). Only the synthetic world knows it. It is logged and never paid for.
+    merged: str = ""
+
+    @cached_property  # one search a task, however many epochs and samples ask for it
+    def memories(self) -> list[Memory]:
+        """The memories most similar to the fact, in the order of their numbers in the prompt."""
+        return self.bank.search(self.fact, SIMILAR, self.speaker)
+
 
 def everything(turns: Sequence[Turn]) -> list[tuple[str, str, str]]:
     """(fact, speaker, timestamp) of every fact; a turn without facts is a fact as it was said.
@@ -317,12 +331,12 @@ def answer_tasks(dialogues: Sequence[Dialogue], embed: Embedder) -> list[AnswerT
     return tasks
 
 
-def manager_tasks(dialogues: Sequence[Dialogue], embed: Embedder, facts: str,
+def manager_tasks(dialogues: Sequence[Dialogue], embed: Embedder, facts_from: str,
                   policy: Policy | None = None, guards: bool = False) -> list[ManagerTask]:
     """One decision for each question whose evidence names a turn: see "differs", 1 to 3.
 
-    `facts` is the source that `turn_facts` takes; for "llm" the `policy` extracts them. With
-    `guards`, for training, each question pays for a second decision, at the turn of `guard_place`.
+    `facts_from` is the source that `turn_facts` takes; for "llm" the `policy` extracts the facts.
+    With `guards`, for training, each question pays for a second decision: see `guard_place`.
     """
     tasks = []
     draw = random.Random(0)
@@ -342,7 +356,7 @@ def manager_tasks(dialogues: Sequence[Dialogue], embed: Embedder, facts: str,
             before, turn = dialogue.turns[:place], dialogue.turns[place]
             # Several facts of a turn are one decision, because one reward has to pay for it. A
             # turn without facts is still put to the manager, as it was said.
-            fact = " ".join(turn_facts(turn, facts, policy)) or f"{turn.speaker}: {turn.text}"
+            fact = " ".join(turn_facts(turn, facts_from, policy)) or f"{turn.speaker}: {turn.text}"
             tasks.append(ManagerTask(banks[place], fact, turn.speaker, turn.timestamp, question,
                                      dialogue.speakers, second_pet(before, turn)))
     return tasks
@@ -381,8 +395,8 @@ def guard_place(dialogue: Dialogue, place: int, embed: Embedder,
     dangerous = []
     for at in places:
         text = dialogue.turns[at].text
-        # The bank holds what the speaker said before `at`, so id i is the turn at places[i].
-        # So the turn at `at` is dangerous if, at that time, `place` is what it resembles most.
+        # The bank holds what the speaker said before `at`: memory i is the turn at places[i]. The
+        # turn at `at` is dangerous if, of those, it resembles the turn at `place` most.
         if at > place and places[bank.search(text, 1)[0].id] == place:
             dangerous.append(at)
         bank.add(text, turn.speaker, "")
@@ -415,14 +429,14 @@ class ManagerAgent:
         # One call for all tasks: it reads each prompt once, and samples all groups together.
         groups = policy.sample([policy.encode(messages) for messages in prompts], group_size,
                                self.max_new_tokens, temperature, generator)
-        responses = [[policy.decode(step.response_ids) for step in group] for group in groups]
+        decisions = [[(task, policy.decode(step.response_ids)) for step in group]
+                     for task, group in zip(tasks, groups)]
         # All tasks at once: the frozen agent answers in one batch.
-        outcomes = self.outcomes_of([(task, response) for task, of_task in zip(tasks, responses)
-                                     for response in of_task])
+        outcomes = self.outcomes_of([d for of_task in decisions for d in of_task])
         episodes = []
-        for task, messages, group, of_task in zip(tasks, prompts, groups, responses):
+        for messages, group, of_task in zip(prompts, groups, decisions):
             episodes.append([])
-            for step, response in zip(group, of_task):
+            for step, (task, response) in zip(group, of_task):
                 outcome = outcomes[task, response]
                 reward = float(self.reward(outcome["answer"], task.question.answer))
                 log = {"prompt": messages[-1]["content"], "response": response,
@@ -448,10 +462,7 @@ class ManagerAgent:
             """Carry out each new decision on a copy of its bank, and ask there."""
             for task, response in new:
                 bank = task.bank.copy()  # or the next sample of the group would find it changed
-                operations, invalid = parse_operations(response, len(task.memories))
-                counts = apply_operations(bank, task.memories, operations, task.speaker,
-                                          task.timestamp)
-                counts["invalid"] += invalid
+                counts = carry_out(response, bank, task.memories, task.speaker, task.timestamp)
                 changes.append({"operations": dict(counts)})
                 if task.merged:
                     changes[-1]["merged"] = any(memory.text == task.merged for memory in bank)
@@ -479,9 +490,7 @@ class AnswerAgent:
                 temperature: float, generator: torch.Generator | None = None,
                 ) -> list[list[Episode]]:
         """`group_size` answers to each question, each paid by itself."""
-        prompts = [answer_messages(t.question.text,
-                                   candidates(t.bank, t.question.text, t.speakers), self.distill)
-                   for t in tasks]
+        prompts = [task.messages(self.distill) for task in tasks]
         groups = policy.sample([policy.encode(messages) for messages in prompts], group_size,
                                self.max_new_tokens, temperature, generator)
         episodes = []

@@ -2,22 +2,23 @@
 
 Reinforcement learning asks two things of a language model: *sample* a few responses to each prompt,
 and give the *log-probability* of every sampled token, with gradients. Both are done here on packed
-trees, which read a prompt of sixty memories once and not for each of its responses. `trees.py` lays
-them out, and its first page has the words that both files use.
+trees, which read a prompt of sixty memories once and not for each of its responses. trees.py lays
+the trees out, and its first page has the words that both files use.
 
     prompts ── prompt_micro_batches ──> rows ── the model ──> steps                    `sample`
     trees of steps ── pack ──> rows ── micro_batches ── the model ──> log-probs        `score`
 
 A model that mixes neighbours in another way (convolutions, state spaces), or cuts attention to a
-sliding window, cannot read trees. `Policy` finds out by trying, and then takes the slow path: plain
-rows (`backend/plain_rows.py`).
+sliding window, cannot read trees. `Policy` tries trees out on every model, and takes the slow path
+where they fail: plain rows (backend/plain_rows.py).
 
 Where this differs from usual practice, and why
 1. Nothing is ever padded on the left. Rows are padded on the right, where causal attention cannot
    see, and masks come from lengths. So a pad id that is also the end id does no harm.
-2. Responses are kept as sampled ids and never encoded again; the end id is trained like any token.
+2. Responses stay the ids that were sampled and are never encoded again, because text that is
+   decoded and encoded may become other tokens. The end id is trained like any token.
 3. Log-probs are those of the tempered distribution that was sampled from, without top-p or top-k.
-4. Dropout is off for good, because sampling and training must see one and the same policy.
+4. Dropout is off for good, because sampling and training must see the same policy.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ from trees import (
 )
 
 STOP_TOKENS = 16  # the longest stop text, in tokens
-HEAD_LOGITS = 2**26  # at once in scoring: 0.25 GiB in float32, and about four such tensors live
+HEAD_LOGITS = 2**26  # logits at once in scoring: 0.25 GiB in float32; some four such tensors live
 
 
 # Problem 3
@@ -66,32 +67,32 @@ def picked_log_probs(logits: Tensor, at: Tensor, targets: Tensor, temperature: f
     """
     log_probs = (logits.float() / temperature).log_softmax(-1)  # (M, V)
     picked = log_probs[at, targets]
-    with torch.no_grad():  # last: what runs again in backward stops before this
+    # Last, because what runs again in the backward pass stops behind the part that has a gradient.
+    with torch.no_grad():
         entropies = -log_probs.exp().mul_(log_probs).sum(-1)  # (M,)
     return picked, entropies[at]
 
 
 def head_log_probs(head: Callable[[Tensor], Tensor], hidden: Tensor, at: Tensor, targets: Tensor,
                    temperature: float, chunk: int) -> tuple[Tensor, Tensor]:
-    """`picked_log_probs` of head(hidden), the logits of at most `chunk` places at a time.
+    """`picked_log_probs` of head(hidden), with the logits of at most `chunk` places at a time.
 
-    `hidden` is (M, D); each of its places must be asked for. A vocabulary of 150,000 makes 0.6 MB
-    of float32 logits a place, and about four such tensors live at once: whole rows of them would
-    be most of the memory (pitfall 38). The gradient is exactly that of one piece.
+    `hidden` is (M, D), and every place predicts at least one token. A vocabulary of 150,000 makes
+    0.6 MB of float32 logits a place, and about four such tensors live at once. The logits of whole
+    rows would be most of the memory (pitfall 38). Chunks change neither result nor gradient.
     """
+    def of_chunk(hidden: Tensor, at: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return picked_log_probs(head(hidden), at, targets, temperature)
+
     if len(hidden) <= chunk:
-        return picked_log_probs(head(hidden), at, targets, temperature)
-
-    def piece(hidden: Tensor, at: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return picked_log_probs(head(hidden), at, targets, temperature)
-
-    order = at.argsort()  # tokens of neighbouring places together
-    sizes = (at // chunk).bincount().tolist()
-    pieces = zip(hidden.split(chunk), order.split(sizes))
-    parts = [again(piece, places, at[tokens] - number * chunk, targets[tokens])
-             for number, (places, tokens) in enumerate(pieces)]
-    back = order.argsort()
-    log_probs, entropies = (torch.cat(part)[back] for part in zip(*parts))
+        return of_chunk(hidden, at, targets)
+    order = at.argsort()  # tokens by their places: those of one chunk stand together
+    sizes = (at // chunk).bincount().tolist()  # how many tokens each chunk predicts
+    chunks = enumerate(zip(hidden.split(chunk), order.split(sizes)))
+    results = [again(of_chunk, places, at[tokens] - number * chunk, targets[tokens])
+               for number, (places, tokens) in chunks]
+    original_order = order.argsort()
+    log_probs, entropies = (torch.cat(parts)[original_order] for parts in zip(*results))
     return log_probs, entropies
 
 
@@ -100,20 +101,20 @@ def head_log_probs(head: Callable[[Tensor], Tensor], hidden: Tensor, at: Tensor,
 
 @dataclass
 class Branches:
-    """B responses being written to the prompts in each of R rows. R' of the rows are unfinished."""
+    """Responses while they are written: B in each of R rows. R' of the rows are still read."""
 
     cache: Cache  # of the R' rows
     logits: Tensor  # (R', B, V) of the next tokens
     lengths: Tensor  # (R, B) tokens of the prompt that a branch continues
     finished: Tensor  # (R, B)
-    live_rows: Tensor  # (R',) numbers of the unfinished rows
+    live_rows: Tensor  # (R',) numbers of the rows that are still read
     see_prompt: Tensor  # (R', 1, B, L) additive mask: a branch sees its prompt
-    see_branch: Tensor  # (B, B) additive mask: and itself
-    tokens: list[Tensor] = field(default_factory=list)  # (R, B) each
-    log_probs: list[Tensor] = field(default_factory=list)  # (R, B) each
+    see_branch: Tensor  # (B, B) additive mask: a branch sees itself
+    tokens: list[Tensor] = field(default_factory=list)  # (R, B) for each draw
+    log_probs: list[Tensor] = field(default_factory=list)  # (R, B) for each draw
 
     def add(self, tokens: Tensor, log_probs: Tensor) -> None:
-        """Put a token (R', B) behind each branch of the unfinished rows; 0 behind the others."""
+        """Put a token (R', B) behind each branch of the live rows; 0 behind the others."""
         for values, new in ((self.tokens, tokens), (self.log_probs, log_probs)):
             values.append(new.new_zeros(self.finished.shape).index_copy_(0, self.live_rows, new))
 
@@ -140,13 +141,19 @@ def draw_tokens(logits: Tensor, temperature: float,
 def drop_finished_rows(branches: Branches) -> None:
     """Drop rows whose branches are all finished, once they are half of the rows in the cache.
 
-    Not sooner, because each time the cache of the other rows is copied.
+    Not sooner, because each drop copies the cache of the other rows.
     """
     unfinished = ~branches.finished[branches.live_rows].all(-1)  # (R',)
     if unfinished.float().mean() <= 0.5:
         branches.cache.batch_select_indices(unfinished.nonzero()[:, 0])
         branches.live_rows = branches.live_rows[unfinished]
         branches.see_prompt = branches.see_prompt[unfinished]
+
+
+def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a token may look, the dtype's minimum elsewhere; of the same shape."""
+    mask = torch.zeros_like(allowed, dtype=dtype)
+    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)
 
 
 class Policy:
@@ -156,9 +163,9 @@ class Policy:
     memory. They never change a log-prob, a gradient or a greedy response. Sampled responses may
     differ, because random draws are assigned in another order.
 
-    With `autocast` float32 weights are multiplied in bfloat16. `adapted` is False in a view of the
-    model as it was before its adapters. `packs` says whether the model reads trees, and
-    `why_plain` why not. Raises PolicyError if no layout suits the model.
+    With `autocast` float32 weights are multiplied in bfloat16. `adapted` says whether the adapters
+    are on, `packs` whether the model reads trees, and `why_plain` why it does not. Raises
+    PolicyError if no layout suits the model.
     """
 
     def __init__(self, model: torch.nn.Module, tokenizer, row_budget: int = 4096,
@@ -172,7 +179,7 @@ class Policy:
         self.empty_batch = [empty_row()]  # for a device that has fewer micro-batches than others
         self._ids_that_complete: dict[tuple[str, ...], set[int]] = {}
         self._cache_argument = cache_argument(model)
-        self.packs = False  # the trial compares trees with plain rows
+        self.packs = False  # until the trial has compared trees with plain rows
         self.why_plain = self._why_plain()
         self.packs = not self.why_plain
         if self.packs:
@@ -185,24 +192,24 @@ class Policy:
 
     @property
     def dtype(self) -> torch.dtype:
-        """In what the layers compute."""
+        """The precision in which the layers compute."""
         return torch.bfloat16 if self.autocast else self.model.dtype
 
     @contextmanager
     def _as_set(self) -> Iterator[None]:
-        """Inside, the model computes in this policy's precision, with or without its adapters."""
+        """Inside, the model computes as `autocast` and `adapted` say."""
         with (torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast),
               adapters(self.model, self.adapted)):
             yield
 
     def start(self) -> Policy:
-        """The model before any training: the same weights, adapters off. Frozen, and no copy."""
+        """The start model: the same weights, no copy, with the adapters off."""
         view = copy(self)
         view.adapted = False
         return view
 
     def second(self) -> Policy:
-        """The same frozen weights with adapters of its own: PPO's critic."""
+        """A policy on the same frozen weights, with adapters of its own: PPO's critic."""
         twin = copy(self)
         twin.model = second_set(self.model)
         return twin
@@ -212,15 +219,16 @@ class Policy:
     def encode(self, messages: list[Message]) -> list[int]:
         """The ids of a chat, ready for the assistant's answer.
 
-        Text inside a message cannot end its turn: special tokens in it are broken up.
-        A model without a chat template gets the contents as plain paragraphs; one that refuses a
-        system message gets it as the beginning of the user's.
+        Text inside a message cannot end its turn, because special tokens in it are broken up.
+        Without a chat template the contents become plain paragraphs. A template that refuses system
+        messages gets the system's text as the beginning of the user's.
         """
         messages = [{**m, "content": self._harmless(m["content"])} for m in messages]
         if self.tokenizer.chat_template is None:
             text = "\n\n".join(message["content"] for message in messages) + "\n\n"
             return self.tokenizer.encode(text)
-        try:  # Qwen3 would think aloud until no tokens are left; other templates ignore the switch
+        try:
+            # Qwen3 would think aloud until no tokens are left. Other templates ignore the switch.
             text = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
         except TemplateError as error:
@@ -235,7 +243,7 @@ class Policy:
         """A text without special tokens: "<|im_end|>" becomes "< |im_end|>"."""
         for added in self.tokenizer.added_tokens_decoder.values():
             token = added.content
-            # Not every added token is special: some vocabularies add runs of spaces, or <think>.
+            # Some vocabularies also add runs of spaces, or <think>, which end nothing.
             if added.special and token in text:
                 text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
@@ -276,6 +284,7 @@ class Policy:
             tokens = torch.stack(branches.tokens, -1).tolist()  # (R, B, up to max_new_tokens)
             log_probs = torch.stack(branches.log_probs, -1).tolist()
             for r, row in enumerate(rows):
+                # The branches of a row's first prompt come first, then those of the second.
                 for n, number in enumerate(row.token_index):
                     steps[number] = [
                         self._step(prompts[number], tokens[r][b], stop_texts, log_probs[r][b])
@@ -285,13 +294,14 @@ class Policy:
     def _read_prompts(self, rows: Sequence[Row], group_size: int) -> Branches:
         """Read R rows of prompts. `group_size` branches will grow from the end of each prompt.
 
-        B is that of the row with the most prompts. Branches that another row lacks are finished.
+        B is `group_size` times the prompts of the row that has the most. Branches that another row
+        lacks count as finished.
         """
-        device, lowest = self.device, torch.finfo(self.dtype).min
+        device = self.device
         ids = pad_right([row.input_ids for row in rows], 0, device)  # (R, L)
         positions = pad_right([row.position_ids for row in rows], 0, device)  # (R, L)
         ends = pad_right([row.ends for row in rows], ids.shape[1], device)  # (R, L)
-        # Without a fork causal order is all the mask there is, and the faster one.
+        # Rows of one prompt need no mask, because causal attention is right for them, and faster.
         forked = any(len(row.score_at) > 1 for row in rows)
         cache = Cache(layer_class_to_replicate=RoomyLayer)
         hidden = self.model.base_model(
@@ -307,16 +317,13 @@ class Policy:
         if not logits.isfinite().all():
             raise PolicyError("the model's logits are not finite, so nothing can be sampled: its "
                               "weights were spoilt, mostly by too high an --lr")
-        # Additive masks again. A branch sees the path to its root. The cache grows by B columns
-        # with every token, and of these a branch sees its own.
+        # A branch sees the path to its root.
         places, root = torch.arange(ids.shape[1], device=device), roots[:, :, None]
         path = (places <= root) & (root < ends[:, None])  # (R, B, L)
-        see_prompt = torch.zeros(path.shape, dtype=self.dtype, device=device)
-        see_prompt = see_prompt.masked_fill_(~path, lowest)[:, None]  # (R, 1, B, L)
-        n_branches = roots.shape[1]
-        see_branch = torch.full((n_branches, n_branches), lowest, dtype=self.dtype, device=device)
-        return Branches(cache, logits, lengths, roots < 0, live_rows, see_prompt,
-                        see_branch.fill_diagonal_(0))
+        # The cache grows by B columns with every token, and of these a branch sees its own.
+        own = torch.eye(roots.shape[1], dtype=torch.bool, device=device)  # (B, B)
+        return Branches(cache, logits, lengths, roots < 0, live_rows,
+                        additive_mask(path, self.dtype)[:, None], additive_mask(own, self.dtype))
 
     def _grow(self, branches: Branches, max_new_tokens: int, temperature: float,
               generator: torch.Generator | None, stop_texts: tuple[str, ...]) -> None:
@@ -328,6 +335,7 @@ class Policy:
             tokens, finished = branches.tokens[-1], branches.finished  # (R, B)
             finished |= torch.isin(tokens, end)
             if stop_texts:
+                # Few tokens can complete a stop text, so few branches are decoded.
                 for r, b in (torch.isin(tokens, closing) & ~finished).nonzero().tolist():
                     last = torch.stack([t[r, b] for t in branches.tokens[-STOP_TOKENS:]]).tolist()
                     finished[r, b] = self._ends_response(last, stop_texts)
@@ -349,7 +357,7 @@ class Policy:
 
     def _step(self, prompt: list[int], ids: list[int], stop_texts: tuple[str, ...],
               log_probs: Sequence[float] = ()) -> Step:
-        """What was written, up to where it ended: behind that a branch only waits for others."""
+        """A response as a step, without what was drawn behind its end while others went on."""
         ending = self.end_ids | self._closing_ids(stop_texts)
         for length in range(1, len(ids) + 1):
             if ids[length - 1] in ending and self._ends_response(
@@ -373,7 +381,7 @@ class Policy:
     def _sample_plain_rows(self, prompts: list[list[int]], group_size: int, max_new_tokens: int,
                            temperature: float, generator: torch.Generator | None,
                            stop_texts: tuple[str, ...]) -> list[list[Step]]:
-        """`sample` by the library's loop; log-probs come from scoring what it wrote."""
+        """`sample` by the library's loop; scoring gives the log-probs of what the loop wrote."""
         with self._as_set():
             responses = generate(
                 self.model, self.tokenizer, prompts, self.end_ids, group_size, max_new_tokens,
@@ -406,25 +414,24 @@ class Policy:
     def read(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         """The last hidden states of a micro-batch where a token is predicted, with gradients.
 
-        Returns `hidden` (M, D) of the M places, and for each of the N predictions, in the order of
-        the rows' `token_index`, which place is its own (N,): samples that agree so far share one.
+        Returns `hidden` (M, D) of the M places, and which of them each of the N predictions has
+        (N,), in the order of the rows' `token_index`. Samples that agree so far share a place.
         """
         ids, places, token_at = self._layout(rows)
-        if self.packs:
-            positions = pad_right([row.position_ids for row in rows], 0, self.device)  # (R, T)
-            ends = pad_right([row.ends for row in rows], ids.shape[1], self.device)  # (R, T)
-            with self._as_set():
+        positions = pad_right([row.position_ids for row in rows], 0, self.device)  # (R, T)
+        ends = pad_right([row.ends for row in rows], ids.shape[1], self.device)  # (R, T)
+        with self._as_set():
+            if self.packs:
                 hidden = self.model.base_model(
                     input_ids=ids, position_ids=positions, use_cache=False,
                     attention_mask=tree_mask(ends, self.dtype)).last_hidden_state  # (R, T, D)
-        else:
-            with self._as_set():
+            else:
                 hidden = self.model(
                     input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states[-1]
         return hidden.flatten(0, 1)[places], token_at
 
     def _layout(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
-        """Padded ids (R, T), the M places in R * T that predict a token, each prediction's (N,)."""
+        """Padded ids (R, T), the M places in R * T that predict, and each prediction's own (N,)."""
         ids = pad_right([row.input_ids for row in rows], 0, self.device)
         score_at = [r * ids.shape[1] + place for r, row in enumerate(rows)
                     for place in row.score_at]
@@ -445,7 +452,7 @@ class Policy:
                 hidden, token_at = self.read(rows)
                 return head_log_probs(self.model.get_output_embeddings(), hidden, token_at, targets,
                                       temperature, self.head_chunk)
-            # Some of these scale their logits behind the head.
+            # The whole model, because some of these scale their logits behind the head.
             ids, places, token_at = self._layout(rows)
             logits = self.model(input_ids=ids, use_cache=False).logits.flatten(0, 1)[places]
         return picked_log_probs(logits, token_at, targets, temperature)
@@ -462,8 +469,8 @@ class Policy:
     def _why_plain(self) -> str:
         """Why this model needs plain rows; "" if trees give it the same log-probs.
 
-        The configuration is asked first, because the trial's twenty ids would not show a window of
-        thousands. Raises PolicyError for a model that no layout suits.
+        The configuration is asked before trees are tried, because a trial of twenty ids would not
+        show a window of thousands. Raises PolicyError for a model that no layout suits.
         """
         draw = torch.Generator(self.device).manual_seed(0)
         ids = torch.randint(self.model.config.get_text_config().vocab_size, (20,), generator=draw,
@@ -471,8 +478,8 @@ class Policy:
         tree = [Step(ids[:6], ids[6:13], False), Step(ids[:6], ids[13:], False)]
 
         def differ(first: Tensor, second: Tensor) -> bool:
-            # Two roundings of one number: a wrong mask costs whole nats in a trained model. In half
-            # precision a single unlikely token may be off by half a nat, the mean may not.
+            # Two layouts round differently. A wrong mask costs whole nats in a trained model. In
+            # half precision rounding may cost one unlikely token half a nat, but never the mean.
             errors = (first - second).abs()
             return (errors.max() > 1e-3 if self.dtype == torch.float32
                     else errors.mean() > 0.5).item()
@@ -491,7 +498,8 @@ class Policy:
             sampled = self.sample([ids[:6], ids[:3], ids[:4]], 2, 4, 1.0, draw)
             packed = self.token_log_probs([tree])
         except (AttributeError, TypeError, ValueError, IndexError, RuntimeError):
-            return "a trial of trees failed"  # a mask of its own, another cache, no such argument
+            # Such as a mask of the model's own, another cache, or no such argument.
+            return "a trial of trees failed"
         finally:
             self.packs = False
         if differ(packed, plain):
@@ -502,9 +510,10 @@ class Policy:
         return ""
 
     def save(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
-        """Write an ordinary Hugging Face folder: weights (or those given), settings, tokenizer.
+        """Write an ordinary Hugging Face folder: weights, settings and tokenizer.
 
-        Adapters are added to the weights, in float32, and also kept alone in `folder`/adapter.
+        `weights` by name stand in for the model's own where those are spread over devices. Adapters
+        are added to the weights, in float32, and also kept alone in `folder`/adapter.
         """
         if low_rank_layers(self.model):
             save_merged(self.model, folder, weights)
@@ -519,13 +528,13 @@ def load_policy(name: str | Path, device: str | None = None, lora: int = 0,
                 micro_batch_tokens: int = 16384) -> Policy:
     """The policy in a folder or on the Hugging Face hub, on the GPU where there is one.
 
-    `lora` is the rank of adapters to learn; 0 is none, all weights learn. `precision` is that of
-    the arithmetic, bfloat16 (default on a GPU that has it) or float32. Weights that learn are
-    float32 whatever they were saved in: steps of 1e-6 vanish in half precision. Frozen ones, beside
-    adapters, have the precision of the arithmetic. `checkpointing`: see `lora.checkpoint_layers`.
+    `lora` is the rank of adapters to learn; with 0 all weights learn. `precision` is that of the
+    arithmetic: bfloat16 (default on a GPU that has it) or float32. Weights that learn are float32,
+    because steps of 1e-6 vanish in half precision. Frozen weights, beside adapters, have the
+    precision of the arithmetic. `checkpointing`: see `checkpoint_layers` in backend/lora.py.
 
-    A folder of PEFT adapters is read as the model that they name with them added to its weights.
-    Raises PolicyError with one line when there is no such model.
+    A folder of PEFT adapters gives the model that the adapters name, with the adapters in its
+    weights. Raises PolicyError with one line when there is no such model.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     half = (precision or usual_precision(device)) == "bfloat16"

@@ -9,32 +9,32 @@
                     and up what did better than expected         clipped_loss
         5. log      and, now and then, look at unseen questions
 
-The lesson is in the difference to grpo.py: there the mean of a group is the baseline of all its
-tokens; here a second network gives each token a baseline of its own, so a group may be of one.
-Memory-R1 (arXiv 2508.19828, Eq. 2) and MEM1 (arXiv 2506.15841) train so, after Schulman et al.
-(arXiv 1707.06347; GAE: arXiv 1506.02438, Eq. 16).
+The lesson is in the difference to grpo.py. There the mean of a group is the baseline of all tokens
+of the group. Here a second network, the critic, gives each token a baseline of its own, so a group
+may be of one. Memory-R1 (arXiv 2508.19828, Eq. 2) and MEM1 (arXiv 2506.15841) train so, after
+Schulman et al. (arXiv 1707.06347; GAE: arXiv 1506.02438, Eq. 16).
 
 Where this differs from the papers
 1. The KL is k1 in the reward, as in InstructGPT. k1 is noisy, and its errors cancel in the mean.
-   MEM1's code clamps each token's k1 at 0: only the positive errors remain, so its penalty is too
+   MEM1's code clamps each token's k1 at 0. Only the positive errors remain, so the penalty is too
    large.
 2. GAE runs over response tokens only, from the end of one step of an episode straight to the start
    of the next. MEM1's code also runs it over what the environment wrote. With lambda below 1 each
    such token discounts the reward once more.
 3. The old log-probs are those that the sampler computed, as in grpo.py.
 4. The critic is updated before the policy and, with tiny/, more often (`--critic-epochs`). With two
-   updates a batch its critic explained nothing (explained variance 0). Then, with lambda below 1,
-   the first tokens of a response earn least, and they choose the operation.
+   updates a batch the critic of tiny/ explained nothing (explained variance 0). With such a critic
+   and lambda below 1, least of the reward reaches the first tokens, which choose the operation.
 
-What the critic costs beside the policy's own 16 bytes a weight (weight, gradient and two moments in
-float32) and the reference's 4:
+The policy takes 16 bytes a weight (weight, gradient and two moments in float32), the reference 4.
+The critic adds
 
-    --critic own            16 bytes a weight, and a forward and backward pass an update; a trunk of
-                            its own, as in both papers
-    --critic own --lora R   0.45 GiB for a 3B model at rank 16: a second set of adapters on the same
-                            frozen weights; the same passes
-    --critic shared         nothing, and a forward pass an update: a linear head on the policy's
-                            hidden states, which it cannot shape, because no gradient passes
+    --critic own            16 bytes a weight, and a forward and backward pass an update: it has a
+                            trunk of its own, as in both papers
+    --critic own --lora R   0.45 GiB for a 3B model at rank 16, and the same passes: it has a second
+                            set of adapters on the same frozen weights
+    --critic shared         a forward pass an update, and next to no memory: it is a linear head on
+                            the policy's hidden states, and sends no gradient into them
 
 Activations of critic and policy are never held together.
 
@@ -73,9 +73,9 @@ def token_rewards(rewards: Tensor, lengths: Tensor, log_probs: Tensor, ref_log_p
                   beta: float) -> Tensor:
     """What each token earned: (N,) from rewards and lengths (E,) and log-probs (N,).
 
-    The episode's reward stands on its last response token. Every token pays beta times k1,
-    log p - log p_ref: its mean over the policy's samples is KL(policy || reference). (In a loss k1
-    would do nothing: the expected gradient of log p is 0.)
+    The episode's reward stands on its last response token. Every token pays beta times k1, which is
+    log p - log p_ref. The mean of k1 over the policy's samples is KL(policy || reference). (In a
+    loss k1 would do nothing, because the expected gradient of log p is 0.)
     """
     earned = -beta * (log_probs - ref_log_probs)
     last = lengths.cumsum(0) - 1  # (E,) an episode without tokens has no place for its reward
@@ -89,10 +89,10 @@ def gae(rewards: Tensor, values: Tensor, lengths: Tensor, last_values: Tensor, g
     """Generalised advantage estimates and returns, both (N,), of E episodes laid end to end.
 
     `rewards` and `values` are (N,): what a token earned, and what was expected before it was
-    written. `last_values` (E,) is what was expected behind the last one: 0 where the episode is
-    over. With d_t = r_t + gamma V_t+1 - V_t, the advantage is the sum of (gamma lambda)^k d_t+k;
-    lambda 1 makes it the return minus the value, lambda 0 one step's surprise. The return that the
-    critic should have expected is advantage + value, taken before any whitening.
+    written. `last_values` (E,) is what was expected behind an episode's last token: 0 where the
+    episode is over. The surprise is d_t = r_t + gamma V_t+1 - V_t, and the advantage is the sum of
+    (gamma lambda)^k d_t+k. With lambda 1 that is the return minus the value, with lambda 0 one
+    surprise. The return that the critic should have expected is advantage + value, not whitened.
 
     >>> one, two = torch.tensor([2]), torch.tensor([0.0])
     >>> gae(torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.25]), one, two, 1.0, 1.0)
@@ -102,24 +102,24 @@ def gae(rewards: Tensor, values: Tensor, lengths: Tensor, last_values: Tensor, g
     mask = pad_sequence([torch.ones(size) for size in sizes], batch_first=True).to(values)  # (E, L)
     reward, value = (pad_sequence(x.split(sizes), batch_first=True) for x in (rewards, values))
     advantages = torch.zeros_like(value)  # (E, L)
-    following, expected = torch.zeros_like(last_values), last_values  # (E,) A_t+1 and V_t+1
+    next_advantage, next_value = torch.zeros_like(last_values), last_values  # (E,) at t + 1
     for t in range(value.shape[1] - 1, -1, -1):
-        surprise = reward[:, t] + gamma * expected - value[:, t]
-        advantages[:, t] = surprise + gamma * lam * following
-        # Padding behind a shorter episode: it still begins with nothing and its last value.
+        surprise = reward[:, t] + gamma * next_value - value[:, t]
+        advantages[:, t] = surprise + gamma * lam * next_advantage
+        # In the padding behind a shorter episode both stay as they began.
         inside = mask[:, t] > 0
-        following = torch.where(inside, advantages[:, t], following)
-        expected = torch.where(inside, value[:, t], expected)
+        next_advantage = torch.where(inside, advantages[:, t], next_advantage)
+        next_value = torch.where(inside, value[:, t], next_value)
     flat = advantages[mask > 0]  # (N,)
     return flat, flat + values
 
 
 def whiten(advantages: Tensor, of_all: Tensor | None = None) -> Tensor:
-    """Advantages (N,) with mean 0 and deviation 1 over the batch's tokens; of one token, as it is.
+    """Advantages (N,) with mean 0 and deviation 1 over the batch's tokens; one alone is left as is.
 
-    Where all lie within 1e-4, rounding or next to nothing, they become 0: scaled up they would look
-    like any others, and Adam's first steps have the full length whatever the gradient. `of_all`
-    (M,) are the advantages of all devices, if these are those of one.
+    Advantages that all lie within 1e-4 become 0, because they are rounding or next to nothing.
+    Scaled up they would push as hard as any. `of_all` (M,) are the advantages of all devices, where
+    `advantages` are those of one.
     """
     of_all = advantages if of_all is None else of_all
     if len(of_all) < 2:
@@ -146,21 +146,21 @@ def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor,
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
     """Half the squared error, per token (N,); with `clip` > 0 pessimistic like the policy's.
 
-    A value that has moved more than `clip` towards its return gets no more gradient in this step;
-    one that has moved away is pulled back in full. `clip` 0 is the plain squared error: whether
-    clipping helps is doubtful (arXiv 2006.05990), it is here because verl and TRL do it.
+    A value that has moved more than `clip` towards its return gets no more gradient in this step. A
+    value that has moved away is pulled back in full. `clip` 0 gives the plain squared error. It is
+    doubtful whether clipping helps (arXiv 2006.05990); it is an option because verl and TRL clip.
     """
     error = (values - returns) ** 2
     if clip > 0:
-        near = old_values + (values - old_values).clamp(-clip, clip)
-        error = torch.maximum(error, (near - returns) ** 2)
+        clipped_values = old_values + (values - old_values).clamp(-clip, clip)
+        error = torch.maximum(error, (clipped_values - returns) ** 2)
     return error / 2
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:
     """How much of the variance of returns (N,) the values (N,) foresaw.
 
-    1 is all of it; 0 is no more than their mean, and the answer for returns that are all equal.
+    1 is all of it. 0 is no more than their mean would, and the answer where all returns are equal.
     """
     variance, unexplained = returns.var(correction=0), (returns - values).var(correction=0)
     return (1 - unexplained / variance).item() if variance > 1e-8 else 0.0
@@ -225,7 +225,7 @@ class PPOOptions(SamplingOptions):
 
 @dataclass
 class Batch:
-    """The episodes of one step, laid flat: N response tokens in the order of `Policy.rows`."""
+    """The episodes of one step and their N response tokens, in the order that `pack` numbers."""
 
     groups: list[list[Episode]]
     old_log_probs: Tensor  # (N,)
@@ -251,13 +251,13 @@ def make_critic(run: Run) -> Critic:
 def values_behind(critic: Critic, episodes: Sequence[Episode]) -> Tensor:
     """(E,) what the critic expects behind an episode that was cut; 0 where it ended by itself."""
     values = torch.zeros(len(episodes), device=critic.trunk.device)
-    cut = [i for i, e in enumerate(episodes) if e.steps and not e.steps[-1].finished]
-    # No value stands behind a response's last token. With the response in the prompt, the value
-    # before one more token, whichever, is that.
-    continued = [[Step(e.steps[-1].prompt_ids + e.steps[-1].response_ids, [0], False)]
-                 for e in (episodes[i] for i in cut)]
-    if cut:
-        values[cut] = critic.values(continued)
+    numbers = [i for i, e in enumerate(episodes) if e.steps and not e.steps[-1].finished]
+    # The critic gives values before tokens only. So one more token, whichever, is put behind the
+    # response, and the response into the prompt.
+    last_steps = [episodes[i].steps[-1] for i in numbers]
+    trees = [[Step(step.prompt_ids + step.response_ids, [0], False)] for step in last_steps]
+    if numbers:
+        values[numbers] = critic.values(trees)
     return values
 
 
@@ -283,12 +283,14 @@ def collect(run: Run, critic: Critic, tasks: Sequence, generator: torch.Generato
     earned = token_rewards(rewards, lengths, old_log_probs, ref_log_probs, options.kl)  # (N,)
     advantages, returns = gae(
         earned, old_values, lengths, last_values, options.gamma, options.lam)
-    everyones, foreseen, happened = map(all_of, (advantages, old_values, returns))  # all devices'
-    foresight = {"value_loss": ((foreseen - happened) ** 2).sum().item() / 2 / len(happened),
-                 "explained_variance": explained_variance(foreseen, happened),
-                 "advantage_std": everyones.std(correction=0).item()}
-    return Batch(groups, old_log_probs, ref_log_probs, old_values, whiten(advantages, everyones),
-                 returns, foresight)
+    # Of all devices, because they whiten and report together.
+    all_advantages, all_values, all_returns = map(all_of, (advantages, old_values, returns))
+    foresight = {
+        "value_loss": ((all_values - all_returns) ** 2).sum().item() / 2 / len(all_returns),
+        "explained_variance": explained_variance(all_values, all_returns),
+        "advantage_std": all_advantages.std(correction=0).item()}
+    return Batch(groups, old_log_probs, ref_log_probs, old_values,
+                 whiten(advantages, all_advantages), returns, foresight)
 
 
 # Problem 12
@@ -306,7 +308,7 @@ def update_critic(critic: Critic, run: Run, batch: Batch, packed_rows: Sequence[
                                                batch.returns[index], options.value_clip)  # (m,)
                 (per_token.sum() / metrics.n_tokens).backward()
             grad_norm = clip_gradients(critic.parameters(), options.max_grad_norm)
-            if not math.isfinite(grad_norm):  # as after such a loss: keep the weights as they are
+            if not math.isfinite(grad_norm):  # a loss that is not finite: keep the weights
                 metrics.skipped = 1
                 break
             optimizer.step()
@@ -314,7 +316,7 @@ def update_critic(critic: Critic, run: Run, batch: Batch, packed_rows: Sequence[
 
 # Problem 12
 def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
-    """Learn; returns the rows of metrics.csv, and the validation scores by step."""
+    """Train; returns the rows of metrics.csv, and the validation scores by step."""
     options, policy, critic = run.options, run.policy, make_critic(run)
     optimizer = torch.optim.AdamW([
         {"params": learned(policy.model), "lr": options.lr},

@@ -30,8 +30,8 @@ from memory_bank import Memory
 #   imitate a tag           a passage that reads "</info>" would look like the end of a result
 #   hold half a surrogate   JSON can spell one half of a pair, but no file and no tokenizer takes it
 # Two more dangers are met elsewhere. Only the tokenizer knows a chat's special tokens, so
-# `Policy.encode` breaks them up. Only a terminal obeys control characters, so tools/chat.py
-# prints none.
+# `Policy.encode` breaks special tokens up. Only a terminal obeys control characters, so
+# tools/chat.py prints none.
 
 
 def one_line(text: str) -> str:
@@ -55,7 +55,7 @@ def without_tags(text: str) -> str:
 def storable(written: object) -> str:
     """What a model wrote, as text for a memory bank: on one line.
 
-    Returns "" for what is no text, and for text with half a surrogate.
+    Returns "" for anything but text, and for text with half a surrogate.
     """
     line = " ".join(written.split()) if isinstance(written, str) else ""
     try:
@@ -178,7 +178,8 @@ def parse_operations(text: str, n_memories: int) -> tuple[list[Operation], int]:
     It reads the short form, `[{"event", "id", "text"}]`, and the paper's (Figures 9 and 10),
     `{"memory": [{"id", "text", "event", "old_memory"}]}`. Code fences or other text may surround
     both. An entry is unusable if its event is unknown, if an UPDATE or DELETE names a number that
-    the prompt did not show, or if an ADD or UPDATE has no text. No JSON at all counts as one.
+    the prompt did not show, or if an ADD or UPDATE has no text. A response without any JSON counts
+    as one unusable entry.
     """
     entries = first_json(text)
     if isinstance(entries, dict):  # the paper's form, or a single operation without its list
@@ -194,8 +195,8 @@ def _operation(entry: object, n_memories: int) -> Operation | None:
     """One entry of the list; None if it is unusable."""
     if not isinstance(entry, dict):
         return None
-    event, written_id = entry.get("event"), entry.get("id")
-    event = EVENTS.get(event.strip().upper()) if isinstance(event, str) else None
+    name, written_id = entry.get("event"), entry.get("id")
+    event = EVENTS.get(name.strip().upper()) if isinstance(name, str) else None
     text, number = "", None
     if event in ("ADD", "UPDATE"):
         text = storable(entry.get("text"))
@@ -217,7 +218,7 @@ def parse_answer(text: str) -> tuple[str, str]:
 
     Three forms are tried, in the order of the authors' code: `**Answer:** Oslo`,
     `**Answer: Oslo**` and `Answer: Oslo`. In the first and last the answer may also stand on the
-    next line that is not blank. A text of no such form is an answer as a whole.
+    next line that is not blank. A text without these forms is the answer as a whole.
     """
     for pattern in (r"\*\*Answer:\*\*\s*(.*)", r"\*\*Answer:\s*(.*?)\*\*", r"Answer:\s*(.*)"):
         match = re.search(pattern, text)

@@ -5,18 +5,20 @@
         2. push     up the log-probability of every token of these responses
         3. log      and, now and then, look at unseen questions
 
-This is behaviour cloning, what Memory-R1 (arXiv 2508.19828, section 4.2) calls Memory-SFT and beats
-by reinforcement. It sees the same 152 training questions, for as many steps, with the same start
-model, and is scored by the same code. What it needs and reinforcement does not is an expert: in the
-synthetic world the oracle that knows what each turn means, elsewhere a file of trajectories.
+This is behaviour cloning. Memory-R1 (arXiv 2508.19828, section 4.2) calls it Memory-SFT, and beats
+it by reinforcement. Imitation sees the same 152 training questions, for as many steps, with the
+same start model, and is scored by the same code. Unlike reinforcement it needs an expert. In the
+synthetic world the expert is the oracle, which knows what each turn means. Elsewhere it is a file
+of trajectories.
 
 Where this differs from the paper
 1. The paper's expert is GPT-5. `--trajectories FILE` reads what such a model wrote: JSON lines with
    {"messages": [{"role": ..., "content": ...}, ...]}, the last of them the response to learn.
-2. As in grpo.py the manager also sees a turn that has nothing to do with the question.
+2. As in grpo.py each question also brings a guard, a turn that must leave the question's memory
+   alone (memr1.py, "differs", 2).
 
     python sft.py                   the Memory Manager, about a minute
-    python sft.py --agent answer    the Answer Agent, the same
+    python sft.py --agent answer    the Answer Agent, about a minute
 
 It ends with "sft manager: held-out exact match A -> B in S s, M GiB; run folder ...".
 """
@@ -59,38 +61,38 @@ class SFTOptions(Options):
 
 
 def right_operation(dialogue: Dialogue, place: int, embed: Embedder) -> Lesson:
-    """What the manager is shown at one turn, and the operation that makes the memory right."""
+    """What the manager reads at one turn, and the operation that makes the memory right."""
     before, turn = dialogue.turns[:place], dialogue.turns[place]
     bank, state = MemoryBank(embed), {}
     bank.add_many(w.oracle_memories(before).values())
+    [fact] = turn_facts(turn, "turns")
+    memories = bank.search(fact, SIMILAR, turn.speaker)
     for earlier in before:
         w.advance(state, earlier)
-    old, new = w.advance(state, turn)
-    [fact] = turn_facts(turn, "turns")
-    shown = bank.search(fact, SIMILAR, turn.speaker)
-    number = next((i for i, memory in enumerate(shown) if memory.text == old), None)
-    if new is None:
-        right = Operation("NOOP" if number is None else "DELETE", number)
+    old_text, new_text = w.advance(state, turn)  # of the memory that the turn changes
+    number = next((n for n, memory in enumerate(memories) if memory.text == old_text), None)
+    if new_text is None:
+        operation = Operation("NOOP" if number is None else "DELETE", number)
     else:
-        right = Operation("ADD" if number is None else "UPDATE", number, new)
-    return manager_messages(fact, shown), format_operation(right)
+        operation = Operation("ADD" if number is None else "UPDATE", number, new_text)
+    return manager_messages(fact, memories), format_operation(operation)
 
 
 def manager_lessons(dialogues: Sequence[Dialogue], embed: Embedder) -> list[Lesson]:
     """The decisions of `memr1.manager_tasks`, guards included, as the oracle takes them."""
     lessons, draw = [], random.Random(0)
     for dialogue in dialogues:
-        places = {turn.turn_id: place for place, turn in enumerate(dialogue.turns)}
+        place_of = {turn.turn_id: place for place, turn in enumerate(dialogue.turns)}
         for question in dialogue.questions:
-            place = max(places[turn_id] for turn_id in question.evidence)
-            guard = guard_place(dialogue, place, embed, draw)
-            lessons += [right_operation(dialogue, at, embed)
-                        for at in (place, guard) if at is not None]
+            last = max(place_of[turn_id] for turn_id in question.evidence)
+            guard = guard_place(dialogue, last, embed, draw)
+            lessons += [right_operation(dialogue, place, embed)
+                        for place in (last, guard) if place is not None]
     return lessons
 
 
 def answer_lessons(dialogues: Sequence[Dialogue], embed: Embedder, distill: bool) -> list[Lesson]:
-    """Every question over a bank that kept everything; what still holds is selected."""
+    """Every question over a bank that kept every fact; the expert selects what still holds."""
     lessons = []
     for dialogue in dialogues:
         bank, state = MemoryBank(embed), {}
@@ -105,8 +107,8 @@ def answer_lessons(dialogues: Sequence[Dialogue], embed: Embedder, distill: bool
             # A key without a state is an event, whose value is its name.
             selected = [latest[key, value] for key in probes[question.text].needs
                         for value in state.get(key, key[1:])]
-            shown = candidates(bank, question.text, dialogue.speakers)
-            lessons.append((answer_messages(question.text, shown, distill),
+            memories = candidates(bank, question.text, dialogue.speakers)
+            lessons.append((answer_messages(question.text, memories, distill),
                             format_answer(selected, question.answer, distill)))
     return lessons
 
@@ -141,17 +143,17 @@ def lessons_of(options: SFTOptions, embed: Embedder) -> list[Lesson]:
     if options.data not in w.KINDS:
         exit_with(f"--data {options.data}: only the synthetic world has an oracle to imitate; give "
                   "--trajectories")
-    train = splits(options.data, options.train_questions)[0]
+    dialogues = splits(options.data, options.train_questions)[0]
     if options.agent == "manager":
-        return manager_lessons(train, embed)
-    return answer_lessons(train, embed, options.distill)
+        return manager_lessons(dialogues, embed)
+    return answer_lessons(dialogues, embed, options.distill)
 
 
 # ---- The loop ------------------------------------------------------------------------------------
 
 
 def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
-    """Learn; returns the rows of metrics.csv, and the validation scores by step."""
+    """Train; returns the rows of metrics.csv, and the validation scores by step."""
     options, policy = run.options, run.policy
     lessons = [policy.lesson(*lesson) for lesson in lessons_of(options, run.embed)]
     optimizer = torch.optim.AdamW(
@@ -170,7 +172,7 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
         grad_norm = clip_gradients(policy.model.parameters(), options.max_grad_norm)
         if math.isfinite(grad_norm):
             optimizer.step()
-        else:  # as after such a loss: keep the weights as they are
+        else:  # a loss that is not finite: keep the weights
             metrics.skipped = 1
         state.log(metrics, grad_norm)
     return state.history, state.scores

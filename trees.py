@@ -1,19 +1,19 @@
 """Packed trees: sequences that begin alike, laid out in one row so that nothing is read twice.
 
-Every expensive thing here is a set of short continuations of one long context, so a row holds
+What this project reads is mostly many short continuations of one long context. So a row holds
 
     prompt ──┬── "- Anna" ──┬── " likes sushi"     tokens in depth-first order; the position of each
              │              └── " lives in Oslo"   is its depth, and it attends to the tokens on
              └── "- none"                          its own path from the root, and to no other.
 
 The responses of a GRPO group continue one prompt. The turns of a MEM1 trajectory continue one
-question, and the questions about one dialogue the same sixty memories. The layout is exact, because
-a transformer mixes positions only in attention: what a token computes depends on its path alone.
-Log-probs and gradients are those of separate rows, up to float rounding.
+question. The questions about one dialogue continue the same sixty memories. The layout is exact,
+because a transformer mixes positions only in attention: what a token computes depends on its path
+alone. Log-probs and gradients are those of separate rows, up to float rounding.
 
-This file lays out: everything about order, sharing and budgets. It knows no model. `policy.py` runs
-a model on what is laid out. It comes here once to sample (`prompt_micro_batches`) and once to score
-(`pack`, then `micro_batches`). The words, in both files:
+This file decides all about order, sharing and budgets, and knows no model. policy.py runs a model
+on the rows. It calls this file once to sample (`prompt_micro_batches`) and once to score (`pack`,
+then `micro_batches`). The words, in both files:
 
     prompt       the ids that a model reads before it writes a response
     step         one call of the model: a prompt and the response that it wrote
@@ -42,12 +42,12 @@ class Step:
     prompt_ids: list[int]
     response_ids: list[int]  # as sampled; ends with the end-of-sequence id if `finished`
     finished: bool  # False when cut at the limit of new tokens
-    # Of each response id when it was sampled, at the temperature it was sampled with (greedy: 1).
+    # Of each response id, at the temperature that it was sampled with (greedy: 1).
     log_probs: list[float] = field(default_factory=list)
 
     @property
     def read_ids(self) -> list[int]:
-        """What a model reads to score the response. The last token predicts nothing: not that."""
+        """What a model reads to score the response: not its last token, which predicts nothing."""
         return self.prompt_ids + self.response_ids[:-1]
 
 
@@ -83,13 +83,14 @@ class Row:
         Call it in sorted order. Then the longest beginning that a sequence shares with any earlier
         sequence is the one that it shares with the last, so only `path` need be compared.
         """
-        n_new = self.n_new(sequence)
-        del self.path[len(sequence) - n_new:]
-        start = len(self.input_ids)
-        self.path.extend(range(start, start + n_new))
-        self.input_ids.extend(sequence[len(sequence) - n_new:])
-        self.position_ids.extend(range(len(sequence) - n_new, len(sequence)))
-        self.ends.extend([0] * n_new)
+        n_shared = len(sequence) - self.n_new(sequence)
+        start, new_ids = len(self.input_ids), sequence[n_shared:]
+        del self.path[n_shared:]
+        self.path.extend(range(start, start + len(new_ids)))
+        self.input_ids.extend(new_ids)
+        self.position_ids.extend(range(n_shared, len(sequence)))
+        self.ends.extend([0] * len(new_ids))
+        # The subtree of each token on the path now ends behind the new tokens.
         for place in self.path:
             self.ends[place] = len(self.input_ids)
 
@@ -116,7 +117,7 @@ def shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def alike(first: list[int], second: list[int]) -> bool:
-    """Whether two prompts share so much, three quarters, that one tree is worth its wider mask.
+    """Whether two prompts share three quarters: enough for one tree to be worth its wider mask.
 
     The questions about one dialogue, for example, stand behind the same sixty memories.
     """
@@ -127,10 +128,10 @@ def alike(first: list[int], second: list[int]) -> bool:
 
 
 def prompt_rows(prompts: Sequence[list[int]], largest: int = 32) -> list[Row]:
-    """Prompts that are about to be answered: each row holds at most `largest` that are `alike`.
+    """Rows of prompts to be answered; a row holds at most `largest`, each `alike` to its first.
 
-    A prompt has one prediction, the first token of its response, whose target is not known yet.
-    `score_at` is the place where the prompt ends, and `token_index` the prompt's number.
+    A prompt has one prediction, the first token of its response, and no target yet. `score_at` has
+    the place where the prompt ends, and `token_index` the prompt's number.
     """
     rows: list[Row] = []
     # In sorted order neighbours share the most.
@@ -138,9 +139,10 @@ def prompt_rows(prompts: Sequence[list[int]], largest: int = 32) -> list[Row]:
         if (not rows or len(rows[-1].score_at) == largest
                 or not alike(prompts[rows[-1].token_index[0]], prompts[number])):
             rows.append(Row())
-        rows[-1].add(prompts[number])
-        rows[-1].score_at.append(rows[-1].path[-1])
-        rows[-1].token_index.append(number)
+        row = rows[-1]
+        row.add(prompts[number])
+        row.score_at.append(row.path[-1])
+        row.token_index.append(number)
     return rows
 
 
@@ -182,10 +184,10 @@ def pack(trees: Sequence[Sequence[Step]], row_budget: int, width: int) -> list[R
 
         24 D^2 s  >=  8 D T n,        which is        3 D s  >=  T n        (D is `width`).
 
-    Left stands what a row of its own costs in each layer: the s tokens are read again. A layer has
-    some 12 D^2 weights, and each takes 2 operations a token. Right stands what joining costs: T n
-    pairs of tokens more above the diagonal of the attention's square, and T n below. A pair takes
-    4 D operations: 2 D for its score and 2 D for the weighted value.
+    On the left is what a row of the step's own would cost in each layer: s tokens are read again. A
+    layer has some 12 D^2 weights, and each takes 2 operations a token. On the right is what joining
+    costs: attention over T + n tokens computes (T + n)^2 pairs, 2 T n more than T^2 and n^2. A pair
+    takes 4 D operations: 2 D for its score and 2 D for the weighted value.
 
     Raises ValueError if a prompt is empty.
     """
@@ -206,9 +208,9 @@ def pack(trees: Sequence[Sequence[Step]], row_budget: int, width: int) -> list[R
 
 
 def join_alike(trees: Sequence[Sequence[Step]]) -> list[list[Step]]:
-    """One tree of neighbouring trees whose prompts are `alike`.
+    """The trees, with neighbours joined whose prompts are `alike`.
 
-    Only of neighbours, because the order of the steps numbers the tokens.
+    Only neighbours are joined, because the order of the steps numbers the tokens.
     """
     joint_trees: list[list[Step]] = []
     for tree in trees:

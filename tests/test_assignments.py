@@ -26,7 +26,7 @@ import ppo
 from training.options import parse_options
 
 # A problem whose handout says "do it like this one": what they share is no secret.
-MODELS = {10: ("memr1.AnswerAgent.rollout", "memr1.observe_all", "memr1.build_banks"),
+MODELS = {10: ("memr1.AnswerAgent.rollout", "memr1.build_banks"),
           12: ("sft.train", "ppo.Critic.values")}
 # Lines that say nothing about a solution and are bound to stand elsewhere too.
 IDIOMS = {"with torch.no_grad():", "except (ValueError, RecursionError):",

@@ -312,7 +312,7 @@ def test_groups_without_signal_are_left_out_of_the_update_only(tiny_policy, tmp_
         run = make_run(policy, tiny_policy(seed=1), CannedAgent(chosen), len(chosen),
                        tmp_path / "run", group_size=4, kl=0.1, lr=1e-12, no_signal=option)
         batch = collect(run, range(len(chosen)), torch.Generator())
-        assert batch.sampled == chosen, "all groups are logged"
+        assert batch.all_groups == chosen, "all groups are logged"
         rows, _ = train(run)
         assert rows[0]["no_signal"] == (0 if name == "alone" else pytest.approx(1 / 3))
         gradients[name] = [parameter.grad for parameter in policy.model.parameters()]

@@ -4,9 +4,9 @@
         ...                         sample, compare, push: in grpo.py, ppo.py and sft.py
         state.log(metrics, ...)     one line of metrics.csv; now and then a validation
 
-Between two steps everything can be saved to resume.pt (checkpoints.py) and put back from there.
-On many devices each gets its share of the questions, and what it counted is added up here, so that
-a loop speaks of one device only.
+Between two steps everything can be saved to resume.pt (training/checkpoints.py) and put back from
+there. Each of many devices gets its share of the questions. What the devices count is added up in
+this file, so that a loop speaks of one device only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from training.run import Run
 from trees import Episode
 
 LOGS = ("metrics.csv", "samples.jsonl", "cases.jsonl")
-BAD_STEPS = 3  # so many in a row without a finite gradient end the run
+BAD_STEPS = 3  # steps without a finite gradient, in a row, that end the run
 SAMPLES_EVERY, VALIDATE_EVERY = 10, 8  # steps
 
 Scheduler = torch.optim.lr_scheduler.LambdaLR
@@ -49,11 +49,11 @@ def warm_up_then_decay(optimizer: torch.optim.Optimizer, n_steps: int) -> Schedu
 
 
 class TokenMetrics:
-    """Numbers a token of one step, averaged over the step's tokens; `skipped` is 1 or 0.
+    """Metrics of one step: means over its tokens, and the largest `ratio_error`.
 
-    All describe the policy before its first update, so they are taken in the first epoch, except
-    `clip_fraction`: nothing can be clipped before an update, so it is taken in the last.
-    `ratio_error` is the largest and no mean. `columns` are further sums, begun by the loop.
+    They describe the policy before its first update, so they are taken in the first epoch. Only
+    `clip_fraction` is taken in the last epoch, because nothing can be clipped before an update.
+    `skipped` is 1 if an update was left out, else 0. `columns` are further sums, begun by the loop.
     """
 
     def __init__(self, n_tokens: int, epochs: int = 1, **columns: float):
@@ -65,7 +65,7 @@ class TokenMetrics:
     def add(self, epoch: int, **values: Tensor) -> None:
         """Count the tokens of one micro-batch, (m,) of each metric."""
         for name, tokens in values.items():
-            self.sums[name] += 0.0  # a column of its own, whatever ends the step early
+            self.sums[name] += 0.0  # the column exists even if the step ends before its epoch
             if epoch != (self.last_epoch if name == "clip_fraction" else 0):
                 continue
             if name == "ratio_error":
@@ -77,8 +77,8 @@ class TokenMetrics:
 class TrainingState:
     """What a training loop has to remember.
 
-    `history` holds the rows of metrics.csv, `scores` the validation scores by step. When the run is
-    resumed, everything that was handed in is as it was after the checkpoint's last step.
+    `history` holds the rows of metrics.csv, `scores` the validation scores by step. In a resumed
+    run modules, optimizer and schedule are put back to where the checkpoint left them.
     """
 
     def __init__(self, run: Run, modules: dict[str, torch.nn.Module],
@@ -100,9 +100,9 @@ class TrainingState:
     def steps(self, items: Sequence | None = None) -> Iterator[list]:
         """This device's tasks, or other items to learn from, of every step that is still to do.
 
-        The start model is validated first, unless the run is resumed. After each step saves or
-        stops if it is time to: Ctrl-C finishes the step, saves and ends the program; a second one
-        ends it at once.
+        The start model is validated first, unless the run is resumed. After each step the run is
+        saved if that is due. Ctrl-C lets the step finish, saves and ends the program; a second
+        Ctrl-C ends it at once.
         """
         if not self.scores:
             self.scores[0] = validate(self.run, 0)
@@ -149,16 +149,17 @@ class TrainingState:
     def _save_or_stop(self, step: int) -> None:
         """What is due after a step."""
         options, is_last = self.run.options, step == self.run.options.steps
-        skipped = [row["skipped"] for row in self.history[-BAD_STEPS:]]
-        if sum(skipped) == BAD_STEPS:
+        skips = [row["skipped"] for row in self.history[-BAD_STEPS:]]  # 1 or 0
+        if sum(skips) == BAD_STEPS:
             older = f"; {self.path} is as it was before them" if self.path.exists() else ""
             self._stop(f"steps {step - BAD_STEPS + 1} to {step}: the gradient is not finite, "
                        f"nothing was learned from them; lower --lr or raise --kl{older}")
         is_interrupted = any(devices.gather([self.interrupted]))
-        # MEM1's other harnesses, still to be trained, may be interrupted too.
+        # With --compare MEM1's other harnesses are trained next, and may be interrupted too.
         is_due = is_last and (options.save_every or options.compare) or (
             options.save_every and step % options.save_every == 0)
-        if is_interrupted or is_due and not skipped[-1]:
+        # Not after a skipped step, so that the file stays as it was before bad steps.
+        if is_interrupted or is_due and not skips[-1]:
             self.save()
         if is_interrupted:
             self.progress.close()
@@ -193,9 +194,9 @@ class TrainingState:
         devices.exit_with(message)
 
     def _content(self) -> dict[str, Any]:
-        """What resume.pt holds: `CONTENT` in checkpoints.py."""
+        """What resume.pt holds: `CONTENT` in training/checkpoints.py."""
         run = self.run
-        for name in LOGS:  # what `sizes` counts must be on the disk as well
+        for name in LOGS:  # the lines that `sizes` counts must be on the disk as well
             if devices.is_main() and (run.folder / name).exists():
                 with (run.folder / name).open("rb+") as file:
                     os.fsync(file.fileno())
@@ -214,7 +215,7 @@ class TrainingState:
         }
 
     def _of_this_rank(self) -> dict[str, Any]:
-        """What each rank has for itself."""
+        """What differs from rank to rank."""
         return {
             "sampler": self.generator.get_state(),
             "torch": torch.get_rng_state(), "python": random.getstate(),

@@ -50,9 +50,9 @@ PATCHES = {
         "        run.reference.model.parameters(), lr=options.lr,"),),
         "tests/test_grpo.py::test_two_real_steps"),
     8: Patch("ppo.py", ((
-        "    everyones, foreseen, happened = map(all_of, (advantages, old_values, returns))",
+        "    all_advantages, all_values, all_returns = map(all_of, (",
         "    returns = whiten(advantages) + old_values\n"
-        "    everyones, foreseen, happened = map(all_of, (advantages, old_values, returns))"),),
+        "    all_advantages, all_values, all_returns = map(all_of, ("),),
         "tests/test_ppo.py::test_collect_by_the_definition"),
     9: Patch("grpo.py", ((
         "log_probs, batch.old_log_probs[index], batch.advantages[index], options.clip)",
