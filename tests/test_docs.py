@@ -54,6 +54,7 @@ def documented_commands() -> list[tuple[str, str]]:
             for part in [*line.strip().strip("`").split("&&"), *re.findall("`([^`]+)`", line)]:
                 # What stands behind a # or two spaces explains the command.
                 command = re.split(r" {2,}|#|`", part.strip())[0].strip()
+                command = re.sub(r"^torchrun --nproc-per-node \d+ ", "python ", command)
                 if re.match(r"python (\w+\.py|-m (?!pytest|pip|venv)[\w.]+)", command):
                     found.append((where, command))
     return found

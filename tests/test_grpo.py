@@ -42,7 +42,8 @@ def test_advantages_by_hand():
     # mean 0.25; squared differences 0.5625 + 3 * 0.0625 = 0.75; over 3 (ddof 1) 0.25, root 0.5
     found = group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0]]))[0].tolist()
     assert found == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-3), (
-        "by hand: (1 - 1/4) / 0.5; 1.73 means the deviation was divided by n, not n - 1")
+        "by hand: (1 - 1/4) / 0.5; 1.73 means the deviation was divided by n, not n - 1; a million "
+        "that it was one of the other rewards alone, which are equal (pitfall 5)")
     plain = group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), normalise=False)[0].tolist()
     assert plain == pytest.approx([0.75, -0.25, -0.25, -0.25]), "normalise=False still divides"
 
@@ -75,8 +76,13 @@ def test_a_group_is_compared_with_itself_alone(rewards, shift):
 
 def test_groups_of_one_and_flat_rewards_are_refused():
     for rewards in (torch.ones(4, 1), torch.ones(4), torch.ones(2, 0)):
-        with pytest.raises(ValueError, match="at least 2"):
-            group_advantages(rewards)
+        try:
+            found = group_advantages(rewards)
+        except ValueError as error:
+            assert "at least 2" in str(error)
+        else:
+            pytest.fail(f"rewards of shape {tuple(rewards.shape)} gave {found.tolist()}: a group "
+                        "of one has no deviation, and one NaN spoils every weight (pitfall 2)")
 
 
 # ---- loss ----------------------------------------------------------------------------------------
@@ -131,7 +137,8 @@ def test_k3_vanishes_with_its_gradient_where_the_two_agree():
     log_probs = REFERENCE.log().requires_grad_()
     k3 = kl_k3(log_probs, REFERENCE.log())
     k3.sum().backward()
-    assert (k3 == 0).all() and (log_probs.grad == 0).all(), "the KL pulls a policy that never moved"
+    assert (k3 == 0).all() and (log_probs.grad == 0).all(), (
+        "the KL pulls a policy that never moved; k1 in a loss does: its gradient is 1 everywhere")
 
 
 def test_k3_pulls_towards_the_reference():
@@ -139,7 +146,8 @@ def test_k3_pulls_towards_the_reference():
     kl_k3(log_probs, REFERENCE.log()).sum().backward()
     too_likely = POLICY > REFERENCE
     assert (log_probs.grad[too_likely] > 0).all() and (log_probs.grad[~too_likely] < 0).all(), (
-        "descending this loss moves the policy away from the reference: a sign is wrong")
+        "descending this loss moves the policy away from the reference: a sign is wrong, or it is "
+        "k1, whose gradient is the same for every token (pitfall 10)")
 
 
 # ---- reductions ----------------------------------------------------------------------------------
@@ -152,8 +160,8 @@ def test_token_weights_by_hand():
     for reduction, weights in by_hand.items():
         found = token_weights(lengths, reduction, 5).tolist()
         assert found == pytest.approx(weights), (
-            f"{reduction}: by hand {weights}; an empty episode counts as an episode but has no "
-            "token, and must not divide by 0")
+            f"{reduction}: by hand {weights}; under 'token' a token of a long episode weighs as "
+            "much as any other (pitfall 8); an empty episode is an episode without a token")
     assert token_weights(torch.tensor([0, 0]), "token", 5).tolist() == [], "nothing was written"
     assert token_weights(torch.tensor([0, 0]), "sequence", 5).tolist() == [], "nothing was written"
 
@@ -215,8 +223,10 @@ def test_a_step_has_the_gradient_of_the_definition(tiny_policy, tmp_path, reduct
             f"--reduction {reduction}, rows of {row_budget} and micro-batches of "
             f"{micro_batch_tokens} tokens: the gradient is off by {distance(found, wanted):.1e} of "
             "its size. Does each micro-batch divide by its own number of tokens? Are old "
-            "log-probs, advantages and weights looked up by token_index? Was an end id masked? Is "
-            "the old gradient cleared before every update?")
+            "log-probs, advantages and weights looked up by token_index? Was an end id masked, or "
+            "a cut response (pitfall 7)? Does the KL count once, in the loss only (pitfall 12)? Is "
+            "each token's ratio its own (pitfall 25)? Is the old gradient cleared before every "
+            "update?")
 
 
 def test_the_expected_gradient_is_the_policy_gradient(tiny_policy):
@@ -267,10 +277,10 @@ def test_two_real_steps(tiny_policy, tmp_path):
             f"step {row['step']}: a ratio is {row['ratio_error']:.1e} off 1 before any update; "
             "sampling and scoring differ in temperature, mask, positions or dropout")
     assert abs(rows[0]["kl"]) < 1e-6, "KL above 0 before any update: the reference is another model"
-    assert rows[1]["kl"] > 1e-6, "the KL stayed 0: does the reference share the policy's weights?"
     assert rows[0]["grad_norm"] > 0 and 0 < rows[0]["reward"] < 1, "the test itself: no signal"
     assert all(not torch.equal(a, b) for a, b in zip(before, policy.model.parameters())), (
-        "some weights did not move in an optimizer step")
+        "some weights did not move in an optimizer step (pitfall 27)")
+    assert rows[1]["kl"] > 1e-6, "the KL stayed 0: does the reference share the policy's weights?"
     for a, b in zip(reference.model.parameters(), tiny_policy().model.parameters()):
         assert torch.equal(a, b), "the reference was trained too"
 
@@ -318,7 +328,8 @@ def test_groups_without_signal_are_left_out_of_the_update_only(tiny_policy, tmp_
         gradients[name] = [parameter.grad for parameter in policy.model.parameters()]
     assert distance(gradients["drop"], gradients["alone"]) < 1e-5, (
         "a dropped group still counts: in the loss, or in the number of tokens")
-    assert distance(gradients["keep"], gradients["alone"]) > 1e-2, "keep dropped it too"
+    assert distance(gradients["keep"], gradients["alone"]) > 1e-2, (
+        "keep dropped it too: the KL of a group without signal holds what is right (pitfall 6)")
 
 
 def test_an_empty_or_signal_free_batch_is_finite(tiny_policy, tmp_path):
@@ -327,7 +338,8 @@ def test_an_empty_or_signal_free_batch_is_finite(tiny_policy, tmp_path):
     run = make_run(tiny_policy(), tiny_policy(), CannedAgent(groups), 1, tmp_path / "run", kl=0.0)
     rows, _ = train(run)
     assert rows[0]["no_signal"] == 1, "all rewards are equal: no_signal must be 1"
-    assert all(math.isfinite(value) for value in rows[0].values()), f"not finite: {rows[0]}"
+    assert all(math.isfinite(value) for value in rows[0].values()), (
+        f"not finite: {rows[0]}; a mean over no token at all is 0/0 (pitfall 40)")
     assert rows[0]["grad_norm"] == 0, "equal rewards and no KL must leave no gradient"
 
 
@@ -387,6 +399,8 @@ def test_run_folder(learned):
         assert None not in row and None not in row.values(), "a row has more or fewer columns"
         assert all(math.isfinite(float(value)) for value in row.values()), f"not finite: {row}"
         assert float(row["ratio_error"]) < 1e-4, f"ratios off by {row['ratio_error']} when fresh"
+    assert float(rows[-1]["kl"]) > 0, (
+        "the KL stayed 0: the reference shares the weights that learn (pitfall 28)")
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     assert samples and {"step", "group", "reward", "prompt", "response"} <= set(samples[0])
     assert json.loads((folder / "config.json").read_text())["steps"] == 6, "not what was run"

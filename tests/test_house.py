@@ -124,6 +124,8 @@ def test_no_circle():
 @pytest.mark.parametrize("name", MODULES)
 def test_no_import_is_hidden(name):
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    relative = [node.module for node in ast.walk(tree) if getattr(node, "level", 0)]
+    assert not relative, f"{name} imports {relative} by a dot: write the room's name"
     for function in ast.walk(tree):
         if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
             continue

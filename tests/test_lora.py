@@ -135,7 +135,7 @@ def test_a_family_is_read_sampled_trained_and_saved(name, tmp_path):
     assert sum(forged.count(i) for i in special) == sum(policy.encode(CHAT).count(i)
                                                         for i in special), "text forged a turn"
 
-    before = logits(policy.model)
+    before, start_weights = logits(policy.model), [p.clone() for p in learned(policy.model)]
     assert torch.equal(before, logits(make_model(FAMILIES[name][0], **FAMILIES[name][1]))), (
         "adapters change the model before any step: B must start at zero")
     prompts = [policy.encode(CHAT), [9, 8, 7], [9, 8, 7, 20]]
@@ -156,8 +156,8 @@ def test_a_family_is_read_sampled_trained_and_saved(name, tmp_path):
     assert {type(m) for m in policy.model.modules() if list(m.parameters(recurse=False))
             and any(p.requires_grad for p in m.parameters(recurse=False))} == {LowRank}, (
         "something else than adapters learns")
-    assert all(layer.lora_B.abs().max() > 0 for layer in low_rank_layers(policy.model).values()), (
-        "an adapter that never moves: gradients do not reach it (pitfall 27)")
+    assert not any(map(torch.equal, learned(policy.model), start_weights)), (
+        "an adapter's A or B never moves: gradients do not reach it (pitfall 27)")
     after = logits(policy.model)
     assert (after - before).abs().max() > 0.1, "the updates changed nothing"
     with adapters(policy.model, on=False):
@@ -354,9 +354,12 @@ def test_the_command_gives_a_real_model_adapters_and_tiny_none(model_folder, tmp
                           micro_batch_tokens=512), "grpo")
     assert run.reference.model is run.policy.model and not run.reference.adapted, (
         "with adapters the reference is the same model without them")
+    ranks = {len(layer.lora_A) for layer in low_rank_layers(run.policy.model).values()}
+    assert ranks == {16}, f"--lora 16 gave adapters of the ranks {ranks}: it did not arrive"
     assert run.policy.micro_batch_tokens == 512 and learned(run.policy.model), (
         "frozen as a whole, or an option that is not handed on")
-    assert any("forward" in vars(m) for m in run.policy.model.modules()), "no checkpointing"
+    assert any("forward" in vars(m) for m in run.policy.model.modules()), (
+        "--checkpointing did not arrive")
 
 
 def test_the_critics_own_adapters_are_all_that_it_adds(tiny_policy):
@@ -426,6 +429,7 @@ def test_pieces_layers_and_the_row_budget_change_memory_only(tiny_policy):
         policy.head_chunk = 3
         checkpoint_layers(policy.model)
         checkpoint_layers(policy.model)  # twice is once
+        assert not policy.model.training, "training mode switches dropout on (pitfall 39)"
         small, got, found = compute()
         error = (got - wanted).abs().max() / wanted.abs().max()
         assert error < 1e-6, f"{kind}: other log-probs"
@@ -433,7 +437,6 @@ def test_pieces_layers_and_the_row_budget_change_memory_only(tiny_policy):
             assert (a - b).abs().max() <= 1e-5 * b.abs().max(), f"{kind}: another gradient"
         if policy.packs:
             assert small < size / 4, f"{kind}: {small} of {size} bytes are still kept"
-        assert not policy.model.training, "training mode switches dropout on"
         draws = [torch.Generator().manual_seed(0) for _ in range(2)]
         again = policy.sample([[9, 8, 7]], 3, 6, 1.0, draws[0])
         checkpoint_layers(policy.model, on=False)

@@ -133,7 +133,7 @@ class Scripted(Policy):
 
     def sample(self, prompts, group_size=1, max_new_tokens=64, temperature=1.0, generator=None,
                stop_texts=()):
-        assert stop_texts == STOP, "text stops at the closing tag"
+        assert stop_texts == STOP, "text must stop at the closing tag (pitfall 35)"
         self.prompts += prompts
         return [[Step(prompt, [ord(letter) for letter in self.respond(self.decode(prompt))], True,
                       [])] for prompt in prompts]
@@ -166,6 +166,9 @@ def test_a_task_is_worked_through(harness):
             assert len(episode.steps) == len(task.questions) + 1 and (
                 episode.log["answer"] == "; ".join(task.answers))
             assert [row["answer"] for row in episode.log["objectives"]] == list(task.answers)
+            written = [policy.decode(step.response_ids) for step in episode.steps]
+            assert all(text.endswith(STOP) for text in written), (
+                f"{written}: a response holds what the environment wrote (pitfall 35)")
 
 
 @pytest.mark.parametrize("harness, n_past", [("mem1", [0] + [1] * 8),
@@ -254,8 +257,9 @@ def test_sampled_text_stops_at_the_closing_tag(tiny_policy):
     policy = tiny_policy()
     ids = policy.tokenizer.encode("<IS> a</IS><query> b</query> and a made-up <info>")
     step = policy._step([5], ids, STOP, [0.0] * len(ids))
-    assert policy.decode(step.response_ids).endswith("</query>") and step.finished
-    assert len(step.log_probs) == len(step.response_ids)
+    assert policy.decode(step.response_ids).endswith("</query>") and step.finished, (
+        "the model goes on behind its closing tag, and its invented result is trained (pitfall 35)")
+    assert len(step.log_probs) == len(step.response_ids), "one log-prob a response token"
 
 
 def test_scores_by_objectives():

@@ -441,10 +441,25 @@ def test_the_reward_is_the_exact_match_of_the_frozen_agents_answer() -> None:
         frozen = always(f"**Memories:**\nx\n**Answer:** {answer}")
         [[episode]] = ManagerAgent(frozen).rollout(always("[]"), [DOG], 1, 1.0)
         assert type(episode.reward) is float and episode.reward == reward, (
-            f"{answer!r}: the reward is SQuAD's exact match with the gold answer, 0 or 1")
+            f"{answer!r} earned {episode.reward}: the reward is SQuAD's exact match with the gold "
+            "answer, 0 or 1, and nothing else is paid (pitfall 42)")
         [[episode]] = AnswerAgent().rollout(
             frozen, [AnswerTask(DOG.bank, DOG.question, DOG.speakers)], 1, 1.0)
-        assert type(episode.reward) is float and episode.reward == reward, f"answer agent: {answer}"
+        assert type(episode.reward) is float and episode.reward == reward, (
+            f"answer agent: {answer!r} earned {episode.reward}")
+
+
+def test_neither_format_nor_length_is_paid() -> None:
+    decisions = ("[]", '[{"event": "NOOP"}]', "no JSON at all", "", "[] " + 50 * "and so on ")
+    answers = ("**Answer:** x", "**Memories:**\n- a\n**Answer:** x", "", 40 * "long x")
+    asked = AnswerTask(DOG.bank, DOG.question, DOG.speakers)
+    for agent, task, responses in ((ManagerAgent(always(answers[1])), DOG, decisions),
+                                   (AnswerAgent(), asked, answers)):
+        [group] = agent.rollout(always(*responses), [task], len(responses), 1.0)
+        rewards = {response: episode.reward for response, episode in zip(responses, group)}
+        assert not any(rewards.values()), (
+            f"{type(agent).__name__}: the answer is wrong, and still {rewards} were paid: for "
+            "format or length (pitfall 42)")
 
 
 def test_a_softer_reward_pays_for_half_an_answer() -> None:

@@ -82,7 +82,9 @@ def flat(groups: list[list[Step]]) -> list[Step]:
 @pytest.fixture(scope="module")
 def qwen2(tiny_policy) -> Policy:
     policy = tiny_policy("qwen2")
-    assert policy.packs, f"these tests are about trees: {policy.why_plain}"
+    assert policy.packs, (
+        f"these tests are about trees, and {policy.why_plain}: a mask that lets a token see "
+        "padding, later tokens or siblings; a wrong position; or logits of another place")
     return policy
 
 
@@ -101,8 +103,11 @@ def budgets(qwen2):
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
 def test_packed_trees_have_the_log_probs_and_gradients_of_plain_rows(tiny_policy, kind):
-    policy, temperature, groups = tiny_policy(kind), 0.7, mixed_groups()
-    assert policy.packs, f"{kind} mixes positions only in attention, yet is not packed"
+    try:
+        policy, temperature, groups = tiny_policy(kind), 0.7, mixed_groups()
+    except PolicyError as error:
+        pytest.fail(f"a causal model is refused ({error}): does each place score the *next* token "
+                    "(pitfall 14)?")
     wanted = plain_log_probs(policy.model, flat(groups), temperature)
     weights = torch.randn(len(wanted), generator=torch.Generator().manual_seed(1))
     (wanted * weights).sum().backward()
@@ -116,13 +121,16 @@ def test_packed_trees_have_the_log_probs_and_gradients_of_plain_rows(tiny_policy
         where = f"budget {row_budget}, micro-batch {micro_batch_tokens}, {kind}"
         assert error < 1e-5, (
             f"log-probs off by {error:.1e} nats ({where}): a wrong mask, position, place of the "
-            "logits, order of the tokens, or no temperature")
+            "logits (the place before a token predicts it), order of the tokens, or no temperature")
         (got * weights).sum().backward()
         for name, parameter in policy.model.named_parameters():
             error = (parameter.grad - gradients[name]).abs().max() / gradients[name].abs().max()
             assert error < 1e-4, (
                 f"gradient of {name} off by {error:.1e} of its size ({where}): "
                 "is part of the tree detached, or a token scored twice?")
+    assert policy.packs, (
+        f"{kind} mixes positions only in attention, yet is not packed: {policy.why_plain}. A wrong "
+        "mask, or positions that are not the depths in the tree (pitfall 20)")
 
 
 def test_a_mask_of_ones_and_zeros_is_not_a_mask(budgets, monkeypatch):
@@ -248,19 +256,23 @@ def test_greedy_is_the_librarys_greedy(tiny_policy):
 def test_ratio_is_one_at_the_start(tiny_policy, kind):
     """Branches that see siblings, stale positions, a forgotten temperature: all show here."""
     policy, prompts = with_ends(tiny_policy, kind), ragged_prompts() + alike_prompts()
-    assert policy.packs, f"not sampled in trees: {policy.why_plain}"
+    assert policy.packs, (
+        f"not sampled in trees: {policy.why_plain}. Do old log-probs have another precision "
+        "(pitfall 23), or belong to ids that were encoded again (36)?")
     for temperature in (0.7, 1.3):
         groups = policy.sample(prompts, 5, 12, temperature, torch.Generator().manual_seed(0))
         steps = flat(groups)
         claimed = torch.tensor([p for step in steps for p in step.log_probs])
         assert [len(s.log_probs) for s in steps] == [len(s.response_ids) for s in steps], \
-            "one log-prob a response token"
+            "one log-prob a response token: were the ids encoded again (pitfall 36)?"
         assert len({tuple(s.response_ids) for s in groups[2]}) > 2, "branches are copies"
         plain = plain_log_probs(policy.model, steps, temperature)
         assert (claimed - plain).abs().max() < 1e-4, (
             "a branch was not sampled from its own prompt and tokens alone: does it see siblings?")
         scored = policy.token_log_probs(groups, temperature)
-        assert (claimed - scored).abs().max() < 1e-4, "sampling and scoring disagree"
+        assert (claimed - scored).abs().max() < 1e-4, (
+            f"sampling and scoring disagree by {(claimed - scored).abs().max():.1e} nats: "
+            "temperature (pitfall 21), precision (23), or ids that were not sampled (36)")
 
 
 def test_prompts_that_leave_the_batch_disturb_nobody(tiny_policy, monkeypatch):
@@ -379,10 +391,11 @@ def test_an_empty_prompt_is_refused(qwen2):
 
 def test_pad_id_equal_to_end_id_is_harmless(tiny_policy):
     other, same = with_ends(tiny_policy), with_ends(tiny_policy)
-    other.tokenizer.pad_token = "<|endoftext|>"
-    same.tokenizer.pad_token = same.tokenizer.eos_token
-    same.model.config.pad_token_id = same.model.generation_config.pad_token_id = 2
     prompts = [[2, 0, 2, *prompt] for prompt in ragged_prompts(5)]  # and ends inside the prompts
+    ended = [s for s in flat(other.sample(prompts, 2, 10, 0)) if s.finished]
+    pad = ended[0].response_ids[-1]  # an end id that these responses come to
+    same.tokenizer.pad_token = same.tokenizer.convert_ids_to_tokens(pad)
+    same.model.config.pad_token_id = same.model.generation_config.pad_token_id = pad
     for a, b in zip(*(flat(p.sample(prompts, 2, 10, 0)) for p in (other, same))):
         assert a == b, "padding changes responses when its id is also the end id"
     for step in flat(same.sample(prompts, 2, 10, 0)):
@@ -551,7 +564,10 @@ def test_questions_about_one_dialogue_share_a_row(budgets):
 
 def test_dropout_is_never_on(tiny_policy):
     for kind, options in (("qwen2", {"attention_dropout": 0.5}), ("gpt2", {"attn_pdrop": 0.5})):
-        policy = Policy(make_model(kind, **options).train(), make_tokenizer())
+        try:
+            policy = Policy(make_model(kind, **options).train(), make_tokenizer())
+        except PolicyError as error:
+            pytest.fail(f"two scores of one sample differ, so dropout is on (pitfall 24): {error}")
         assert not policy.model.training, "the policy is left in training mode: dropout is on"
         groups = mixed_groups()[:1]
         first, second = (policy.token_log_probs(groups).detach() for _ in range(2))

@@ -58,10 +58,12 @@ def test_drifting_from_the_reference_costs_its_kl():
     """Over the policy's own samples the mean cost is beta * KL(policy || reference), exactly."""
     policy = torch.tensor([0.5, 0.3, 0.15, 0.05])
     reference = torch.tensor([0.1, 0.2, 0.3, 0.4])
-    wanted = (policy * (policy / reference).log()).sum().item()
+    k1 = (policy / reference).log()
     cost = -token_rewards(torch.zeros(1), torch.tensor([4]), policy.log(), reference.log(), 0.3)
-    assert (policy * cost).sum().item() == pytest.approx(0.3 * wanted, rel=1e-5), (
+    assert (policy * cost).sum().item() == pytest.approx(0.3 * (policy * k1).sum().item()), (
         "sign or direction of the KL: the reward must fall by beta * (log p - log p_ref)")
+    assert cost.tolist() == pytest.approx((0.3 * k1).tolist(), rel=1e-5), (
+        "the mean is right and the tokens are not: k3 in a reward? k1 belongs there (pitfall 10)")
 
 
 # ---- advantages ----------------------------------------------------------------------------------
@@ -88,6 +90,15 @@ def test_gae_of_an_episode_that_was_cut_by_hand():
     advantages, returns = one_episode([0.0, 0.0], [0.2, 0.4], 0.8, 0.5, 0.5)
     assert advantages == pytest.approx([0, 0], abs=1e-6), "the value behind the cut is expected"
     assert returns == pytest.approx([0.2, 0.4], abs=1e-6)
+
+
+def test_padding_is_chosen_away_and_not_multiplied():
+    """Behind the shorter episode the padding sees its infinite last value."""
+    advantages, _ = gae(torch.zeros(4), torch.zeros(4), torch.tensor([1, 3]),
+                        torch.tensor([math.inf, 0.0]), 1.0, 1.0)
+    assert advantages.tolist() == [math.inf, 0, 0, 0], (
+        f"{advantages.tolist()}: the mask was multiplied with what stands in the padding, and 0 "
+        "times infinity is NaN; choose with torch.where (pitfall 13)")
 
 
 numbers = st.floats(-2, 2, width=32)
@@ -157,14 +168,16 @@ def test_value_clipping_in_its_four_cases(value, old, returned, gradient, why):
     loss = clipped_value_loss(values, torch.tensor([old]), torch.tensor([returned]), 0.5)
     near = old + min(max(value - old, -0.5), 0.5)
     wanted = max((value - returned) ** 2, (near - returned) ** 2) / 2
-    assert loss.item() == pytest.approx(wanted, abs=1e-6)
+    assert loss.item() == pytest.approx(wanted, abs=1e-6), (
+        f"{why}; the larger of the two errors counts, or the clip keeps the critic from its target")
     [found] = torch.autograd.grad(loss.sum(), values)
     assert found.item() == pytest.approx(gradient, abs=1e-6), why
 
 
 def test_without_value_clipping_it_is_half_the_squared_error():
-    loss = clipped_value_loss(torch.tensor([3.0]), torch.tensor([0.0]), torch.tensor([1.0]), 0.0)
-    assert loss.item() == 2.0
+    # The second value came closer than the old one was: a clip of 0 would count the old error.
+    loss = clipped_value_loss(torch.tensor([3.0, 1.5]), torch.zeros(2), torch.ones(2), 0.0)
+    assert loss.tolist() == [2.0, 0.125], "--value-clip 0 must not clip (pitfall 34)"
 
 
 def test_explained_variance():
@@ -268,7 +281,8 @@ def test_collect_by_the_definition(tiny_policy, tmp_path, bootstrap):
         "returns come from advantages before whitening (pitfall 32); advantages of whole "
         "episodes: the recursion must go from the first response token of one "
         "step straight to the last of the step before, over nothing that was only read "
-        "(pitfall 31), and stop where an episode does")
+        "(pitfall 31), and stop where an episode does; rewards enter as they are (pitfall 33); a "
+        "value behind a cut counts with --bootstrap only (pitfall 30)")
     assert torch.allclose(batch.advantages, whiten(torch.tensor(wanted)), atol=1e-3), (
         "the policy learns from whitened advantages")
 
@@ -311,7 +325,8 @@ def test_a_step_has_the_gradient_of_the_definition(tiny_policy, tmp_path, monkey
         assert distance(found, wanted) < 1e-4, (
             f"rows of {row_budget} and micro-batches of {micro_batch_tokens} tokens: the gradient "
             f"is off by {distance(found, wanted):.1e} of its size. One mean over the tokens of the "
-            "whole batch? Whitened over all of them? Does the value loss reach the policy?")
+            "whole batch? Whitened over all of them? Does the value loss reach the policy? Does "
+            "the KL count once, in the reward only (pitfall 12)?")
 
 
 PROMPTS = [[5, 9, 14], [5, 9, 30, 31], [40, 41, 42, 43, 44], [7, 8]]
@@ -376,7 +391,8 @@ def test_an_empty_batch_is_finite(tiny_policy, tmp_path, monkeypatch):
     run = make_run(tiny_policy(), tiny_policy(), CannedAgent(groups), 1, tmp_path / "run",
                    kind=PPOOptions, bootstrap=True)
     rows, _ = train(run)
-    assert all(math.isfinite(value) for value in rows[0].values()), f"not finite: {rows[0]}"
+    assert all(math.isfinite(value) for value in rows[0].values()), (
+        f"not finite: {rows[0]}; a mean over no token at all is 0/0 (pitfall 40)")
 
 
 # ---- it learns -----------------------------------------------------------------------------------

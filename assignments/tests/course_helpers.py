@@ -17,6 +17,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY = 64
+WRITTEN = 2**21  # above every letter: ids that only `Scripted.sample` makes
 torch.set_num_threads(1)  # tensors this small: several threads only wait for each other
 
 
@@ -129,7 +130,8 @@ def random_policy():
 class Scripted:
     """A policy without a model: it writes what `respond(user message, number)` returns.
 
-    `number` counts the samples of one prompt. Tokens are letters.
+    `number` counts the samples of one prompt. Tokens are letters. A written letter has another id
+    than a read one, so that text which is encoded again becomes other tokens.
     """
 
     def __init__(self, respond):
@@ -139,7 +141,7 @@ class Scripted:
         return [ord(letter) for letter in messages[-1]["content"]]
 
     def decode(self, ids) -> str:
-        return "".join(map(chr, ids))
+        return "".join(chr(token % WRITTEN) for token in ids)
 
     def sample(self, prompts, group_size=1, max_new_tokens=64, temperature=1.0, generator=None,
                stop_texts=()):
@@ -147,5 +149,6 @@ class Scripted:
         self.calls.append({"prompts": [self.decode(p) for p in prompts], "group_size": group_size,
                            "max_new_tokens": max_new_tokens, "temperature": temperature,
                            "generator": generator, "stop_texts": stop_texts})
-        return [[Step(prompt, [ord(letter) for letter in self.respond(self.decode(prompt), number)],
-                      True, []) for number in range(group_size)] for prompt in prompts]
+        return [[Step(prompt, [WRITTEN + ord(letter)
+                               for letter in self.respond(self.decode(prompt), number)], True, [])
+                 for number in range(group_size)] for prompt in prompts]
