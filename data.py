@@ -138,7 +138,7 @@ def check(value: Any, kinds: tuple[type, ...], where: str) -> Any:
     # type() and not isinstance(): to Python, JSON's true is an int, and would pass as category 1.
     if type(value) not in kinds:
         wanted = " or ".join(_KIND_NAMES[kind] for kind in kinds)
-        raise broken(where, reprlib.repr(value), wanted)  # reprlib makes one short line of any value
+        raise broken(where, reprlib.repr(value), wanted)  # reprlib: one short line for any value
     # A file that was cut inside an emoji can hold half a surrogate pair. No tokenizer takes it.
     if type(value) is str and not value.isascii() and re.search("[\ud800-\udfff]", value):
         raise broken(where, "half of a surrogate pair", "text that UTF-8 can hold")

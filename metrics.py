@@ -154,7 +154,7 @@ def bleu1(prediction: Any, answer: Any) -> float:
         return 0.0
     length, wanted_length = predicted.total(), wanted.total()
     brevity = 1.0 if length > wanted_length else math.exp(1 - wanted_length / length)
-    # NLTK computes exp(log(p)), which can differ from p in the last bit. Equal bits are easy to test.
+    # NLTK computes exp(log(p)), which can differ from p in the last bit; equal bits are testable.
     return brevity * math.exp(math.log(common / length))
 
 
