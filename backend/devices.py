@@ -221,7 +221,7 @@ def gathered(*modules: torch.nn.Module) -> Iterator[None]:
     yield
     for part, is_root in parts:
         part.reshard()
-        # Embeddings and head, the root's own, stay whole from forward to backward, as FSDP2 sets it.
+        # Embeddings and head, the root's own, stay whole: the backward pass soon needs them again.
         part.set_reshard_after_forward(not is_root, recurse=False)
 
 
