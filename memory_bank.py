@@ -89,8 +89,8 @@ class MemoryBank:
     The vectors are rows of one matrix, which a search scores in one pass. No row is ever
     overwritten, because a copy of the bank may read the same matrix. So an update writes a new row,
     and the old row is *dead*; a deletion leaves a dead row too. When the matrix is full, or most of
-    its rows are dead, the living rows move to a new matrix. A search scores dead rows as well,
-    which at most doubles its time.
+    its rows are dead, the living rows move to a new matrix. A search scores dead rows as well, so
+    it may take twice the time.
     """
 
     def __init__(self, embed: Embedder, line: Callable[[Memory], str] = memory_line) -> None:
@@ -127,12 +127,12 @@ class MemoryBank:
         Raises ValueError as `Memory` does, or if the embedder returned anything but vectors.
         """
         # Everything that can fail comes before the first change.
-        added = [Memory(memory_id, *entry)
-                 for memory_id, entry in enumerate(entries, start=self._next_id)]
-        if added:
-            self._put(added, self._embed([self.line(memory) for memory in added]))
-            self._next_id += len(added)
-        return added
+        memories = [Memory(memory_id, *entry)
+                    for memory_id, entry in enumerate(entries, start=self._next_id)]
+        if memories:
+            self._put(memories, self._embed([self.line(memory) for memory in memories]))
+            self._next_id += len(memories)
+        return memories
 
     # Problem 1
     def update(self, memory_id: int, text: str, timestamp: str) -> Memory:

@@ -185,7 +185,7 @@ def advance(state: State, turn: Turn) -> tuple[str | None, str | None]:
 
     The right operation of a manager follows from the two:
 
-        (None, new)   ADD; so for every event, because no other turn is about that event
+        (None, new)   ADD; always for an event, because no other turn is about the same event
         (old, new)    UPDATE, or NOOP if they are equal
         (old, None)   DELETE
         (None, None)  NOOP, for small talk
@@ -247,7 +247,7 @@ class Probe:
 
     kind: str  # "list", "shortened", "two steps", "event", "inference", "changed", "told once"
     question: Question
-    about: Key  # what the last step asks for; no memory may be left of it
+    about: Key  # what the last step asks for, though perhaps no value holds for it
     needs: tuple[Key, ...]  # keys of `oracle_memories`, in the order of the steps
 
 
@@ -305,8 +305,8 @@ def _probes_about(key: Key, values: list[str], proof: list[Turn], link: tuple[st
         key_probes.append(Probe("inference", question, key, needs))
     if link is not None and relation not in LINKS:
         name, link_turn = link
-        two_steps = tuple(sorted({link_turn.turn_id, *evidence}, key=order.get))
-        question = Question(form.format(s=name), answer, 1, two_steps)
+        both_steps = tuple(sorted({link_turn.turn_id, *evidence}, key=order.get))
+        question = Question(form.format(s=name), answer, 1, both_steps)
         key_probes.append(Probe("two steps", question, key, (memory_key(link_turn.fact), *needs)))
     return key_probes
 
@@ -328,7 +328,7 @@ def _rank(subject: str, value: str) -> bytes:
 
 def _people(held_out: bool, n_pairs: int, rng: random.Random) -> tuple[list[str], list[list[str]]]:
     """Two speakers and two acquaintances of each: six names, three look-alike pairs."""
-    while True:  # until each acquaintance, too, is a value of the right side
+    while True:  # until each pair of a speaker and an acquaintance is on the right side, too
         names = [name for pair in rng.sample(NAME_PAIRS[:n_pairs], 3) for name in pair]
         rng.shuffle(names)
         speakers, others = names[:2], [names[2:4], names[4:]]
@@ -429,14 +429,14 @@ def dates(rng: random.Random, n_sessions: int = 10) -> list[str]:
 def _choose_questions(turns: Sequence[Turn], rng: random.Random) -> list[Question] | None:
     """QUESTIONS_PER_DIALOGUE of each category, or None if the turns cannot answer so many.
 
-    A question stands where the last turn of its evidence puts it.
+    The last turn of its evidence gives each question its place in the order.
     """
-    shuffled = probes(turns)
-    rng.shuffle(shuffled)
+    all_probes = probes(turns)
+    rng.shuffle(all_probes)
     of_kind: dict[str, list[Question]] = defaultdict(list)
-    for probe in shuffled:
+    for probe in all_probes:
         of_kind[probe.kind].append(probe.question)
-    # Lists and changed facts come first, because a memory manager can be wrong only about them.
+    # Lists and changed facts come first, because they test a memory manager most.
     by_category = {
         1: of_kind["shortened"][:2] + of_kind["list"][:3] + of_kind["two steps"],
         2: of_kind["event"], 3: of_kind["inference"],
