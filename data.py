@@ -12,9 +12,10 @@ Where this differs from the paper
 1. Category names are LoCoMo's own. Memory-R1 prints other names over the same numbers: see
    CATEGORIES.
 2. The paper has GPT-4o-mini extract facts from each turn. LoCoMo comes with "observations",
-   sentences of the same kind that are tied to turns. They become `Turn.facts`, so that no API is
-   needed. Their writers saw the whole session, so they are a little better than extracted facts.
-3. Evidence that names no turn is repaired or dropped (see `load_locomo`); the paper does not say.
+   sentences of the same kind that name their turns. They become `Turn.facts`, so that no API is
+   needed. Observations are a little better than extracted facts, because their writers saw the
+   whole session.
+3. Evidence that names no turn is repaired or dropped (`load_locomo`). The paper says nothing of it.
 
     python -c "from benchmarks.others import load; print(len(load('locomo')))"
 
@@ -33,7 +34,8 @@ from pathlib import Path
 from typing import Any
 
 # LoCoMo's own names (comments of its task_eval/evaluation.py; issue 29). Mem0's papers and code
-# print other names, and so do Memory-R1's Tables 1 and 3. The counts of test questions prove it:
+# print other names, and so do Memory-R1's Tables 1 and 3. Their counts of test questions show which
+# name stands for which number:
 #
 #     number   LoCoMo's name   the papers' name   test questions
 #     1        multi-hop       Single Hop         239
@@ -43,13 +45,13 @@ from typing import Any
 #
 # So compare by number, never by name.
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop"}
-ADVERSARIAL = 5  # questions about things never said; the paper neither trains on nor scores them
+ADVERSARIAL = 5  # about things that nobody said; the paper neither trains on nor scores category 5
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 
 
 class DataError(ValueError):
-    """A data file is missing or broken. One line: where, what was found, and what to do."""
+    """A data file is missing or broken. The message is one line: where, what, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class Turn:
     speaker: str
     text: str  # what was said, and the captions of images as text
     timestamp: str  # the session's date as written in the data
-    facts: tuple[str, ...] = ()  # what it states, as third-person sentences
-    fact: Fact | None = None  # its meaning, in the synthetic world
+    facts: tuple[str, ...] = ()  # what the turn states, as sentences in the third person
+    fact: Fact | None = None  # what the turn means; known in the synthetic world only
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,9 @@ class Question:
 
     text: str
     answer: str
-    category: int | str  # LoCoMo's own numbers, or what another data set calls it
+    category: int | str  # LoCoMo's number, or another data set's name of the type
     evidence: tuple[str, ...]  # ids of the turns that prove the answer
-    timestamp: str = ""  # when it is asked, as written; "" where the data does not say
+    timestamp: str = ""  # the date of the question as written; "" where the data has none
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,13 @@ class Dialogue:
 
 @dataclass(frozen=True)
 class OpenQuestion:
-    """A question whose answer has to be searched for among passages."""
+    """A question without a dialogue: some of its passages hold the answer."""
 
     question_id: str
     text: str
     answer: str
-    passages: tuple[tuple[str, str], ...]  # (title, text), needed or not, no two equal
-    evidence: tuple[str, ...]  # titles of the passages needed, each once
+    passages: tuple[tuple[str, str], ...]  # (title, text), no two equal; most hold no answer
+    evidence: tuple[str, ...]  # titles of the passages that prove the answer, each once
 
 
 def category_name(category: int | str) -> str:
@@ -116,7 +118,7 @@ def category_name(category: int | str) -> str:
     return f"{category} {CATEGORIES[category]}" if category in CATEGORIES else str(category)
 
 
-# ---- reading JSON that others wrote --------------------------------------------------------------
+# ---- Reading JSON that others wrote --------------------------------------------------------------
 
 _KIND_NAMES = {str: "text", int: "a whole number", bool: "true or false", list: "a list",
                dict: "an object"}
@@ -136,7 +138,7 @@ def check(value: Any, kinds: tuple[type, ...], where: str) -> Any:
     # type() and not isinstance(): to Python, JSON's true is an int, and would pass as category 1.
     if type(value) not in kinds:
         wanted = " or ".join(_KIND_NAMES[kind] for kind in kinds)
-        raise broken(where, reprlib.repr(value), wanted)  # reprlib: one short line, whatever it is
+        raise broken(where, reprlib.repr(value), wanted)  # reprlib: one short line for any value
     # A file that was cut inside an emoji can hold half a surrogate pair. No tokenizer takes it.
     if type(value) is str and not value.isascii() and re.search("[\ud800-\udfff]", value):
         raise broken(where, "half of a surrogate pair", "text that UTF-8 can hold")
@@ -174,11 +176,12 @@ def load_records(path: str | os.PathLike[str], source: str,
                  id_fields: tuple[str, ...] = (), lines: bool = False) -> list[Any]:
     """What `read(record, name, where)` makes of each element of a JSON list.
 
-    `name` is what stands in the first of `id_fields` that the element has, else its number. `where`
-    is its place, for errors. With `lines` the file may also be JSON lines, one element each.
+    `name` is the value of the first of `id_fields` that the element has, else its number. `where`
+    is its place in the file, for errors. With `lines` the file may also be JSON lines, one element
+    a line.
 
     Raises DataError, in one line, for a file that cannot be read or is broken anywhere. The line
-    ends with what to do: fetch the original, `source` in benchmarks.others.SOURCES.
+    ends with the remedy, to fetch the original: `source` in benchmarks.others.SOURCES.
     """
     remedy = f'use the original file, which benchmarks.others.fetch("{source}") downloads'
     records = _read_json(path, remedy, lines)
@@ -202,13 +205,14 @@ def load_records(path: str | os.PathLike[str], source: str,
     return list(loaded.values())
 
 
-# ---- loading LoCoMo ------------------------------------------------------------------------------
+# ---- Loading LoCoMo ------------------------------------------------------------------------------
 
 
 def find_turn_ids(written: str, known: Collection[str]) -> tuple[str, ...]:
     """The ids in `known` that an annotator's string names, in its order.
 
-    Lists in one string, stray colons and leading zeros are mended. What names no turn is left out.
+    Several ids in one string, stray colons and leading zeros are mended. An id that is not in
+    `known` is left out.
 
     >>> find_turn_ids("D8:6; D:11:26 D30:05, D", ["D8:6", "D11:26", "D30:5"])
     ('D8:6', 'D11:26', 'D30:5')
@@ -222,8 +226,8 @@ def find_turn_ids(written: str, known: Collection[str]) -> tuple[str, ...]:
 def _read_turns(conversation: Mapping[str, Any], speakers: tuple[str, str],
                 where: str) -> list[Turn]:
     """All turns of a conversation in the order they were said, still without facts."""
-    # The lists decide which sessions exist: conv-26 has 35 dates and only 19 sessions. They are
-    # sorted by number, because as text "session_10" comes before "session_9".
+    # A session exists if it has a list of turns: conv-26 has 35 dates and only 19 lists. Sessions
+    # are sorted by number, because as text "session_10" comes before "session_9".
     numbers = sorted(int(match[1]) for key in conversation
                      if (match := re.fullmatch(r"session_([0-9]{1,9})", key)))
     turns: dict[str, Turn] = {}
@@ -243,7 +247,7 @@ def _read_turns(conversation: Mapping[str, Any], speakers: tuple[str, str],
                 raise broken(f"{place}, field 'speaker'", reprlib.repr(speaker),
                               " or ".join(reprlib.repr(name) for name in speakers))
             text = get_field(record, "text", (str,), place)
-            # The models see no pictures, but questions ask about them: keep what they showed.
+            # Captions become text, because questions ask about pictures that no model here can see.
             if "blip_caption" in record:
                 text += f" [shares an image: {get_field(record, 'blip_caption', (str,), place)}]"
             turns[turn_id] = Turn(turn_id, speaker, text, timestamp)
@@ -265,13 +269,13 @@ def _read_facts(observation: Mapping[str, Any], order: Mapping[str, int],
         for speaker, pairs in check(by_speaker, (dict,), in_session).items():
             of_speaker = f"{in_session}, {reprlib.repr(speaker)}"
             for index, pair in enumerate(check(pairs, (list,), of_speaker)):
-                spot = f"{of_speaker}[{index}]"
-                if len(check(pair, (list,), spot)) != 2:
-                    raise broken(spot, f"{len(pair)} items", "a sentence and its turn id")
-                sentence, written = check(pair[0], (str,), spot), pair[1]
+                place = f"{of_speaker}[{index}]"
+                if len(check(pair, (list,), place)) != 2:
+                    raise broken(place, f"{len(pair)} items", "a sentence and its turn id")
+                sentence, written = check(pair[0], (str,), place), pair[1]
                 # 15 in the real file name several turns, as a list or joined into one string.
-                if type(check(written, (str, list), spot)) is list:
-                    written = " ".join(check(item, (str,), spot) for item in written)
+                if type(check(written, (str, list), place)) is list:
+                    written = " ".join(check(item, (str,), place) for item in written)
                 turn_ids = find_turn_ids(written, order)
                 if turn_ids:
                     last = max(turn_ids, key=order.__getitem__)
@@ -280,7 +284,7 @@ def _read_facts(observation: Mapping[str, Any], order: Mapping[str, int],
 
 
 def _read_question(record: Any, known: Collection[str], where: str) -> Question:
-    """One entry of "qa". The answer of an adversarial question is the trap, not the truth."""
+    """One entry of "qa". The answer of an adversarial question is a trap (`load_locomo`)."""
     check(record, (dict,), where)
     text = get_field(record, "question", (str,), where)
     category = get_field(record, "category", (int,), where)
@@ -326,8 +330,8 @@ def load_locomo(path: str | os.PathLike[str]) -> list[Dialogue]:
     """Read a file in LoCoMo's format; conversations, turns and questions keep the file's order.
 
     Image captions become text, whole-number answers become strings, and category 5 goes to
-    `Dialogue.adversarial`. An adversarial question's `answer` is the trap that the data calls
-    "adversarial_answer", or "". Its right reply is that the conversation does not say.
+    `Dialogue.adversarial`. The `answer` of an adversarial question is the trap that the data calls
+    "adversarial_answer", or "". The right reply would be that nobody said so.
 
     In the real file 9 evidence strings of the 1,540 questions name no turn as written:
 
@@ -336,8 +340,8 @@ def load_locomo(path: str | os.PathLike[str]) -> list[Dialogue]:
         3 are dropped   "D" and "D10:19" in conv-42, "D4:36" in conv-47: no turn has such an id, and
                         their questions keep other evidence
 
-    4 questions, all of category 3, never had any evidence. 15 of 2,541 observations name several
-    turns and go to the last.
+    4 questions, all of category 3, have no evidence in the file. 15 of 2,541 observations name
+    several turns and go to the last.
 
     Raises DataError if the file is missing, not JSON, or broken anywhere. Elements and list
     positions in its message count from 0.
@@ -355,12 +359,12 @@ def split_locomo(
 ) -> tuple[list[Dialogue], list[Dialogue], list[Dialogue]]:
     """(train, validation, test) as in Memory-R1: first conversation, second, all the others.
 
-    The paper says only "1:1:8". No other split gives its 152, 81 and 1,307 questions (adversarial
-    ones not counted). A split by conversation keeps the test honest, because no tested memory was
-    ever trained on. Validation has no question of category 3.
+    The paper says only "1:1:8". No other split gives its 152, 81 and 1,307 questions (without
+    adversarial ones). A split by conversation keeps the test honest, because training sees no
+    conversation of the test. Validation has no question of category 3.
 
-    Raises DataError for fewer than three conversations. To evaluate a smaller file of one's own,
-    use the whole list that `load_locomo` returns.
+    Raises DataError for fewer than three conversations. benchmarks/splits.py tests on the whole of
+    such a file.
     """
     if len(dialogues) < 3:
         raise DataError(f"split_locomo: found {len(dialogues)} conversations, expected at least 3 "

@@ -8,11 +8,10 @@ A second environment, a web shop, is `Store` in benchmarks/shop.py. An environme
 the agent: it gets the text of a query or an answer.
 
 Where this differs from the paper
-1. Each task has a corpus of its own: `dialogue_tasks` and `open_tasks` say which. The paper
-   searches Wikipedia with an encoder, and the web in its tests.
-2. Answers are compared by `squad_exact_match`, position by position, as in the paper's reward.
-3. Questions are numbered, because the number of the last query then tells which question comes
-   next. The search ignores a number before a query, and the reward one before an answer.
+1. The corpus is small: that of one dialogue (`dialogue_tasks`), or the paragraphs of the task's own
+   questions (`open_tasks`). The paper searches Wikipedia with an encoder, and the web in its tests.
+2. Questions have numbers. An agent that forgets all but its last turn then knows which question
+   comes next. The search ignores a number before a query, and the reward one before an answer.
 """
 
 from __future__ import annotations
@@ -29,9 +28,10 @@ from metrics import objectives_right, split_answers
 from prompts import one_line
 from world import oracle_memories, probes
 
-PASSAGES, PER_PASSAGE = 3, 6  # passages a search returns; memories of the world in each
+PASSAGES = 3  # that a search returns
+PER_PASSAGE = 6  # memories of the synthetic world in one passage
 
-# What the system message says of each kind of task.
+# What the system message says of this kind of task.
 QUESTIONS = """
 The task is to answer several questions with the help of a search engine. A query asks for one of \
 the questions, behind its number. The answer holds all answers in the order of the questions, with \
@@ -41,10 +41,10 @@ semicolons between them."""
 
 
 class Environment(Protocol):
-    """What an agent of long tasks needs to know of the place where it acts.
+    """What an agent of long tasks needs of the place where it acts.
 
-    Any class with these two attributes and five methods will do; it need not inherit from this
-    one. `task` is of whatever type the environment's own tasks are.
+    Any class with these two attributes and four methods will do; it need not inherit from
+    `Environment`. Each environment has tasks of a type of its own.
     """
 
     instructions: str  # what the system message says of this kind of task
@@ -57,7 +57,7 @@ class Environment(Protocol):
         """Begin a task; returns its text, which the agent reads again in every turn."""
 
     def step(self, kind: str, text: str) -> tuple[str, float, bool]:
-        """Act: `kind` is "query" or "answer". Returns what comes back, the reward, the end.
+        """Act: `kind` is "query" or "answer". Returns (what comes back, reward, whether it ended).
 
         It must never raise, because a model may write any text. The reward of the last step pays
         for the whole task.
@@ -66,8 +66,8 @@ class Environment(Protocol):
     def log(self, answer: str) -> dict:
         """What samples.jsonl keeps of a task that ended with this answer ("" for none).
 
-        It has "question", "answer", "gold" and "category". A task of several questions has
-        "objectives" too: a list of {"answer", "gold", "category"}, by which tables score.
+        It has "question", "answer", "gold" and "category". A task of several questions also has
+        "objectives", a list of {"answer", "gold", "category"}: tables score each question.
         """
 
 
@@ -109,19 +109,19 @@ class Search:
         """A query returns the best passages; an answer ends the task and is paid by position."""
         if kind == "answer":
             return "", float(sum(objectives_right(text, self.task.answers))), True
-        # The number goes, because "8." would find whatever was said on the 8th of a month.
+        # Without the question's number, because "8." is similar to every memory of an 8 May.
         query = re.sub(r"^\s*[0-9]+\.\s+", "", text)
         passages = self.task.corpus.search(query, PASSAGES)
         return "\n".join(f"- {passage.text}" for passage in passages) or "- none", 0.0, False
 
     def log(self, answer: str) -> dict:
         """The task as a whole and, as "objectives", question by question."""
-        task, given = self.task, split_answers(answer)
-        given += [""] * (len(task.answers) - len(given))  # a missing answer is an empty one
+        task, parts = self.task, split_answers(answer)
+        parts += [""] * (len(task.answers) - len(parts))  # a missing answer is an empty one
         return {"question": "; ".join(task.questions), "answer": answer,
                 "gold": "; ".join(task.answers), "category": len(task.answers),
-                "objectives": [{"answer": one, "gold": gold, "category": category} for
-                               one, gold, category in zip(given, task.answers, task.categories)]}
+                "objectives": [{"answer": part, "gold": gold, "category": category} for
+                               part, gold, category in zip(parts, task.answers, task.categories)]}
 
 
 # ---- Tasks ---------------------------------------------------------------------------------------
@@ -129,10 +129,10 @@ class Search:
 
 def search_tasks(sources: Sequence[Dialogue] | Sequence[OpenQuestion], n_objectives: int,
                  embed: Embedder, rounds: int = 1) -> list[SearchTask]:
-    """Questions in groups of `n_objectives`; what is left over at the end is dropped.
+    """Tasks of `n_objectives` questions each; a smaller group at the end is dropped.
 
-    `rounds` is for training on few questions: every round after the first groups the same
-    questions in another order, drawn with a fixed seed.
+    `rounds` is for training on few questions: the first round keeps their order, and each further
+    round groups the same questions in a random order (with a fixed seed).
     """
     make = open_tasks if sources and isinstance(sources[0], OpenQuestion) else dialogue_tasks
     draw, tasks = random.Random(0), []
@@ -142,7 +142,7 @@ def search_tasks(sources: Sequence[Dialogue] | Sequence[OpenQuestion], n_objecti
 
 
 def in_groups(questions: Sequence, size: int, draw: random.Random | None) -> list[Sequence]:
-    """Groups of `size` questions, in the order given or, with `draw`, in one drawn anew.
+    """Groups of `size` questions: in the given order, or with `draw` in a random one.
 
     >>> in_groups("abcde", 2, None)
     ['ab', 'cd']
@@ -154,7 +154,7 @@ def in_groups(questions: Sequence, size: int, draw: random.Random | None) -> lis
 
 
 def corpus_of(passages: Iterable[str], embed: Embedder) -> MemoryBank:
-    """A bank that is searched by the passages' own words; they have no speaker and no date."""
+    """A bank of passages, embedded as they are, because they have no speaker and no date."""
     corpus = MemoryBank(embed, line=lambda memory: memory.text)
     corpus.add_many((passage, "", "") for passage in passages)
     return corpus
@@ -162,13 +162,13 @@ def corpus_of(passages: Iterable[str], embed: Embedder) -> MemoryBank:
 
 def open_tasks(questions: Sequence[OpenQuestion], n_objectives: int, embed: Embedder,
                draw: random.Random | None = None) -> list[SearchTask]:
-    """HotpotQA's questions; the corpus of a task is the paragraphs of all its questions.
+    """Tasks of HotpotQA's questions; a task's corpus is the paragraphs of all its questions.
 
     Every question takes two steps, so all are of category 1, multi-hop.
     """
     tasks = []
     for group in in_groups(questions, n_objectives, draw):
-        # A paragraph that two questions share stands in the corpus once.
+        # A paragraph that two questions share must not fill two of the three places of a result.
         paragraphs = dict.fromkeys(passage for question in group for passage in question.passages)
         corpus = corpus_of((f"{title}: {text}" for title, text in paragraphs), embed)
         tasks.append(SearchTask(tuple(q.text for q in group), tuple(q.answer for q in group),
@@ -178,10 +178,10 @@ def open_tasks(questions: Sequence[OpenQuestion], n_objectives: int, embed: Embe
 
 def dialogue_tasks(dialogues: Sequence[Dialogue], n_objectives: int, embed: Embedder,
                    draw: random.Random | None = None) -> list[SearchTask]:
-    """The questions about each dialogue; all tasks of a dialogue share one corpus.
+    """Tasks of the questions about each dialogue; all tasks of a dialogue share one corpus.
 
-    - A dialogue of the synthetic world: `world_source` says what is searched and asked.
-    - Any other dialogue: a passage is a turn with its date, such as "Ann: I skied., 8 May 2023".
+    - For a dialogue of the synthetic world, `world_source` makes passages and questions.
+    - Of any other dialogue, a passage is a turn with its date, such as "Ann: I skied., 8 May 2023".
       The questions are the dialogue's own.
     """
     tasks = []
@@ -199,17 +199,17 @@ def dialogue_tasks(dialogues: Sequence[Dialogue], n_objectives: int, embed: Embe
 
 
 def world_source(dialogue: Dialogue) -> tuple[list[str], list[Question]]:
-    """What is searched and what is asked of a dialogue of the synthetic world.
+    """The passages and the questions of a dialogue of the synthetic world.
 
-    - A passage holds six memories of one person with their dates: "Anna lives in Oslo, 8 May 2023.
-      Anna drives a Fiat, 1 June 2023. ...". They are the memories that hold at the end.
-    - The questions are drawn from all that the memories can answer, as many as the dialogue has.
-      The dialogue's own would not do: some answers are "nothing", which no search can find.
+    - A passage holds six of the memories about one person that are right at the end, with their
+      dates: "Anna lives in Oslo, 8 May 2023. Anna drives a Fiat, 1 June 2023. ...".
+    - The questions are a sample of those that the memories can answer, as many as the dialogue has.
+      The dialogue's own will not do: some have the answer "nothing", which no search can find.
     """
-    about: dict[str, list[str]] = {}
+    by_person: dict[str, list[str]] = {}
     for (subject, _), (text, _, day) in oracle_memories(dialogue.turns).items():
-        about.setdefault(subject, []).append(f"{text}, {day}")
-    passages = [". ".join(memories[first:first + PER_PASSAGE]) for memories in about.values()
+        by_person.setdefault(subject, []).append(f"{text}, {day}")
+    passages = [". ".join(memories[first:first + PER_PASSAGE]) for memories in by_person.values()
                 for first in range(0, len(memories), PER_PASSAGE)]
     answerable = [probe.question for probe in probes(dialogue.turns)
                   if probe.question.answer != "nothing"]

@@ -2,22 +2,21 @@
 
     turn ──facts──> Memory Manager ──operations──> bank ──60 memories──> Answer Agent ──> answer
 
-Training pays for one decision at a time, beside memories that are right. Here a manager lives with
-all it did before: the bank starts empty, and what was overwritten in the first session is gone in
-the last. The test dialogues are Memory-R1's eight of LoCoMo (arXiv 2508.19828, section 4.1), or 27
-of the synthetic world; benchmarks/splits.py says what is left out because it is trained on. With
-`--agent mem1` one model answers tasks of several questions instead (arXiv 2506.15841).
+In training a manager decides once, beside memories that are right, and is paid. Here it lives with
+its own decisions: the bank starts empty, and a memory that is overwritten in the first session is
+missing in the last. The test dialogues are Memory-R1's eight of LoCoMo (arXiv 2508.19828, section
+4.1), or 27 of the synthetic world (benchmarks/splits.py). With `--agent mem1` one model works
+through tasks of several questions instead (arXiv 2506.15841).
 
 Where this differs from the paper
-1. Scores are exact match, F1 and BLEU-1. An LLM judge is an option of `comparisons.compare` alone.
-   Adversarial questions are not asked, as in the paper.
+1. Scores are exact match, F1 and BLEU-1. Only `comparisons.compare` has an LLM judge.
 2. Question types bear LoCoMo's names; the paper prints others over the same numbers (data.py).
-3. "Evidence" is our addition: the share of a question's evidence turns among the memories that the
-   answer agent was shown. A memory counts for every turn whose fact was before the manager when it
-   was added or updated. That is generous: a memory that overwrote another counts for both turns.
+3. "Evidence" is our addition: the share of a question's evidence turns that stand behind the
+   memories shown to the answer agent. A memory stands for each turn whose fact added or updated
+   it. This is generous, because a memory that overwrote another stands for both turns.
 4. `--facts llm` lets the manager's model extract the facts; the paper uses GPT-4o-mini.
 
-    python evaluate.py                        the embedded model on the synthetic world, about 20 s
+    python evaluate.py                        the embedded model on the world, half a minute
     python evaluate.py --data locomo --limit 20                      a quick look at LoCoMo, 15 s
     python evaluate.py --manager runs/grpo-manager/checkpoint --answerer runs/grpo-answer/checkpoint
     python evaluate.py --agent mem1           MEM1 and two other harnesses
@@ -67,24 +66,28 @@ Record = dict[str, Any]  # one question with its answer and scores
 class EvaluateOptions:
     """Options of evaluate.py; None stands for "depends on the model"."""
 
-    model: str | None = option(None, "Hugging Face folder or hub name; default: tiny/")
-    manager: str | None = option(None, "another model for the Memory Manager, such as a checkpoint")
-    answerer: str | None = option(None, "another model for the Answer Agent, such as a checkpoint")
+    model: str | None = option(None, "Hugging Face folder or hub name; default: tiny/, and "
+                                     "tiny/mem1/ for mem1")
+    manager: str | None = option(None, "another model for the Memory Manager, such as a "
+                                       "checkpoint", agents=(None,))
+    answerer: str | None = option(None, "another model for the Answer Agent, such as a checkpoint",
+                                  agents=(None,))
     agent: str | None = option(None, "mem1: work through tasks of several questions instead, with "
                                      "MEM1's state, everything, or the last turns in context",
                                "mem1")
-    objectives: int = option(4, "mem1: questions in a task, 1 to 16")
+    objectives: int = option(4, "mem1: questions in a task, 1 to 16", agents=("mem1",))
     data: str | None = option(None, "world, world-long, locomo, msc, longmemeval, hotpotqa (mem1), "
                                     "downloaded once, or a file of theirs; default: world for the "
                                     "embedded model, else locomo")
     facts: str | None = option(None, "of a turn: as said (turns), the data's observations or llm; "
                                "default: turns for the world, observations for LoCoMo, else llm",
-                               "turns", "observations", "llm")
-    distill: bool = option(True, "select memories, then answer")
+                               "turns", "observations", "llm", agents=(None,))
+    distill: bool = option(True, "select memories, then answer", agents=(None,))
     limit: int | None = option(None, "ask only the first so many questions (mem1: tasks), 10 to "
                                      "100, and read only their dialogues: a quick look")
     turns: int | None = option(None, "read only the first so many turns of a dialogue, 20 to 600, "
-                                     "and ask only what they hold the evidence for")
+                                     "and ask only what they hold the evidence for",
+                               agents=(None,))
     max_new_tokens: int | None = option(None, "longest response; default: 48 (mem1: 160), or 512 "
                                               "if not tiny/")
     out: str | None = option(None, "run folder; default: runs/evaluate-DATA, or "
@@ -100,12 +103,11 @@ def show_bar(steps: range, name: str) -> tqdm:
 
 
 def evidence_found(sources: Sources, task: AnswerTask) -> float | None:
-    """The share of a question's evidence turns among the memories that the answer agent is shown.
+    """The share of a question's evidence turns behind the memories that the answer agent sees.
 
     None if the question names no evidence.
     """
-    # The agent sees 60 memories at most. A memory of the bank that is not retrieved does not count,
-    # because no answer can rest on it.
+    # Only the 60 memories that are retrieved count, because no answer can rest on another.
     memories = [memory for of_speaker in
                 candidates(task.bank, task.question.text, task.speakers).values()
                 for memory in of_speaker]
@@ -116,14 +118,13 @@ def evidence_found(sources: Sources, task: AnswerTask) -> float | None:
 def ask_everything(answerer: Policy, dialogues: Sequence[Dialogue], reading: Reading,
                    distill: bool, max_new_tokens: int) -> list[Record]:
     """A record of every question, answered from the bank of its dialogue, in order."""
-    # All dialogues are read before the first answer: questions are asked of the final bank, where
-    # what was overwritten on the way is gone.
+    # Every question is asked of the final bank, because LoCoMo asks after the last session.
     tasks = [(dialogue, sources, AnswerTask(bank, question, dialogue.speakers))
              for dialogue, bank, sources in zip(dialogues, reading.banks, reading.sources)
              for question in dialogue.questions]
     records = []
     for start in show_bar(range(0, len(tasks), CHUNK), "answer"):
-        # The prompts of a chunk go to the model together: its size is a matter of speed alone.
+        # The prompts of a chunk are one batch, because a GPU is slow with one prompt at a time.
         chunk = tasks[start : start + CHUNK]
         answers = answer_all(answerer, [task for _, _, task in chunk], distill, max_new_tokens)
         for (dialogue, sources, task), answer in zip(chunk, answers):
@@ -134,17 +135,17 @@ def ask_everything(answerer: Policy, dialogues: Sequence[Dialogue], reading: Rea
                 "category": question.category, "gold": question.answer, "answer": answer.text,
                 "exact_match": squad_exact_match(*texts), "f1": f1(*texts), "bleu1": bleu1(*texts),
                 "evidence": question.evidence, "evidence_found": evidence_found(sources, task),
-                # Kept as text, because the first thing to do with a bad score is to read it.
+                # As text, because the first thing to do with a bad score is to read the answers.
                 "selected": answer.selected, "response": answer.response})
     return records
 
 
 def score_records(records: Sequence[Record]) -> dict[str, Any]:
     """Means over all questions, and by question type."""
-    # One mean over questions, not over dialogues: a long dialogue weighs more, as in the papers.
+    # A mean over questions, not over dialogues: a long dialogue weighs more, as in the papers.
     scores = summarise([r["answer"] for r in records], [r["gold"] for r in records],
                        [r["category"] for r in records])
-    # A question without evidence counts in neither mean, because nothing could be found or missed.
+    # `mean` leaves out questions without evidence, because nothing of them can be found or missed.
     scores["evidence_found"] = mean(r["evidence_found"] for r in records)
     for category, row in scores["by_category"].items():
         row["evidence_found"] = mean(
@@ -156,10 +157,10 @@ def run_system(manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue],
                distill: bool, max_new_tokens: int) -> tuple[dict[str, Any], list[Record]]:
     """Scores, times and counts of the two agents together, and a record of every question."""
     start = time.time()
-    # Training scores its managers with the same function, so that both numbers mean the same.
+    # training/results.py reads with the same function, so both commands' scores can be compared.
     reading = build_banks(manager, dialogues, hashed_words(), facts, max_new_tokens, show_bar)
     read_seconds = time.time() - start
-    # Timed apart: a system that thinks while it reads answers faster, and a table should show both.
+    # Answers are timed apart, because a system may buy fast answers with slow reading.
     start = time.time()
     records = ask_everything(answerer, dialogues, reading, distill, max_new_tokens)
     answer_seconds = time.time() - start
@@ -168,8 +169,8 @@ def run_system(manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue],
         **score_records(records), "dialogues": len(dialogues), "turns_read": n_turns,
         "facts_read": reading.counts["facts"],
         "memories_per_dialogue": sum(map(len, reading.banks)) / len(reading.banks),
-        # Means hide how a manager decides: one that only adds has many memories and few UPDATEs.
-        # "invalid" are those that name no memory or cannot be parsed; they change nothing.
+        # The counts show how a manager decides: one that never says UPDATE only piles up memories.
+        # An "invalid" operation names no memory or cannot be parsed; it changes nothing.
         "operations": {name: reading.counts[name]
                        for name in ("ADD", "UPDATE", "DELETE", "NOOP", "invalid")},
         "seconds_per_turn": read_seconds / n_turns,
@@ -181,8 +182,8 @@ def table(summary: dict[str, Any]) -> str:
     """Scores by question type, operations and times, as text."""
     lines = [f"{'question type':<16}{'count':>6}{'exact match':>13}{'F1':>8}{'BLEU-1':>8}"
              f"{'evidence':>10}"]
-    # By type, because the types fail for different reasons: multi-hop questions need two memories,
-    # temporal ones a date, and single-hop ones only that nothing was lost.
+    # One row a type, because the types fail for different reasons: a multi-hop question needs two
+    # memories, a temporal one a date, and a single-hop one only that nothing was lost.
     rows = [(category_name(category), row) for category, row in summary["by_category"].items()]
     for name, row in [*rows, ("all", summary)]:
         lines.append(f"{name:<16}{row['count']:>6}{row['exact_match']:>13.3f}{row['f1']:>8.3f}"
@@ -203,8 +204,8 @@ def open_folder(out: str, name: str) -> Path:
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Before the work and not behind it, because nobody wants to lose an hour to a full disk.
-        # The file is emptied, because records of an earlier evaluation must not outlive its scores.
+        # A test write before the work, because nobody wants to lose an hour to a wrong folder. It
+        # also empties the file: records of an earlier evaluation would belong to other scores.
         (folder / name).write_text("")
     except OSError as error:
         exit_with(f"cannot write to the run folder {folder} ({error.strerror}); choose another "
@@ -216,7 +217,7 @@ def load_agents(options: EvaluateOptions) -> dict[str, Policy]:
     """The models of "manager" and "answerer"; one that is both is loaded once."""
     names = {"manager": options.manager or options.model,
              "answerer": options.answerer or options.model}
-    # Loaded twice, one model in both roles would need its memory twice.
+    # Each name is loaded once, because two copies of a large model need twice the memory.
     policies = {name: load_or_stop(name) for name in dict.fromkeys(names.values())}
     return {agent: policies[name] for agent, name in names.items()}
 
@@ -224,7 +225,7 @@ def load_agents(options: EvaluateOptions) -> dict[str, Policy]:
 def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], scope: str) -> dict:
     """The two agents on these dialogues; writes the folder, prints, returns the summary."""
     start = time.time()
-    # Only some conversations of LoCoMo's form have observations; without any, nothing is read.
+    # A file in LoCoMo's form may lack observations. The manager would read nothing, and score 0.
     if options.facts == "observations" and not any(t.facts for d in dialogues for t in d.turns):
         exit_with(f"{options.data}: holds no observations to read; use --facts turns")
     folder = open_folder(options.out, "records.jsonl")
@@ -236,12 +237,12 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
                "answerer": options.answerer or options.model, **scores,
                "seconds": round(seconds, 1), "peak_memory_bytes": peak_memory_bytes()}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    # One line a question, in the order of the data: two runs can be paired (comparisons.intervals).
+    # One line a question, in the order of the data, because comparisons.intervals pairs two runs.
     (folder / "records.jsonl").write_text(
         "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records), encoding="utf-8")
     print(f"\n{options.data}: {scope}, facts from {options.facts}\nmanager {summary['manager']}, "
           f"answer agent {summary['answerer']}\n\n{table(summary)}")
-    # Ten million parameters lie between tiny/ with its trained copies and any real model.
+    # tiny/ and what is trained from it have a million parameters, real models a hundred times more.
     if options.data not in KINDS and agents["answerer"].model.num_parameters() < 10_000_000:
         print("The embedded model knows only the words of the synthetic world; real dialogues need "
               "a real model (--model).")
@@ -253,22 +254,24 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
 
 def evaluate_mem1(options: EvaluateOptions) -> dict:
     """One model as MEM1 and in the two other harnesses, on the same tasks; returns the summary."""
-    # Whole dialogues, because environments.py makes the corpus; --limit counts tasks here.
+    # The test part is not shortened, because --limit counts tasks and not questions.
     test = held_out(options.data)
     folder = open_folder(options.out, "summary.json")
-    policy, count = load_or_stop(options.model), options.objectives
-    # The same weights with other contexts: what differs is what the constant state costs or gains.
-    scores = {harness: by_objectives(policy, harness, test, hashed_words(),
-                                     options.max_new_tokens, options.limit or TASKS, (count,))
+    policy, n_objectives = load_or_stop(options.model), options.objectives
+    # The weights are the same for all three, so the harness alone makes the difference.
+    scores = {harness: by_objectives(policy, harness, test, hashed_words(), options.max_new_tokens,
+                                     options.limit or TASKS, (n_objectives,))
               for harness in HARNESSES}
-    # The questions of a task come from one dialogue, and some data has one question a dialogue.
+    # All questions of a task come from one dialogue, which may have too few.
     if not scores["mem1"]:
-        exit_with(f"{options.data}: no dialogue has {count} questions; lower --objectives")
+        exit_with(f"{options.data}: no dialogue has {n_objectives} questions; lower --objectives")
+    # by_objectives keys its scores by text, because JSON has no other keys.
+    key = str(n_objectives)
     summary = {**vars(options), "by_objectives": {
-        str(count): {harness: by_count[str(count)] for harness, by_count in scores.items()}}}
+        key: {harness: by_count[key] for harness, by_count in scores.items()}}}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    print(f"{options.data}: {options.model}, tasks of {count} questions, the first "
-          f"{scores['mem1'][str(count)]['count']}\n")
+    print(f"{options.data}: {options.model}, tasks of {n_objectives} questions, the first "
+          f"{scores['mem1'][key]['count']}\n")
     print(objectives_table(summary["by_objectives"]))
     print(f"\nevaluate mem1: run folder {folder}")
     return summary
@@ -277,7 +280,8 @@ def evaluate_mem1(options: EvaluateOptions) -> dict:
 def main(argv: Sequence[str] | None = None) -> dict:
     """Evaluate and report; returns what summary.json holds."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    # Two questions that a student asks here first have commands, and options, of their own.
+    # Students look for both comparisons here, but each has options of its own. So the line goes on
+    # before any option of this command is read.
     if any(argument.split("=")[0] == "--systems" for argument in argv):
         return compare.main(argv)
     if "--recall" in argv:

@@ -6,30 +6,32 @@
                                      │
                                      └─ <answer>...</answer> ──5──> reward
 
-1. `turn_messages`  the task, the last state, the last query, what it returned, the turns left
+1. `turn_messages`  the task, the last state, the last query, its result, the turns left
 2. `parse_turn`     a new state, then a query or an answer; text ends at the closing tag
-3. `step`           of the task's environment (environments.py): what comes back, reward, done
-4. `advance`        remembers the turn; two states, two queries and one result are ever in context
-5. one reward for the whole trajectory: MEM1's is the number of questions answered right
+3. `step`           of the task's environment (environments.py): (result, reward, done)
+4. `advance`        remembers the turn; the context never has more than the last turn and the next
+5. one reward pays for the whole trajectory: the number of questions answered right
 
 For comparison the same agent can have another memory of its own past (`harness`):
 "full_context" keeps every turn, as ReAct does. "truncation" keeps the last turn, and as many
-before it as fit into `WINDOW` tokens.
+earlier ones as fit into `WINDOW` tokens.
 
 Training is exact. Each turn is a `Step` with the prompt that it was sampled from. In a packed tree
-(trees.py) a turn is a branch behind the shared task. The branch has its own copy of the last state,
-query and result, which is not scored, and then what the model wrote, which is. MEM1's released code
-stitches a trajectory into one sequence with a *single* copy of each state. There a later turn reads
-hidden states that were computed while the pruned text was still visible, so what was dropped leaks
-through. From the third turn on its log-probs are off: by half a nat a token and more on a random
-model with large weights (tests/test_mem1.py). Its authors say that exactness takes the state twice.
+(trees.py) a turn is a branch behind the shared task. The branch begins with its own copy of the
+last state, query and result, which are not scored. The text that the model wrote follows, and is
+scored. MEM1's released code stitches a trajectory into one sequence with a *single* copy of each
+state. The hidden states of that copy were computed while the dropped text was still visible. So a
+later turn can read the dropped text through them. From the third turn on the log-probs are wrong,
+by half a nat a token and more on a random model with large weights (tests/test_mem1.py). The
+authors say that an exact copy takes the state twice.
 
 Where this differs from the paper
 1. State and query come back in the user's message, not as the beginning of the assistant's, because
-   any chat template can say that. Every turn's message has the hint of how many turns are left.
-2. Generation stops at the closing tag, and the sampled ids are trained as they are. The released
+   not every chat template can continue an assistant's message.
+2. Every turn's message says how many turns are left.
+3. Generation stops at the closing tag, and the sampled ids are trained as they are. The released
    code samples on, cuts the text, and encodes the cut text again.
-3. A turn without a usable action ends the episode with reward 0 and is counted ("invalid").
+4. A turn without a usable action ends the episode with reward 0 and is counted ("invalid").
 
     python mem1.py      tasks turn by turn, with the tokens in context, beside full context
 """
@@ -49,7 +51,7 @@ from policy import Policy
 from prompts import without_tags
 from trees import Episode, Step
 
-STOP = ("</query>", "</answer>")  # what is written behind an action could not be acted on
+STOP = ("</query>", "</answer>")  # because the environment acts on the first action only
 HARNESSES = ("mem1", "full_context", "truncation")
 WINDOW = 160  # tokens of past turns that truncation keeps
 
@@ -71,24 +73,24 @@ NOTES = {"mem1": "IS", "full_context": "think"}  # the tag before the action
 
 @dataclass(frozen=True)
 class Mem1Turn:
-    """One turn that is over: what was written, as text, and what came back."""
+    """One turn that is over: what the model wrote, and what the environment returned."""
 
     note: str  # the state of MEM1, or the thought of full context
     query: str
-    info: str  # what came back, several lines
+    info: str  # what the environment returned, several lines
 
 
 def turn_messages(task: str, past: Sequence[Mem1Turn], turns_left: int, kind: str,
                   instructions: str, answers: bool = True) -> list[Message]:
-    """The prompt of one turn; `past` are the turns that are still remembered, oldest first.
+    """The prompt of one turn; `past` are the turns to remember, oldest first.
 
-    `kind` is a key of `NOTES`, `instructions` are the environment's, and `answers` is False for a
-    task that ends without an <answer>.
+    `kind` is a key of `NOTES`. `instructions` are the environment's. `answers` is False for a task
+    that ends without an <answer>.
     """
     tag = NOTES[kind]
     lines = [task]
     for turn in past:
-        # The space is there because a word after a space is the same token as in running text.
+        # A space after each tag, because a word behind a space is the same token as in a sentence.
         lines += [f"<{tag}> {without_tags(turn.note)}</{tag}>",
                   f"<query> {without_tags(turn.query)}</query>",
                   "<info>", *(without_tags(line) for line in turn.info.splitlines()), "</info>"]
@@ -113,7 +115,7 @@ def parse_turn(text: str, kind: str) -> tuple[str, str, str] | None:
     action = re.search(r"<(query|answer)>(.*?)</\1>", text, re.DOTALL)
     if action is None or not action[2].strip():
         return None
-    # Only before the action: a note behind it was written too late to be the state acted on.
+    # Only before the action, because the model did not know a later note when it chose the action.
     note = re.search(rf"<{NOTES[kind]}>(.*?)</{NOTES[kind]}>", text[: action.start()], re.DOTALL)
     return (" ".join(note[1].split()) if note else "", action[1], " ".join(action[2].split()))
 
@@ -128,11 +130,11 @@ class Trajectory:
     environment: Environment
     text: str  # the task, as the environment told it
     turns_left: int
-    past: list[Mem1Turn] = field(default_factory=list)  # every turn, also those forgotten since
+    past: list[Mem1Turn] = field(default_factory=list)  # every turn, forgotten or not
     steps: list[Step] = field(default_factory=list)  # for training, one a turn
     responses: list[str] = field(default_factory=list)  # for the log, one a turn
     turns: list[dict] = field(default_factory=list)  # for the log: what each turn had in context
-    n_remembered: int = 0  # past turns in the prompt that was made last
+    n_remembered: int = 0  # past turns in the last prompt
     reward: float = 0.0
     answer: str = ""
     invalid: int = 0
@@ -140,7 +142,7 @@ class Trajectory:
 
     # Problem 11
     def advance(self, step: Step, response: str, kind: str) -> None:
-        """Take one turn: remember it, act, and end if the environment or the limit says so."""
+        """Take one turn: act, remember, and end if the environment or the limit says so."""
         self.steps.append(step)
         self.responses.append(response)
         self.turns_left -= 1
@@ -150,7 +152,7 @@ class Trajectory:
             info, self.reward, self.done = self.environment.step(action, text)
             self.answer = text if action == "answer" else ""
             self.past.append(Mem1Turn(note, text, info))
-        # An answer in time is done, however many turns are left; a query on the last turn is not.
+        # A task fails without a usable action, and if it is not done after its last turn.
         if not self.done and (parsed is None or self.turns_left == 0):
             self.invalid, self.done = 1, True
         self.turns.append({"info": info, "kept": self.n_remembered,
@@ -167,7 +169,7 @@ class Mem1Agent:
     def __init__(self, environment: Callable[[], Environment] = Search, harness: str = "mem1",
                  max_new_tokens: int = 160):
         self.environment, self.harness = environment, harness
-        # Truncation reads and writes as full context does; it only forgets more.
+        # Truncation has the prompts of full context, because it only remembers fewer turns.
         self.kind = "mem1" if harness == "mem1" else "full_context"
         self.max_new_tokens = max_new_tokens
 
@@ -185,10 +187,10 @@ class Mem1Agent:
             past = past[-1:]
         ids = encode(past)
         if self.harness == "truncation":
-            # Whole turns go, oldest first, because half a turn could not be read. The task stays,
-            # and so does the last turn, however long: the agent must see what its query returned.
-            room = len(encode([])) + WINDOW
-            while len(past) > 1 and len(ids) > room:
+            # Whole turns are dropped, oldest first, because half a turn makes no sense. The task
+            # stays, and so does the last turn, because the agent must see what its query returned.
+            most_tokens = len(encode([])) + WINDOW
+            while len(past) > 1 and len(ids) > most_tokens:
                 past = past[1:]
                 ids = encode(past)
         trajectory.n_remembered = len(past)
@@ -196,17 +198,17 @@ class Mem1Agent:
 
     def rollout(self, policy: Policy, tasks: Sequence, group_size: int, temperature: float,
                 generator: torch.Generator | None = None) -> list[list[Episode]]:
-        """`group_size` trajectories of each task, all one turn further at a time."""
+        """`group_size` trajectories of each task; all of them take their next turn together."""
 
         def begin(task: Any) -> Trajectory:
-            environment = self.environment()  # of its own: it knows what was bought, or asked
+            environment = self.environment()  # one each, because it knows how far the task has come
             return Trajectory(environment, environment.reset(task), environment.turns(task))
 
         groups = [[begin(task) for _ in range(group_size)] for task in tasks]
         unfinished = [trajectory for group in groups for trajectory in group]
         while unfinished:
-            # All next turns are one batch. A group's first turns have one prompt, which is read
-            # once; later ones differ, so each prompt gets one sample.
+            # One sample a prompt, because after the first turn the prompts of a group differ. Equal
+            # ones are read once all the same (`prompt_rows` in trees.py).
             prompts = [self.prompt(policy, trajectory) for trajectory in unfinished]
             sampled = policy.sample(
                 prompts, 1, self.max_new_tokens, temperature, generator, stop_texts=STOP)
@@ -227,5 +229,5 @@ class Mem1Agent:
 
 
 if __name__ == "__main__":
-    from tools.chat import watch_main  # not above: the chat imports this module
+    from tools.chat import watch_main  # not at the top, because the chat imports this module
     watch_main()

@@ -2,8 +2,8 @@
 
 A memory is a sentence with a speaker and a date. A bank turns each memory into a vector of length 1
 and finds the memories most similar to a query by cosine. Memory-R1 (arXiv 2508.19828) searches the
-bank twice: the manager looks up what is already known about a new fact (Alg. 3), and the answer
-agent reads the 30 best memories of each speaker (Alg. 2). Nothing in this file is trained.
+bank for two purposes. The manager looks up what is already known about a new fact (Alg. 3). The
+answer agent reads the 30 best memories of each speaker (Alg. 2). Nothing in this file is trained.
 
     bank = MemoryBank(hashed_words())
     buddy = bank.add("Sarah has a dog named Buddy", "Sarah", "8 May 2023")
@@ -13,14 +13,14 @@ agent reads the 30 best memories of each speaker (Alg. 2). Nothing in this file 
 Where this differs from the paper
 1. The embedded text is the memory with its date and speaker (`memory_line`), not its text alone,
    because questions name people and dates.
-2. Algorithm 3 updates or deletes the whole retrieved set. This bank goes entry by entry, by id,
-   because the paper's prompt does.
+2. Algorithm 3 updates or deletes the whole retrieved set. This bank changes one memory at a time,
+   by its id, because the paper's prompt asks for ids.
 3. One bank holds both speakers, and `search(..., speaker=...)` asks for one of them. The authors'
    code keeps two banks a conversation. Of LoCoMo's raw turns, 30 of each speaker hold 0.75 of the
    evidence, and the 60 best of both speakers hold 0.76.
 4. Ids are small integers instead of UUIDs.
-5. The paper names no embedding model. The default here counts words, because it needs numpy only;
-   `benchmarks/encoders.py` has others, with a table of what each of them finds.
+5. The paper names no embedding model. `hashed_words` counts words, because counting needs numpy
+   only. `benchmarks/encoders.py` has other embedders, and a table of the evidence each one finds.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from pathlib import Path
 
 import numpy as np  # 2.0 or newer, for np.vecdot
 
+from backend.files import write_whole
+
 # From n > 0 texts to (n, d) float32. A bank scales each row to length 1; zeros stay zeros.
 Embedder = Callable[[Sequence[str]], np.ndarray]
 
@@ -47,7 +49,7 @@ Embedder = Callable[[Sequence[str]], np.ndarray]
 class Memory:
     """One entry of a bank. Raises ValueError if its text is blank or a field is no clean string."""
 
-    id: int  # unique in its bank, kept by updates, never given to another memory
+    id: int  # an update keeps it; no other memory of the bank ever gets it
     text: str
     speaker: str
     timestamp: str  # as written in the data: "1:56 pm on 8 May, 2023"
@@ -55,7 +57,7 @@ class Memory:
     def __post_init__(self) -> None:
         for field in ("text", "speaker", "timestamp"):
             value = getattr(self, field)
-            # A model that writes "\ud83d" in JSON makes half a character, which no file can hold.
+            # A model can write "\ud83d" in JSON: half a character, which no file can hold.
             if not isinstance(value, str) or re.search("[\ud800-\udfff]", value):
                 raise ValueError(f"{field} is {value!r}: it must be a string that UTF-8 can hold")
         if not self.text.strip():
@@ -66,28 +68,29 @@ class Memory:
 def memory_line(memory: Memory) -> str:
     """The string that is embedded for a memory: "8 May 2023 Sarah: Sarah has a dog".
 
-    A `data.Turn` has the same three fields, so that its line may stand in the corpus of
-    `hashed_words`. Of LoCoMo's raw turns, the ten best hold 0.53 of the evidence if the text alone
-    is embedded, 0.54 with the speaker, and 0.57 with speaker and date.
+    It also takes a `data.Turn`, which has the same three fields. Of LoCoMo's raw turns, the ten
+    best hold 0.53 of the evidence if the text alone is embedded, 0.54 with the speaker, and 0.57
+    with speaker and date.
     """
     return f"{memory.timestamp} {memory.speaker}: {memory.text}"
 
 
 # ---- The bank ------------------------------------------------------------------------------------
 
-DEAD = -1  # in place of an id: this row belongs to no memory any more
+DEAD = -1  # in place of an id: the row belongs to no memory any more
 
 
 class MemoryBank:
     """Memories in the order of insertion, with one unit vector each.
 
-    `embed` makes the vectors, from the strings that `line` makes of the memories. An operation that
-    raises leaves the bank as it was. Iterating gives the memories, oldest insertion first.
+    `line` makes a string of each memory, and `embed` makes vectors of the strings. An operation
+    that raises leaves the bank as it was. Iterating gives the memories, oldest insertion first.
 
-    The vectors are rows of one matrix that only grows: an update writes a new row at its end. The
-    row of a memory that was updated or deleted is dead; it stays, because a copy of the bank may
-    read it. When the matrix is full, or most rows are dead, the living ones move to a new matrix.
-    The price: a search scores the dead rows too, which may double its time.
+    The vectors are rows of one matrix, which a search scores in one pass. No row is ever
+    overwritten, because a copy of the bank may read the same matrix. So an update writes a new row,
+    and the old row is *dead*; a deletion leaves a dead row too. When the matrix is full, or most of
+    its rows are dead, the living rows move to a new matrix. A search scores dead rows as well, so
+    it may take twice the time.
     """
 
     def __init__(self, embed: Embedder, line: Callable[[Memory], str] = memory_line) -> None:
@@ -95,7 +98,7 @@ class MemoryBank:
         self._next_id = 0
         self._memories: dict[int, Memory] = {}  # by id; an update keeps a key's place in the order
         self._rows: dict[int, int] = {}  # id -> its living row
-        self._n_rows = 0  # in use, living and dead
+        self._n_rows = 0  # rows in use, living and dead
         self._vectors = np.empty((0, 0), np.float32)  # (capacity, d)
         self._ids = np.empty(0, np.int64)  # (capacity,) the id of each row's memory, or DEAD
         self._speakers = np.empty(0, object)  # (capacity,) the speaker of each row's memory
@@ -119,21 +122,21 @@ class MemoryBank:
 
     # Problem 1
     def add_many(self, entries: Iterable[tuple[str, str, str]]) -> list[Memory]:
-        """Insert `(text, speaker, timestamp)` entries, embedded in one call; all or none.
+        """Insert all of the `(text, speaker, timestamp)` entries, embedded in one call, or none.
 
         Raises ValueError as `Memory` does, or if the embedder returned anything but vectors.
         """
         # Everything that can fail comes before the first change.
-        added = [Memory(memory_id, *entry)
-                 for memory_id, entry in enumerate(entries, start=self._next_id)]
-        if added:
-            self._put(added, self._embed([self.line(memory) for memory in added]))
-            self._next_id += len(added)
-        return added
+        memories = [Memory(memory_id, *entry)
+                    for memory_id, entry in enumerate(entries, start=self._next_id)]
+        if memories:
+            self._put(memories, self._embed([self.line(memory) for memory in memories]))
+            self._next_id += len(memories)
+        return memories
 
     # Problem 1
     def update(self, memory_id: int, text: str, timestamp: str) -> Memory:
-        """Overwrite text and date; id, speaker and place in the order stay.
+        """Give a memory another text and date; id, speaker and place in the order stay.
 
         Raises KeyError if the id is unknown, and ValueError as `add_many` does.
         """
@@ -147,7 +150,7 @@ class MemoryBank:
 
         Raises KeyError if the id is unknown.
         """
-        self[memory_id]
+        self[memory_id]  # raises for an unknown id, before anything changes
         self._ids[self._rows.pop(memory_id)] = DEAD
         del self._memories[memory_id]
         if 2 * len(self) < self._n_rows:
@@ -159,8 +162,8 @@ class MemoryBank:
         """The k memories most similar to the query, best first; all of them if there are fewer.
 
         `speaker` leaves out what others said; `with_scores` gives pairs `(memory, cosine)`. Equal
-        scores come oldest insertion first. A query that shares no word with any memory scores 0
-        everywhere. Raises ValueError if k < 1, or if the embedder returned anything but vectors.
+        scores come oldest insertion first. Raises ValueError if k < 1, or if the embedder returned
+        anything but vectors.
         """
         if k < 1:
             raise ValueError(f"k is {k}: ask for one memory or more")
@@ -171,9 +174,9 @@ class MemoryBank:
         if len(rows) == 0:
             return []
         [query_vector] = self._embed([query])  # (d,)
-        # A dot product a row, because a matrix product adds up some rows in another order than the
-        # rest: equal texts would differ in the last bit, and not tie. All rows are scored, because
-        # copying out those of one speaker takes longer than scoring the others.
+        # One dot product a row, because a matrix product rounds some rows differently: equal texts
+        # would differ in the last bit, and not tie. All rows are scored, because copying out the
+        # rows of one speaker takes longer than scoring the others.
         scores = np.vecdot(self._vectors[:self._n_rows], query_vector)[rows]  # (m,)
         ids = self._ids[rows]  # (m,)
         best = _top(scores, ids, k)  # (min(k, m),)
@@ -189,9 +192,9 @@ class MemoryBank:
         twin, n = MemoryBank(self.embed, self.line), self._n_rows
         twin._next_id, twin._n_rows = self._next_id, n
         twin._memories, twin._rows = self._memories.copy(), self._rows.copy()
-        twin._ids = self._ids[:n].copy()  # each bank has its own dead
-        # Sharing n rows is safe, because no bank ever overwrites a row. This bank goes on in the
-        # room behind them; the twin has no such room, so that its first new row moves it away.
+        twin._ids = self._ids[:n].copy()  # rows that die in one bank live on in the other
+        # The twin sees the n rows in use and no room behind them. So its first new row moves it to
+        # a matrix of its own, while this bank fills the room.
         twin._vectors, twin._speakers = self._vectors[:n], self._speakers[:n]
         return twin
 
@@ -200,17 +203,8 @@ class MemoryBank:
 
         A crash at any moment leaves the old file or the new one, never a part of either.
         """
-        path = Path(path)
         record = {"next_id": self._next_id, "memories": [asdict(memory) for memory in self]}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(record, file, ensure_ascii=False, indent=1)
-                file.flush()
-                os.fsync(file.fileno())  # on the disk before the name points to it
-            os.replace(temporary, path)  # at once, because both are in one folder
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(Path(path), json.dumps(record, ensure_ascii=False, indent=1).encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], embed: Embedder,
@@ -230,7 +224,8 @@ class MemoryBank:
             field = "memories"
             memories = [Memory(**entry) for entry in record["memories"]]
             field = "next_id"
-            # An id means one memory for ever if ids grow and stay below next_id.
+            # No id can be given twice if the ids grow and stay below next_id. 2**63 is the first
+            # number that the array of ids cannot hold.
             ids = [-1, *(memory.id for memory in memories), record["next_id"], 2**63]
             if any(type(i) is not int for i in ids) or ids != sorted(set(ids)):
                 raise ValueError("it and the ids of the memories are not growing integers")
@@ -245,7 +240,7 @@ class MemoryBank:
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors (n, d) of the texts; ValueError if the embedder returned anything else."""
         vectors = np.atleast_1d(np.asarray(self.embed(texts), dtype=np.float32))
-        width = self._vectors.shape[1] or vectors.shape[-1]  # any width is right for the first
+        width = self._vectors.shape[1] or vectors.shape[-1]  # the first vectors decide the width
         if vectors.shape != (len(texts), width) or not np.isfinite(vectors).all():
             raise ValueError(f"the embedder made NaN, infinity or shape {vectors.shape}; it must "
                              f"make finite numbers of shape ({len(texts)}, {width})")
@@ -258,7 +253,7 @@ class MemoryBank:
             self._move(2 * (len(self) + len(memories)), vectors.shape[1])
         self._vectors[self._n_rows:self._n_rows + len(memories)] = vectors
         for row, memory in enumerate(memories, start=self._n_rows):
-            if memory.id in self._rows:  # an update: what it replaces dies
+            if memory.id in self._rows:  # an update: the row of the old text dies
                 self._ids[self._rows[memory.id]] = DEAD
             self._ids[row], self._speakers[row] = memory.id, memory.speaker
             self._memories[memory.id], self._rows[memory.id] = memory, row
@@ -266,11 +261,12 @@ class MemoryBank:
 
     def _move(self, capacity: int, width: int) -> None:
         """Move the living rows to the front of new arrays, which no other bank reads."""
-        living, n = list(self._rows.values()), len(self)
+        living_rows, n = list(self._rows.values()), len(self)
         vectors = np.empty((capacity, width), np.float32)
         ids, speakers = np.empty(capacity, np.int64), np.empty(capacity, object)
-        vectors[:n] = self._vectors[living].reshape(n, width)  # of (0, 0) before the first memory
-        ids[:n], speakers[:n] = self._ids[living], self._speakers[living]
+        # Before the first memory the old matrix is (0, 0), and only reshape makes it (0, width).
+        vectors[:n] = self._vectors[living_rows].reshape(n, width)
+        ids[:n], speakers[:n] = self._ids[living_rows], self._speakers[living_rows]
         self._vectors, self._ids, self._speakers = vectors, ids, speakers
         self._rows, self._n_rows = dict(zip(self._rows, range(n))), n
 
@@ -280,18 +276,18 @@ def _top(scores: np.ndarray, ids: np.ndarray, k: int) -> np.ndarray:
     """Positions of the k highest of the scores (n,), best first; among equals the lowest id."""
     candidates = np.arange(len(scores))
     if k < len(scores):
-        # Partitioning is linear in n, but which of several equal scores it puts before the cut is
-        # arbitrary. So only the k-th score comes from it: every score as good is sorted.
-        cut = np.partition(scores, -k)[-k]
-        candidates = np.flatnonzero(scores >= cut)
+        # Partitioning is linear in n, but it cuts a run of equal scores at an arbitrary place. So
+        # it only finds the k-th best score, and every candidate that is as good gets sorted.
+        kth_best = np.partition(scores, -k)[-k]
+        candidates = np.flatnonzero(scores >= kth_best)
     return candidates[np.lexsort((ids[candidates], -scores[candidates]))[:k]]
 
 
 # ---- Texts become vectors ------------------------------------------------------------------------
 
-CACHED_TEXTS = 10_000  # per embedder; of hashed words with 2,048 dimensions that is 80 MB
+CACHED_TEXTS = 10_000  # per embedder: 80 MB of vectors with 2,048 dimensions
 
-# Words that say how a sentence is built and not what it is about. "no" and "not" stay out of here.
+# Words that say how a sentence is built and not what it is about; "no" and "not" are none of them.
 STOP_WORDS = frozenset(
     "a about am an and are as at be been but by can could d did do does doing don for from had has "
     "have he her his how i if in into is it its ll m me my of on or our out re s she should so t "
@@ -309,8 +305,8 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
 def words_of(text: str) -> list[str]:
     """The content words of a text, in lower case and cut to their stems.
 
-    Capitalised words are kept whole, since they are mostly names: a stemmer would take Simone for
-    Simon. The same word at the start of a sentence pays for that, and rarely matters.
+    A capitalised word stays whole, because it is mostly a name: a stemmer would take Simone for
+    Simon. The first word of a sentence stays whole too ("Playing"), which rarely matters.
     """
     words = []
     for word in re.findall(r"[^\W_]+", text):  # letters and digits of any script
@@ -335,19 +331,20 @@ def _stem(word: str) -> str:
 
 
 def remembered(embed: Embedder) -> Embedder:
-    """The same embedder, with unit rows, that asks for each distinct text only once.
+    """The same embedder, with rows of length 1, that computes each distinct text only once.
 
-    The samples of a GRPO group ask the same questions of nearly the same bank.
+    Caching pays because the samples of a GRPO group embed the same questions and nearly the same
+    memories.
     """
     cache: dict[str, np.ndarray] = {}
 
     def look_up(texts: Sequence[str]) -> np.ndarray:
-        new = [text for text in dict.fromkeys(texts) if text not in cache]
-        if len(cache) + len(new) > CACHED_TEXTS:  # starting over is simpler than choosing
+        new_texts = [text for text in dict.fromkeys(texts) if text not in cache]
+        if len(cache) + len(new_texts) > CACHED_TEXTS:  # starting over is simpler than choosing
             cache.clear()
-            new = list(dict.fromkeys(texts))
-        if new:
-            cache.update(zip(new, unit_rows(embed(new))))
+            new_texts = list(dict.fromkeys(texts))
+        if new_texts:
+            cache.update(zip(new_texts, unit_rows(embed(new_texts))))
         return np.stack([cache[text] for text in texts])  # (n, d)
 
     return look_up
@@ -356,14 +353,16 @@ def remembered(embed: Embedder) -> Embedder:
 def hashed_words(corpus: Iterable[str] | None = None, dimensions: int = 2048) -> Embedder:
     """An embedder that counts words: two texts are similar if they share many, or rare, words.
 
-    Each stem adds its weight to one of `dimensions` columns, which a checksum chooses; so there is
-    no vocabulary to keep, and the vectors are the same in every process. Two words in one column
-    are a collision: at random one counts for and one against the other. The weight is
-    (1 + ln count) (1 + ln((1 + N) / (1 + df))), df of the corpus's N texts holding the word.
+    Each word adds a weight to one of `dimensions` columns. A checksum of the word chooses the
+    column and a sign. So no vocabulary is needed, and every process makes the same vectors. Two
+    words may share a column; with random signs the errors cancel out on average. The weight is
 
-    `corpus` should be the lines that the bank will hold, `[memory_line(turn) for turn in turns]`.
-    Without one all words weigh the same. Fitted on other conversations it is worse than none (0.45
-    against 0.52 at k=10 on LoCoMo): names unknown there pass for the rarest words of all.
+        (1 + ln count) (1 + ln((1 + N) / (1 + df)))
+
+    where df of the N texts in `corpus` hold the word. The corpus should be the lines that the bank
+    will hold, `[memory_line(turn) for turn in turns]`. Without a corpus no word is rarer than
+    another. A corpus of other conversations is worse than none (0.45 against 0.52 at k=10 on
+    LoCoMo), because names that it lacks pass for the rarest words of all.
     """
     if isinstance(corpus, str) or dimensions < 1:
         raise ValueError("corpus must be a list of texts, not one text, and dimensions 1 or more")
@@ -379,7 +378,7 @@ def hashed_words(corpus: Iterable[str] | None = None, dimensions: int = 2048) ->
                 rarity = 1 + math.log((1 + n_texts) / (1 + texts_with[word]))
                 # Python's own hash() of a string changes from process to process.
                 code = zlib.crc32(word.encode())
-                sign = 1 if code & 1 else -1  # so that collisions cancel out on average
+                sign = 1 if code & 1 else -1
                 vectors[row, (code >> 1) % dimensions] += sign * (1 + math.log(count)) * rarity
         return vectors
 

@@ -1,16 +1,16 @@
 """How an answer is scored: exact match, token F1 and BLEU-1. Pure functions of two strings.
 
-Exact match is also the reward of Memory-R1 (arXiv 2508.19828, Eq. 4). F1 and BLEU-1 are the two
-columns of its tables that count common words. The third column, an LLM judge, needs another model
-(comparisons/judge.py). The paper's scores come from Mem0's evaluation/metrics/utils.py (itself from
-A-Mem's utils.py). `exact_match`, `f1` and `bleu1` give that code's values, without NLTK.
+Exact match is also the reward of Memory-R1 (arXiv 2508.19828, Eq. 4). The columns of its tables are
+F1, BLEU-1 and an LLM judge, which needs another model (comparisons/judge.py). The paper's scores
+come from Mem0's evaluation/metrics/utils.py, a copy of A-Mem's utils.py. `exact_match`, `f1` and
+`bleu1` give the values of Mem0's code, without NLTK.
 
 Where this differs from the paper
 1. The paper does not say how it normalises before comparing for the reward. We use SQuAD's way
    (`squad_exact_match`). Mem0's own, stricter comparison is `exact_match`.
-2. NLTK first cuts a text into sentences with a trained model ("punkt"). We cut after every run of
-   . ! or ? that white space follows. Of 1,100 answers that the authors scored, 1,095 got the same
-   BLEU-1 to the last bit. The others hold abbreviations or numbered lists ("Dr. Wu", "1. Tea").
+2. NLTK first cuts a text into sentences with a trained model ("punkt"). We cut where white space
+   follows one of . ! or ?. Of 1,100 answers that the authors scored, 1,095 get the same BLEU-1 to
+   the last bit. The other five hold abbreviations or numbered lists ("Dr. Wu", "1. Tea").
 3. For an empty pair Mem0's code returns 0, but `exact_match` finds two empty strings equal.
 4. Scores are means in 0..1; the paper prints them times 100.
 
@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-# ---- exact match ---------------------------------------------------------------------------------
+# ---- Exact match ---------------------------------------------------------------------------------
 
 
 def exact_match(prediction: Any, answer: Any) -> int:
@@ -39,7 +39,7 @@ def exact_match(prediction: Any, answer: Any) -> int:
 def _squad_normalise(text: str) -> str:
     """Lower case, no ASCII punctuation, no articles, single spaces: SQuAD's evaluation script."""
     text = text.lower().translate(str.maketrans("", "", string.punctuation))
-    # The articles go only after the punctuation, as in SQuAD: "the." must be seen as "the".
+    # Articles are removed after the punctuation, as in SQuAD, so that "the." goes too.
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
@@ -48,11 +48,11 @@ def squad_exact_match(prediction: Any, answer: Any) -> int:
 
     The paper leaves the normalisation open. Strict equality would punish "The beach." for the
     answer "beach", though a period or an article says nothing about memory. Each such miss would
-    waste a rollout, because the reward is sparse. Search-R1 and MEM1 reward in the same way. Two
-    blind spots are known: "3.5" equals "35", and "-5" equals "5".
+    waste a rollout, because few rollouts earn the reward. Search-R1 and MEM1 reward in the same
+    way. Two blind spots are known: "3.5" equals "35", and "-5" equals "5".
 
-    An answer of nothing but articles and punctuation normalises to nothing. It is compared
-    strictly, because otherwise an empty prediction would earn the reward.
+    Of an answer like "The..." nothing remains. It is compared strictly, because otherwise an empty
+    prediction would earn the reward.
 
     Source: the SQuAD 1.1 evaluation script (Rajpurkar et al. 2016, arXiv 1606.05250).
     """
@@ -67,7 +67,7 @@ def squad_exact_match(prediction: Any, answer: Any) -> int:
 
 def _word_set(text: str) -> set[str]:
     """The different words of a text, in lower case."""
-    # Only these four marks go. "Rex;" and "(Rex)" stay different words from "Rex", as in Mem0.
+    # Only these four marks, as in Mem0: "Rex;" and "(Rex)" stay different words from "Rex".
     return set(re.sub(r"[.,!?]", " ", text.lower()).split())
 
 
@@ -82,7 +82,7 @@ def f1(prediction: Any, answer: Any) -> float:
     """
     predicted, wanted = _word_set(str(prediction)), _word_set(str(answer))
     common = len(predicted & wanted)
-    if common == 0:  # so also if one of the two is empty
+    if common == 0:  # also for an empty text, which would divide by 0
         return 0.0
     precision, recall = common / len(predicted), common / len(wanted)
     return 2 * precision * recall / (precision + recall)
@@ -91,9 +91,9 @@ def f1(prediction: Any, answer: Any) -> float:
 # ---- BLEU-1 --------------------------------------------------------------------------------------
 
 # The Penn Treebank rules as the word tokeniser of NLTK 3.9.1 applies them (nltk/tokenize/
-# destructive.py, Apache 2.0), in this order. They put spaces around what is a token of its own;
-# splitting at white space then ends the work. Later versions also cut at long dashes (3.9.4) and
-# after the opening quote of a 'word' (3.10); the authors' stored scores follow the old rules.
+# destructive.py, Apache 2.0), in this order. They put spaces around each token, and the text is
+# then split at white space. Later versions also cut at long dashes (3.9.4) and after the opening
+# quote of a 'word' (3.10). The authors' stored scores follow the old rules.
 _TOKEN_RULES = [(re.compile(pattern), replacement) for pattern, replacement in [
     # Opening quotes. A double quote opens at the start and after a space or bracket.
     (r"([«“‘„]|`+)", r" \1 "),
@@ -113,7 +113,7 @@ _TOKEN_RULES = [(re.compile(pattern), replacement) for pattern, replacement in [
     (r"[*]", r" \g<0> "),
     (r"[\]\[(){}<>]", r" \g<0> "),
     (r"--", " -- "),
-    # A space at both ends, which the rules below count on; then closing quotes, and 's, 'll, n't.
+    # A space at both ends, because the rules below need one; then closing quotes, and 's, 'll, n't.
     (r"^|\Z", " "),
     (r"([»”’])", r" \1 "),
     (r"''|\"", " '' "),
@@ -130,7 +130,7 @@ _TOKEN_RULES = [(re.compile(pattern), replacement) for pattern, replacement in [
 
 
 def word_tokens(text: str) -> list[str]:
-    """The tokens that NLTK's word_tokenize gives for `text`, but for rare sentence boundaries."""
+    """The tokens of NLTK's word_tokenize, but for rare sentence boundaries (difference 2 above)."""
     tokens: list[str] = []
     # Sentence by sentence, because the rule for the last period looks at the end of the string.
     for sentence in re.split(r"(?<=[.!?])\s+", text):
@@ -143,9 +143,9 @@ def word_tokens(text: str) -> list[str]:
 def bleu1(prediction: Any, answer: Any) -> float:
     """Clipped unigram precision times the brevity penalty; 0 if no token is shared.
 
-    Equals NLTK's sentence_bleu with weights (1, 0, 0, 0) and smoothing method 1. That smoothing
-    adds 0.1 to empty counts, but NLTK returns 0 before it when no unigram matches, so at order one
-    it never acts. Source: Papineni et al. 2002 (ACL), sections 2.1 and 2.2.2.
+    Equals NLTK's sentence_bleu with weights (1, 0, 0, 0) and smoothing method 1. The smoothing adds
+    0.1 to empty counts. It never acts on unigrams, because NLTK returns 0 first when none matches.
+    Source: Papineni et al. 2002 (ACL), sections 2.1 and 2.2.2.
     """
     predicted = Counter(word_tokens(str(prediction).strip().lower()))
     wanted = Counter(word_tokens(str(answer).strip().lower()))
@@ -154,18 +154,18 @@ def bleu1(prediction: Any, answer: Any) -> float:
         return 0.0
     length, wanted_length = predicted.total(), wanted.total()
     brevity = 1.0 if length > wanted_length else math.exp(1 - wanted_length / length)
-    # exp(log(p)) is p but for the last bit; NLTK computes it so, and equal bits are easy to test.
+    # NLTK computes exp(log(p)), which can differ from p in the last bit; equal bits are testable.
     return brevity * math.exp(math.log(common / length))
 
 
-# ---- several objectives at once (MEM1, arXiv 2506.15841) -----------------------------------------
+# ---- Several objectives at once (MEM1, arXiv 2506.15841) -----------------------------------------
 
 
 def split_answers(text: str) -> list[str]:
-    """The answers in a response to several questions: what stands between semicolons.
+    """The answers in a response to several questions: the parts between semicolons.
 
-    Numbers before several answers go if they count 1, 2, 3, ... Any other number stays, and so does
-    the number of a single answer, because it may be a part of it: "1 May 2023".
+    If the parts begin with 1, 2, 3, ..., these numbers are removed. Any other number stays. A
+    single answer keeps its number too, because it may belong to the answer: "1 May 2023".
 
     >>> split_answers(" Oslo; Rex and Milo ;")
     ['Oslo', 'Rex and Milo']
@@ -173,7 +173,7 @@ def split_answers(text: str) -> list[str]:
     ['Oslo', 'Rex and Milo']
     """
     parts = [part.strip() for part in text.split(";")]
-    while parts and not parts[-1]:  # a trailing semicolon announces nothing
+    while parts and not parts[-1]:  # nothing follows a trailing semicolon
         parts.pop()
     numbers = [re.match(rf"{place}[.)]?\s+(?=\S)", part) for place, part in enumerate(parts, 1)]
     if len(parts) > 1 and all(numbers):
@@ -182,12 +182,12 @@ def split_answers(text: str) -> list[str]:
 
 
 def objectives_right(prediction: str, answers: Sequence[str]) -> list[int]:
-    """For each question 1 if the answer at its position is right: summed, MEM1's reward.
+    """For each question 1 if the answer at its position is right, else 0. MEM1's reward is the sum.
 
     A missing answer is wrong; surplus answers cost nothing, as in the paper's code.
     """
-    given = split_answers(prediction)
-    return [squad_exact_match(given[i], answer) if i < len(given) else 0
+    parts = split_answers(prediction)
+    return [squad_exact_match(parts[i], answer) if i < len(parts) else 0
             for i, answer in enumerate(answers)]
 
 
@@ -195,23 +195,23 @@ def objectives_scores(prediction: str, answers: Sequence[str]) -> dict[str, floa
     """MEM1's evaluation: exact match and F1, each summed over the questions (0 .. their number).
 
     Unlike the reward, both are 0 unless there are exactly as many answers as questions. The paper's
-    code also reports a substring match and a judge. Both are left out: the first looks at one
-    alias only, and the second always says 1.
+    code also reports a substring match and a judge. They are left out, because its substring match
+    looks at one alias only and its judge always says 1.
     """
-    given = split_answers(prediction)
-    if len(given) != len(answers):
+    parts = split_answers(prediction)
+    if len(parts) != len(answers):
         return {"exact_match": 0.0, "f1": 0.0}
     return {"exact_match": float(sum(objectives_right(prediction, answers))),
-            "f1": sum(f1(one, answer) for one, answer in zip(given, answers))}
+            "f1": sum(f1(part, answer) for part, answer in zip(parts, answers))}
 
 
 def context_sizes(prompt_lengths: Sequence[int], response_lengths: Sequence[int]) -> dict[str, int]:
     """What a trajectory of several calls of the model had in context, in tokens.
 
     - "peak_tokens_with_prompt" is the longest prompt with its response.
-    - "peak_tokens", the paper's figure, is that less the task: the length of the first prompt.
-    - "dependency" is the sum over all calls of (prompt + response / 2) * response: the pairs of a
-      generated token with a token that it was generated from.
+    - "peak_tokens", the paper's figure, is the same without the first prompt, which is the task.
+    - "dependency" counts the pairs of a written token and a token that it depends on. A call adds
+      (prompt + response / 2) * response.
 
     The paper's code counts the thought twice, and ignores all turns from the tenth on. This
     function does neither.
@@ -224,10 +224,10 @@ def context_sizes(prompt_lengths: Sequence[int], response_lengths: Sequence[int]
             "dependency": sum(pairs)}
 
 
-# ---- many questions ------------------------------------------------------------------------------
+# ---- Many questions ------------------------------------------------------------------------------
 
 _SCORES: dict[str, Callable[[Any, Any], float]] = {
-    # The reward, so that a table and a training curve speak of the same number.
+    # As in the reward, because a table and a training curve should show the same number.
     "exact_match": squad_exact_match,
     "strict_exact_match": exact_match,
     "f1": f1,
@@ -237,7 +237,7 @@ _SCORES: dict[str, Callable[[Any, Any], float]] = {
 
 def _means(rows: Sequence[dict[str, float]]) -> dict[str, Any]:
     """The mean of each score, and how many there were."""
-    # No question at all scores 0 instead of dividing by 0; the count tells it from a bad score.
+    # Without a question the means are 0; only the count tells such a 0 from a bad score.
     means = {name: sum(row[name] for row in rows) / max(len(rows), 1) for name in _SCORES}
     return {**means, "count": len(rows)}
 
@@ -247,9 +247,9 @@ def summarise(predictions: Sequence[Any], answers: Sequence[Any],
     """Mean scores in 0..1 over all questions, and by category.
 
     Returns {"exact_match", "strict_exact_match", "f1", "bleu1", "count", "by_category"}. The last
-    maps each category, named as in `categories`, to the same five numbers. "exact_match" is
-    `squad_exact_match`, the reward; "strict_exact_match" is `exact_match`, Mem0's. As in the paper
-    the means are over questions, so large categories weigh more. No questions give zeros.
+    maps each category to the same five numbers. "exact_match" is `squad_exact_match`, the reward;
+    "strict_exact_match" is Mem0's `exact_match`. As in the paper the means are over questions, so
+    large categories weigh more. Without a question all scores are 0.
 
     Raises ValueError if the three differ in length.
     """

@@ -1,9 +1,10 @@
 """The synthetic world: dialogues small enough for a million-parameter model, shaped like LoCoMo.
 
-Two people talk over ten dated sessions, about themselves and about two acquaintances each. Small
-talk aside, a turn *adds* to what is known (a second dog joins the first), *replaces* it (a new
-home), *ends* it (Anna no longer likes sushi) or tells an *event* (Anna graduated that day). At the
-end stand nineteen questions of LoCoMo's four categories, each with the turns that prove its answer:
+Two people talk over ten dated sessions, about themselves and about two acquaintances each. Some
+turns are small talk. Any other turn *adds* to what is known (a second dog joins the first),
+*replaces* it (a new home), *ends* it (Anna no longer likes sushi) or tells an *event* (Anna
+graduated that day). Nineteen questions follow, each with the turns that prove its answer. They are
+of LoCoMo's four categories:
 
     1 multi-hop    lists gathered over turns ("What dogs does Anna have?"), and two steps
                    ("Where does Anna's cousin live?")
@@ -12,16 +13,16 @@ end stand nineteen questions of LoCoMo's four categories, each with the turns th
     4 single-hop   one turn decides, though an older one may contradict it
 
 The world is hard in the way LoCoMo is. Names come in look-alike pairs (Anna and Hanna in one
-dialogue), several people share every relation, and old values stay in the history. A dialogue fills
-the 2 x 30 memories that an answer agent reads.
+dialogue), several people share every relation, and old values stay in the history. A dialogue has
+60 turns, as many as the 2 x 30 memories that an answer agent reads.
 
-Training and held-out dialogues use the same words, but no pair of a person and a value (Anna and
-Oslo) ever stands on both sides. So a model that has learned pairs by heart, instead of reading its
-memories, scores nothing when held out. Two kinds of world ask for more: training dialogues of
-`world-part` lack some names and relations, held-out ones of `world-long` are twice as long.
+Training and held-out dialogues use the same words, but a pair of a person and a value (Anna and
+Oslo) stands on one side only. So a model that has learned pairs by heart, instead of reading its
+memories, scores nothing on held-out dialogues. Two kinds of world are harder: training dialogues of
+`world-part` lack some names and relations, and test dialogues of `world-long` are twice as long.
 
-Unlike LoCoMo, the world knows what each turn means (`Turn.fact`), so `advance` can compute the
-right memory after any turn. Heuristics, cloning and tests are measured by this oracle.
+Unlike LoCoMo, the world knows what each turn means (`Turn.fact`). So `advance` can compute the
+right memory after any turn: it is the oracle that rules, imitation and tests are measured by.
 """
 
 from __future__ import annotations
@@ -37,67 +38,53 @@ from datetime import date, timedelta
 
 from data import Dialogue, Fact, Question, Turn
 
-# Look-alike pairs: a dialogue's six people are three of these pairs.
-NAME_PAIRS = [
-    ("Anna", "Hanna"), ("Maria", "Marie"), ("Eric", "Erica"), ("Carl", "Carla"),
-    ("Daniel", "Daniela"), ("Paul", "Paula"), ("Julia", "Julian"), ("Martin", "Martina"),
-    ("Robert", "Roberta"), ("Simon", "Simone"), ("Victor", "Victoria"), ("Alex", "Alexa"),
-    ("Andrew", "Andrea"), ("Louis", "Louise"), ("Philip", "Philippa"), ("Emma", "Emily"),
-    ("Sara", "Sarah"), ("John", "Joan"), ("Ellen", "Helen"), ("Clara", "Claire"),
-]
-NAMES = [name for pair in NAME_PAIRS for name in pair]
+# ---- What may be said ----------------------------------------------------------------------------
+
+NAMES = (  # in look-alike pairs
+    "Anna Hanna Maria Marie Eric Erica Carl Carla Daniel Daniela Paul Paula Julia Julian "
+    "Martin Martina Robert Roberta Simon Simone Victor Victoria Alex Alexa Andrew Andrea "
+    "Louis Louise Philip Philippa Emma Emily Sara Sarah John Joan Ellen Helen Clara Claire").split()
+NAME_PAIRS = list(zip(NAMES[::2], NAMES[1::2]))  # a dialogue's six people are three of the pairs
 PETS = (
     "Buddy Scout Milo Simba Rex Bella Luna Coco Rocky Daisy Toby Max Ziggy Pepper Oreo Ginger "
-    "Shadow Rusty Biscuit Nala Felix Tiger Mocha Bruno Olive Pickle Muffin Cookie Snowy "
-    "Bandit Hazel Jasper"
-).split()
+    "Shadow Rusty Biscuit Nala Felix Tiger Mocha Bruno Olive Pickle Muffin Cookie Snowy Bandit "
+    "Hazel Jasper").split()
 COUNTRIES = {
     "Germany": "Berlin Munich Hamburg", "France": "Paris Lyon Bordeaux",
     "Spain": "Madrid Seville Valencia", "Italy": "Rome Milan Naples",
     "Japan": "Tokyo Osaka Kyoto", "Canada": "Toronto Montreal Calgary",
     "Brazil": "Recife Salvador Brasilia", "India": "Mumbai Delhi Chennai",
     "Australia": "Sydney Perth Brisbane", "Norway": "Oslo Bergen Trondheim",
-    "Egypt": "Cairo Luxor Alexandria", "Mexico": "Puebla Tijuana Merida",
-}
+    "Egypt": "Cairo Luxor Alexandria", "Mexico": "Puebla Tijuana Merida"}
 COUNTRY_OF = {city: country for country, cities in COUNTRIES.items() for city in cities.split()}
 WORKPLACES = {
     "hospital": "nurse surgeon", "school": "teacher janitor", "restaurant": "chef waiter",
     "airport": "pilot steward", "farm": "farmer shepherd", "court": "judge lawyer",
     "bank": "banker cashier", "studio": "painter sculptor", "theater": "dancer singer",
-    "harbor": "sailor captain",
-}
+    "harbor": "sailor captain"}
 WORKPLACE_OF = {job: place for place, jobs in WORKPLACES.items() for job in jobs.split()}
-CARS = (
-    "Honda Toyota Volvo Tesla Ford Fiat Mazda Skoda Subaru Nissan Jeep Porsche Renault Kia "
-    "Audi Lexus"
-).split()
+CARS = ("Honda Toyota Volvo Tesla Ford Fiat Mazda Skoda Subaru Nissan Jeep Porsche Renault Kia "
+        "Audi Lexus").split()
 FOODS = (
-    "sushi pizza ramen tacos curry pasta salad soup paella lasagna falafel hummus burgers "
-    "waffles pancakes dumplings kebabs risotto gnocchi noodles chili oysters lobster "
-    "mushrooms"
-).split()
-GAMES = (
-    "tennis chess piano guitar violin drums football golf hockey cello flute poker badminton "
-    "cricket rugby trumpet"
-).split()
+    "sushi pizza ramen tacos curry pasta salad soup paella lasagna falafel hummus burgers waffles "
+    "pancakes dumplings kebabs risotto gnocchi noodles chili oysters lobster mushrooms").split()
+GAMES = ("tennis chess piano guitar violin drums football golf hockey cello flute poker badminton "
+         "cricket rugby trumpet").split()
 EVENTS = {  # what a memory says -> what a question asks
     "graduated": "graduate", "retired": "retire", "married": "marry", "resigned": "resign",
     "divorced": "divorce", "volunteered": "volunteer", "performed": "perform", "camped": "camp",
     "competed": "compete", "surfed": "surf", "skied": "ski", "fasted": "fast", "voted": "vote",
-    "donated": "donate",
-}
+    "donated": "donate"}
 LINKS = "friend boss neighbor cousin roommate coach".split()
-SMALL_TALK = [  # what is said, and how a memory that should not have been kept would put it
+SMALL_TALK = [  # what is said, and the memory of it that nobody needs
     ("What a sunny day!", "{} had a sunny day"), ("It rained all week.", "{} saw a week of rain"),
     ("I slept so badly.", "{} slept badly"), ("Traffic was awful.", "{} was stuck in traffic"),
     ("I need a coffee.", "{} needs a coffee"), ("My phone is slow.", "{} has a slow phone"),
     ("That film was fun.", "{} saw a fun film"), ("I missed the bus.", "{} missed the bus"),
     ("Monday again, sigh.", "{} is tired of Monday"), ("I cleaned all day.", "{} cleaned all day"),
-    ("The news is grim.", "{} read the news"), ("Happy to see you!", "{} said hello"),
-]
-MONTHS = (
-    "January February March April May June July August September October November December"
-).split()
+    ("The news is grim.", "{} read the news"), ("Happy to see you!", "{} said hello")]
+MONTHS = ("January February March April May June July August September October November "
+          "December").split()
 
 
 @dataclass(frozen=True)
@@ -108,11 +95,11 @@ class Relation:
     "live"), because a memory bank that compares words must find the old entry for the new fact.
     """
 
-    kind: str  # "single": a new value replaces; "list": it joins; "link": names somebody
+    kind: str  # "single": a new value replaces the old; "list": it joins; "link": it is a person
     values: tuple[str, ...]
     memory: str  # how a memory holds one value
-    said: tuple[str, ...]  # by the person, in the first person
-    said_of: tuple[str, ...]  # by somebody else
+    said: tuple[str, ...]  # how the subject says it, in the first person
+    said_of: tuple[str, ...]  # how somebody else says it
     question: str
     both: str = ""  # how a memory holds two values, joined with "and"; only for lists
     ended: str = ""  # what follows "I" or the name when a value ends; "" if values never end
@@ -151,29 +138,27 @@ RELATIONS = {
     **{link: Relation(
         "link", tuple(NAMES), f"{{s}} has a {link} named {{v}}",
         (f"I have a {link} named {{v}}.", f"My {link} is named {{v}}."), (),
-        f"Who is {{s}}'s {link}?") for link in LINKS},
-}
+        f"Who is {{s}}'s {link}?") for link in LINKS}}
 TELLABLE = [name for name, relation in RELATIONS.items() if relation.kind != "link"]
 # What follows from a memory that does not say it: relation -> (question, value -> answer).
 INFERENCES = {
     "lives": ("In which country does {s} live?", COUNTRY_OF),
-    "works": ("In what place does {s} work?", WORKPLACE_OF),
-}
+    "works": ("In what place does {s} work?", WORKPLACE_OF)}
 
 
 @dataclass(frozen=True)
 class Kind:
     """What the dialogues of a world are like."""
 
-    n_pairs: int = len(NAME_PAIRS)  # people are drawn from this many pairs, the first ones
+    n_pairs: int = len(NAME_PAIRS)  # people are drawn from the first so many pairs
     relations: tuple[str, ...] = tuple(TELLABLE)
-    of_speaker: int = 5  # relations that turns tell of a speaker
-    of_others: int = 3  # relations that turns tell of each acquaintance
+    of_speaker: int = 5  # how many relations the turns tell of a speaker
+    of_others: int = 3  # how many they tell of each acquaintance
     sessions: int = 10  # of TURNS_PER_SESSION turns
 
 
 TURNS_PER_SESSION = 6
-# Relations that training dialogues of `world-part` leave out, with the words that ask for them.
+# What training on `world-part` leaves out: relation -> the word that a question about it holds.
 NEVER_TOLD = {"cats": "cats", "plays": "play"}
 KINDS = {
     "world": Kind(),
@@ -184,17 +169,7 @@ QUESTIONS_PER_DIALOGUE = {1: 7, 2: 3, 3: 2, 4: 7}  # by category
 Key = tuple[str, str]  # (subject, relation), or (subject, what happened) for an event
 State = dict[Key, list[str]]  # the values that hold now
 
-
-def held_out_values(subject: str, values: Iterable[str]) -> set[str]:
-    """The third of the values that only held-out dialogues may pair with this person."""
-    ranked = sorted(values, key=lambda value: _lot(subject, value))
-    return set(ranked[: len(ranked) // 3])
-
-
-@functools.cache  # there are a million calls, for some thousand pairs
-def _lot(subject: str, value: str) -> bytes:
-    """What this pair drew: the same on every machine, because it depends on the pair alone."""
-    return hashlib.sha256(f"{subject}|{value}".encode()).digest()
+# ---- The oracle ----------------------------------------------------------------------------------
 
 
 def sentence(subject: str, relation: str, values: list[str]) -> str:
@@ -206,16 +181,14 @@ def sentence(subject: str, relation: str, values: list[str]) -> str:
 
 
 def advance(state: State, turn: Turn) -> tuple[str | None, str | None]:
-    """Let one turn change what holds (in place); return the memory before it and after it.
+    """Let one turn change `state` in place; returns the memory it is about, before and after it.
 
-    What the right manager would do follows from the two:
+    The right operation of a manager follows from the two:
 
-        (None, new)   ADD
+        (None, new)   ADD; always for an event, because no other turn is about the same event
         (old, new)    UPDATE, or NOOP if they are equal
         (old, None)   DELETE
         (None, None)  NOOP, for small talk
-
-    An event always adds: nothing else is about that event.
     """
     fact = turn.fact
     if fact is None:
@@ -236,14 +209,14 @@ def advance(state: State, turn: Turn) -> tuple[str | None, str | None]:
 
 
 def memory_key(fact: Fact) -> Key:
-    """What a memory is about; facts with the same key belong into one entry."""
+    """What a memory is about: facts with the same key belong into one memory."""
     return fact.subject, fact.value if fact.relation == "event" else fact.relation
 
 
 def oracle_memories(turns: Iterable[Turn]) -> dict[Key, tuple[str, str, str]]:
-    """The right memory after these turns: key -> `(text, speaker, timestamp)`, oldest entry first.
+    """The right memories after these turns: key -> `(text, speaker, timestamp)`, oldest first.
 
-    An updated entry keeps its place and takes the date of the update, as in a `MemoryBank`.
+    A memory that is updated keeps its place and takes the update's date, as in a `MemoryBank`.
     """
     state: State = {}
     entries: dict[Key, tuple[str, str, str]] = {}
@@ -257,7 +230,7 @@ def oracle_memories(turns: Iterable[Turn]) -> dict[Key, tuple[str, str, str]]:
 
 
 def second_pet(before: Iterable[Turn], turn: Turn) -> str:
-    """For a turn about one more dog or cat: the memory that ought to hold all of them. Else ""."""
+    """The memory that should hold both pets after a turn about a second dog or cat; else ""."""
     state: State = {}
     for earlier in before:
         advance(state, earlier)
@@ -265,95 +238,7 @@ def second_pet(before: Iterable[Turn], turn: Turn) -> str:
     return new if old and new and turn.fact.relation in ("dogs", "cats") else ""
 
 
-def _changes(relation: str, values: list[str], rng: random.Random) -> list[tuple[str, str]]:
-    """What happens to one relation over the months: (value, change) in order.
-
-    The weights make changes common, because what never changes needs no memory manager.
-    """
-    first, second, third = rng.sample(values, 3)
-    if RELATIONS[relation].kind == "single":
-        length = rng.choices([1, 2, 3], [0.25, 0.5, 0.25])[0]
-        moves = [(second, "replace"), (third, "replace")]
-        return [(first, "add"), *moves[: length - 1]]
-    joined = [(first, "add"), (second, "add")]
-    if not RELATIONS[relation].ended:
-        return joined[: rng.choices([1, 2], [0.25, 0.75])[0]]
-    given_up = (rng.choice([first, second]), "end")
-    stories = [joined[:1], joined, [*joined, given_up], [joined[0], (first, "end")]]
-    return rng.choices(stories, [0.1, 0.25, 0.45, 0.2])[0]
-
-
-def story(subject: str, relations: Sequence[str], n_events: int, held_out: bool,
-          rng: random.Random) -> list[list[Fact]]:
-    """Threads of facts about one person, one for each relation and each event.
-
-    The order inside a thread matters: a dog cannot be given up before it came. Between threads any
-    order will do.
-    """
-
-    def allowed(values: Iterable[str]) -> list[str]:
-        values = list(values)
-        reserved = held_out_values(subject, values)
-        return [value for value in values if (value in reserved) == held_out]
-
-    threads = [
-        [Fact(subject, relation, value, change)
-         for value, change in _changes(relation, allowed(RELATIONS[relation].values), rng)]
-        for relation in relations
-    ]
-    events = rng.sample(allowed(EVENTS), n_events)
-    return threads + [[Fact(subject, "event", event, "event")] for event in events]
-
-
-def _people(held_out: bool, n_pairs: int,
-            rng: random.Random) -> tuple[list[str], list[list[str]]]:
-    """Two speakers and two acquaintances of each: six names, three look-alike pairs."""
-    while True:  # until the friendships, too, are of the right side
-        names = [name for pair in rng.sample(NAME_PAIRS[:n_pairs], 3) for name in pair]
-        rng.shuffle(names)
-        speakers, others = names[:2], [names[2:4], names[4:]]
-        links = [(s, other) for s, of_speaker in zip(speakers, others) for other in of_speaker]
-        if all((other in held_out_values(s, NAMES)) == held_out for s, other in links):
-            return speakers, others
-
-
-def interleave(threads: list[list[Fact]], rng: random.Random) -> list[Fact]:
-    """A random order of all facts that keeps the order inside every thread."""
-    order = [index for index, thread in enumerate(threads) for _ in thread]
-    rng.shuffle(order)
-    remaining = [iter(thread) for thread in threads]
-    return [next(remaining[index]) for index in order]
-
-
-def say(fact: Fact | None, speaker: str, rng: random.Random) -> tuple[str, str]:
-    """What is said, and the memory of it that a manager would store who stores everything."""
-    if fact is None:
-        text, memory = rng.choice(SMALL_TALK)
-        return text, memory.format(speaker)
-    of_oneself = fact.subject == speaker
-    who = "I" if of_oneself else fact.subject
-    if fact.relation == "event":
-        return f"{who} {fact.value} today.", f"{fact.subject} {fact.value}"
-    relation = RELATIONS[fact.relation]
-    if fact.change == "end":
-        said = relation.ended.format("" if of_oneself else "s", v=fact.value)
-        return f"{who} {said}.", f"{fact.subject} {relation.ended.format('s', v=fact.value)}"
-    form = rng.choice(relation.said if of_oneself else relation.said_of)
-    return (form.format(s=fact.subject, v=fact.value),
-            sentence(fact.subject, fact.relation, [fact.value]))
-
-
-def dates(rng: random.Random, n_sessions: int = 10) -> list[str]:
-    """The days of the sessions, ascending: "8 May 2023". Ten are one to five weeks apart.
-
-    More sessions fill the same months, because later years would be one more thing that is new.
-    """
-    day = date(2022, 1, 1) + timedelta(days=rng.randrange(600))
-    days = []
-    for _ in range(n_sessions):
-        days.append(f"{day.day} {MONTHS[day.month - 1]} {day.year}")
-        day += timedelta(days=rng.randrange(7, 36) * 10 // n_sessions)
-    return days
+# ---- Questions -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -362,15 +247,15 @@ class Probe:
 
     kind: str  # "list", "shortened", "two steps", "event", "inference", "changed", "told once"
     question: Question
-    about: Key  # the key that the last step asks for, though nothing may hold for it
+    about: Key  # what the last step asks for, though perhaps no value holds for it
     needs: tuple[Key, ...]  # keys of `oracle_memories`, in the order of the steps
 
 
 def probes(turns: Iterable[Turn]) -> list[Probe]:
-    """Every question that these turns can answer: the events first, then all that may change."""
+    """Every question that these turns can answer: the events first, then what may change."""
     state: State = {}
     order: dict[str, int] = {}  # turn id -> its place
-    proofs: dict[Key, list[Turn]] = {}  # the turns that decide what holds in the end
+    proofs: dict[Key, list[Turn]] = {}  # the turns that decide which values hold in the end
     links: dict[str, tuple[str, Turn]] = {}  # acquaintance -> ("Anna's cousin", the turn saying so)
     events: list[Probe] = []
     for place, turn in enumerate(turns):
@@ -387,8 +272,8 @@ def probes(turns: Iterable[Turn]) -> list[Probe]:
         elif fact.change == "replace":
             proofs[key] = [turn]
         else:
-            # A value that ended takes its own proof with it; the turn that ended it stays, because
-            # without that turn the value would still hold.
+            # The turn that ends a value takes the place of the turn that added it, because without
+            # the ending the value would still hold.
             others = [t for t in proofs.get(key, []) if t.fact.value != fact.value]
             proofs[key] = [*others, turn]
         if fact.relation in LINKS:
@@ -399,7 +284,7 @@ def probes(turns: Iterable[Turn]) -> list[Probe]:
 
 def _probes_about(key: Key, values: list[str], proof: list[Turn], link: tuple[str, Turn] | None,
                   order: dict[str, int]) -> list[Probe]:
-    """The questions about one key: for it, for what follows from it, and by way of a friend.
+    """The questions about one key: plain, about what follows from it, and in two steps.
 
     `link` says whose acquaintance the subject is, if anybody's: ("Anna's cousin", the turn).
     """
@@ -407,25 +292,94 @@ def _probes_about(key: Key, values: list[str], proof: list[Turn], link: tuple[st
     form, last_change = RELATIONS[relation].question, proof[-1].fact.change
     answer = " and ".join(values) if values else "nothing"
     needs = (key,) if values else ()
-    ids = tuple(turn.turn_id for turn in proof)
-    if len(ids) > 1:
+    evidence = tuple(turn.turn_id for turn in proof)
+    if len(evidence) > 1:
         category, kind = 1, "shortened" if last_change == "end" else "list"
     else:
         category, kind = 4, "told once" if last_change == "add" else "changed"
-    found = [Probe(kind, Question(form.format(s=subject), answer, category, ids), key, needs)]
+    plain = Question(form.format(s=subject), answer, category, evidence)
+    key_probes = [Probe(kind, plain, key, needs)]
     if relation in INFERENCES:
         inference, answer_of = INFERENCES[relation]
-        question = Question(inference.format(s=subject), answer_of[values[0]], 3, ids)
-        found.append(Probe("inference", question, key, needs))
+        question = Question(inference.format(s=subject), answer_of[values[0]], 3, evidence)
+        key_probes.append(Probe("inference", question, key, needs))
     if link is not None and relation not in LINKS:
         name, link_turn = link
-        both = tuple(sorted({link_turn.turn_id, *ids}, key=order.get))
-        question = Question(form.format(s=name), answer, 1, both)
-        found.append(Probe("two steps", question, key, (memory_key(link_turn.fact), *needs)))
-    return found
+        both_steps = tuple(sorted({link_turn.turn_id, *evidence}, key=order.get))
+        question = Question(form.format(s=name), answer, 1, both_steps)
+        key_probes.append(Probe("two steps", question, key, (memory_key(link_turn.fact), *needs)))
+    return key_probes
 
 
-# ---- Dialogues -----------------------------------------------------------------------------------
+# ---- Dialogues: who, what, in which order, in which words ----------------------------------------
+
+
+def held_out_values(subject: str, values: Iterable[str]) -> set[str]:
+    """The third of the values that only held-out dialogues may pair with this person."""
+    ranked = sorted(values, key=lambda value: _rank(subject, value))
+    return set(ranked[: len(ranked) // 3])
+
+
+@functools.cache  # there are a million calls, for some thousand pairs
+def _rank(subject: str, value: str) -> bytes:
+    """A pair's place among others: random, but the same on every machine and in every run."""
+    return hashlib.sha256(f"{subject}|{value}".encode()).digest()
+
+
+def _people(held_out: bool, n_pairs: int, rng: random.Random) -> tuple[list[str], list[list[str]]]:
+    """Two speakers and two acquaintances of each: six names, three look-alike pairs."""
+    while True:  # until each pair of a speaker and an acquaintance is on the right side, too
+        names = [name for pair in rng.sample(NAME_PAIRS[:n_pairs], 3) for name in pair]
+        rng.shuffle(names)
+        speakers, others = names[:2], [names[2:4], names[4:]]
+        links = [(s, other) for s, of_speaker in zip(speakers, others) for other in of_speaker]
+        if all((other in held_out_values(s, NAMES)) == held_out for s, other in links):
+            return speakers, others
+
+
+def _changes(relation: str, values: list[str], rng: random.Random) -> list[tuple[str, str]]:
+    """What happens to one relation over the months: (value, change) in order.
+
+    The weights make changes common, because what never changes needs no memory manager.
+    """
+    first, second, third = rng.sample(values, 3)
+    if RELATIONS[relation].kind == "single":
+        moves = [(first, "add"), (second, "replace"), (third, "replace")]
+        return moves[: rng.choices([1, 2, 3], [0.25, 0.5, 0.25])[0]]
+    two_values = [(first, "add"), (second, "add")]
+    if not RELATIONS[relation].ended:
+        return two_values[: rng.choices([1, 2], [0.25, 0.75])[0]]
+    ending = rng.choice([first, second]), "end"
+    stories = [two_values[:1], two_values, [*two_values, ending], [two_values[0], (first, "end")]]
+    return rng.choices(stories, [0.1, 0.25, 0.45, 0.2])[0]
+
+
+def story(subject: str, relations: Sequence[str], n_events: int, held_out: bool,
+          rng: random.Random) -> list[list[Fact]]:
+    """Threads of facts about one person, one for each relation and each event.
+
+    The order inside a thread matters: a dog cannot be given up before it came. Between threads any
+    order will do.
+    """
+
+    def allowed(values: Iterable[str]) -> list[str]:
+        values = list(values)
+        reserved = held_out_values(subject, values)
+        return [value for value in values if (value in reserved) == held_out]
+
+    threads = [[Fact(subject, relation, value, change) for value, change
+                in _changes(relation, allowed(RELATIONS[relation].values), rng)]
+               for relation in relations]
+    events = rng.sample(allowed(EVENTS), n_events)
+    return threads + [[Fact(subject, "event", event, "event")] for event in events]
+
+
+def interleave(threads: list[list[Fact]], rng: random.Random) -> list[Fact]:
+    """A random order of all facts that keeps the order inside every thread."""
+    order = [index for index, thread in enumerate(threads) for _ in thread]
+    rng.shuffle(order)
+    following = [iter(thread) for thread in threads]
+    return [next(following[index]) for index in order]
 
 
 def _facts_to_say(speaker: str, acquaintances: list[str], held_out: bool, kind: Kind,
@@ -441,23 +395,56 @@ def _facts_to_say(speaker: str, acquaintances: list[str], held_out: bool, kind: 
     return interleave([*threads, *[[None]] * n_small_talk], rng)
 
 
+def say(fact: Fact | None, speaker: str, rng: random.Random) -> tuple[str, str]:
+    """What is said, and the memory of it that a manager would store who stores everything."""
+    if fact is None:
+        text, memory = rng.choice(SMALL_TALK)
+        return text, memory.format(speaker)
+    of_oneself = fact.subject == speaker
+    who, verb_ending = ("I", "") if of_oneself else (fact.subject, "s")
+    if fact.relation == "event":
+        return f"{who} {fact.value} today.", f"{fact.subject} {fact.value}"
+    relation = RELATIONS[fact.relation]
+    if fact.change == "end":
+        text, memory = (relation.ended.format(s, v=fact.value) for s in (verb_ending, "s"))
+        return f"{who} {text}.", f"{fact.subject} {memory}"
+    text = rng.choice(relation.said if of_oneself else relation.said_of)
+    return text.format(s=fact.subject, v=fact.value), sentence(
+        fact.subject, fact.relation, [fact.value])
+
+
+def dates(rng: random.Random, n_sessions: int = 10) -> list[str]:
+    """The days of the sessions, ascending: "8 May 2023". Ten are one to five weeks apart.
+
+    More sessions fill the same months, because later years would be one more thing that is new.
+    """
+    day = date(2022, 1, 1) + timedelta(days=rng.randrange(600))
+    days = []
+    for _ in range(n_sessions):
+        days.append(f"{day.day} {MONTHS[day.month - 1]} {day.year}")
+        day += timedelta(days=rng.randrange(7, 36) * 10 // n_sessions)
+    return days
+
+
 def _choose_questions(turns: Sequence[Turn], rng: random.Random) -> list[Question] | None:
-    """QUESTIONS_PER_DIALOGUE of each category, by the last turn of their evidence, or None."""
-    drawn = probes(turns)
-    rng.shuffle(drawn)
+    """QUESTIONS_PER_DIALOGUE of each category, or None if the turns cannot answer so many.
+
+    The last turn of its evidence gives each question its place in the order.
+    """
+    all_probes = probes(turns)
+    rng.shuffle(all_probes)
     of_kind: dict[str, list[Question]] = defaultdict(list)
-    for probe in drawn:
+    for probe in all_probes:
         of_kind[probe.kind].append(probe.question)
-    # Lists and changed facts first: they are where a memory manager can be right or wrong.
+    # Lists and changed facts come first, because they test a memory manager most.
     by_category = {
         1: of_kind["shortened"][:2] + of_kind["list"][:3] + of_kind["two steps"],
         2: of_kind["event"], 3: of_kind["inference"],
-        4: of_kind["changed"][:5] + of_kind["told once"],
-    }
+        4: of_kind["changed"][:5] + of_kind["told once"]}
     if any(len(by_category[category]) < n for category, n in QUESTIONS_PER_DIALOGUE.items()):
         return None
-    questions = [question for category, n in QUESTIONS_PER_DIALOGUE.items()
-                 for question in by_category[category][:n]]
+    questions = [q for category, n in QUESTIONS_PER_DIALOGUE.items()
+                 for q in by_category[category][:n]]
     order = {turn.turn_id: place for place, turn in enumerate(turns)}
     return sorted(questions, key=lambda question: order[question.evidence[-1]])
 
@@ -476,8 +463,8 @@ def _dialogue(name: str, held_out: bool, kind: Kind, rng: random.Random) -> Dial
         session, place = divmod(index, TURNS_PER_SESSION)
         speaker = speakers[index % 2]
         text, memory = say(fact, speaker, rng)
-        turns.append(
-            Turn(f"D{session + 1}:{place + 1}", speaker, text, days[session], (memory,), fact))
+        turn_id = f"D{session + 1}:{place + 1}"
+        turns.append(Turn(turn_id, speaker, text, days[session], (memory,), fact))
     questions = _choose_questions(turns, rng)
     if questions is None:
         return None
@@ -488,8 +475,8 @@ def world(n_dialogues: int, seed: int, held_out: bool = False,
           kind: str = "world") -> list[Dialogue]:
     """`n_dialogues` dialogues of 60 turns and 19 questions each; the same seed, the same world.
 
-    `held_out` chooses the side: no (person, value) pair of one side is ever said on the other.
-    `kind` is one of `KINDS`; dialogues of `world-long` have 120 turns.
+    `held_out` chooses the side: a pair of a person and a value is said on one side only. `kind` is
+    one of `KINDS`; dialogues of `world-long` have 120 turns.
     """
     return list(_world(n_dialogues, seed, held_out, kind))
 
@@ -507,7 +494,7 @@ def _world(n_dialogues: int, seed: int, held_out: bool, kind: str) -> tuple[Dial
 
 
 def training_world(n_dialogues: int, kind: str = "world", seed: int = 0) -> list[Dialogue]:
-    """The dialogues to learn from; for `world-long` too they are of the usual length."""
+    """The dialogues to learn from; those of `world-long` have the usual length."""
     return world(n_dialogues, seed, kind="world-part" if kind == "world-part" else "world")
 
 
@@ -515,14 +502,14 @@ def world_splits(kind: str = "world", seed: int = 0,
                  ) -> tuple[list[Dialogue], list[Dialogue], list[Dialogue]]:
     """Dialogues for training (152 questions), validation (81, as LoCoMo has) and test (513).
 
-    Validation and test are both held out from training, and differ from each other. Only training
-    lacks the names and relations that `world-part` leaves out.
+    Validation and test are both held out from training, and differ from each other. `world-part`
+    leaves out names and relations in training only.
     """
     validation = world(5, 2 * seed + 1, held_out=True)
     last = validation[-1]
     validation[-1] = replace(last, questions=last.questions[: 81 - 4 * len(last.questions)])
-    tested = "world-long" if kind == "world-long" else "world"
-    return training_world(8, kind, seed), validation, world(27, 2 * seed, True, tested)
+    test_kind = "world-long" if kind == "world-long" else "world"
+    return training_world(8, kind, seed), validation, world(27, 2 * seed, True, test_kind)
 
 
 def never_told(question: str) -> set[str]:
@@ -532,6 +519,5 @@ def never_told(question: str) -> set[str]:
     (['name', 'relation'], set())
     """
     words = set(re.findall(r"\w+", question))
-    unseen = {name for pair in NAME_PAIRS[KINDS["world-part"].n_pairs:] for name in pair}
-    return ({"name"} if words & unseen else set()) | (
-        {"relation"} if words & set(NEVER_TOLD.values()) else set())
+    new_words = {"name": NAMES[2 * KINDS["world-part"].n_pairs:], "relation": NEVER_TOLD.values()}
+    return {part for part, new in new_words.items() if words.intersection(new)}

@@ -1,24 +1,24 @@
-"""Many devices: one process each, all running the same script. Alone, every function is a no-op.
+"""Many devices: one process each, all running the same script. On one device all of it is a no-op.
 
     torchrun --nproc-per-node 4 grpo.py --model Qwen/Qwen2.5-3B-Instruct
 
 starts four processes (*ranks*). Each holds the model and goes through the whole loop, with its own
 share of every step's questions (`spread`). Four things cross from rank to rank:
 
-1. counts     a token's weight in the loss is that in the batch of all ranks   `all_of`, `gather`
-2. gradients  summed once an update, since the weights are already those of the whole batch:
-              the same update everywhere, so the weights stay equal            `clip_gradients`
-3. episodes   rank 0 describes and writes them; no other rank prints or writes `gather`
+1. counts     because a token's weight in the loss depends on all ranks' tokens `all_of`, `gather`
+2. gradients  summed once an update, so that all ranks make the same update and their models stay
+              equal                                                            `clip_gradients`
+3. episodes   because only rank 0 describes, prints and writes                 `gather`
 4. weights    only with `--shard`, see below
 
-Sharded data parallel training (FSDP2, arXiv 2304.11277): weights, gradients and Adam's moments, 16
-bytes a weight, are cut into one piece a rank. Whole weights exist for one layer at a time, while it
-computes. Two things in this project are at odds with that, and solved so:
+`--shard` is sharded data parallel training (FSDP2, arXiv 2304.11277). Weights, gradients and Adam's
+moments, 16 bytes a weight, are cut into one piece a rank. A whole layer exists only while it
+computes. Two parts of a training step do not fit to sharding as they are:
 
-- Ranks must gather the same layers in the same order, but sampling ends when the last sequence
-  ends. So all weights are gathered once before sampling and let go after it (`gathered`): the peak
-  is one whole copy of the weights, and never their gradients or moments.
-- The number of micro-batches differs by rank. Those with fewer add empty ones (`in_step`).
+- Sampling: ranks must gather the same layers equally often, but each rank samples until its own
+  last sequence ends. So all weights are gathered before sampling and cut again after it
+  (`gathered`). The peak is one whole copy of the weights, without gradients or moments.
+- Micro-batches: their number differs by rank. A rank with fewer adds empty ones (`in_step`).
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def start() -> None:
             exit_with(f"--nproc-per-node {os.environ['LOCAL_WORLD_SIZE']}: this machine has "
                       f"{torch.cuda.device_count()} GPUs")
         torch.cuda.set_device(place)  # "cuda" now means this one
-    # Python objects travel over gloo, tensors of a GPU over NCCL. Waiting for the slowest rank's
-    # evaluation is no error: a rank that dies is noticed by torchrun, not by this timeout.
+    # Python objects travel over gloo, tensors of a GPU over NCCL. The timeout is long, because a
+    # rank may wait for the slowest one's evaluation; torchrun notices a rank that died.
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(hours=2))
     signal.signal(signal.SIGTERM, _on_terminate)
     if not is_main():
@@ -72,13 +72,13 @@ def _on_terminate(*_: object) -> NoReturn:
 
 
 def is_lost_rank(error: BaseException) -> bool:
-    """Whether an error means that another rank is gone; it has said itself why."""
+    """Whether an error means that another rank is gone; that rank has printed the reason."""
     backend = getattr(dist, "DistError", ConnectionError), ConnectionError
     return world_size() > 1 and (isinstance(error, backend) or "gloo" in str(error))
 
 
 def end() -> None:
-    """Take leave of the other ranks."""
+    """Wait for the other ranks, and close the connection."""
     if world_size() > 1:
         dist.barrier()
         dist.destroy_process_group()
@@ -87,7 +87,7 @@ def end() -> None:
 def exit_with(message: str) -> NoReturn:
     """End the program: one line on what is wrong, exit code 2."""
     if not is_main():
-        time.sleep(5)  # mostly rank 0 meets the same error, and its end is the end of all
+        time.sleep(5)  # rank 0 mostly meets the same error; torchrun then ends this rank in silence
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
@@ -116,7 +116,7 @@ def own_seed(seed: int) -> int:
 
 
 def spread(items: Sequence) -> list:
-    """This rank's share: neighbours stay together, since they may share a row of memories."""
+    """This rank's share. Neighbours stay together, because they may share a packed row."""
     n, first = len(items), len(items) * rank() // world_size()
     return list(items[first : n * (rank() + 1) // world_size()])
 
@@ -136,12 +136,12 @@ def all_of(values: Tensor) -> Tensor:
 
 
 def add_up(sums: Counter, largest: Sequence[str] = ("ratio_error", "skipped")) -> Counter:
-    """A step's metrics over all ranks: sums, but of `largest` the largest.
+    """A step's metrics over all ranks: the sum of each, or the maximum of those in `largest`.
 
-    An update is left out by all ranks or by none, and counts once.
+    "skipped" is a maximum, because all ranks leave out the same updates.
     """
-    ranks = gather([sums])
-    return Counter({name: (max if name in largest else sum)(one[name] for one in ranks)
+    of_ranks = gather([sums])
+    return Counter({name: (max if name in largest else sum)(counts[name] for counts in of_ranks)
                     for name in sums})
 
 
@@ -151,15 +151,15 @@ def add_up(sums: Counter, largest: Sequence[str] = ("ratio_error", "skipped")) -
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Sum the gradients over all ranks, scale them down to `max_norm`; returns the norm before.
 
-    Sharded gradients are summed already, in backward. Moves 2 (R - 1) / R times the gradients'
-    bytes in and out of each of R ranks.
+    Sharded gradients were summed in the backward pass. Summing moves 2 (R - 1) / R times the bytes
+    of the gradients in and out of each of R ranks.
     """
     parameters = list(parameters)
     if world_size() > 1:
-        pending = [dist.all_reduce(p.grad, async_op=True) for p in parameters
-                   if p.grad is not None and not is_sharded(p)]
-        for one in pending:
-            one.wait()
+        reductions = [dist.all_reduce(p.grad, async_op=True) for p in parameters
+                      if p.grad is not None and not is_sharded(p)]
+        for reduction in reductions:
+            reduction.wait()
     return whole(torch.nn.utils.clip_grad_norm_(parameters, max_norm)).item()
 
 
@@ -178,7 +178,7 @@ def in_step(batches: Iterable[list], empty: list) -> Iterator[list]:
 
 
 class Scorer(Protocol):
-    """What `shard` asks of a policy."""
+    """What `shard` needs of a policy."""
 
     model: torch.nn.Module
     empty_batch: list  # a micro-batch whose gradient is 0
@@ -186,9 +186,9 @@ class Scorer(Protocol):
 
 
 def shard(policy: Scorer, root: torch.nn.Module | None = None) -> None:
-    """Cut a model's weights into one piece a rank: each layer by itself, and what is left.
+    """Cut a model's weights into one piece a rank: each layer by itself, then embeddings and head.
 
-    `root` is what is called in training if it is not the policy's model: a critic.
+    `root` is the module that training calls if it is not the policy's model: a critic.
     """
     root = root or policy.model
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -198,13 +198,13 @@ def shard(policy: Scorer, root: torch.nn.Module | None = None) -> None:
         fully_shard(module, mesh=mesh)
         module.set_gradient_divide_factor(1.0)  # a sum over ranks, as in `clip_gradients`
         module.set_force_sum_reduction_for_comms(True)
-    # What is left, embeddings and head, is gathered around the root's forward. A policy does not
-    # call that: it calls the model's parts, and its own methods must be told to gather.
+    # FSDP2 gathers embeddings and head around the root's `forward`. A policy calls the model's
+    # parts and never `forward`, so its own `score` is registered for gathering.
     if root is policy.model:
         root.score = policy.score
         register_fsdp_forward_method(root, "score")
         policy.score = root.score
-    with torch.no_grad():  # the first call decides what is the root
+    with torch.no_grad():  # FSDP2 takes the module of the first call for the root
         (policy.score if root is policy.model else root)(policy.empty_batch)
     for module in (*layers, root):
         module.reshard()
@@ -212,7 +212,7 @@ def shard(policy: Scorer, root: torch.nn.Module | None = None) -> None:
 
 @contextmanager
 def gathered(*modules: torch.nn.Module) -> Iterator[None]:
-    """Inside, sharded modules hold their whole weights and ranks need not keep step."""
+    """Inside, sharded modules hold their whole weights, and each rank calls them as it likes."""
     parts = [(part, part is module) for module in modules for part in module.modules()
              if hasattr(part, "unshard")]
     for part, _ in parts:
@@ -221,22 +221,22 @@ def gathered(*modules: torch.nn.Module) -> Iterator[None]:
     yield
     for part, is_root in parts:
         part.reshard()
-        # The root's, embeddings and head, stay from forward to backward: they are used in both.
+        # Embeddings and head, the root's own, stay whole: the backward pass soon needs them again.
         part.set_reshard_after_forward(not is_root, recurse=False)
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether this rank holds a piece of it only."""
+    """Whether this rank holds only a piece of the tensor."""
     return hasattr(tensor, "full_tensor")
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, put together if it is sharded. All ranks must ask."""
+    """All of a tensor, put together if it is sharded. All ranks must call it."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def piece(tensor: Tensor, like: Tensor) -> Tensor:
-    """Of a whole tensor what this rank holds of `like`; the tensor itself if that is whole."""
+    """This rank's piece of a whole tensor, cut as `like` is; all of it if `like` is whole."""
     if not is_sharded(like):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements,

@@ -3,12 +3,13 @@
     systems ──> read every turn ──> answer every question ──> records.jsonl ──> table.csv, bars.png
 
 All of `graphs_and_tools.SYSTEMS` share one language model, one embedder and one answer prompt.
-Memory-R1 and Memory-SFT stand beside them with what grpo.py, ppo.py and sft.py left in runs/.
-Dialogues are read together, a turn of each at a time, because their prompts then form one batch.
+Memory-R1 and Memory-SFT stand beside them, with the checkpoints of grpo.py, ppo.py and sft.py in
+runs/. Nine dialogues are read together, a turn of each at a time, because their prompts then form
+one batch.
 
-Ctrl-C loses at most the dialogues in work: each is written when it is done, and the same command
-goes on with the next. Intervals are bootstrapped over whole dialogues, because questions of one
-dialogue share its memory. Differences are paired, question by question (intervals.py).
+Ctrl-C loses at most the nine dialogues in work: finished ones are in records.jsonl, and the same
+command goes on with the next. Intervals are bootstrapped over whole dialogues, because questions of
+one dialogue share its memory. Differences are paired, question by question (intervals.py).
 
 Where this differs from the paper
 1. Exact match is a column; an LLM judge is one only with `--judge` (judge.py says why).
@@ -19,7 +20,8 @@ Where this differs from the paper
     python -m comparisons.compare --systems mem0,zep --limit 20            two systems, a quick look
     python -m comparisons.compare --data locomo --judge models/qwen        with an LLM judge
 
-It ends with "evaluate systems: 9 systems, 27 dialogues; run folder runs/systems-world".
+It ends with "evaluate systems: 9 systems, 27 dialogues; run folder runs/systems-world". With the
+three trained ones in runs/ there are 12.
 `python evaluate.py --systems all` is the same command.
 """
 
@@ -52,7 +54,7 @@ from training.pictures import draw_bars
 from training.run import load_or_stop
 
 RUNS = Path("runs")  # where trained models are looked for
-TOGETHER = 9  # dialogues that are read in step, and what Ctrl-C can cost
+TOGETHER = 9  # dialogues that are read together, and that Ctrl-C can cost
 TRAINED = {  # name in the table -> the algorithm that made its two models, in runs/
     "memory-r1": "grpo", "memory-r1-ppo": "ppo", "memory-sft": "sft"}
 Record = dict[str, Any]  # one system on one dialogue
@@ -86,12 +88,12 @@ class CompareOptions:
 
 def chosen_systems(names: str) -> list[str]:
     """The names in `--systems`; "all" are all of them. Stops the program on an unknown one."""
-    known = list(dict.fromkeys([*SYSTEMS, *TRAINED]))
-    chosen = known if names == "all" else [name.strip() for name in names.split(",")]
-    for name in chosen:
-        if name not in known:
-            exit_with(f"--systems {name}: must be all, or some of {','.join(known)}")
-    return list(dict.fromkeys(chosen))
+    every_name = list(dict.fromkeys([*SYSTEMS, *TRAINED]))
+    choice = every_name if names == "all" else [name.strip() for name in names.split(",")]
+    for name in choice:
+        if name not in every_name:
+            exit_with(f"--systems {name}: must be all, or some of {','.join(every_name)}")
+    return list(dict.fromkeys(choice))
 
 
 def models_of(name: str, model: str, runs: Path) -> tuple[str, str] | None:
@@ -113,7 +115,10 @@ def models_of(name: str, model: str, runs: Path) -> tuple[str, str] | None:
 
 
 def stamp(model: str) -> int:
-    """When a model folder was written (ns), 0 for a hub name: a record is of these weights only."""
+    """When a model folder was written (ns), 0 for a hub name.
+
+    Each record bears the stamps of its models, because records of older weights are of no use.
+    """
     config = Path(model) / "config.json"
     return config.stat().st_mtime_ns if config.exists() else 0
 
@@ -121,8 +126,8 @@ def stamp(model: str) -> int:
 def leaves_out_instructions(policy: Policy) -> bool:
     """Whether the model's chat template drops the system message, as the embedded model's does.
 
-    Such a model never sees instructions. It knows the two prompts that it was trained on by their
-    form, so it can follow no other (`compact` in rules_and_mem0.py).
+    Such a model never sees instructions. It recognises the two prompts that it was trained on, and
+    can follow no other (`compact` in rules_and_mem0.py).
     """
     user = {"role": "user", "content": "a"}
     with_instructions = policy.encode([{"role": "system", "content": "b"}, user])
@@ -177,7 +182,7 @@ def run_together(name: str, systems: Sequence[System], dialogues: Sequence[Dialo
 
 
 def read_records(path: Path, dialogues: Sequence[Dialogue]) -> list[Record]:
-    """What an earlier call left; a line that broke off is as if it had never been written."""
+    """The records of an earlier call on these questions; a line that broke off is skipped."""
     questions = {d.name: [q.text for q in d.questions] for d in dialogues}
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
@@ -210,7 +215,7 @@ def run_all(names: Sequence[str], options: CompareOptions, dialogues: Sequence[D
         unread = [dialogue for dialogue in dialogues if dialogue.name not in finished]
         if not unread:
             continue
-        # The common model stays; checkpoints of the last system go, or memory would fill up.
+        # The common model stays loaded. The last system's checkpoints go, to free their memory.
         policies = {model: policies.get(model) or load_or_stop(model)
                     for model in dict.fromkeys((options.model, *models))}
         total = sum(len(dialogue.turns) + len(dialogue.questions) for dialogue in unread)
@@ -230,7 +235,7 @@ def run_all(names: Sequence[str], options: CompareOptions, dialogues: Sequence[D
 
 
 def without_nan(value: float) -> float | None:
-    """None for the ends of an interval that a single dialogue cannot have; JSON has no NaN."""
+    """None for NaN, which JSON lacks: a single dialogue has no interval."""
     return None if math.isnan(value) else value
 
 
@@ -321,8 +326,8 @@ def systems_table(summaries: dict[str, dict]) -> tuple[list[str], list[list[str]
 def open_comparison(options: CompareOptions) -> Path:
     """The run folder. Raises OSError if it cannot be written to.
 
-    Stops the program if the folder holds records of other options, because these must not stand in
-    one table.
+    Stops the program if the folder holds records of other options, because one table must not mix
+    them.
     """
     folder = Path(options.out)
     settings = {name: getattr(options, name) for name in

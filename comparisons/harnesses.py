@@ -3,9 +3,9 @@
     grpo.py --agent mem1 --compare ──> full_context/ and truncation/ are trained, as MEM1 was
                                    ──> all three work through tasks of 1 to 16 questions
 
-MEM1 (arXiv 2506.15841) shows in its Table 1 that its context stays nearly as it is while the number
-of questions in a task grows from 1 to 16, and that the context of other agents grows with it.
-`by_objectives` measures one agent so: how many questions it answers right, and what it had in
+Table 1 of MEM1 (arXiv 2506.15841) lets the number of questions in a task grow from 1 to 16. The
+context of MEM1 hardly grows, and the context of other agents grows with the number. `by_objectives`
+measures the same of one agent: how many questions it answers right, and how many tokens it had in
 context. Training all three takes four times as long as MEM1 alone, so it is an option.
 """
 
@@ -40,8 +40,8 @@ def by_objectives(policy: Policy, harness: str,
     """Greedy scores by the number of questions in a task: {"2": {"exact_match": 1.4, ...}, ...}.
 
     Each is a mean over at most `limit` tasks: of `objectives_scores` (exact match and F1 are sums,
-    0 .. the number of questions), of `context_sizes` (tokens), and of seconds a task. A number of
-    questions that is more than the sources have is left out.
+    0 .. the number of questions), of `context_sizes` (tokens), and of seconds a task. Numbers of
+    questions for which the sources have too few are left out.
     """
     scores = {}
     agent = Mem1Agent(harness=harness, max_new_tokens=max_new_tokens)
@@ -64,7 +64,8 @@ def by_objectives(policy: Policy, harness: str,
 def scores_of(run: Run) -> Scores:
     """A trained run's scores by the number of questions in a task."""
     options = run.options
-    with devices.gathered(run.policy.model):  # all devices do the same: what is timed is one
+    # Every device does all tasks, because the seconds are to be those of one device.
+    with devices.gathered(run.policy.model):
         return by_objectives(run.policy, options.harness, run.test_dialogues, run.embed,
                              options.max_new_tokens, options.limit or TASKS)
 
@@ -72,12 +73,12 @@ def scores_of(run: Run) -> Scores:
 def train_harness(run: Run, harness: str, train: Callable[[Run], Any]) -> Scores:
     """Train the same start model with another harness, in a folder inside this run's.
 
-    The folder has a resume.pt of its own: a harness that was finished trains no step when resumed.
+    The folder has a resume.pt of its own, so `--resume` trains no finished harness again.
     """
     folder = run.folder / harness
     has_begun = run.options.resume and (folder / FILE).exists()
     if not has_begun:
-        (folder / FILE).unlink(missing_ok=True)  # of an older run in the folder above
+        (folder / FILE).unlink(missing_ok=True)  # left by an older run of the same --out
     options = replace(run.options, harness=harness, out=str(folder), resume=has_begun)
     other = prepare(options, run.algorithm)
     train(other)

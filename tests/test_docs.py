@@ -127,6 +127,16 @@ def test_lines_of_a_page_fit(path):
         f"README.md has {len(lines)} lines: what a newcomer can do without belongs to docs/")
 
 
+def test_the_reading_list_says_how_long_each_file_is():
+    rows = re.findall(r"^\| [\d, ]+ \| `(\w+\.py)` \| (\d+) \|",
+                      (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {name for name, _ in rows} == {path.name for path in ROOT.glob("*.py")}
+    for name, lines in rows:
+        n_lines = len((ROOT / name).read_text(encoding="utf-8").splitlines())
+        assert abs(int(lines) - n_lines) <= 0.1 * n_lines, (
+            f"README.md says {lines} lines of {name}, which has {n_lines}")
+
+
 def test_every_page_can_be_reached():
     linked = set()
     for page in (ROOT / "README.md", ROOT / "docs" / "commands.md"):

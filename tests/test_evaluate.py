@@ -320,7 +320,7 @@ def test_a_quick_look_at_locomo(model_folder, tmp_path, capsys):
 
 def test_the_embedded_model_answers_in_its_world(tmp_path, capsys):
     if not (EMBEDDED_MODEL / "config.json").exists():
-        pytest.skip("the embedded model tiny/ is not there; python tiny.py makes it")
+        pytest.skip("the embedded model tiny/ is not there; python -m making.manager makes it")
     summary = main(["--limit", "19", "--out", str(tmp_path / "run")])
     assert summary["data"] == "world" and summary["turns_read"] == 60 and summary["count"] == 19
     operations = summary["operations"]

@@ -353,7 +353,7 @@ SUMMARY_KEYS = {"algorithm", "agent", "model", "data", "steps", "seconds", "toke
 def learned(tmp_path_factory) -> tuple[Path, dict]:
     """A short run on the embedded model: its folder and what main returned."""
     if not (EMBEDDED_MODEL / "config.json").exists():
-        pytest.skip("the embedded model tiny/ is not there; python tiny.py makes it")
+        pytest.skip("the embedded model tiny/ is not there; python -m making.manager makes it")
     folder = tmp_path_factory.mktemp("learned") / "run"
     summary = grpo.main(["--steps", "6", "--questions", "16", "--limit", "48", "--seed", "0",
                          "--out", str(folder)])

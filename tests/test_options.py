@@ -116,6 +116,32 @@ def test_bad_numbers_and_choices_of_grpo(arguments, expected):
     assert expected in refused("grpo", *arguments), "the line does not name what was wrong"
 
 
+@pytest.mark.parametrize("typed, readers", [
+    ("grpo --objectives 4", "with --agent mem1"),
+    ("ppo --agent answer --env shop", "with --agent mem1"),
+    ("sft --harness truncation", "with --agent mem1"),
+    ("sft --compare", "with --agent mem1"),
+    ("grpo --agent answer --facts llm", "with --agent manager"),
+    ("grpo --agent mem1 --reward f1", "with --agent manager or answer"),
+    ("grpo --agent mem1 --no-distill", "with --agent manager or answer"),
+    ("grpo --agent mem1 --env shop --objectives 4", "with --env search"),
+    ("grpo --agent mem1 --env shop --train-questions 19", "with --env search"),
+    ("grpo --agent mem1 --env shop --compare", "with --env search"),
+    ("evaluate --agent mem1 --manager tiny", "without --agent"),
+    ("evaluate --agent mem1 --answerer tiny", "without --agent"),
+    ("evaluate --agent mem1 --turns 20", "without --agent"),
+    ("evaluate --agent mem1 --facts llm", "without --agent"),
+    ("evaluate --agent mem1 --no-distill", "without --agent"),
+    ("evaluate --objectives 8", "with --agent mem1"),
+])
+def test_an_option_that_the_run_does_not_read_is_refused(typed, readers, tmp_path):
+    name, *arguments = typed.split()
+    unread = next(word for word in reversed(arguments) if word.startswith("--"))
+    line = refused(name, *arguments, "--out", tmp_path / "run")
+    assert f"{unread}: is read only {readers}" in line, (
+        f"{typed}: {line!r}; a student would believe that {unread} was tried")
+
+
 def test_numbers_words_and_switches_are_read():
     @dataclasses.dataclass
     class Some:

@@ -401,7 +401,7 @@ def test_an_empty_batch_is_finite(tiny_policy, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_embedded_model_learns(tmp_path):
     if not (EMBEDDED_MODEL / "config.json").exists():
-        pytest.skip("the embedded model tiny/ is not there; python tiny.py makes it")
+        pytest.skip("the embedded model tiny/ is not there; python -m making.manager makes it")
     summary = ppo.main(["--steps", "6", "--questions", "16", "--limit", "38",
                         "--out", str(tmp_path / "run")])
     written = json.loads((tmp_path / "run" / "summary.json").read_text())

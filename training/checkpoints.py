@@ -1,23 +1,23 @@
 """`resume.pt`: all that changes while a model learns, in one file.
 
 A run that was killed and goes on with `--resume` must end where it would have ended otherwise, bit
-for bit. Weights alone are not enough for that. The file holds
+for bit. Weights alone are not enough. The file holds
 
 - the weights that learn; frozen ones are those of the start model
 - the optimizer's moments and step counts, and the schedule of the learning rate
 - every random state: the sampler's, torch's and Python's, of each rank
-- the logged rows: their number is the position in the data, because the order of the questions is
-  drawn from `--seed` alone
-- what the manager's frozen answer agent said so far: asked again in other batches it might round
-  otherwise
-- validation scores, tokens and seconds so far, and the lengths of metrics.csv, samples.jsonl and
-  cases.jsonl: lines behind these lengths are cut off on resuming
-- what the run was, to refuse another one: options, fingerprint of the start model, number of ranks
+- the logged rows: their number is the position in the data, because `--seed` alone decides the
+  order of the questions
+- the answers of the manager's frozen answer agent, because other batches might round differently
+- validation scores, tokens and seconds so far
+- the lengths of metrics.csv, samples.jsonl and cases.jsonl: `--resume` cuts off later lines
+- the identity of the run: options, fingerprint of the start model, number of ranks; `--resume`
+  refuses a checkpoint with another identity
 
 A new file is written beside the old one and takes its place only when it is whole and on the disk.
 So one whole file exists at every moment. Two files need room: 12 bytes a trained weight each.
 
-This module writes and reads the file; what goes into it is gathered by state.py.
+This module writes and reads the file; state.py gathers its content.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class CheckpointError(ValueError):
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """Twelve letters that tell models apart: of every weight a thousand numbers."""
+    """Twelve hexadecimal digits that tell models apart: a hash of 1,000 numbers of each tensor."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         values = parameter.detach().flatten()
@@ -59,7 +59,7 @@ def fingerprint(model: torch.nn.Module) -> str:
 
 def identity(options: Any, algorithm: str, model: torch.nn.Module, n_tasks: int,
              ) -> dict[str, Any]:
-    """What must be equal for a run to go on, by the names that a message can use."""
+    """What must be equal for a run to go on, under names that an error message can print."""
     fixed = {f"--{name.replace('_', '-')}": value for name, value in vars(options).items()
              if name not in FREE}
     return {"algorithm": algorithm, **fixed, "the start model": fingerprint(model),
@@ -67,7 +67,10 @@ def identity(options: Any, algorithm: str, model: torch.nn.Module, n_tasks: int,
 
 
 def read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """The checkpoint in a run folder. Raises CheckpointError if there is none of such a run."""
+    """The checkpoint in a run folder. Raises CheckpointError if it is absent or of another run.
+
+    `wanted` is the `identity` of the run that goes on.
+    """
     path = folder / FILE
     if not path.exists() and (folder / "summary.json").exists():
         raise CheckpointError(f"{folder} holds a finished run; to train its model further, start "
@@ -76,10 +79,11 @@ def read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"{path}: there is nothing to resume; start without --resume "
                               "(--save-every writes checkpoints)")
     try:
-        with zipfile.ZipFile(path) as file:  # which has a checksum of each part
+        with zipfile.ZipFile(path) as file:  # torch writes a zip file: it has a checksum a part
             if broken := file.testzip():
                 raise ValueError(f"{broken} in it is damaged")
-        # Weights only: the file can hold data and no code. Mapped: read as it is needed.
+        # `weights_only`, because a file with code in it could do anything. `mmap` reads each
+        # tensor when it is used, so that the file need not fit into memory.
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if absent := CONTENT - saved.keys():
             raise ValueError(f"it lacks {', '.join(sorted(absent))}")
@@ -91,7 +95,7 @@ def read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
                  for name in dict.fromkeys([*wanted, *saved_identity])
                  if saved_identity.get(name) != wanted.get(name)]
     if saved_identity.get("algorithm") != wanted.get("algorithm"):
-        different = different[:1]  # another algorithm has other options too: its name says enough
+        different = different[:1]  # the name alone, because another algorithm has other options
     if different:
         raise CheckpointError(f"{path} is of another run: {'; '.join(different)}; give what it was "
                               "started with, or choose another --out")
@@ -103,7 +107,10 @@ def read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Put a checkpoint in the place of the last, whole or not at all; raises CheckpointError."""
+    """Put a checkpoint in the place of the last, whole or not at all; raises CheckpointError.
+
+    `backend.files.write_whole` would need the whole content in memory first.
+    """
     part = path.with_suffix(".part")
     try:
         with part.open("wb") as file:
@@ -123,12 +130,12 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 
 def file_size(path: Path) -> int:
-    """In bytes; 0 if there is no such file."""
+    """The size in bytes, or 0 if there is no such file."""
     return path.stat().st_size if path.exists() else 0
 
 
 def scores_before(saved: dict[str, Any] | None) -> tuple[dict, list[Episode]] | None:
-    """The start model's scores and episodes, as a checkpoint has them: without their tokens."""
+    """The start model's scores and episodes in a checkpoint, which has no tokens of them."""
     if saved is None or saved["before"] is None:
         return None
     scores, episodes = saved["before"]

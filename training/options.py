@@ -1,9 +1,9 @@
-"""What a training command can be told: one class of options, its --help, and its defaults.
+"""What a command can be told: one class of options, its --help, and its defaults.
 
-Each field of `Options` is an option: its name, its default, its line of help and its limits in one
-place. A default of None depends on the model: `PRESETS` is the table of those, and --help prints
-it. `parse_options` reads a command line into such a class; `resolve` fills in the presets, and what
-it returns is what config.json keeps.
+Each field of `Options` is an option: its name, default, line of help, limits and readers stand in
+one place. A default of None depends on the model; --help prints the table of such defaults,
+`PRESETS`. `parse_options` reads a command line into an options class. `resolve` fills in the
+presets, and config.json keeps what it returns.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EMBEDDED_MEM1 = EMBEDDED_MODEL / "mem1"
 
 # ---- Defaults that depend on the model -----------------------------------------------------------
 
-# What suits the embedded models: two minutes of two cores (tiny/mem1/: six).
+# With these the embedded models learn in two minutes on two cores (tiny/mem1/ in six).
 TINY = {
     "data": "world", "steps": 20, "questions": 76, "kl": 0.1,
     "lora": 0, "lr": 3e-4, "adapter_lr": 3e-3,
@@ -34,8 +34,8 @@ TINY = {
     "max_new_tokens": 48, "precision": "float32", "checkpointing": False,
 }
 # Adapters want some ten times the rate of all weights (Thinking Machines, LoRA Without Regret).
-# Two updates of the critic explain nothing of tiny/'s returns. Of a real model, where each costs as
-# much as an update of the policy, more were not tried.
+# A real critic gets two updates a batch, because each costs as much as an update of the policy. For
+# tiny/ two are too few: its critic then explains nothing of the returns.
 REAL = {
     "data": "locomo", "steps": 100, "questions": 24, "kl": 0.1,
     "lora": 16, "lr": 1e-6, "adapter_lr": 1e-5,
@@ -43,11 +43,10 @@ REAL = {
     "max_new_tokens": 512, "precision": "bfloat16", "checkpointing": True,
 }
 PRESETS: dict[str, dict[str, Any]] = {
-    # Many questions a step: large batches of short decisions average out more of what is true of
-    # single questions only.
+    # Many questions a step, because a large batch averages out what is true of one question only.
     "tiny/manager": TINY,
     "tiny/answer": {**TINY, "steps": 36, "questions": 24},
-    # 160 tokens: a state and an answer that hold sixteen answers each need so many.
+    # 160 tokens, because a state and an answer may each hold the answers to sixteen questions.
     "tiny/mem1": {**TINY, "steps": 40, "questions": 8, "kl": 0.05, "max_new_tokens": 160},
     "real": REAL,
     "real/mem1": {**REAL, "kl": 0.05},
@@ -61,8 +60,8 @@ def presets_table() -> str:
     lines.append(f"{'':<20}" + "".join(f"{name:<14}" for name in PRESETS).rstrip())
     for option_name in TINY:
         values = [preset[option_name] for preset in PRESETS.values()]
-        shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
-        lines.append(f"  {option_name:<18}" + "".join(f"{text:<14}" for text in shown).rstrip())
+        cells = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
+        lines.append(f"  {option_name:<18}" + "".join(f"{cell:<14}" for cell in cells).rstrip())
     return "\n".join(lines)
 
 
@@ -70,14 +69,15 @@ def presets_table() -> str:
 
 
 def option(default: Any, text: str, *choices: str, low: float | None = None,
-           high: float | None = None):
+           high: float | None = None, agents: tuple[str | None, ...] = ()):
     """A field of an options class: its default, its line in --help, and the values it may take.
 
-    `low` and `high` are the least and the greatest value of a number. Unless given, a whole number
-    is at least 1, any other at least 0.
+    `low` and `high` are the least and the greatest value of a number. Without `low`, a whole number
+    is at least 1, any other at least 0. `agents` are the values of --agent that read the option (of
+    evaluate.py also None: no --agent). With () every run reads it.
     """
-    return field(default=default,
-                 metadata={"help": text, "choices": choices, "low": low, "high": high})
+    return field(default=default, metadata={"help": text, "choices": choices, "low": low,
+                                            "high": high, "agents": agents})
 
 
 @dataclass
@@ -90,14 +90,15 @@ class Options:
                                     "once, or a file of theirs")
     agent: str = option("manager", "which agent learns: manager, answer or mem1",
                         "manager", "answer", "mem1")
-    facts: str | None = option(None, "of a turn: as said (turns), the data's observations or llm; "
-                               "default: turns for the world, observations for LoCoMo, else llm",
-                               "turns", "observations", "llm")
+    facts: str | None = option(None, "manager: of a turn: as said (turns), the data's observations "
+                               "or llm; default: turns for the world, observations for LoCoMo, "
+                               "else llm", "turns", "observations", "llm", agents=("manager",))
     train_questions: int | None = option(None, "learn from the first so many questions, 19 to 304; "
                                                "default: 152 in the world, all of a file's")
     reward: str = option("exact_match", "manager and answer: what pays, exact_match or the softer "
-                                        "f1", "exact_match", "f1")
-    distill: bool = option(True, "select memories, then answer; or answer directly")
+                                        "f1", "exact_match", "f1", agents=("manager", "answer"))
+    distill: bool = option(True, "manager and answer: select memories, then answer; or answer "
+                                 "directly", agents=("manager", "answer"))
     steps: int | None = option(None, "training steps, 10 to 200", low=0)
     questions: int | None = option(None, "questions a step, 8 to 128")
     lr: float | None = option(None, "learning rate, 1e-6 to 1e-3", low=1e-12)
@@ -113,13 +114,14 @@ class Options:
     max_grad_norm: float = option(1.0, "the gradient is scaled down to this norm, 0.5 to 2",
                                   low=1e-6)
     env: str = option("search", "mem1: search over a corpus, shop.py's web shop, or WebShop where "
-                                "it is installed", "search", "shop", "webshop")
-    objectives: int = option(2, "mem1: questions in a training task, 1 to 4")
+                                "it is installed", "search", "shop", "webshop", agents=("mem1",))
+    objectives: int = option(2, "mem1: questions in a training task, 1 to 4", agents=("mem1",))
     harness: str = option("mem1", "mem1: what stays in context: the last state (mem1), every turn "
                                   "(full_context), the last tokens (truncation)",
-                          *HARNESSES)
+                          *HARNESSES, agents=("mem1",))
     compare: bool = option(False, "mem1: train the other harnesses too, and score all three on "
-                                  "tasks of 1 to 16 questions; four times as long")
+                                  "tasks of 1 to 16 questions; four times as long",
+                           agents=("mem1",))
     limit: int | None = option(None, "only so many questions (mem1: tasks) to validate and test, "
                                      "10 to 100, and no whole dialogues: a quick look")
     seed: int = option(0, "of the sampling and the order of the questions", low=0,
@@ -162,9 +164,9 @@ def add_option(parser: argparse.ArgumentParser, name: str, kind: type, default: 
         parser.add_argument(flag(name), action=argparse.BooleanOptionalAction, default=default,
                             help=metadata["help"] + (" (default: on)" if default else ""))
         return
-    shown = "" if default is None else f" (default: {default})"
+    default_text = "" if default is None else f" (default: {default})"
     parser.add_argument(flag(name), type=kind, default=default, metavar=kind.__name__.upper(),
-                        help=metadata["help"] + shown)
+                        help=metadata["help"] + default_text)
 
 
 def refusal(name: str, value: Any, metadata: Mapping[str, Any]) -> str:
@@ -183,13 +185,23 @@ def refusal(name: str, value: Any, metadata: Mapping[str, Any]) -> str:
     return ""
 
 
+def unread(name: str, value: Any, agent: str | None, metadata: Mapping[str, Any]) -> str:
+    """Why an option that was given would change nothing in this run; "" if the run reads it."""
+    agents = metadata["agents"]
+    if not agents or agent in agents:
+        return ""
+    readers = "with --agent " + " or ".join(agents) if agents[0] else "without --agent"
+    typed = flag(f"no_{name}") if value is False else flag(name)
+    return f"{typed}: is read only {readers}; leave it out"
+
+
 def parse_options(cls: type, description: str, argv: Sequence[str] | None):
     """Read a command line into an options class: --group-size for `group_size`, and so on.
 
-    Stops the program with one line if a value may not be.
+    Stops the program with one line if an option has a wrong value, or one that nothing would read.
     """
     fields = dataclasses.fields(cls)
-    # Presets are of interest only where there are options that have one.
+    # Only options of training have presets; `lora` is one of them.
     epilog = presets_table() if any(f.name == "lora" for f in fields) else None
     parser = argparse.ArgumentParser(
         description=description, epilog=epilog, allow_abbrev=False,
@@ -202,7 +214,11 @@ def parse_options(cls: type, description: str, argv: Sequence[str] | None):
         add_option(parser, f.name, kind, f.default, f.metadata)
     options = cls(**vars(parser.parse_args(argv)))
     for f in fields:
-        if reason := refusal(f.name, getattr(options, f.name), f.metadata):
+        value = getattr(options, f.name)
+        reason = refusal(f.name, value, f.metadata)
+        if not reason and value != f.default:
+            reason = unread(f.name, value, getattr(options, "agent", None), f.metadata)
+        if reason:
             parser.error(reason)
     return options
 
@@ -217,7 +233,7 @@ def preset_of(options: Any, model: str) -> dict[str, Any]:
         preset = dict(PRESETS["real/mem1" if agent == "mem1" else "real"])
         preset["precision"] = usual_precision()
     if agent == "mem1" and getattr(options, "env", "search") != "search":
-        preset["data"] = "world"  # a shop needs no dialogues: nothing is to be downloaded
+        preset["data"] = "world"  # because a shop needs no dialogues, none should be downloaded
     if getattr(options, "shard", False):
         preset["lora"] = 0
     rank = getattr(options, "lora", None)
@@ -229,9 +245,9 @@ def preset_of(options: Any, model: str) -> dict[str, Any]:
 
 
 def usual_facts(data: str) -> str:
-    """Where facts come from unless --facts says so. Only LoCoMo comes with observations.
+    """Where facts come from without --facts: observations only of LoCoMo, or of a file.
 
-    A file is taken for one of LoCoMo's.
+    A file counts as one in LoCoMo's form; evaluate.py refuses it if it has no observations.
     """
     if data in KINDS:
         return "turns"
@@ -248,6 +264,6 @@ def resolve(options: Any, algorithm: str):
             values.setdefault(name, default)
     if hasattr(options, "facts"):
         values.setdefault("facts", usual_facts(values["data"]))
-    # Without an agent, as evaluate.py mostly is, the folder is named after the data.
+    # evaluate.py mostly runs without --agent; its folder is then named after the data.
     values.setdefault("out", f"runs/{algorithm}-{agent or Path(values['data']).stem}")
     return replace(options, **values)

@@ -1,8 +1,8 @@
-"""What comes of a training run: scores on held-out tasks, and what stands in its folder at the end.
+"""The results of a training run: scores on held-out tasks, and the files that it leaves.
 
 `evaluate` scores greedy episodes of the agent that learns, on tasks that it did not learn from. A
 manager also reads whole dialogues (`evaluate_test`). `evaluate_after` saves the weights; `finish`
-writes the rest of what run.py lists, and prints. Nothing here trains.
+writes the other files that run.py lists, and prints. No function of this module trains.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CASES = 12  # held-out cases that cases.jsonl follows
 def score(episodes: Sequence[Episode]) -> dict:
     """The metrics of greedy episodes, over all and by category."""
     logs = [episode.log for episode in episodes]
-    # An episode of several questions lists them; the means are over questions.
+    # The means are over questions; an episode of several questions lists them.
     rows = [row for log in logs for row in log.get("objectives", [log])]
     scores = summarise([row["answer"] for row in rows], [row["gold"] for row in rows],
                        [row["category"] for row in rows])
@@ -75,14 +75,18 @@ def evaluate(run: Run, tasks: Sequence[Task]) -> tuple[dict, list[Episode]]:
 
 
 def case_places(episodes: Sequence[Episode]) -> list[int]:
-    """The places of a dozen cases among them, of each kind as many: the same at every step."""
-    kinds: dict[tuple, list[int]] = {}  # by question type, and second pets by themselves
+    """The places of a dozen episodes, equally many of each kind, the same at every step."""
+    places_of_kind: dict[tuple, list[int]] = {}  # (question type, whether about a second pet)
     for place, episode in enumerate(episodes):
-        kinds.setdefault((episode.log["category"], "merged" in episode.log), []).append(place)
-    each = -(-CASES // max(len(kinds), 1))
-    spread = [places[::max(1, len(places) // each)][:each] for places in kinds.values()]
-    in_turn = sorted((turn, place) for places in spread for turn, place in enumerate(places))
-    return sorted(place for _, place in in_turn[:CASES])
+        kind = episode.log["category"], "merged" in episode.log
+        places_of_kind.setdefault(kind, []).append(place)
+    n_each = -(-CASES // max(len(places_of_kind), 1))
+    # Evenly spaced, because neighbours are questions about the same dialogue.
+    samples = [places[::max(1, len(places) // n_each)][:n_each]
+               for places in places_of_kind.values()]
+    # The first of each kind, then the second of each, and so on, until there are a dozen.
+    ranked = sorted((rank, place) for places in samples for rank, place in enumerate(places))
+    return sorted(place for _, place in ranked[:CASES])
 
 
 def validate(run: Run, step: int) -> float:
@@ -111,12 +115,12 @@ def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
         dialogues = devices.spread(run.test_dialogues)
         with devices.gathered(run.policy.model, run.reference.model):
             banks = build_banks(run.policy, dialogues, run.embed, run.options.facts).banks
-            asked = [AnswerTask(bank, question, dialogue.speakers)
+            tasks = [AnswerTask(bank, question, dialogue.speakers)
                      for bank, dialogue in zip(banks, dialogues)
                      for question in dialogue.questions]
-            answers = answer_all(run.reference, asked, run.options.distill)
+            answers = answer_all(run.reference, tasks, run.options.distill)
         rows = devices.gather([(answer.text, task.question.answer, task.question.category)
-                               for answer, task in zip(answers, asked)])
+                               for answer, task in zip(answers, tasks)])
         sizes = devices.gather([len(bank) for bank in banks])
         scores["whole_dialogues"] = summarise(*zip(*rows))["exact_match"]
         scores["memories_per_dialogue"] = sum(sizes) / len(sizes)
@@ -124,7 +128,7 @@ def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
 
 
 def evaluate_after(run: Run) -> tuple[dict, list[Episode]]:
-    """Held-out scores of the trained policy. It is saved first: nothing here can lose it."""
+    """Held-out scores of the trained policy, which is saved first, because scoring may fail."""
     save(run.policy, run.folder / "checkpoint")
     return evaluate_test(run)
 
@@ -136,10 +140,10 @@ def evaluate_before(run: Run) -> tuple[dict, list[Episode]]:
 
 
 def count_questions(tasks: Sequence[Task]) -> int:
-    """Different questions: in training one may judge two of a manager's decisions."""
+    """The number of different questions, because one may judge two of a manager's decisions."""
     distinct: set[int] = set()  # objects, because two dialogues may ask in the same words
     for task in tasks:
-        if isinstance(task, SearchTask):  # MEM1 answers several
+        if isinstance(task, SearchTask):  # a task of MEM1 has several
             distinct.update(map(id, task.questions))
         elif isinstance(task, (ManagerTask, AnswerTask)):
             distinct.add(id(task.question))
@@ -149,7 +153,7 @@ def count_questions(tasks: Sequence[Task]) -> int:
 
 
 def peak_memory_bytes() -> int:
-    """The most this process ever held: on the GPU if it held anything there, else resident.
+    """The most memory that this process ever held: of the GPU if it used one, else of the machine.
 
     0 on Windows, where Python cannot tell.
     """
@@ -164,11 +168,12 @@ def peak_memory_bytes() -> int:
 
 
 def save(policy: Policy, folder: Path) -> None:
-    """Write a Hugging Face folder, by one of all devices."""
+    """Write a Hugging Face folder, on one of all devices."""
     if devices.is_main():
-        folder.mkdir(parents=True, exist_ok=True)  # a file in its place would only be logged
+        # If a file has this name, mkdir raises; transformers would only log that nothing is saved.
+        folder.mkdir(parents=True, exist_ok=True)
     with devices.gathered(policy.model):
-        # `state_dict` of a sharded model returns pieces whatever is gathered; this does not.
+        # The parameters and not `state_dict`, which returns pieces even of a gathered model.
         sharded = hasattr(policy.model, "unshard")
         weights = dict(policy.model.named_parameters()) if sharded else None
         if devices.is_main():
@@ -233,7 +238,7 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
         draw_objectives(by_objectives, title, run.folder / "objectives.png")
     save_card(run, table(before[0], after[0]))
     for folder in (run.folder, *(run.folder / harness for harness in HARNESSES)):
-        (folder / FILE).unlink(missing_ok=True)  # finished: nothing to go on with
+        (folder / FILE).unlink(missing_ok=True)  # because a finished run has nothing to resume
     print(f"\n{run.algorithm} {options.agent}: held-out {headline} "
           f"{before[0][run.headline]:.3f} -> {after[0][run.headline]:.3f} in {seconds:.0f} s, "
           f"{peak_memory_bytes() / 2**30:.1f} GiB; run folder {run.folder}")

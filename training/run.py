@@ -1,7 +1,6 @@
-"""What every training run needs and no reader of the algorithm does: data, tasks, run folder.
+"""What a training run needs before its loop begins: data, tasks, run folder.
 
-results.py is the other half: it scores, and writes what a run leaves behind. state.py stands
-between a loop and both.
+state.py goes with the loop. results.py scores, and writes what a run leaves behind:
 
     runs/NAME/config.json    every option as it was resolved
               resume.pt      an unfinished run, to go on with (checkpoints.py)
@@ -11,8 +10,8 @@ between a loop and both.
               dialogue.json  a manager's: one held-out dialogue, read before and after training;
                              not with --limit
               curve.png      training reward and validation score over the steps
-              objectives.png MEM1's scores over the number of questions
-              full_context/, truncation/    the runs that MEM1 is compared with
+              objectives.png with --compare: MEM1's scores over the number of questions
+              full_context/, truncation/    with --compare: the runs beside MEM1's
               checkpoint/    the trained policy, an ordinary Hugging Face folder with a model card
               summary.json   held-out scores before and after, time, memory
 """
@@ -53,30 +52,32 @@ from training.checkpoints import (
     resume_command,
     scores_before,
 )
-from training.options import Options, resolve
+from training.options import Options, flag, resolve
 from training.trackers import Tracker, TrackerError, tensorboard, wandb
 from trees import Episode
 
 Task = ManagerTask | AnswerTask | SearchTask | Goal | WebShopGoal
 Agent = ManagerAgent | AnswerAgent | Mem1Agent
 REWARDS = {"exact_match": squad_exact_match, "f1": f1}
-TRAINING_ROUNDS = 6  # MEM1's training questions are grouped so often: fewer pairs to know by heart
+# MEM1's training questions are grouped anew so many times, because a model would learn a task that
+# comes back unchanged by heart.
+TRAINING_ROUNDS = 6
 SHOP_GOALS = (152, 81, 250)  # of training, validation and test
 OF_A_RUN = ("metrics.csv", "samples.jsonl", "cases.jsonl", "dialogue.json", "summary.json",
             "curve.png", "objectives.png")
 
 
 def load_or_stop(name: str, options: Options | None = None) -> Policy:
-    """The policy of a folder or hub name, to be trained as the options say; or to be asked only.
+    """The policy of a folder or hub name, with the options of its training, if it is trained.
 
-    Stops the program with one line if there is none.
+    Stops the program with one line if there is no such model.
     """
-    how = {} if options is None else {
+    settings = {} if options is None else {
         "lora": options.lora, "precision": options.precision,
         "checkpointing": options.checkpointing,
         "micro_batch_tokens": options.micro_batch_tokens}
     try:
-        return load_policy(name, **how)
+        return load_policy(name, **settings)
     except PolicyError as error:
         exit_with(str(error))
 
@@ -98,16 +99,16 @@ class Run:
     folder: Path
     started: float = field(default_factory=time.time)
     n_tokens: int = 0  # response tokens trained on
-    identity: dict[str, Any] = field(default_factory=dict)  # what --resume must find again
+    identity: dict[str, Any] = field(default_factory=dict)  # what must be equal for --resume
     saved: dict[str, Any] | None = None  # the checkpoint to go on from
     before: tuple[dict, list[Episode]] | None = None  # the start model's held-out scores
     trackers: list[Tracker] = field(default_factory=list)  # of --tensorboard and --wandb
 
     @property
     def headline(self) -> str:
-        """The score to follow: a purchase is right by degrees, an answer is right or not."""
-        shop = self.options.agent == "mem1" and self.options.env != "search"
-        return "reward" if shop else "exact_match"
+        """The score to follow: the reward of a shop, because purchases are right by degrees."""
+        in_a_shop = self.options.agent == "mem1" and self.options.env != "search"
+        return "reward" if in_a_shop else "exact_match"
 
     def log_step(self, row: dict[str, float]) -> None:
         """Append one line to metrics.csv."""
@@ -133,10 +134,10 @@ class Run:
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def batches(self, items: Sequence | None = None) -> Iterable[list]:
-        """Endless batches of training tasks, or of other items: each once before any comes again.
+        """Endless batches of training tasks, or of `items`: each comes once before any comes again.
 
-        Inside a batch they keep their order, so that questions about one dialogue are neighbours:
-        they can share one row of memories.
+        A batch keeps the order of the tasks. So questions about one dialogue are neighbours, and
+        can share a packed row.
         """
         items = self.train if items is None else items
         order = random.Random(self.options.seed)
@@ -191,8 +192,10 @@ def check_options(options: Options) -> None:
     if options.questions < n_devices:
         exit_with(f"--questions {options.questions}: fewer than the {n_devices} devices they are "
                   "for")
-    if options.compare and (options.agent != "mem1" or options.env != "search"):
-        exit_with("--compare trains what MEM1 is compared with: it needs --agent mem1 --env search")
+    if options.env != "search":  # a shop has goals of its own, and no questions
+        for name in ("compare", "objectives", "train_questions"):
+            if getattr(options, name) != getattr(Options, name):
+                exit_with(f"{flag(name)}: is read only with --env search; leave it out")
     if not options.resume and (folder / FILE).exists():
         exit_with(f"{folder} holds an unfinished run: go on with it (--resume), delete {FILE} "
                   "there, or choose another --out")
@@ -204,7 +207,7 @@ def check_options(options: Options) -> None:
 def open_folder(folder: Path, options: Options, this_run: dict[str, Any]) -> dict[str, Any] | None:
     """Make the run folder; returns the checkpoint to go on from, None for a new run.
 
-    Stops the program if the folder cannot be written to, or with --resume holds another run.
+    Stops the program if the folder cannot be written to, or if --resume meets another run in it.
     """
     try:
         if options.resume:
@@ -223,7 +226,7 @@ def open_folder(folder: Path, options: Options, this_run: dict[str, Any]) -> dic
 
 
 def start_trackers(folder: Path, options: Options, n_rows: int) -> list[Tracker]:
-    """TensorBoard and Weights & Biases, as asked for; `n_rows` are logged already."""
+    """TensorBoard and Weights & Biases, if asked for; a resumed run has logged `n_rows` steps."""
     trackers: list[Tracker] = []
     if not devices.is_main():
         return trackers
@@ -258,7 +261,7 @@ def prepare(options: Options, algorithm: str) -> Run:
         reference.model.requires_grad_(False)
     embed = hashed_words()
     agent, (train, validation, test) = agent_and_tasks(options, splits, reference, embed)
-    if not train or not test:  # a manager's questions need evidence
+    if not train or not test:  # for example because no question of a manager's names its evidence
         exit_with(f"{options.data}: no usable question to {'test on' if train else 'learn from'}")
     this_run = identity(options, algorithm, policy.model, len(train))
     folder = Path(options.out)
@@ -284,11 +287,11 @@ def launch(main: Callable[[], Any]) -> None:
         raise SystemExit(130) from None
     except Exception as error:
         if devices.is_lost_rank(error):
-            if devices.rank() < 2:  # one of these two is alive: once is enough
+            if devices.rank() < 2:  # at least one of ranks 0 and 1 is alive; the others are silent
                 print("\nerror: another device's process has died, or torchrun was told to stop; "
                       f"go on from the last checkpoint (--save-every) with: {resume_command()}",
                       file=sys.stderr, flush=True)
-            os._exit(1)  # at once: what is left of the connection could make it wait
-        if isinstance(error, (OSError, PolicyError)):  # a full disk; a model learned to pieces
+            os._exit(1)  # at once, because closing the broken connection could wait for ever
+        if isinstance(error, (OSError, PolicyError)):  # a full disk, or weights that became NaN
             exit_with(str(error))
         raise
