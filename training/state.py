@@ -53,13 +53,13 @@ class TokenMetrics:
 
     They describe the policy before its first update, so they are taken in the first epoch. Only
     `clip_fraction` is taken in the last epoch, because nothing can be clipped before an update.
-    `skipped` is 1 if an update was left out, else 0. `columns` are further sums, begun by the loop.
+    `skipped` is 1 if an update was left out, else 0.
     """
 
-    def __init__(self, n_tokens: int, epochs: int = 1, **columns: float):
+    def __init__(self, n_tokens: int, epochs: int = 1):
         self.n_tokens = sum(devices.gather([n_tokens]))  # of all devices
         self.last_epoch = epochs - 1
-        self.sums = Counter(columns)
+        self.sums = Counter()
         self.skipped = 0
 
     def add(self, epoch: int, **values: Tensor) -> None:
