@@ -113,8 +113,8 @@ class KeptCritic(ppo.Critic):
 
     gradient: list[torch.Tensor] = []
 
-    def __init__(self, *given):
-        super().__init__(*given)
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
         KeptCritic.last = self
 
 
@@ -348,10 +348,10 @@ def test_a_rank_that_dies_ends_the_run_and_leaves_it_resumable(tmp_path):
                     "session_1": [{"dia_id": "D1:1", "speaker": "Ann", "text": "I ski."}]}
     (tmp_path / "data.json").write_text(json.dumps(
         [{"sample_id": name, "conversation": conversation, "qa": questions} for name in "abc"]))
-    argv = [f"--{key}={value}" for key, value in {
+    argv = ["--shard", *(f"--{key}={value}" for key, value in {
         "model": tmp_path / "model", "data": tmp_path / "data.json", "agent": "answer",
         "questions": 3, "group-size": 4, "steps": 4, "max-new-tokens": 5, "kl": 0.1,
-        "shard": True, "out": tmp_path / "run"}.items()]
+        "out": tmp_path / "run"}.items())]
     codes = together(tmp_path, command, *argv, "--save-every", "2")
     said = errors(tmp_path)
     assert codes == [1, -signal.SIGKILL], f"{codes}: {said}"
