@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 
 import ppo
 from backend.loading import PolicyError
+from comparisons import harnesses
 from comparisons.harnesses import by_objectives
 from grpo import train
 from memory_bank import hashed_words
@@ -246,7 +247,7 @@ def test_a_main_that_is_interrupted_prints_no_traceback(capsys):
 def test_the_other_harnesses_of_mem1_are_resumed_too(material, forked, monkeypatch):
     """Killed in the last of three trainings: the first two are loaded, the third goes on."""
     options = {"agent": "mem1", "data": "world", "steps": 2, "questions": 2, "save-every": 1,
-               "limit": 1, "train-questions": 8}
+               "limit": 1, "train-questions": 8, "compare": True, "distill": True}
     folder = material / "mem1"
     assert forked(killed_in_harness, folder, **options) == -signal.SIGKILL
     assert (folder / "full_context" / FILE).exists() and (folder / FILE).exists()
@@ -264,7 +265,7 @@ def patch_mem1(patch) -> None:
     """A dialogue each to learn from and to look at."""
     splits = [world(1, seed, held_out=seed > 0) if seed else world(1, 0) for seed in range(3)]
     patch(run, "data_splits", lambda data, count: splits)
-    patch(results, "by_objectives", lambda *given: by_objectives(*given[:5], limit=1, counts=(1,)))
+    patch(harnesses, "by_objectives", lambda *given: by_objectives(*given[:5], limit=1, counts=(1,)))
 
 
 def killed_in_harness(folder: Path, **options) -> None:
