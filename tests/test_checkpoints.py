@@ -265,7 +265,8 @@ def patch_mem1(patch) -> None:
     """A dialogue each to learn from and to look at."""
     splits = [world(1, seed, held_out=seed > 0) if seed else world(1, 0) for seed in range(3)]
     patch(run, "data_splits", lambda data, count: splits)
-    patch(harnesses, "by_objectives", lambda *given: by_objectives(*given[:5], limit=1, counts=(1,)))
+    patch(harnesses, "by_objectives",
+          lambda *given: by_objectives(*given[:5], limit=1, counts=(1,)))
 
 
 def killed_in_harness(folder: Path, **options) -> None:
