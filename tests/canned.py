@@ -1,8 +1,11 @@
-"""Agents, episodes, processes and an oracle that several test files share."""
+"""Agents, episodes, processes, commands and an oracle that several test files share."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
+import io
 import itertools
 import multiprocessing
 import random
@@ -24,6 +27,30 @@ def forkserver():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["grpo", "ppo", "conftest", "torch.distributed.fsdp"])
     return context
+
+
+def call(name: str, *arguments: object) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a script's main, run in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            importlib.import_module(name).main([str(argument) for argument in arguments])
+        except SystemExit as stopped:
+            code = stopped.code
+    return code, out.getvalue(), err.getvalue()
+
+
+def refused(name: str, *arguments: object) -> str:
+    """The one line with which a command refuses its arguments."""
+    code, out, err = call(name, *arguments)
+    typed = f"{name} {' '.join(map(str, arguments))}"
+    assert code == 2, f"{typed}: exit code {code}, expected 2"
+    # The libraries' own progress bars and warnings are not ours to silence.
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, f"{typed}: expected one line of error, got {err!r}"
+    assert "Traceback" not in err + out, f"{typed}: a traceback tells a student nothing"
+    return lines[0]
 
 
 class CannedAgent:

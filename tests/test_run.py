@@ -5,10 +5,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import importlib
-import io
 import itertools
 import json
 import random
@@ -18,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from canned import call, refused
 
 from grpo import GRPOOptions
 from memory_bank import hashed_words
@@ -27,30 +25,6 @@ from trees import Episode
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ("grpo", "ppo", "evaluate")
-
-
-def call(name: str, *arguments: object) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of a script's main, run in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            importlib.import_module(name).main([str(argument) for argument in arguments])
-        except SystemExit as stopped:
-            code = stopped.code
-    return code, out.getvalue(), err.getvalue()
-
-
-def refused(name: str, *arguments: object) -> str:
-    """The one line with which a command refuses its arguments."""
-    code, out, err = call(name, *arguments)
-    typed = f"{name} {' '.join(map(str, arguments))}"
-    assert code == 2, f"{typed}: exit code {code}, expected 2"
-    # The libraries' own progress bars and warnings are not ours to silence.
-    lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, f"{typed}: expected one line of error, got {err!r}"
-    assert "Traceback" not in err + out, f"{typed}: a traceback tells a student nothing"
-    return lines[0]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
