@@ -213,7 +213,7 @@ def facts_of(turns: Sequence[Turn], source: str, policy: Policy | None = None,
     facts: list[list[str]] = []
     for start in progress(range(0, len(turns), CHUNK), "extract"):
         prompts = [policy.encode(extract_messages(turn)) for turn in turns[start : start + CHUNK]]
-        facts += [parse_facts(response) for response in greedy(policy, prompts, 256)]
+        facts += [parse_facts(response)[0] for response in greedy(policy, prompts, 256)]
     return facts
 
 

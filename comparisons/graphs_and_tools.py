@@ -26,10 +26,11 @@ from memory_bank import STOP_WORDS, Memory, memory_line, words_of
 from memr1 import PER_SPEAKER, SIMILAR, apply_operations, turn_facts
 from prompts import (
     Operation,
-    first_json,
+    json_entries,
     manager_messages,
     one_line,
     parse_operations,
+    split_thinking,
     storable,
 )
 
@@ -80,13 +81,15 @@ def parse_note(response: str, n: int) -> tuple[Note, dict[int, str], int]:
 
     Like all parsers here it never raises.
     """
-    parsed = first_json(response)
+    entries, n_unread = json_entries(response)
+    parsed, *more = entries or [None]
     if not isinstance(parsed, dict):
         return Note(), {}, 1
     keywords, tags = (
         [text for text in map(storable, parsed[name]) if text]
         if isinstance(parsed.get(name), list) else [] for name in ("keywords", "tags"))
     links, invalid = numbers_in(parsed.get("links"), n)
+    invalid += n_unread + len(more)  # one note is asked for
     new_contexts, contexts = parsed.get("contexts"), {}
     for name, context in new_contexts.items() if isinstance(new_contexts, dict) else ():
         numbers, _ = numbers_in(name, n)
@@ -162,10 +165,8 @@ there already is not new. Write [] if nothing is. Example:
 
 def parse_edges(response: str, n: int) -> tuple[list[tuple[str, set[str], str, list[int]]], int]:
     """New facts (text, nodes, date, which of n it ends), and how much was unusable."""
-    parsed = first_json(response)
-    edges, invalid = [], int(parsed is None)
-    # A single edge may stand without a list around it.
-    entries = parsed if isinstance(parsed, list) else [parsed] if parsed else []
+    entries, invalid = json_entries(response)
+    edges = []
     for entry in entries:
         entry = entry if isinstance(entry, dict) else {}
         text, date, *nodes = (storable(entry.get(name))
@@ -264,10 +265,20 @@ call and nothing else; a memory's id is its number in a result:
 ACTIONS = {"create": "ADD", "update": "UPDATE", "delete": "DELETE"}
 
 
-def parse_tool(response: str, n: int) -> Operation | None:
-    """A call as an operation among n numbered memories; also "SEARCH"; None if unusable."""
-    parsed = first_json(response)
-    call = parsed if isinstance(parsed, dict) else {}
+def parse_tool(response: str, n: int) -> tuple[Operation | None, int]:
+    """(the first call as an operation among n numbered memories, how many pieces are surplus).
+
+    The operation may also be "SEARCH". It is None, with nothing surplus, if the first call is
+    unusable. Later calls are surplus, because they were written without the result of the first.
+    """
+    entries, n_unread = json_entries(response)
+    call, *more = entries or [None]
+    operation = _call(call if isinstance(call, dict) else {}, n)
+    return operation, n_unread + len(more) if operation else 0
+
+
+def _call(call: dict, n: int) -> Operation | None:
+    """A call as an operation among n numbered memories, or None if it is unusable."""
     tool, action, query, content = (storable(call.get(name))
                                     for name in ("tool", "action", "query", "content"))
     numbers, wrong = numbers_in(call.get("id"), n)
@@ -314,7 +325,8 @@ class LangMem(Mem0):
         for n_left in range(self.max_calls, 0, -1):
             response = yield from self.ask(
                 instructed(TOOL_INSTRUCTIONS, *lines, f"Calls left: {n_left}"))
-            operation = parse_tool(response, len(memories))
+            operation, n_surplus = parse_tool(response, len(memories))
+            self.counts.update(invalid=n_surplus)
             if operation and operation.event == "NOOP":
                 return memories
             results, counts = ["error: nothing was done"], Counter(invalid=1)
@@ -327,7 +339,7 @@ class LangMem(Mem0):
                     self.bank, memories, [operation], turn.speaker, turn.timestamp)
                 results = results if counts["invalid"] else ["done"]
             self.counts.update(counts)
-            lines += [f"Call: {one_line(response)}", "Result:", *results]
+            lines += [f"Call: {one_line(split_thinking(response)[1])}", "Result:", *results]
         self.counts["tool loops cut"] += 1
         return memories
 

@@ -40,7 +40,6 @@ from policy import Policy
 from prompts import (
     answer_messages,
     extract_messages,
-    first_json,
     manager_messages,
     one_line,
     parse_answer,
@@ -289,9 +288,8 @@ class Mem0(System):
         source = self.facts or ("turns" if self.compact else "llm")
         if source == "llm":
             response = yield from self.ask(extract_messages(turn))
-            facts, parsed = parse_facts(response), first_json(response)
-            listed = parsed.get("facts") if isinstance(parsed, dict) else parsed
-            self.counts.update(invalid=int(not isinstance(listed, list)))
+            facts, invalid = parse_facts(response)
+            self.counts.update(invalid=invalid)
         else:
             facts = turn_facts(turn, source)
         for fact in facts:

@@ -640,7 +640,8 @@ def test_parsers_take_any_string(response: str, n: int) -> None:
     edges, invalid = parse_edges(response, n)
     assert invalid >= 0 and all(set(ended) <= set(range(n)) for *_, ended in edges), (
         "an edge that was not shown cannot be closed")
-    operation = parse_tool(response, n)
+    operation, surplus = parse_tool(response, n)
+    assert surplus >= 0
     assert operation is None or operation.number in (None, *range(n)), "an id out of no result"
     written = [note.context, *note.keywords, *note.tags, *contexts.values(),
                *(text for edge in edges for text in (edge[0], edge[2], *edge[1])),
@@ -703,11 +704,12 @@ def test_parse_note_edges_and_tools_by_hand() -> None:
         [("A met B", {"a", "mr b"}, "", [])], 0), "one edge may stand without a list"
     assert parse_edges("[]", 0) == ([], 0) and parse_edges("none", 0) == ([], 1), (
         "nothing new is a usable answer, no JSON is not")
-    assert parse_tool(json.dumps(tool("update", "x", id="1")), 2) == Operation("UPDATE", 1, "x")
+    assert parse_tool(json.dumps(tool("update", "x", id="1")), 2) == (
+        Operation("UPDATE", 1, "x"), 0)
     for wrong in (tool("update", "x"), tool("create", "x", id=0), tool("delete", id=2),
                   tool("delete", id=[0, 9]), tool("update", " ", id=0), tool("forget", "x"),
                   {"tool": "search_memory"}):
-        assert parse_tool(json.dumps(wrong), 2) is None, (
+        assert parse_tool(json.dumps(wrong), 2) == (None, 0), (
             f"{wrong}: create has no id, update and delete need one from a result, texts say words")
 
 
