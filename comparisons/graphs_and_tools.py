@@ -24,6 +24,7 @@ from comparisons.rules_and_mem0 import (
 from data import Message, Turn
 from memory_bank import STOP_WORDS, Memory, memory_line, words_of
 from memr1 import PER_SPEAKER, SIMILAR, apply_operations, turn_facts
+from metrics import spaced
 from prompts import (
     Operation,
     json_entries,
@@ -220,7 +221,7 @@ class Zep(System):
     def along_graph(self, words: set[str]) -> list[Memory]:
         """The edges at the nodes that these words name, then those at their other ends."""
         nodes = {node for nodes_of_edge in self.nodes.values() for node in nodes_of_edge
-                 if words.issuperset(re.findall(r"\w+", node))}
+                 if words.issuperset(re.findall(r"\w+", spaced(node)))}
         edges: dict[int, Memory] = {}
         for _ in range(2):
             edges.update((edge.id, edge) for edge in self.bank
@@ -235,7 +236,7 @@ class Zep(System):
         score: Counter[Memory] = Counter()
         for ranking in (self.bank.search(question, len(self.bank) or 1),
                         [edge for edge, count in shared.most_common() if count],
-                        self.along_graph(set(re.findall(r"\w+", question.lower())))):
+                        self.along_graph(set(re.findall(r"\w+", spaced(question).lower())))):
             for rank, edge in enumerate(ranking, start=1):
                 score[edge] += 1 / (60 + rank)  # with 60, as usual, first ranks do not rule alone
         return [edge for edge, _ in score.most_common()]
