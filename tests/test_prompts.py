@@ -384,8 +384,8 @@ def test_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def bounded_work() -> Iterator[None]:
     """Stop what needs a thousand times the work of one pass over half a million characters.
 
-    Patterns do not count their steps. Quadratic work on so long a text would take many minutes, and one
-    pass takes milliseconds, so that an alarm after a minute tells the two apart on any machine.
+    Patterns do not count their steps. Quadratic work on so long a text would take many minutes, and
+    one pass takes milliseconds. So an alarm after a minute tells the two apart on any machine.
     """
     def stop(*_) -> None:
         raise AssertionError("the work grows with the square of the length")
