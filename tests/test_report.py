@@ -479,7 +479,7 @@ def test_a_timeline_tells_what_was_lost():
                  Question("Who?", "Zoe", 4, ("D9:9",)), Question("Why?", "Zoe", 4, ()))
     operations = iter(['[{"event": "ADD", "text": "a dog named Rex"}]',
                        '[{"event": "UPDATE", "id": 0, "text": "a cat named Tom"}]',
-                       '[{"event": "DELETE", "id": 0}, {"event": "DELETE", "id": 9}]'])
+                       '[{"event": "DELETE", "id": 0}, {"event": "DELETE", "id": 0}]'])
     found = reading(Scripted(lambda prompt: next(operations)), Scripted(newest),
                     Dialogue("talk", ("Anna",), turns, questions), EMBED)
     happened = [turn["facts"][0]["changes"] for turn in found["turns"]]
