@@ -37,8 +37,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from backend.devices import exit_with
 from benchmarks.splits import dialogues_to_test, held_out
 from comparisons import compare, recall
@@ -53,7 +51,7 @@ from policy import Policy
 from training.options import option, parse_options, resolve
 from training.pictures import objectives_table
 from training.results import peak_memory_bytes
-from training.run import load_or_stop
+from training.run import load_or_stop, show_bar
 from world import KINDS
 
 DESCRIPTION = """Evaluate two agents together on whole dialogues, or MEM1 on long tasks. With
@@ -97,11 +95,6 @@ class EvaluateOptions:
 # ---- The two agents ------------------------------------------------------------------------------
 
 
-def show_bar(steps: range, name: str) -> tqdm:
-    """The steps behind a progress bar."""
-    return tqdm(steps, desc=name, ncols=100)
-
-
 def evidence_found(sources: Sources, task: AnswerTask) -> float | None:
     """The share of a question's evidence turns behind the memories that the answer agent sees.
 
@@ -126,7 +119,8 @@ def ask_everything(answerer: Policy, dialogues: Sequence[Dialogue], reading: Rea
     for start in show_bar(range(0, len(tasks), CHUNK), "answer"):
         # The prompts of a chunk are one batch, because a GPU is slow with one prompt at a time.
         chunk = tasks[start : start + CHUNK]
-        answers = answer_all(answerer, [task for _, _, task in chunk], distill, max_new_tokens)
+        answers = answer_all(answerer, [task for _, _, task in chunk], distill,
+                             max_new_tokens=max_new_tokens)
         for (dialogue, sources, task), answer in zip(chunk, answers):
             question = task.question
             texts = answer.text, question.answer  # prediction first: BLEU-1 is not symmetric
@@ -158,7 +152,8 @@ def run_system(manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue],
     """Scores, times and counts of the two agents together, and a record of every question."""
     start = time.time()
     # training/results.py reads with the same function, so both commands' scores can be compared.
-    reading = build_banks(manager, dialogues, hashed_words(), facts, max_new_tokens, show_bar)
+    reading = build_banks(manager, dialogues, hashed_words(), facts, show_bar,
+                          max_new_tokens=max_new_tokens)
     read_seconds = time.time() - start
     # Answers are timed apart, because a system may buy fast answers with slow reading.
     start = time.time()

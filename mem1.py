@@ -166,8 +166,8 @@ class Mem1Agent:
     `environment` makes a new environment, one for each trajectory. `harness` is one of HARNESSES.
     """
 
-    def __init__(self, environment: Callable[[], Environment] = Search, harness: str = "mem1",
-                 max_new_tokens: int = 160):
+    def __init__(self, environment: Callable[[], Environment] = Search, harness: str = "mem1", *,
+                 max_new_tokens: int):
         self.environment, self.harness = environment, harness
         # Truncation has the prompts of full context, because it only remembers fewer turns.
         self.kind = "mem1" if harness == "mem1" else "full_context"

@@ -112,6 +112,16 @@ def own_seed(seed: int) -> int:
     return seed + RANK_STRIDE * rank()
 
 
+@contextmanager
+def main_first() -> Iterator[None]:
+    """Rank 0 goes through the block first, because the others then find on disk what it made."""
+    if world_size() > 1 and not is_main():
+        dist.barrier()
+    yield
+    if world_size() > 1 and is_main():
+        dist.barrier()
+
+
 # ---- Sharing work and what came of it ------------------------------------------------------------
 
 

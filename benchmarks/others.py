@@ -348,25 +348,36 @@ def load_hotpotqa(path: str | os.PathLike[str]) -> list[OpenQuestion]:
 # ---- what --data names ---------------------------------------------------------------------------
 
 LOADERS = {"locomo": load_locomo, "msc": load_msc, "longmemeval": load_longmemeval,
-           "longmemeval-s": load_longmemeval, "longmemeval-m": load_longmemeval,
            "hotpotqa": load_hotpotqa}
+NAMES = {**{form: form for form in LOADERS}, "longmemeval-s": "longmemeval",
+         "longmemeval-m": "longmemeval"}  # what --data may name -> the form of its file
 # The first of these fields in a file tells its form; LoCoMo's has none of them.
 _MARKS = {"previous_dialogs": "msc", "question_date": "longmemeval",
           "haystack_sessions": "longmemeval", "supporting_facts": "hotpotqa"}
 
 
 def load(data: str) -> list[Dialogue] | list[OpenQuestion]:
-    """All that `--data` names: a benchmark in LOADERS, fetched on first use, or a file of its form.
+    """All that `--data` names: a benchmark in NAMES, fetched on first use, or a file of its form.
 
     Raises DataError if it is neither, cannot be fetched, or is broken.
     """
-    if data in LOADERS:
-        return LOADERS[data](fetch(data))
+    if data in NAMES:
+        return LOADERS[NAMES[data]](fetch(data))
     if not Path(data).is_file():
         raise DataError(f"--data {data}: there is no such file, and the benchmarks are "
-                        f"{', '.join(LOADERS)}; check the path or the name")
+                        f"{', '.join(NAMES)}; check the path or the name")
+    return LOADERS[form_of(data)](data)
+
+
+def form_of(data: str) -> str:
+    """The form of what `--data` names, a key of LOADERS; that of LoCoMo where nothing tells."""
+    if data in NAMES:
+        return NAMES[data]
     # A megabyte is enough: if a long haystack stands before all else, its own name is a mark. A
     # file that is no text is refused by the loader.
-    with open(data, encoding="utf-8", errors="replace") as file:
-        mark = re.search(rf'"({"|".join(_MARKS)})"\s*:', file.read(1 << 20))
-    return LOADERS[_MARKS[mark[1]] if mark else "locomo"](data)
+    try:
+        with open(data, encoding="utf-8", errors="replace") as file:
+            mark = re.search(rf'"({"|".join(_MARKS)})"\s*:', file.read(1 << 20))
+    except OSError:  # `load` says what is wrong with it
+        return "locomo"
+    return _MARKS[mark[1]] if mark else "locomo"

@@ -71,6 +71,9 @@ class CompareOptions:
     data: str | None = option(None, "world, world-long, locomo, msc or longmemeval, downloaded "
                                     "once, or a file of theirs; default: world for the embedded "
                                     "model, else locomo")
+    facts: str | None = option(None, "of a turn, for Memory-R1, Mem0 and the rules: as said "
+                               "(turns), the data's observations or llm; default: as evaluate.py",
+                               "turns", "observations", "llm")
     distill: bool = option(True, "select memories, then answer")
     limit: int | None = option(None, "ask only the first so many questions, 10 to 100, and read "
                                      "only their dialogues: a quick look")
@@ -135,12 +138,13 @@ def leaves_out_instructions(policy: Policy) -> bool:
 
 
 def make_systems(name: str, manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue],
-                 max_new_tokens: int, distill: bool) -> list[System]:
+                 max_new_tokens: int, distill: bool, facts: str) -> list[System]:
     """An empty memory for each dialogue."""
     make, embed = SYSTEMS["memory-r1" if name in TRAINED else name], hashed_words()
     compact = leaves_out_instructions(manager)
     return [make(manager, embed, dialogue.speakers, compact=compact, answerer=answerer,
-                 distill=distill, max_new_tokens=max_new_tokens) for dialogue in dialogues]
+                 distill=distill, facts=facts, max_new_tokens=max_new_tokens)
+            for dialogue in dialogues]
 
 
 # ---- Running -------------------------------------------------------------------------------------
@@ -223,7 +227,7 @@ def run_all(names: Sequence[str], options: CompareOptions, dialogues: Sequence[D
             for first in range(0, len(unread), TOGETHER):
                 part = unread[first:first + TOGETHER]
                 systems = make_systems(name, policies[models[0]], policies[models[1]], part,
-                                       options.max_new_tokens, options.distill)
+                                       options.max_new_tokens, options.distill, options.facts)
                 new = [{**record, "stamps": stamps}
                        for record in run_together(name, systems, part, progress)]
                 with path.open("a", encoding="utf-8") as file:
@@ -331,7 +335,7 @@ def open_comparison(options: CompareOptions) -> Path:
     """
     folder = Path(options.out)
     settings = {name: getattr(options, name) for name in
-                ("model", "data", "distill", "limit", "turns", "max_new_tokens")}
+                ("model", "data", "facts", "distill", "limit", "turns", "max_new_tokens")}
     path = folder / "config.json"
     folder.mkdir(parents=True, exist_ok=True)
     earlier = json.loads(path.read_text()) if path.exists() else settings

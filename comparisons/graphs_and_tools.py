@@ -23,7 +23,7 @@ from comparisons.rules_and_mem0 import (
 )
 from data import Message, Turn
 from memory_bank import STOP_WORDS, Memory, memory_line, words_of
-from memr1 import PER_SPEAKER, SIMILAR, apply_operations, turn_facts
+from memr1 import PER_SPEAKER, SIMILAR, apply_operations, facts_of
 from prompts import (
     Operation,
     first_json,
@@ -193,7 +193,7 @@ class Zep(System):
     invalid_at: dict[int, str] = field(default_factory=dict, init=False)  # of closed edges
 
     def observing(self, turn: Turn) -> Work:
-        [fact] = turn_facts(turn, "turns")
+        [[(fact, *_)]] = facts_of([turn], "turns")
         ranked = self.bank.search(fact, len(self.bank) or 1, turn.speaker if self.compact else None)
         near = [edge for edge in ranked if edge.id not in self.invalid_at][:SIMILAR]
         if self.compact:

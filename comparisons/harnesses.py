@@ -35,7 +35,7 @@ TASKS = 27  # of each number of questions
 
 def by_objectives(policy: Policy, harness: str,
                   sources: Sequence[Dialogue] | Sequence[OpenQuestion], embed: Embedder,
-                  max_new_tokens: int = 160, limit: int = TASKS,
+                  max_new_tokens: int, limit: int = TASKS,
                   counts: Sequence[int] = OBJECTIVES) -> Scores:
     """Greedy scores by the number of questions in a task: {"2": {"exact_match": 1.4, ...}, ...}.
 

@@ -35,7 +35,7 @@ from typing import Any
 
 from data import Message, Turn
 from memory_bank import Embedder, Memory, MemoryBank, memory_line
-from memr1 import SIMILAR, Answer, apply_operations, candidates, greedy, turn_facts
+from memr1 import SIMILAR, Answer, apply_operations, candidates, facts_of, greedy
 from policy import Policy
 from prompts import (
     answer_messages,
@@ -88,8 +88,9 @@ def drive(works: Sequence[Work]) -> list[Any]:
         for batch in batches.values():
             for start in range(0, len(batch), CHUNK):
                 places, calls = zip(*batch[start : start + CHUNK])
-                responses.update(zip(places, greedy(
-                    calls[0].policy, [c.prompt_ids for c in calls], calls[0].max_new_tokens)))
+                written = greedy(calls[0].policy, [c.prompt_ids for c in calls],
+                                 calls[0].max_new_tokens)
+                responses.update(zip(places, (response.text for response in written)))
     return results
 
 
@@ -103,7 +104,8 @@ class System(ABC):
     compact: bool = False  # for the embedded model
     answerer: Policy | None = None  # another model for the answers
     distill: bool = True  # select memories before the answer
-    max_new_tokens: int = 64
+    facts: str = "turns"  # where Mem0 and the rules have a turn's facts from: memr1.facts_of
+    max_new_tokens: int = field(kw_only=True)
     # "calls" of a model, "prompt tokens" it read, "invalid" outputs, operations by name, and what
     # a child counts besides
     counts: Counter[str] = field(default_factory=Counter, init=False)
@@ -156,6 +158,17 @@ class System(ABC):
         """What is stored if no model is asked: the turn as said, or compact sentences for it."""
         return list(self.compact and turn.facts or [f"{turn.speaker}: {turn.text}"])
 
+    def stating(self, turn: Turn) -> Work:
+        """The work of noting a turn's facts, as training and evaluation have them."""
+        if self.facts != "llm":
+            [facts] = facts_of([turn], self.facts)
+            return [fact.text for fact in facts]
+        response = yield from self.ask(extract_messages(turn))
+        facts, parsed = parse_facts(response), first_json(response)
+        listed = parsed.get("facts") if isinstance(parsed, dict) else parsed
+        self.counts.update(invalid=int(not isinstance(listed, list)))
+        return facts
+
     def headed(self, memories: Sequence[Memory]) -> dict[str, list[Memory]]:
         """Memories as one conversation; in the compact form, speaker by speaker."""
         if self.compact:
@@ -170,8 +183,8 @@ class AddEverything(System):
     """The manager that only ever adds. A rule, from no paper."""
 
     def observing(self, turn: Turn) -> Work:
-        self.bank.add_many((text, turn.speaker, turn.timestamp) for text in self.stated(turn))
-        yield from ()  # asks no model
+        texts = self.stated(turn) if self.compact else (yield from self.stating(turn))
+        self.bank.add_many((text, turn.speaker, turn.timestamp) for text in texts)
 
 
 @dataclass(eq=False)
@@ -187,23 +200,26 @@ class Overwrite(System):
     threshold: float = 0.5
 
     def observing(self, turn: Turn) -> Work:
-        for text in self.stated(turn):
+        for text in self.stated(turn) if self.compact else (yield from self.stating(turn)):
             nearest = self.bank.search(text, 1, turn.speaker, with_scores=True)
             if nearest and nearest[0][1] >= self.threshold:
                 self.bank.update(nearest[0][0].id, text, turn.timestamp)
             else:
                 self.bank.add(text, turn.speaker, turn.timestamp)
-        yield from ()
 
 
 @dataclass(eq=False)
-class FullContext(AddEverything):
+class FullContext(System):
     """Everything said stands in the prompt; what is oldest goes until the rest fits.
 
     What LoCoMo's paper (arXiv 2402.17753) gives its base models to read.
     """
 
     limit: int = 30_000  # tokens of the whole prompt; Qwen2.5 reads 32,768
+
+    def observing(self, turn: Turn) -> Work:
+        self.bank.add_many((text, turn.speaker, turn.timestamp) for text in self.stated(turn))
+        yield from ()  # asks no model
 
     def retrieve(self, question: str) -> dict[str, list[Memory]]:
         memories = list(self.bank)
@@ -272,7 +288,6 @@ class LocomoRAG(System):
 # ---- A model manages the memory ------------------------------------------------------------------
 
 
-@dataclass(eq=False)
 class Mem0(System):
     """Mem0 (arXiv 2504.19413): extract facts, compare each with the 5 nearest, update.
 
@@ -283,18 +298,8 @@ class Mem0(System):
     a trained Answer Agent. memr1.py is the file to read about those.
     """
 
-    facts: str | None = None  # "turns", "observations" or "llm"; None is llm, or turns if compact
-
     def observing(self, turn: Turn) -> Work:
-        source = self.facts or ("turns" if self.compact else "llm")
-        if source == "llm":
-            response = yield from self.ask(extract_messages(turn))
-            facts, parsed = parse_facts(response), first_json(response)
-            listed = parsed.get("facts") if isinstance(parsed, dict) else parsed
-            self.counts.update(invalid=int(not isinstance(listed, list)))
-        else:
-            facts = turn_facts(turn, source)
-        for fact in facts:
+        for fact in (yield from self.stating(turn)):
             similar = self.bank.search(fact, SIMILAR, turn.speaker)
             response = yield from self.ask(manager_messages(fact, similar))
             operations, invalid = parse_operations(response, len(similar))

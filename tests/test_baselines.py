@@ -348,7 +348,7 @@ def test_mem0_compares_with_five_of_the_same_speaker() -> None:
 def test_memory_r1_here_decides_as_in_memr1(embedded: Policy) -> None:
     dialogue = world(1, 3, held_out=True)[0]
     ours = SYSTEMS["memory-r1"](embedded, EMBED, dialogue.speakers, compact=True)
-    theirs = MemoryR1(embedded, embedded, EMBED, dialogue.speakers)
+    theirs = MemoryR1(embedded, embedded, EMBED, dialogue.speakers, max_new_tokens=64)
     for turn in dialogue.turns[:15]:
         ours.observe(turn)
         theirs.observe(turn)

@@ -24,6 +24,7 @@ from test_house import ROOT
 from test_mem1 import diligent
 from test_report import Scripted, newest
 
+from mem1 import Mem1Agent
 from memory_bank import hashed_words
 from memr1 import MemoryR1
 from tools import chat
@@ -61,7 +62,8 @@ def always(response: str) -> Scripted:
 def chat_with(lines: Sequence[str], monkeypatch, capsys, manager: Scripted,
               answerer: Scripted | None = None) -> tuple[str, MemoryR1]:
     """What a chat prints when these lines are typed, and its system afterwards."""
-    system = MemoryR1(manager, answerer or Scripted(newest), hashed_words(), ["Anna"])
+    system = MemoryR1(manager, answerer or Scripted(newest), hashed_words(), ["Anna"],
+                      max_new_tokens=64)
     return typed_into(lambda: chat.talk(system), lines, monkeypatch, capsys), system
 
 
@@ -255,7 +257,10 @@ def test_the_chat_in_a_terminal(model_folder: Path) -> None:
 def watch_with(lines: Sequence[str], monkeypatch, capsys, respond=diligent) -> str:
     """What the demo prints when these lines are typed, with tasks of two and three questions."""
     tasks = [small_task(2), small_task(3)]
-    return typed_into(lambda: chat.watch(Scripted(respond), tasks, 0), lines, monkeypatch, capsys)
+    agents = [Mem1Agent(harness=harness, max_new_tokens=160)
+              for harness in ("mem1", "full_context")]
+    return typed_into(lambda: chat.watch(Scripted(respond), agents, tasks, 0), lines, monkeypatch,
+                      capsys)
 
 
 def test_the_demo_shows_every_turn(monkeypatch, capsys):

@@ -31,11 +31,12 @@ from comparisons import harnesses
 from comparisons.harnesses import by_objectives
 from grpo import train
 from memory_bank import hashed_words
-from memr1 import ManagerAgent, manager_tasks
+from memr1 import ManagerAgent
 from ppo import PPOOptions
 from training import checkpoints, results, run
 from training.checkpoints import FILE, CheckpointError, read, write
 from training.state import TrainingState, numbered_outcomes, restore_outcomes
+from training.tasks import manager_tasks
 from world import world
 
 STEPS = 10
@@ -284,9 +285,10 @@ def killed_in_harness(folder: Path, **options) -> None:
 
 def test_what_the_frozen_judge_said_is_kept(tiny_policy, tmp_path):
     tasks = manager_tasks(world(1, 0), hashed_words(), "turns")[:3]
-    one = make_run(tiny_policy(), tiny_policy(), ManagerAgent(tiny_policy()), 3, tmp_path, tasks)
+    one, other = (
+        make_run(tiny_policy(), tiny_policy(), ManagerAgent(tiny_policy(), max_new_tokens=6), 3,
+                 tmp_path, tasks) for _ in range(2))
     one.agent.outcomes = {(tasks[2], "a"): {"answer": "x"}, (tasks[0], "b"): {"answer": "y"}}
-    other = make_run(tiny_policy(), tiny_policy(), ManagerAgent(tiny_policy()), 3, tmp_path, tasks)
     restore_outcomes(other, numbered_outcomes(one))
     assert other.agent.outcomes == one.agent.outcomes, (
         "judged again in other batches, a near tie may turn out otherwise")

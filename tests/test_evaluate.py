@@ -91,7 +91,7 @@ def test_share_and_mean():
 
 
 def read_all(manager, dialogues: list[Dialogue], facts: str) -> Reading:
-    return build_banks(manager, dialogues, hashed_words(), facts, 8)
+    return build_banks(manager, dialogues, hashed_words(), facts, max_new_tokens=8)
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -132,7 +132,8 @@ def test_reading_equals_the_system_turn_by_turn(facts):
             return json.dumps({"facts": [f"{said} first", f"{said} also second"]})
         return manage(prompt)
 
-    system = MemoryR1(Scripted(reply), Scripted(reply), hashed_words(), PETS.speakers, facts)
+    system = MemoryR1(Scripted(reply), Scripted(reply), hashed_words(), PETS.speakers, facts,
+                      max_new_tokens=8)
     for turn in PETS.turns:
         system.observe(turn)
     (bank,) = read_all(Scripted(reply), [PETS], facts).banks
@@ -143,8 +144,9 @@ def test_reading_equals_the_system_turn_by_turn(facts):
 def test_extraction_asks_for_many_turns_at_a_time():
     policy = Scripted(lambda prompt: '{"facts": ["' + prompt[-4:] + '"]}')
     many = dialogue("many", [()] * 70, []).turns
-    facts = facts_of(many, "llm", policy)
-    assert facts == [[turn.text[-4:].strip()] for turn in many], "facts went to the wrong turns"
+    facts = facts_of(many, "llm", policy, 8)
+    assert [[fact.text for fact in of_turn] for of_turn in facts] == [
+        [turn.text[-4:].strip()] for turn in many], "facts went to the wrong turns"
     assert max(policy.batches) == CHUNK, "one turn at a time is slow on a GPU"
 
 

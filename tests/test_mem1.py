@@ -100,7 +100,7 @@ def test_the_shop_is_worked_through_by_its_oracle():
         action = plan[n_done].replace("< prev", "prev").replace("next >", "next")
         return f"<IS> {n_done}</IS><query> {action}</query>"
 
-    groups = Mem1Agent(Store).rollout(Scripted(respond), chosen, 1, 0.0)
+    groups = Mem1Agent(Store, max_new_tokens=160).rollout(Scripted(respond), chosen, 1, 0.0)
     for goal, [episode] in zip(chosen, groups):
         assert episode.reward == 1 and len(episode.steps) == len(plans[goal.instruction]), (
             f"{plans[goal.instruction]}: an action did not reach the shop as it was written")
@@ -111,7 +111,8 @@ def test_the_shop_is_worked_through_by_its_oracle():
 def test_a_shopper_who_buys_nothing_gets_nothing():
     [goal] = goals(1, seed=3)
     for response in ("<IS> a</IS><query> search[shirt]</query>", "<IS> a</IS><answer> 1</answer>"):
-        [[episode]] = Mem1Agent(Store).rollout(Scripted(lambda p: response), [goal], 1, 0.0)
+        [[episode]] = Mem1Agent(Store, max_new_tokens=160).rollout(
+            Scripted(lambda p: response), [goal], 1, 0.0)
         assert episode.reward == 0 and len(episode.steps) == 10, response
         assert episode.log["operations"]["invalid"] == 1
 
@@ -159,7 +160,7 @@ def diligent(prompt: str) -> str:
 def test_a_task_is_worked_through(harness):
     policy = Scripted(diligent)
     tasks = [small_task(2), small_task(8)]
-    groups = Mem1Agent(harness=harness).rollout(policy, tasks, 2, 1.0)
+    groups = Mem1Agent(harness=harness, max_new_tokens=160).rollout(policy, tasks, 2, 1.0)
     assert [[episode.reward for episode in group] for group in groups] == [[2, 2], [8, 8]]
     for group, task in zip(groups, tasks):
         for episode in group:
@@ -175,7 +176,8 @@ def test_a_task_is_worked_through(harness):
                                              ("full_context", list(range(9)))])
 def test_what_is_in_context(harness, n_past):
     policy = Scripted(diligent)
-    [[episode]] = Mem1Agent(harness=harness).rollout(policy, [small_task(8)], 1, 0.0)
+    [[episode]] = Mem1Agent(harness=harness, max_new_tokens=160).rollout(
+        policy, [small_task(8)], 1, 0.0)
     tag = NOTES["mem1" if harness == "mem1" else "full_context"]
     prompts = [policy.decode(step.prompt_ids) for step in episode.steps]
     bodies = [prompt.rsplit("\n", 1)[0] for prompt in prompts]
@@ -192,7 +194,8 @@ def test_what_is_in_context(harness, n_past):
 
 def test_truncation_keeps_the_task_and_the_last_turns():
     policy = Scripted(diligent)
-    [[episode]] = Mem1Agent(harness="truncation").rollout(policy, [small_task(8)], 1, 0.0)
+    [[episode]] = Mem1Agent(harness="truncation", max_new_tokens=160).rollout(
+        policy, [small_task(8)], 1, 0.0)
     first = len(episode.steps[0].prompt_ids)
     for step in episode.steps:
         prompt = policy.decode(step.prompt_ids)
@@ -206,7 +209,8 @@ def test_truncation_keeps_the_task_and_the_last_turns():
 @pytest.mark.parametrize("response, answer", [
     ("<IS> a</IS>", ""), ("no tags", ""), ("<IS> a</IS><query> Anna</query>", "")])
 def test_unusable_turns_end_the_episode_with_nothing(response, answer):
-    [[episode]] = Mem1Agent().rollout(Scripted(lambda prompt: response), [small_task()], 1, 1.0)
+    [[episode]] = Mem1Agent(max_new_tokens=160).rollout(
+        Scripted(lambda prompt: response), [small_task()], 1, 1.0)
     n_turns = Search().turns(small_task()) if "<query>" in response else 1
     assert len(episode.steps) == n_turns == (6 if "<query>" in response else 1)
     assert episode.reward == 0 and episode.log["operations"]["invalid"] == 1, (
@@ -218,7 +222,7 @@ def test_unusable_turns_end_the_episode_with_nothing(response, answer):
 def test_each_trajectory_has_an_environment_of_its_own():
     answers = iter(["Oslo0; Oslo1", "x; y"])
     policy = Scripted(lambda prompt: f"<IS> a</IS><answer> {next(answers)}</answer>")
-    [group] = Mem1Agent().rollout(policy, [small_task()], 2, 1.0)
+    [group] = Mem1Agent(max_new_tokens=160).rollout(policy, [small_task()], 2, 1.0)
     assert [episode.reward for episode in group] == [2.0, 0.0]
 
 
@@ -246,7 +250,7 @@ def test_any_class_like_environment_will_do():
     assert {name for name in vars(Countdown) if not name.startswith("_")} == wanted, (
         "this environment is the smallest one: the protocol asks for other names")
     assert all(hasattr(kind, name) for kind in (Search, Store) for name in wanted)
-    [[episode]] = Mem1Agent(Countdown).rollout(
+    [[episode]] = Mem1Agent(Countdown, max_new_tokens=160).rollout(
         Scripted(lambda prompt: "<IS> a</IS><query> less</query>"), [3], 1, 1.0)
     assert episode.reward == 1.0 and len(episode.steps) == 3, "one step down a turn, paid at 0"
     assert [turn["info"] for turn in episode.log["turns"]] == ["at 2", "at 1", "at 0"]

@@ -91,7 +91,7 @@ def manager_folder(folder: Path, evil: str = EVIL) -> Path:
     update = '[{"event": "UPDATE", "id": 0, "text": %s}]'
     responses = [update % json.dumps(f"Anna has a dog named Milo {evil}"),
                  update % json.dumps(f"Anna has dogs named Rex and Milo {evil}"), f"oh {evil}"]
-    agent = ManagerAgent(Scripted(newest))
+    agent = ManagerAgent(Scripted(newest), max_new_tokens=64)
     turns = tuple(Turn(f"D1:{n}", "Anna", f"I have a dog named {name} {evil}", f"{n} May 2023")
                   for n, name in enumerate(("Rex", "Milo"), start=1))
     dialogue = Dialogue(f"talk {evil}", ("Anna",), turns, (question,))
@@ -104,7 +104,7 @@ def answer_folder(folder: Path, evil: str = EVIL) -> Path:
     tasks = [AnswerTask(bank_of(*texts), Question("What dog?", f"Rex {evil}", 4, ()), ("Anna",))]
     wrote = [f"**Memories:**\n- {texts[0]}\n- made up {evil}\n**Answer:** Rex {evil}",
              f"**Memories:**\n- Bob skied\n**Answer:** {evil}", f"{evil}"]
-    return written_run(folder, "answer", AnswerAgent(), tasks, wrote, [], evil)
+    return written_run(folder, "answer", AnswerAgent(max_new_tokens=64), tasks, wrote, [], evil)
 
 
 def mem1_folder(folder: Path, evil: str = EVIL) -> Path:
@@ -119,8 +119,8 @@ def mem1_folder(folder: Path, evil: str = EVIL) -> Path:
             return f"<IS> Oslo {evil}</IS><query> Where does Bob {evil} live?</query>"
         return "<IS> Oslo, Rome</IS><answer> Oslo; Rome</answer>"
 
-    return written_run(folder, "mem1", Mem1Agent(), [task], [good, f"rubbish {evil}", good],
-                       [], evil)
+    agent = Mem1Agent(max_new_tokens=160)
+    return written_run(folder, "mem1", agent, [task], [good, f"rubbish {evil}", good], [], evil)
 
 
 def written_run(folder: Path, agent_name: str, agent, tasks: list, responses: Sequence,
@@ -426,7 +426,7 @@ def test_tokens_had_all_turns_been_kept(harness):
     policy, environment = TokenizerOnly(), Search()
     bank = bank_of(*(f"Anna has a dog named {name} and lives in Oslo" for name in "ABCDEFGHIJKL"))
     task = SearchTask(("Where does Anna live?",) * 3, ("Oslo",) * 3, (4,) * 3, bank)
-    agent = Mem1Agent(harness=harness)
+    agent = Mem1Agent(harness=harness, max_new_tokens=160)
     trajectory = Trajectory(environment, environment.reset(task), environment.turns(task))
     tag, wanted, written = ("IS" if harness == "mem1" else "think"), [], []
     while not trajectory.done:

@@ -13,7 +13,7 @@ from canned import CannedAgent, make_run
 
 import sft
 from memory_bank import MemoryBank, hashed_words
-from memr1 import answer_tasks, apply_operations, manager_tasks
+from memr1 import apply_operations
 from policy import load_policy
 from prompts import parse_answer, parse_operations
 from sft import (
@@ -25,6 +25,7 @@ from sft import (
     right_operation,
 )
 from training.options import EMBEDDED_MODEL
+from training.tasks import add_everything, answer_tasks, manager_tasks
 from trees import Episode
 from world import oracle_memories, world, world_splits
 
@@ -55,15 +56,16 @@ def test_a_manager_is_taught_the_decisions_that_reinforcement_trains():
     lessons = manager_lessons(train, EMBED)
     assert len(lessons) == len(tasks)
     for task, (messages, _) in zip(tasks, lessons):
-        assert messages[1]["content"].endswith(f"New fact: {task.fact}"), (
+        assert messages[1]["content"].endswith(f"New fact: {task.fact.text}"), (
             "another turn, or another form of it, than in training by reward")
 
 
 @pytest.mark.parametrize("distill", [True, False])
 def test_an_answer_agent_is_taught_the_gold_answers_from_memories_it_sees(distill):
     train = world_splits()[0][:2]
-    tasks = answer_tasks(train, EMBED)
-    for task, (messages, response) in zip(tasks, answer_lessons(train, EMBED, distill)):
+    banks = add_everything(train, EMBED, "observations").banks
+    tasks = answer_tasks(train, banks)
+    for task, (messages, response) in zip(tasks, answer_lessons(train, banks, distill)):
         selected, answer = parse_answer(response)
         assert answer == task.question.answer
         lines = [line[2:] for line in selected.splitlines() if line != "- none"]

@@ -20,10 +20,11 @@ from making.lessons import make_folder, make_parser, teach
 from making.wiring import HEAD_DIMS, SUPPRESSOR, build_model, build_tokenizer, ridge
 from mem1 import NOTES, Mem1Agent, Trajectory
 from memory_bank import MemoryBank, hashed_words
-from memr1 import AnswerTask, ManagerAgent, answer_all, manager_tasks
+from memr1 import AnswerTask, ManagerAgent, answer_all
 from metrics import squad_exact_match
 from policy import Policy, load_policy
 from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL
+from training.tasks import manager_tasks
 from trees import Step
 from world import oracle_memories, probes, world, world_splits
 
@@ -62,14 +63,14 @@ def test_it_answers_from_right_memories(policy):
         bank.add_many(oracle_memories(dialogue.turns).values())
         tasks += [AnswerTask(bank, question, dialogue.speakers) for question in dialogue.questions]
     right = [squad_exact_match(answer.text, task.question.answer)
-             for answer, task in zip(answer_all(policy, tasks), tasks)]
+             for answer, task in zip(answer_all(policy, tasks, max_new_tokens=64), tasks)]
     assert sum(right) / len(right) >= 0.95, (
         f"{sum(right)} of {len(right)} right: the prompts differ from those of its training?")
 
 
 def test_it_decides_like_the_vanilla_manager_but_sometimes_better(policy):
     tasks = [t for t in manager_tasks(world_splits()[2][:12], EMBED, "turns") if t.merged]
-    agent = ManagerAgent(policy)
+    agent = ManagerAgent(policy, max_new_tokens=64)
     greedy = [g[0].log["merged"] for g in agent.rollout(policy, tasks, 1, 0.0)]
     assert sum(greedy) <= 0.2 * len(greedy), "it merges already: nothing left to learn"
     sampled = [e.log["merged"] for g in agent.rollout(
@@ -153,7 +154,7 @@ def test_lessons_are_right_where_the_memories_are_right(policy):
 @pytest.mark.parametrize("harness", ["mem1", "full_context"])
 def test_the_mem1_model_reads_well_and_remembers_badly(harness):
     policy = load_policy(EMBEDDED_MEM1)
-    agent = Mem1Agent(harness=harness)
+    agent = Mem1Agent(harness=harness, max_new_tokens=160)
     right = {}
     for n_objectives in (1, 2):
         tasks = search_tasks(world_splits()[2][:3], n_objectives, EMBED)
@@ -199,7 +200,7 @@ def test_lessons_of_mem1_are_turns_of_the_agent():
         environment.reset(task)
         trajectory = Trajectory(environment, text, left)
         for prompt, response in zip(prompts, responses):
-            made = Mem1Agent(harness=kind).prompt(policy, trajectory)
+            made = Mem1Agent(harness=kind, max_new_tokens=160).prompt(policy, trajectory)
             assert made == policy.encode(prompt), policy.decode(made)
             assert f"<{tag}>" in response
             trajectory.advance(Step([1], [2], True), response, kind)

@@ -30,7 +30,7 @@ from memory_bank import Memory, MemoryBank, hashed_words
 from memr1 import MemoryR1, Observation
 from policy import Policy
 from prompts import one_line, parse_operations
-from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL
+from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL, preset_of
 from training.run import load_or_stop
 from training.timeline import bank_changes
 from world import MONTHS, RELATIONS, world_splits
@@ -199,7 +199,8 @@ def talk_main(argv: Sequence[str] | None = None) -> None:
         parser.error("--name is blank: give a name, such as Anna")
     policy = load_or_stop(options.model)
     prepare_terminal()
-    talk(MemoryR1(policy, policy, hashed_words(), [name]))
+    length = preset_of(options, options.model)["max_new_tokens"]
+    talk(MemoryR1(policy, policy, hashed_words(), [name], max_new_tokens=length))
 
 
 # ---- MEM1 ----------------------------------------------------------------------------------------
@@ -213,15 +214,15 @@ model that is writing."""
 TOKENS_A_MARK = 20  # of the bars
 
 
-def work(policy: Policy, task: SearchTask, harness: str, n_gold: int) -> int:
+def work(policy: Policy, agent: Mem1Agent, task: SearchTask, n_gold: int) -> int:
     """Work through one task and print every turn as it is made; returns the peak of tokens.
 
     The first `n_gold` answers of the task are known; with none, nothing is said of what is right.
     """
-    agent, environment = Mem1Agent(harness=harness), Search()
+    environment = Search()
     trajectory = Trajectory(environment, environment.reset(task), environment.turns(task))
     print()
-    print(paint(f"== {harness} ==", "strong"))
+    print(paint(f"== {agent.harness} ==", "strong"))
     print(printable(trajectory.text))
     peak = n_dropped = 0
     while not trajectory.done:
@@ -258,22 +259,22 @@ def show_turn(response: str, kind: str, info: str) -> None:
         print(paint(f"    {line}", "quiet"))
 
 
-def compare(policy: Policy, task: SearchTask, n_gold: int) -> None:
+def compare(policy: Policy, agents: Sequence[Mem1Agent], task: SearchTask, n_gold: int) -> None:
     """Work through one task twice, with a state and with everything kept; Ctrl-C stops it."""
     try:
-        with_state, with_all = (work(policy, task, harness, n_gold)
-                                for harness in ("mem1", "full_context"))
+        with_state, with_all = (work(policy, agent, task, n_gold) for agent in agents)
         print(f"\nMost tokens in context: {with_state} with a state, {with_all} with everything "
               "kept.")
     except KeyboardInterrupt:
         print("\n  Stopped.")
 
 
-def watch(policy: Policy, tasks: Sequence[SearchTask], first: int) -> None:
+def watch(policy: Policy, agents: Sequence[Mem1Agent], tasks: Sequence[SearchTask],
+          first: int) -> None:
     """Work through task `first`, and then through what `input` asks for, until the end of input."""
     place, task = first, tasks[first]
     print(f"MEM1: {len(tasks)} held-out tasks; Enter for the next, /help for more, /quit leaves.")
-    compare(policy, task, len(task.questions))
+    compare(policy, agents, task, len(task.questions))
     for line in typed_lines("mem1> "):
         if line == "/help":
             print(MEM1_HELP)
@@ -287,11 +288,11 @@ def watch(policy: Policy, tasks: Sequence[SearchTask], first: int) -> None:
                 print(f"  There is no task {number}: 0 to {len(tasks) - 1}.")
                 continue
             place, task = number, tasks[number]
-            compare(policy, task, len(task.questions))
+            compare(policy, agents, task, len(task.questions))
         elif questions := tuple(filter(None, map(str.strip, line.split(";")))):
             n = len(questions)  # nobody knows their answers
             task = SearchTask(questions, ("",) * n, (0,) * n, task.corpus)
-            compare(policy, task, n_gold=0)
+            compare(policy, agents, task, n_gold=0)
 
 
 def watch_main(argv: Sequence[str] | None = None) -> None:
@@ -312,4 +313,7 @@ def watch_main(argv: Sequence[str] | None = None) -> None:
                      f"{options.objectives} questions")
     policy = load_or_stop(options.model)
     prepare_terminal()
-    watch(policy, tasks, options.task)
+    length = preset_of(argparse.Namespace(agent="mem1"), options.model)["max_new_tokens"]
+    agents = [Mem1Agent(harness=harness, max_new_tokens=length)
+              for harness in ("mem1", "full_context")]
+    watch(policy, agents, tasks, options.task)

@@ -26,6 +26,7 @@ from training.checkpoints import FILE
 from training.model_card import model_card
 from training.pictures import draw_curve, draw_objectives, objectives_table, table, transcripts
 from training.run import Run, Task
+from training.tasks import answer_tasks
 from training.timeline import reading
 from trees import Episode
 from world import KINDS
@@ -61,6 +62,8 @@ def describe(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
         "no_signal": (rewards.amax(1) - rewards.amin(1) < 1e-4).float().mean().item(),
         "response_length": lengths.float().mean().item(),
         "finished": sum(e.steps[-1].finished for e in episodes if e.steps) / len(episodes),
+        # Of the judge's answers, those that the limit of tokens ended. They pay 0 undeserved.
+        "answer_cut": sum(e.log.get("answer_cut", False) for e in episodes) / len(episodes),
         **{name.lower(): operations[name] / len(episodes)
            for name in ("ADD", "UPDATE", "DELETE", "NOOP", "invalid")},
     }
@@ -114,11 +117,12 @@ def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
     if run.options.agent == "manager" and run.options.data in KINDS and not run.options.limit:
         dialogues = devices.spread(run.test_dialogues)
         with devices.gathered(run.policy.model, run.reference.model):
-            banks = build_banks(run.policy, dialogues, run.embed, run.options.facts).banks
-            tasks = [AnswerTask(bank, question, dialogue.speakers)
-                     for bank, dialogue in zip(banks, dialogues)
-                     for question in dialogue.questions]
-            answers = answer_all(run.reference, tasks, run.options.distill)
+            length = run.options.max_new_tokens
+            banks = build_banks(run.policy, dialogues, run.embed, run.options.facts,
+                                max_new_tokens=length).banks
+            tasks = answer_tasks(dialogues, banks)
+            answers = answer_all(run.agent.frozen, tasks, run.options.distill,
+                                 max_new_tokens=length)
         rows = devices.gather([(answer.text, task.question.answer, task.question.category)
                                for answer, task in zip(answers, tasks)])
         sizes = devices.gather([len(bank) for bank in banks])
@@ -194,8 +198,8 @@ def save_dialogue(run: Run) -> None:
         if not devices.is_main():
             return
         for when, manager in (("before", run.reference), ("after", run.policy)):
-            record[when] = reading(manager, run.reference, dialogue, run.embed, options.facts,
-                                   options.distill)
+            record[when] = reading(manager, run.agent.frozen, dialogue, run.embed, options.facts,
+                                   options.distill, options.max_new_tokens)
     (run.folder / "dialogue.json").write_text(
         json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
