@@ -48,6 +48,7 @@ from memory_bank import hashed_words
 from memr1 import CHUNK, AnswerTask, Reading, Sources, answer_all, build_banks, candidates
 from metrics import bleu1, f1, squad_exact_match, summarise
 from policy import Policy
+from training.kept import KeptPolicy
 from training.options import option, parse_options, resolve
 from training.pictures import objectives_table
 from training.results import peak_memory_bytes
@@ -225,11 +226,13 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
         exit_with(f"{options.data}: holds no observations to read; use --facts turns")
     folder = open_folder(options.out, "records.jsonl")
     agents = load_agents(options)
-    scores, records = run_system(agents["manager"], agents["answerer"], dialogues, options.facts,
+    reader = KeptPolicy(agents["manager"])  # to read eight conversations takes a real model hours
+    scores, records = run_system(reader, agents["answerer"], dialogues, options.facts,
                                  options.distill, options.max_new_tokens)
     seconds = time.time() - start
     summary = {**vars(options), "manager": options.manager or options.model,
                "answerer": options.answerer or options.model, **scores,
+               "responses_from_disk": reader.n_kept, "responses_new": reader.n_new,
                "seconds": round(seconds, 1), "peak_memory_bytes": peak_memory_bytes()}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     # One line a question, in the order of the data, because comparisons.intervals pairs two runs.
@@ -237,6 +240,9 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
         "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records), encoding="utf-8")
     print(f"\n{options.data}: {scope}, facts from {options.facts}\nmanager {summary['manager']}, "
           f"answer agent {summary['answerer']}\n\n{table(summary)}")
+    if reader.n_kept:
+        print(f"{reader.n_kept:,} of the manager's {reader.n_kept + reader.n_new:,} responses were "
+              "kept on disk by an earlier run, so its seconds a turn are those of the others")
     # tiny/ and what is trained from it have a million parameters, real models a hundred times more.
     if options.data not in KINDS and agents["answerer"].model.num_parameters() < 10_000_000:
         print("The embedded model knows only the words of the synthetic world; real dialogues need "

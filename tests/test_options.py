@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import re
+import shutil
 
 import pytest
 from canned import call, refused
 
 import ppo
 from training.options import (
+    EMBEDDED_MEM1,
     EMBEDDED_MODEL,
     PRESETS,
     TINY,
@@ -139,6 +142,10 @@ def test_resolve():
         "the embedded model learns in the synthetic world, from turns as they were said")
     # The folder by another name is the same model.
     assert resolve(Options(model=str(EMBEDDED_MODEL / ".." / "tiny")), "grpo").data == "world"
+    answer = resolve(Options(agent="answer"), "grpo")
+    assert answer.facts == "observations", "its bank holds what a manager would write of a turn"
+    with_manager = resolve(Options(agent="answer", manager="some/model"), "grpo")
+    assert with_manager.facts == "turns", "a manager of the world reads turns"
     shopping = resolve(Options(model="some/hub-model", agent="mem1", env="shop"), "grpo")
     assert shopping.data == "world", "a shop needs no dialogues: nothing is to be downloaded"
     other = resolve(Options(model="some/model", agent="answer"), "ppo")
@@ -154,9 +161,33 @@ def test_resolve():
     assert (given.data, given.steps, given.lr, given.facts, given.out, given.max_new_tokens) == (
         "world", 0, 0.1, "llm", "here", 7), "an option that was given was overwritten"
     assert resolve(Options(data="my.json"), "grpo").facts == "observations"
-    open_ended = ("limit", "train_questions")  # None is "all"
+    # None is "all", or "no other model".
+    open_ended = ("limit", "train_questions", "manager", "answerer")
     assert None not in {v for k, v in vars(embedded).items() if k not in open_ended}, (
         "something is still undecided; config.json would not tell what was run")
+
+
+def test_what_a_model_is_decides_and_not_where_it_lies(tmp_path):
+    """README's own command goes on from a checkpoint of tiny/, which is no real model."""
+    for agent, start in (("manager", EMBEDDED_MODEL), ("mem1", EMBEDDED_MEM1)):
+        checkpoint = tmp_path / agent / "checkpoint"
+        shutil.copytree(start, checkpoint)
+        moved = resolve(Options(agent=agent, model=str(checkpoint)), "grpo")
+        wanted = resolve(Options(agent=agent), "grpo")
+        for name in ("data", "lr", "steps", "max_new_tokens", "lora"):
+            assert getattr(moved, name) == getattr(wanted, name), (
+                f"--{name}: {start} trained on is taken for a real model")
+    config = json.loads((EMBEDDED_MODEL / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_size": 64}))
+    assert resolve(Options(model=str(tmp_path)), "grpo").data == "locomo", "another model"
+
+
+def test_a_file_is_read_as_the_benchmark_of_its_form(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('[{"question_date": "2023/05/20"}]')
+    for data in ("longmemeval", str(path)):
+        assert resolve(Options(data=data), "grpo").facts == "llm", (
+            f"{data}: the same data by name and by path must have facts from one source")
 
 
 def test_presets_are_one_table_in_plain_sight():

@@ -56,16 +56,17 @@ def describe(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
     operations = Counter()
     for episode in episodes:
         operations.update(episode.log.get("operations", {}))
+    # Of a manager's judge, the answers that the limit of tokens ended: they pay 0 undeserved.
+    cut = [episode.log["answer_cut"] for episode in episodes if "answer_cut" in episode.log]
     return {
         "reward": rewards.mean().item(),
         "reward_std": rewards.std().item() if rewards.numel() > 1 else 0.0,
         "no_signal": (rewards.amax(1) - rewards.amin(1) < 1e-4).float().mean().item(),
         "response_length": lengths.float().mean().item(),
         "finished": sum(e.steps[-1].finished for e in episodes if e.steps) / len(episodes),
-        # Of the judge's answers, those that the limit of tokens ended. They pay 0 undeserved.
-        "answer_cut": sum(e.log.get("answer_cut", False) for e in episodes) / len(episodes),
         **{name.lower(): operations[name] / len(episodes)
            for name in ("ADD", "UPDATE", "DELETE", "NOOP", "invalid")},
+        **({"answer_cut": sum(cut) / len(cut)} if cut else {}),
     }
 
 

@@ -197,7 +197,9 @@ def banks_of(options: Options, parts: Sequence[Sequence[Dialogue]], reader: Kept
 def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference: Policy,
               embed: Embedder) -> tuple[Agent, list[list[Task]], Reading | None]:
     """An agent of Memory-R1, its tasks to train, validate and test on, and its training banks."""
-    if options.facts == "observations" and not any(t.facts for d in splits[0] for t in d.turns):
+    asked = [dialogue for dialogue in splits[0] if dialogue.questions]
+    if options.facts == "observations" and asked and not any(t.facts for d in asked
+                                                             for t in d.turns):
         exit_with(f"{options.data}: holds no observations to read; use --facts turns or llm")
     reader = None
     if options.manager or options.facts == "llm":
