@@ -36,8 +36,8 @@ from tqdm import tqdm
 from backend import devices
 from backend.devices import exit_with
 from backend.loading import PolicyError, check_model
-from benchmarks.shop import Goal, Store, goals
-from benchmarks.splits import shorten
+from benchmarks.shop import Goal, Store
+from benchmarks.splits import SHOP_GOALS, shop_splits, shorten
 from benchmarks.splits import splits as data_splits
 from benchmarks.webshop import WebShopGoal, webshop_tasks
 from data import DataError, Dialogue, OpenQuestion
@@ -67,7 +67,6 @@ REWARDS = {"exact_match": squad_exact_match, "f1": f1}
 # MEM1's training questions are grouped anew so many times, because a model would learn a task that
 # comes back unchanged by heart.
 TRAINING_ROUNDS = 6
-SHOP_GOALS = (152, 81, 250)  # of training, validation and test
 OF_A_RUN = ("metrics.csv", "samples.jsonl", "cases.jsonl", "dialogue.json", "summary.json",
             "curve.png", "objectives.png")
 
@@ -163,8 +162,7 @@ def long_tasks(options: Options, splits: Sequence[Sequence[Dialogue]], embed: Em
                                      TRAINING_ROUNDS if split is splits[0] else 1)
                         for split in splits]
     if options.env == "shop":
-        return Store, [goals(count, seed, held_out=seed > 0)
-                       for seed, count in enumerate(SHOP_GOALS)]
+        return Store, list(shop_splits())
     try:
         return webshop_tasks(SHOP_GOALS)
     except ImportError as error:
