@@ -65,8 +65,8 @@ Record = dict[str, Any]  # one question with its answer and scores
 class EvaluateOptions:
     """Options of evaluate.py; None stands for "depends on the model"."""
 
-    model: str | None = option(None, "Hugging Face folder or hub name; default: tiny/, and "
-                                     "tiny/mem1/ for mem1")
+    model: str | None = option(None, "Hugging Face folder or hub name, a .gguf file, or smollm2; "
+                                     "default: tiny/, and tiny/mem1/ for mem1")
     manager: str | None = option(None, "another model for the Memory Manager, such as a "
                                        "checkpoint", agents=(None,))
     answerer: str | None = option(None, "another model for the Answer Agent, such as a checkpoint",

@@ -32,3 +32,8 @@ def check_writable(path: Path) -> None:
         pass
     if is_new:
         path.unlink()
+
+
+def cache_folder() -> Path:
+    """Where downloads and unpacked models are kept: $MEMORY_R1_CACHE, else ~/.cache/memory-r1."""
+    return Path(os.environ.get("MEMORY_R1_CACHE") or "~/.cache/memory-r1").expanduser()

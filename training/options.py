@@ -86,8 +86,8 @@ def option(default: Any, text: str, *choices: str, low: float | None = None,
 class Options:
     """The options of every training command; None stands for "depends on the model"."""
 
-    model: str | None = option(None, "Hugging Face folder or hub name; default: tiny/, and "
-                                     "tiny/mem1/ for mem1")
+    model: str | None = option(None, "Hugging Face folder or hub name, a .gguf file, or smollm2; "
+                                     "default: tiny/, and tiny/mem1/ for mem1")
     data: str | None = option(None, "world, world-part, locomo or (mem1) hotpotqa, downloaded "
                                     "once, or a file of theirs")
     agent: str = option("manager", "which agent learns: manager, answer or mem1",

@@ -28,6 +28,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from backend.devices import exit_with
+from backend.gguf import GgufError, model_folder
 from backend.loading import PolicyError
 from tools.bench.bank import bank_table, measure_bank
 from tools.bench.memory import computed, measured, memory_report, read_config
@@ -228,10 +229,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}: at least {least}")
     if min(options.sizes) < 2:
         parser.error(f"--sizes {min(options.sizes)}: at least 2")
-    if options.peer and (options.lora or options.model and config_only(options.model)):
+    options.folder = None
+    if options.model:
+        try:
+            options.folder = Path(model_folder(options.model))
+        except GgufError as error:
+            parser.error(str(error))
+    if options.peer and (options.lora or options.model and config_only(options.folder)):
         parser.error("--peer trl: compares full training of a folder with weights; leave out "
                      "--lora, or give such a folder")
-    if options.model and not (options.model / "config.json").is_file():
+    if options.model and not (options.folder / "config.json").is_file():
         parser.error(f"--model {options.model}: no config.json in it; give a model's folder")
     if options.curves:
         check_picture(options.out)  # before minutes of work
@@ -245,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     disable_progress_bar()
     setting = Setting(**{f.name: getattr(options, f.name) for f in fields(Setting)})
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.model or random_folder(Path(temporary))
+        folder = options.folder or random_folder(Path(temporary))
         try:
             if options.bank:
                 figures = {"bank": [measure_bank(n) for n in options.sizes]}
