@@ -163,7 +163,7 @@ def run_system(manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue],
     n_turns = sum(len(dialogue.turns) for dialogue in dialogues)
     return {
         **score_records(records), "dialogues": len(dialogues), "turns_read": n_turns,
-        "facts_read": reading.counts["facts"],
+        "facts_read": reading.counts["facts"], "facts_unusable": reading.counts["unusable facts"],
         "memories_per_dialogue": sum(map(len, reading.banks)) / len(reading.banks),
         # The counts show how a manager decides: one that never says UPDATE only piles up memories.
         # An "invalid" operation names no memory or cannot be parsed; it changes nothing.

@@ -48,7 +48,7 @@ import torch
 from data import Message
 from environments import Environment, Search
 from policy import Policy
-from prompts import without_tags
+from prompts import split_thinking, without_tags
 from trees import Episode, Step
 
 STOP = ("</query>", "</answer>")  # because the environment acts on the first action only
@@ -107,17 +107,35 @@ def turn_messages(task: str, past: Sequence[Mem1Turn], turns_left: int, kind: st
 def parse_turn(text: str, kind: str) -> tuple[str, str, str] | None:
     """(note, "query" or "answer", its text) of a response, or None for no usable action.
 
-    Never raises. A missing note is an empty one. The first action counts.
+    Never raises. A missing note is an empty one. The first action counts. Thinking is no action; in
+    full context it is the note.
 
     >>> parse_turn("<IS> Oslo</IS><query> 2. Who is Carl's boss?</query>", "mem1")
     ('Oslo', 'query', "2. Who is Carl's boss?")
     """
-    action = re.search(r"<(query|answer)>(.*?)</\1>", text, re.DOTALL)
-    if action is None or not action[2].strip():
+    thought, said = split_thinking(text)
+    actions = [(*_tagged(said, tag), tag) for tag in ("query", "answer")]
+    start, action, tag = min(actions)
+    if not action:
         return None
-    # Only before the action, because the model did not know a later note when it chose the action.
-    note = re.search(rf"<{NOTES[kind]}>(.*?)</{NOTES[kind]}>", text[: action.start()], re.DOTALL)
-    return (" ".join(note[1].split()) if note else "", action[1], " ".join(action[2].split()))
+    if NOTES[kind] == "think":
+        note = " ".join(re.sub("</?think>", " ", thought).split())
+    else:
+        # Only before the action, because the model did not know a later note when it chose one.
+        _, note = _tagged(said[:start], NOTES[kind])
+    return note, tag, action
+
+
+# Problem 11
+def _tagged(text: str, tag: str) -> tuple[int, str]:
+    """(place, content) of the first such tag that is closed, or (length of the text, "")."""
+    # `find` and no pattern such as <query>(.*?)</query>: from each of many tags that never close it
+    # would read to the end of the text.
+    start = text.find(f"<{tag}>")
+    end = text.find(f"</{tag}>", start)
+    if start < 0 or end < 0:
+        return len(text), ""
+    return start, " ".join(text[start + len(tag) + 2 : end].split())
 
 
 # ---- The agent -----------------------------------------------------------------------------------

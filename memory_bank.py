@@ -29,6 +29,7 @@ import json
 import math
 import os
 import re
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -296,6 +297,16 @@ STOP_WORDS = frozenset(
 )
 
 
+# The letters of scripts that put no space between words, as ranges of a regular expression. Vowel
+# signs and tone marks are among them, because \w leaves those out and would cut a word there.
+UNSPACED = ("\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece"  # Thai, Lao
+            "\u1000-\u103f\u1050-\u109f\u1780-\u17d3"  # Burmese, Khmer
+            "\u3005-\u3007\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff"  # 々, kana
+            "\uff66-\uff9f\u31f0-\u31ff"  # more katakana
+            "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff")  # Han
+RUNS = re.compile(rf"([{UNSPACED}]+)|[^\W_{UNSPACED}]+")  # runs of letters and digits
+
+
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
     """Rows of (n, d) scaled to length 1; zeros stay zeros, so that their cosine is 0, not NaN."""
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)  # (n, 1)
@@ -307,10 +318,17 @@ def words_of(text: str) -> list[str]:
 
     A capitalised word stays whole, because it is mostly a name: a stemmer would take Simone for
     Simon. The first word of a sentence stays whole too ("Playing"), which rarely matters.
+
+    Where a script puts no space between words, each letter and each pair of neighbours is a word.
+    That is the usual way to search without a dictionary, as in Lucene's CJKAnalyzer.
     """
     words = []
-    for word in re.findall(r"[^\W_]+", text):  # letters and digits of any script
-        if word.lower() not in STOP_WORDS:
+    # One name has two spellings in Unicode: é is one character, or e and an accent. NFC joins them.
+    for run in RUNS.finditer(unicodedata.normalize("NFC", text)):
+        word = run[0]
+        if run[1]:
+            words += [*word, *map("".join, zip(word, word[1:]))]
+        elif word.lower() not in STOP_WORDS:
             words.append(word.lower() if word[0].isupper() else _stem(word.lower()))
     return words
 

@@ -207,11 +207,12 @@ def without_bar(steps: range, name: str) -> range:
 
 
 def facts_of(turns: Sequence[Turn], source: str, policy: Policy | None = None,
-             max_new_tokens: int = 0, progress: Progress = without_bar) -> list[list[Statement]]:
+             max_new_tokens: int = 0, progress: Progress = without_bar,
+             counts: Counter[str] | None = None) -> list[list[Statement]]:
     """What each turn states, by `--facts`: "turns" as said, "observations" of the data, or "llm".
 
-    "llm" needs a policy to ask, and the tokens that it may write about a turn. Raises ValueError
-    for another source. Training, evaluation and the other systems all ask this function, because
+    "llm" needs a policy to ask, and the tokens that it may write about a turn. What cannot be used
+    of its responses is added to `counts`. Raises ValueError for another source. Training, evaluation and the other systems all ask this function, because
     an agent must not learn from facts that it never meets again.
     """
     if source == "turns":
@@ -223,8 +224,11 @@ def facts_of(turns: Sequence[Turn], source: str, policy: Policy | None = None,
         for start in progress(range(0, len(turns), CHUNK), "extract"):
             prompts = [policy.encode(extract_messages(turn))
                        for turn in turns[start : start + CHUNK]]
-            texts += [parse_facts(response.text)
-                      for response in greedy(policy, prompts, max_new_tokens)]
+            for response in greedy(policy, prompts, max_new_tokens):
+                facts, n_unusable = parse_facts(response.text)
+                texts.append(facts)
+                if counts is not None:
+                    counts["unusable facts"] += n_unusable
     else:
         raise ValueError(f"facts come from turns, observations or llm, not from {source!r}")
     return [[Statement(text, turn.speaker, turn.timestamp) for text in of_turn]
@@ -237,7 +241,7 @@ class Reading:
 
     banks: list[MemoryBank]
     sources: list[Sources]
-    counts: Counter[str]  # operations by name, "invalid" ones, and the "facts" that were read
+    counts: Counter[str]  # operations by name, "invalid" ones, "facts" read, "unusable facts"
 
 
 def build_banks(policy: Policy, dialogues: Sequence[Dialogue], embed: Embedder, facts_from: str,
@@ -250,11 +254,12 @@ def build_banks(policy: Policy, dialogues: Sequence[Dialogue], embed: Embedder, 
     """
     banks = [MemoryBank(embed) for _ in dialogues]
     sources: list[Sources] = [{} for _ in dialogues]
+    counts: Counter[str] = Counter()
     queues = [[(turn, fact) for turn, facts in
                zip(dialogue.turns, facts_of(dialogue.turns, facts_from, policy, max_new_tokens,
-                                            progress))
+                                            progress, counts))
                for fact in facts] for dialogue in dialogues]
-    counts = Counter(facts=sum(map(len, queues)))
+    counts["facts"] = sum(map(len, queues))
     for place in progress(range(max(map(len, queues), default=0)), "read"):
         # A dialogue whose facts are used up has no part in this batch.
         batch = [(i, *queue[place]) for i, queue in enumerate(queues) if place < len(queue)]

@@ -27,7 +27,8 @@ from memory_bank import Memory
 # Text that data or a model brings must never do four things:
 #   end a line              because a prompt holds each memory, fact or question on one line
 #   imitate a marker        a memory that reads "**Answer:** Oslo" would look like an answer
-#   imitate a tag           a passage that reads "</info>" would look like the end of a result
+#   imitate a tag           a passage that reads "</info>" would look like the end of a result, and
+#                           a memory that reads "<think>", copied into an answer, would hide it
 #   hold half a surrogate   JSON can spell one half of a pair, but no file and no tokenizer takes it
 # Two more dangers are met elsewhere. Only the tokenizer knows a chat's special tokens, so
 # `Policy.encode` breaks special tokens up. Only a terminal obeys control characters, so
@@ -35,12 +36,13 @@ from memory_bank import Memory
 
 
 def one_line(text: str) -> str:
-    """Text for a prompt: on one line, and without a marker (two stars become one).
+    """Text for a prompt: on one line, without a marker (two stars become one) or a thinking tag.
 
-    >>> one_line("Oslo\\n**Answer:** Rome")
-    'Oslo *Answer:* Rome'
+    >>> one_line("Oslo\\n**Answer:** Rome <think>")
+    'Oslo *Answer:* Rome (think)'
     """
-    return re.sub(r"\*{2,}", "*", " ".join(text.split()))
+    line = re.sub(r"\*{2,}", "*", " ".join(text.split()))
+    return re.sub(r"<(/?think)>", r"(\1)", line)
 
 
 def without_tags(text: str) -> str:
@@ -142,22 +144,97 @@ class Operation:
     text: str = ""
 
 
-# Problem 2
-def first_json(text: str) -> list | dict | None:
-    """The first JSON list or object in a text, whatever stands around it; None if there is none.
+def split_thinking(text: str) -> tuple[str, str]:
+    """(what a model thought, what it said) in a response. Only what it said is ever parsed.
 
-    >>> first_json('Sure! [{"event": "NOOP"}] Anything else?')
-    [{'event': 'NOOP'}]
+    All before the last `</think>` is thinking, also without a `<think>`, because some chat
+    templates open it in the prompt. So is all behind a `<think>` that never closes.
+
+    >>> split_thinking("<think>Rome? No.</think>**Answer:** Oslo")
+    ('<think>Rome? No.', '**Answer:** Oslo')
     """
+    thought, _, said = text.rpartition("</think>")
+    return thought, said.partition("<think>")[0]
+
+
+OPENING = re.compile(r"[\[{]")
+# Brackets and then a quote begin JSON. "[0]" or "{so}" is how a sentence uses brackets.
+JSON_BEGINS = re.compile(r"[\[{\s]++[\"']")
+# What may stand between two pieces of JSON that belong together: commas, brackets, code fences.
+BETWEEN = re.compile(r"(?:[\s,;\[\]}]|```\w*+)*+")
+CLOSING = re.compile(r"\s*+[\]}]")
+MOST_FAILURES = 64  # readings of one text that may fail
+
+
+# Problem 2
+def json_values(text: str) -> tuple[list[list | dict], int]:
+    """The JSON lists and objects that a response says, and how many pieces were not read.
+
+    Thinking is no part of it, nor are lists of plain numbers ("Only memory [0] matters"). Any text
+    may stand before the first value. More values may follow it, as in JSON lines. Behind other text
+    they are only counted, because they may be second thoughts or examples.
+
+    A list that breaks off gives its whole entries, and the break counts as one piece. So does a
+    text without any JSON. A comma before a closing bracket does no harm. Never raises.
+
+    >>> json_values('Sure! [{"event": "NOOP"}, {"event": "ADD", "te')
+    ([{'event': 'NOOP'}], 1)
+    """
+    _, text = split_thinking(text)
     decoder = json.JSONDecoder()
-    # Eight tries are enough for any real response. To try every bracket of a long text would take
-    # time that grows with the square of its length.
-    for start in list(re.finditer(r"[\[{]", text))[:8]:
+    values: list[list | dict] = []
+    breaks: set[int] = set()  # places where JSON is broken
+    place = end = n_failures = n_behind = 0
+    # A failure may cost a reading to the end of the text. To allow one for every bracket would take
+    # time that grows with the square of the length.
+    while (bracket := OPENING.search(text, place)) and n_failures < MOST_FAILURES:
+        start = bracket.start()
         try:
-            return decoder.raw_decode(text, start.start())[0]
-        except (ValueError, RecursionError):  # no JSON from there on, or nested without end
+            value, place = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError) as error:  # broken, no JSON, or nested without end
+            n_failures += 1
+            # A number of 5,000 digits and a nest without end have no place.
+            failed_at = getattr(error, "pos", len(text))
+            comma = _comma_before_bracket(text, start, failed_at)
+            if comma is not None:
+                text, place = f"{text[:comma]} {text[comma + 1:]}", start
+                continue
+            # A list fails where its broken entry fails. A set counts that place once.
+            if JSON_BEGINS.match(text, start):
+                breaks.add(failed_at)
+            place = start + 1  # its entries may be whole
             continue
-    return None
+        if isinstance(value, list) and value and all(type(n) in (int, float) for n in value):
+            continue
+        if n_behind or values and not BETWEEN.fullmatch(text, end, start):
+            n_behind += 1
+        else:
+            values.append(value)
+            end = place
+    n_unread = n_behind + len(breaks) + (bracket is not None)  # a bracket is left: all was not read
+    return values, n_unread or int(not values)
+
+
+def _comma_before_bracket(text: str, start: int, failed_at: int) -> int | None:
+    """The place of a comma before a closing bracket, if that is where a reading failed."""
+    comma = text.rfind(",", start, failed_at + 1)
+    follows = CLOSING.match(text, comma + 1)
+    return comma if comma >= 0 and follows and follows.end() > failed_at else None
+
+
+def json_entries(text: str, name: str | None = None) -> tuple[list, int]:
+    """The entries of all lists that a response says, and how many pieces were not read.
+
+    An object may hold the list in its field `name`. Without that field it is an entry by itself.
+    What stands in the field instead of a list becomes one entry None.
+    """
+    values, n_unread = json_values(text)
+    entries: list = []
+    for value in values:
+        if isinstance(value, dict):
+            value = value.get(name, [value])
+        entries += value if isinstance(value, list) else [None]
+    return entries, n_unread
 
 
 def format_operation(operation: Operation) -> str:
@@ -178,16 +255,17 @@ def parse_operations(text: str, n_memories: int) -> tuple[list[Operation], int]:
     It reads the short form, `[{"event", "id", "text"}]`, and the paper's (Figures 9 and 10),
     `{"memory": [{"id", "text", "event", "old_memory"}]}`. Code fences or other text may surround
     both. An entry is unusable if its event is unknown, if an UPDATE or DELETE names a number that
-    the prompt did not show, or if an ADD or UPDATE has no text. A response without any JSON counts
-    as one unusable entry.
+    the prompt did not show, or if an ADD or UPDATE has no text. Each piece that `json_values` did
+    not read counts as one unusable entry.
+
+    Usable entries are carried out although others are not, but for one event: a DELETE is usable
+    only if all else is. An update may be written as DELETE and ADD, and half of it would forget.
     """
-    entries = first_json(text)
-    if isinstance(entries, dict):  # the paper's form, or a single operation without its list
-        entries = entries.get("memory", [entries])
-    if not isinstance(entries, list):
-        return [], 1
+    entries, n_unread = json_entries(text, "memory")
     operations = [_operation(entry, n_memories) for entry in entries]
-    return [o for o in operations if o is not None], operations.count(None)
+    if n_unread or None in operations:
+        operations = [None if o and o.event == "DELETE" else o for o in operations]
+    return [o for o in operations if o is not None], operations.count(None) + n_unread
 
 
 # Problem 2
@@ -218,9 +296,12 @@ def parse_answer(text: str) -> tuple[str, str]:
 
     Three forms are tried, in the order of the authors' code: `**Answer:** Oslo`,
     `**Answer: Oslo**` and `Answer: Oslo`. In the first and last the answer may also stand on the
-    next line that is not blank. A text without these forms is the answer as a whole.
+    next line that is not blank. A text without these forms is the answer as a whole. Thinking is
+    neither selected nor answered.
     """
-    for pattern in (r"\*\*Answer:\*\*\s*(.*)", r"\*\*Answer:\s*(.*?)\*\*", r"Answer:\s*(.*)"):
+    _, text = split_thinking(text)
+    # \s*+ gives nothing back, because a second try at each of many spaces takes quadratic time.
+    for pattern in (r"\*\*Answer:\*\*\s*(.*)", r"\*\*Answer:\s*+(.*?)\*\*", r"Answer:\s*(.*)"):
         match = re.search(pattern, text)
         if match:
             selected = text[: match.start()].replace("**Memories:**", "")
@@ -236,10 +317,11 @@ def format_answer(selected: Sequence[str], answer: str, distill: bool) -> str:
     return "\n".join(["**Memories:**", *lines, f"**Answer:** {answer}"])
 
 
-def parse_facts(text: str) -> list[str]:
-    """The facts in an extraction response; [] for anything unusable. Never raises."""
-    parsed = first_json(text)
-    facts = parsed.get("facts") if isinstance(parsed, dict) else parsed
-    if not isinstance(facts, list):
-        return []
-    return [line for line in map(storable, facts) if line]
+def parse_facts(text: str) -> tuple[list[str], int]:
+    """The facts in an extraction response, and how many pieces of it were unusable. Never raises.
+
+    A fact is a string, or an object `{"fact": string}`.
+    """
+    entries, n_unread = json_entries(text, "facts")
+    facts = [storable(entry.get("fact") if isinstance(entry, dict) else entry) for entry in entries]
+    return [fact for fact in facts if fact], facts.count("") + n_unread

@@ -26,7 +26,7 @@ ADAPTERS = {
         "memory_bank._top": "memory_bank._top",
     },
     2: {
-        "prompts.first_json": "prompts.first_json",
+        "prompts.json_values": "prompts.json_values",
         "prompts.parse_operations": "prompts.parse_operations",
         "prompts._operation": "prompts._operation",
         "prompts.parse_answer": "prompts.parse_answer",

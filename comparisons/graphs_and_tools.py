@@ -24,12 +24,14 @@ from comparisons.rules_and_mem0 import (
 from data import Message, Turn
 from memory_bank import STOP_WORDS, Memory, memory_line, words_of
 from memr1 import PER_SPEAKER, SIMILAR, apply_operations, facts_of
+from metrics import spaced
 from prompts import (
     Operation,
-    first_json,
+    json_entries,
     manager_messages,
     one_line,
     parse_operations,
+    split_thinking,
     storable,
 )
 
@@ -80,13 +82,15 @@ def parse_note(response: str, n: int) -> tuple[Note, dict[int, str], int]:
 
     Like all parsers here it never raises.
     """
-    parsed = first_json(response)
+    entries, n_unread = json_entries(response)
+    parsed, *more = entries or [None]
     if not isinstance(parsed, dict):
         return Note(), {}, 1
     keywords, tags = (
         [text for text in map(storable, parsed[name]) if text]
         if isinstance(parsed.get(name), list) else [] for name in ("keywords", "tags"))
     links, invalid = numbers_in(parsed.get("links"), n)
+    invalid += n_unread + len(more)  # one note is asked for
     new_contexts, contexts = parsed.get("contexts"), {}
     for name, context in new_contexts.items() if isinstance(new_contexts, dict) else ():
         numbers, _ = numbers_in(name, n)
@@ -162,10 +166,8 @@ there already is not new. Write [] if nothing is. Example:
 
 def parse_edges(response: str, n: int) -> tuple[list[tuple[str, set[str], str, list[int]]], int]:
     """New facts (text, nodes, date, which of n it ends), and how much was unusable."""
-    parsed = first_json(response)
-    edges, invalid = [], int(parsed is None)
-    # A single edge may stand without a list around it.
-    entries = parsed if isinstance(parsed, list) else [parsed] if parsed else []
+    entries, invalid = json_entries(response)
+    edges = []
     for entry in entries:
         entry = entry if isinstance(entry, dict) else {}
         text, date, *nodes = (storable(entry.get(name))
@@ -219,7 +221,7 @@ class Zep(System):
     def along_graph(self, words: set[str]) -> list[Memory]:
         """The edges at the nodes that these words name, then those at their other ends."""
         nodes = {node for nodes_of_edge in self.nodes.values() for node in nodes_of_edge
-                 if words.issuperset(re.findall(r"\w+", node))}
+                 if words.issuperset(re.findall(r"\w+", spaced(node)))}
         edges: dict[int, Memory] = {}
         for _ in range(2):
             edges.update((edge.id, edge) for edge in self.bank
@@ -234,7 +236,7 @@ class Zep(System):
         score: Counter[Memory] = Counter()
         for ranking in (self.bank.search(question, len(self.bank) or 1),
                         [edge for edge, count in shared.most_common() if count],
-                        self.along_graph(set(re.findall(r"\w+", question.lower())))):
+                        self.along_graph(set(re.findall(r"\w+", spaced(question).lower())))):
             for rank, edge in enumerate(ranking, start=1):
                 score[edge] += 1 / (60 + rank)  # with 60, as usual, first ranks do not rule alone
         return [edge for edge, _ in score.most_common()]
@@ -264,10 +266,20 @@ call and nothing else; a memory's id is its number in a result:
 ACTIONS = {"create": "ADD", "update": "UPDATE", "delete": "DELETE"}
 
 
-def parse_tool(response: str, n: int) -> Operation | None:
-    """A call as an operation among n numbered memories; also "SEARCH"; None if unusable."""
-    parsed = first_json(response)
-    call = parsed if isinstance(parsed, dict) else {}
+def parse_tool(response: str, n: int) -> tuple[Operation | None, int]:
+    """(the first call as an operation among n numbered memories, how many pieces are surplus).
+
+    The operation may also be "SEARCH". It is None, with nothing surplus, if the first call is
+    unusable. Later calls are surplus, because they were written without the result of the first.
+    """
+    entries, n_unread = json_entries(response)
+    call, *more = entries or [None]
+    operation = _call(call if isinstance(call, dict) else {}, n)
+    return operation, n_unread + len(more) if operation else 0
+
+
+def _call(call: dict, n: int) -> Operation | None:
+    """A call as an operation among n numbered memories, or None if it is unusable."""
     tool, action, query, content = (storable(call.get(name))
                                     for name in ("tool", "action", "query", "content"))
     numbers, wrong = numbers_in(call.get("id"), n)
@@ -314,7 +326,8 @@ class LangMem(Mem0):
         for n_left in range(self.max_calls, 0, -1):
             response = yield from self.ask(
                 instructed(TOOL_INSTRUCTIONS, *lines, f"Calls left: {n_left}"))
-            operation = parse_tool(response, len(memories))
+            operation, n_surplus = parse_tool(response, len(memories))
+            self.counts.update(invalid=n_surplus)
             if operation and operation.event == "NOOP":
                 return memories
             results, counts = ["error: nothing was done"], Counter(invalid=1)
@@ -327,7 +340,7 @@ class LangMem(Mem0):
                     self.bank, memories, [operation], turn.speaker, turn.timestamp)
                 results = results if counts["invalid"] else ["done"]
             self.counts.update(counts)
-            lines += [f"Call: {one_line(response)}", "Result:", *results]
+            lines += [f"Call: {one_line(split_thinking(response)[1])}", "Result:", *results]
         self.counts["tool loops cut"] += 1
         return memories
 

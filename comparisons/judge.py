@@ -47,7 +47,7 @@ from tqdm import tqdm
 from data import Message
 from memr1 import greedy
 from policy import Policy
-from prompts import one_line
+from prompts import one_line, split_thinking
 
 MAX_NEW_TOKENS = 512  # a verdict needs a dozen; the rest is for models that think first
 CHUNK = 32  # prompts handed to a policy at a time: what Ctrl-C can cost
@@ -97,7 +97,7 @@ def parse_verdict(reply: str) -> bool | None:
     >>> parse_verdict('The same city. {"label": "CORRECT"}'), parse_verdict("CORRECT")
     (True, None)
     """
-    reply = reply.rpartition("</think>")[2].partition("<think>")[0]
+    _, reply = split_thinking(reply)
     # Pairs, not a dict: of two fields "label" a dict would silently keep the second.
     decoder = json.JSONDecoder(
         object_pairs_hook=lambda pairs: [value for name, value in pairs if name == "label"])

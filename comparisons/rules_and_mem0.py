@@ -40,7 +40,6 @@ from policy import Policy
 from prompts import (
     answer_messages,
     extract_messages,
-    first_json,
     manager_messages,
     one_line,
     parse_answer,
@@ -164,9 +163,8 @@ class System(ABC):
             [facts] = facts_of([turn], self.facts)
             return [fact.text for fact in facts]
         response = yield from self.ask(extract_messages(turn))
-        facts, parsed = parse_facts(response), first_json(response)
-        listed = parsed.get("facts") if isinstance(parsed, dict) else parsed
-        self.counts.update(invalid=int(not isinstance(listed, list)))
+        facts, invalid = parse_facts(response)
+        self.counts.update(invalid=invalid)
         return facts
 
     def headed(self, memories: Sequence[Memory]) -> dict[str, list[Memory]]:

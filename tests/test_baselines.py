@@ -640,7 +640,8 @@ def test_parsers_take_any_string(response: str, n: int) -> None:
     edges, invalid = parse_edges(response, n)
     assert invalid >= 0 and all(set(ended) <= set(range(n)) for *_, ended in edges), (
         "an edge that was not shown cannot be closed")
-    operation = parse_tool(response, n)
+    operation, n_surplus = parse_tool(response, n)
+    assert n_surplus >= 0
     assert operation is None or operation.number in (None, *range(n)), "an id out of no result"
     written = [note.context, *note.keywords, *note.tags, *contexts.values(),
                *(text for edge in edges for text in (edge[0], edge[2], *edge[1])),
@@ -703,12 +704,53 @@ def test_parse_note_edges_and_tools_by_hand() -> None:
         [("A met B", {"a", "mr b"}, "", [])], 0), "one edge may stand without a list"
     assert parse_edges("[]", 0) == ([], 0) and parse_edges("none", 0) == ([], 1), (
         "nothing new is a usable answer, no JSON is not")
-    assert parse_tool(json.dumps(tool("update", "x", id="1")), 2) == Operation("UPDATE", 1, "x")
+    assert parse_tool(json.dumps(tool("update", "x", id="1")), 2) == (
+        Operation("UPDATE", 1, "x"), 0)
     for wrong in (tool("update", "x"), tool("create", "x", id=0), tool("delete", id=2),
                   tool("delete", id=[0, 9]), tool("update", " ", id=0), tool("forget", "x"),
                   {"tool": "search_memory"}):
-        assert parse_tool(json.dumps(wrong), 2) is None, (
+        assert parse_tool(json.dumps(wrong), 2) == (None, 0), (
             f"{wrong}: create has no id, update and delete need one from a result, texts say words")
+
+
+THINKING = ["<think>%s? No.</think>", "%s? No.</think>"]
+
+
+@pytest.mark.parametrize("thinking", THINKING)
+def test_systems_parse_no_thinking_and_count_what_is_surplus(thinking: str) -> None:
+    """What a system does with a response, it does with it behind thinking."""
+    edge, note = {"fact": "a", "ends": [0]}, {"context": "c"}
+    for parse, first, other in ((parse_edges, [edge], [{"fact": "b"}]),
+                                (parse_note, note, {"context": "d"}),
+                                (parse_tool, tool("delete", id=0), tool("delete", id=1))):
+        alone = parse(json.dumps(first), 2)
+        assert parse(thinking % json.dumps(other) + json.dumps(first), 2) == alone, (
+            f"{parse.__name__} read what was only thought")
+        *read, n_alone = alone
+        *same, n_unusable = parse(f"{json.dumps(first)} Or: {json.dumps(other)}", 2)
+        assert (same, n_unusable) == (read, n_alone + 1), (
+            f"{parse.__name__}: what stands behind is counted, not lost")
+    assert len(parse_edges(f'{json.dumps(edge)}\n{{"fact": "b"}}', 2)[0]) == 2, "JSON lines"
+    assert parse_edges('[{"fact": "a"}, {"fact": "b', 2)[1] == 1, "a list that was cut"
+    assert parse_note('See [0]. {"context": "c"}', 2)[0].context == "c", "[0] is prose"
+    two = parse_tool(f'{json.dumps(SEARCH)}\n{json.dumps(tool("delete", id=0))}', 2)
+    assert two[0].event == "SEARCH" and two[1] == 1, "the second call knows no result of the first"
+
+
+def test_mem0_counts_the_facts_that_it_drops() -> None:
+    system = Mem0(in_turn({"facts": ["a", 5, {"fact": "b"}, {"x": 1}]},
+                          [{"event": "ADD", "text": "a"}], [{"event": "ADD", "text": "b"}]),
+                  EMBED, SPEAKERS)
+    system.observe(said("a and b"))
+    assert texts(system) == ["a", "b"] and system.counts["invalid"] == 2
+
+
+def test_zep_finds_a_node_in_a_sentence_without_spaces() -> None:
+    edge = [{"source": "安娜", "target": "北京", "fact": "她住那里"}]
+    system = Zep(in_turn(edge), EMBED, SPEAKERS)
+    system.observe(said("x"))
+    assert [e.text for e in system.along_graph(set("谁住在北京"))] == ["她住那里"]
+    assert not system.along_graph({"谁住在北京"} | set("上海")), "each letter is a word"
 
 
 # ---- end to end ----------------------------------------------------------------------------------

@@ -106,6 +106,17 @@ def test_a_chat_survives_everything_typed(monkeypatch, capsys) -> None:
     chat.talk(system)  # Ctrl-C at the prompt is no traceback
 
 
+@pytest.mark.parametrize("line", [
+    "Where is Rex?", "雷克斯在哪里？", "أين ركس؟", "Πού είναι ο Ρεξ\u037e", "Où est Rex ?"])
+def test_a_question_ends_in_the_mark_of_its_language(line: str, monkeypatch, capsys) -> None:
+    out, system = chat_with([line], monkeypatch, capsys, always('[{"event": "ADD", "text": "x"}]'),
+                            always("**Answer:** Oslo"))
+    assert "answer:   Oslo" in out and not len(system.bank), f"{line!r} was stored, not answered"
+    out, system = chat_with(["Rex; 我住在北京。"], monkeypatch, capsys,
+                            always('[{"event": "ADD", "text": "x"}]'))
+    assert len(system.bank) == 1, "a statement is stored"
+
+
 def test_ctrl_c_stops_a_model_and_not_the_chat(monkeypatch, capsys) -> None:
     out, _ = chat_with(["I ski.", "Who skis?", "/bank"], monkeypatch, capsys,
                        Scripted(interrupted), Scripted(interrupted))

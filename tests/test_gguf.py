@@ -26,7 +26,7 @@ from torch import nn
 
 from backend import gguf as our_gguf
 from backend.gguf import CUTS, SMOLLM2_ON_HUB, build_tokenizer, model_folder, unpacked
-from backend.loading import PolicyError, check_model, load, load_tokenizer
+from backend.loading import PolicyError, check_model, load
 from backend.lora import low_rank_layers, save_adapters
 from policy import load_policy
 from training.model_card import start_model

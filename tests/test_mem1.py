@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import random
 import re
+import signal
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_environments import small_task
+from test_prompts import bounded_work
 
 from benchmarks.shop import Store, catalogue, goals, solve
 from comparisons.harnesses import by_objectives
@@ -50,6 +52,52 @@ EMBED = hashed_words()
 ])
 def test_parse_turn(text, wanted):
     assert parse_turn(text, "mem1") == wanted, text
+
+
+@pytest.mark.parametrize("text, state, note", [
+    ("<think>Or <query>x</query>?</think><IS>s</IS><query>q</query>", "s", "Or <query>x</query>?"),
+    ("Or <answer>x</answer>?\n</think>\n<IS>s</IS><query>q</query>", "s", "Or <answer>x</answer>?"),
+    ("<think>a</think><think>b</think><query>q</query>", "", "a b"),
+    ("<think><IS>no</IS></think><IS>s</IS><query>q</query>", "s", "<IS>no</IS>")])
+def test_thinking_is_no_action(text, state, note):
+    assert parse_turn(text, "mem1") == (state, "query", "q"), (
+        "MEM1's tags count behind the thinking only")
+    assert parse_turn(text, "full_context") == (note, "query", "q"), (
+        "full context's note is its thinking; what is tried out in it is no action")
+
+
+@pytest.mark.parametrize("text", [
+    "<think>Or <query>x</query>", "<think>", "<query>x</query></think>",
+    "a</think><think><query>q</query>"])
+@pytest.mark.parametrize("kind", NOTES)
+def test_an_action_inside_thinking_ends_the_task(text, kind):
+    assert parse_turn(text, kind) is None, "nobody knows what it would have said afterwards"
+
+
+def old_parse_turn(text: str, kind: str) -> tuple[str, str, str] | None:
+    """The same for texts without thinking, by patterns that take quadratic time."""
+    action = re.search(r"<(query|answer)>(.*?)</\1>", text, re.DOTALL)
+    if action is None or not action[2].strip():
+        return None
+    note = re.search(rf"<{NOTES[kind]}>(.*?)</{NOTES[kind]}>", text[: action.start()], re.DOTALL)
+    return (" ".join(note[1].split()) if note else "", action[1], " ".join(action[2].split()))
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from(["<IS>", "</IS>", "<query>", "</query>", "<answer>", "</answer>",
+                                 "<", "\n", "a", " "]), max_size=14).map("".join))
+def test_finding_tags_equals_the_pattern(text):
+    assert parse_turn(text, "mem1") == old_parse_turn(text, "mem1"), text
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGVTALRM"), reason="needs an alarm of processor time")
+@pytest.mark.parametrize("text", [
+    "<query>" * 80_000, "<IS>" * 80_000 + "<query>a</query>", "<query>a</answer>" * 40_000,
+    "<think>" * 80_000, "<answer></answer>" * 40_000])
+def test_reading_a_turn_is_linear(text):
+    with bounded_work():
+        parse_turn(text, "mem1")
+        parse_turn(text, "full_context")
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

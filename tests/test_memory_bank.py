@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import tracemalloc
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -558,6 +560,113 @@ def test_wrong_arguments_of_hashed_words():
         hashed_words("one text")
     with pytest.raises(ValueError, match="dimensions"):
         hashed_words(dimensions=0)
+
+
+# ---- languages without spaces --------------------------------------------------------------------
+
+# One conversation in four languages: what Anna says, and a question to each sentence in its order.
+TALKS = {
+    "English": (
+        ["I adopted a dog named Rex.", "I work in a bakery near the harbour.",
+         "My sister moved to Oslo in March.", "I am allergic to peanuts.",
+         "We watched a film about whales.", "I am learning to play the violin.",
+         "My car broke down on the motorway.", "I planted tomatoes in the garden.",
+         "I lost my umbrella on the bus.", "My grandmother turned ninety."],
+        ["Which dog did she adopt?", "In which bakery does she work?",
+         "When did her sister move to Oslo?", "Is she allergic to peanuts?",
+         "Was the film about whales good?", "Does she play the violin?",
+         "What happened to her car on the motorway?", "Did she plant tomatoes?",
+         "Did she lose her umbrella on the bus?", "How old did her grandmother turn?"]),
+    "Chinese": (
+        ["我收养了一只叫雷克斯的狗。", "我在港口附近的面包店工作。", "我妹妹三月搬到了奥斯陆。",
+         "我对花生过敏。", "我们看了一部关于鲸鱼的电影。", "我在学拉小提琴。",
+         "我的车在高速公路上抛锚了。", "我在花园里种了西红柿。", "我把雨伞丢在公交车上了。",
+         "我奶奶九十岁了。"],
+        ["她收养了什么狗？", "她在哪家面包店工作？", "她妹妹什么时候搬到奥斯陆？",
+         "她对花生过敏吗？",
+         "关于鲸鱼的电影怎么样？", "她会拉小提琴吗？", "她的车在高速公路上怎么了？",
+         "她种西红柿了吗？", "她的雨伞丢在公交车上了吗？", "她奶奶多少岁了？"]),
+    "Japanese": (
+        ["レックスという犬を引き取りました。", "港の近くのパン屋で働いています。",
+         "妹は三月にオスロへ引っ越しました。", "私はピーナッツアレルギーです。",
+         "クジラの映画を見ました。", "バイオリンを習っています。", "車が高速道路で故障しました。",
+         "庭にトマトを植えました。", "バスに傘を忘れました。", "祖母は九十歳になりました。"],
+        ["彼女はどんな犬を引き取りましたか？", "彼女はどのパン屋で働いていますか？",
+         "妹はいつオスロへ引っ越しましたか？", "ピーナッツは食べられますか？",
+         "クジラの映画はどうでしたか？", "バイオリンは弾けますか？",
+         "高速道路で車はどうなりましたか？",
+         "トマトを植えましたか？", "傘をどこに忘れましたか？", "祖母は何歳ですか？"]),
+    "Thai": (
+        ["ฉันรับเลี้ยงสุนัขชื่อเร็กซ์", "ฉันทำงานที่ร้านเบเกอรี่ใกล้ท่าเรือ",
+         "น้องสาวของฉันย้ายไปออสโลในเดือนมีนาคม", "ฉันแพ้ถั่วลิสง", "เราดูหนังเกี่ยวกับปลาวาฬ",
+         "ฉันกำลังเรียนไวโอลิน", "รถของฉันเสียบนทางด่วน", "ฉันปลูกมะเขือเทศในสวน",
+         "ฉันลืมร่มไว้บนรถเมล์", "คุณยายของฉันอายุเก้าสิบปีแล้ว"],
+        ["เธอรับเลี้ยงสุนัขอะไร", "เธอทำงานที่ร้านเบเกอรี่ไหน", "น้องสาวย้ายไปออสโลเมื่อไหร่",
+         "เธอแพ้ถั่วลิสงไหม", "หนังเกี่ยวกับปลาวาฬเป็นอย่างไร", "เธอเล่นไวโอลินได้ไหม",
+         "เกิดอะไรขึ้นกับรถบนทางด่วน", "เธอปลูกมะเขือเทศไหม", "เธอลืมร่มไว้ที่ไหน",
+         "คุณยายอายุเท่าไหร่"]),
+}
+
+
+def recall_of_talk(language: str) -> float:
+    """The share of questions whose sentence is found first, without a corpus and with one."""
+    said, questions = TALKS[language]
+    n_found = 0
+    for corpus in (None, [f"8 May 2023 Anna: {text}" for text in said]):
+        bank = MemoryBank(hashed_words(corpus))
+        bank.add_many((text, "Anna", "8 May 2023") for text in said)
+        n_found += sum(bank.search(question, 1)[0].text == text
+                       for text, question in zip(said, questions))
+    return n_found / (2 * len(said))
+
+
+def test_a_conversation_is_found_in_every_language_as_in_english():
+    recalls = {language: recall_of_talk(language) for language in TALKS}
+    assert recalls["English"] >= 0.95 and min(recalls.values()) >= recalls["English"], (
+        f"{recalls}: where no space is written a sentence must not be one word")
+
+
+@pytest.mark.parametrize("text, words", [
+    ("北京。", ["北", "京", "北京"]), ("Rex住在Oslo", ["rex", "住", "在", "住在", "oslo"]),
+    ("ปลา", ["ป", "ล", "า", "ปล", "ลา"]), ("ชื่อ", ["ช", "ื", "่", "อ", "ชื", "ื่", "่อ"]),
+    ("レー", ["レ", "ー", "レー"]), ("我_1 ok", ["我", "1", "ok"])])
+def test_words_where_no_space_is_written(text, words):
+    assert memory_bank.words_of(text) == words, (
+        "letters, then pairs; a tone mark is part of its word; Latin words and digits stay whole")
+
+
+def test_a_name_is_found_however_unicode_spells_it():
+    for name in ("André", "Zoë", "Nguyễn", "が"):
+        spelt = unicodedata.normalize("NFD", name)
+        assert memory_bank.words_of(spelt) == memory_bank.words_of(name), (
+            f"{name}: e and an accent are the same name as é")
+
+
+def english_words(text: str) -> list[str]:
+    """`words_of` as it was when it knew scripts with spaces only."""
+    words = []
+    for word in re.findall(r"[^\W_]+", text):
+        if word.lower() not in memory_bank.STOP_WORDS:
+            words.append(word.lower() if word[0].isupper() else memory_bank._stem(word.lower()))
+    return words
+
+
+@PROPERTY
+@given(st.text(st.characters(max_codepoint=127)) | st.text(st.characters(max_codepoint=0x24F)))
+def test_latin_text_has_the_words_that_it_had(text):
+    assert memory_bank.words_of(text) == english_words(text), (
+        "other languages must not move an English vector by a bit")
+
+
+def test_english_vectors_are_equal_to_the_last_bit(monkeypatch):
+    data, world = pytest.importorskip("data"), pytest.importorskip("world")
+    dialogues = world.world(4, seed=3)
+    if LOCOMO.exists():
+        dialogues += data.load_locomo(LOCOMO)[:2]
+    lines = [memory_line(turn) for dialogue in dialogues for turn in dialogue.turns]
+    now = hashed_words(lines)(lines)
+    monkeypatch.setattr(memory_bank, "words_of", english_words)
+    assert np.array_equal(now, hashed_words(lines)(lines)), "results of earlier runs would move"
 
 
 # ---- retrieval, for real -------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import math
 import random
 import re
 import string
+import unicodedata
 from collections import Counter
 
 import pytest
@@ -26,6 +27,8 @@ PIECES = [
     "#", "&", "*", "(", ")", "[", "]", "{", "}", "<", ">", ".)", '.")', ".'", "x:", "x,", ":9",
     "naïve", "東京", "İstanbul", "ß", "\u00a0", "\u200b", "🙂", "_", "/", "\\", "state-of-the-art",
 ]
+LETTERS = str.maketrans({"東": " 東 ", "京": " 京 "})  # the pieces' only script without spaces
+OTHER_MARKS = set("“”‘’«»„–—")  # punctuation among the pieces that is not ASCII
 GAPS = [" ", " ", " ", "", "", "  ", "\t", "\n"]
 
 
@@ -83,15 +86,21 @@ def test_exact_match_by_hand(prediction, answer, expected, mistake):
     ("", "A", 0, "an empty prediction must never earn the reward"),
     ("the", "A", 0, "an answer that normalises to nothing must be compared strictly"),
     ("a", "A", 1, "an answer that normalises to nothing must be compared strictly"),
-    ("“beach”", "beach", 0, "SQuAD drops ASCII punctuation only"),
+    ("“beach”", "beach", 1, "MLQA drops all of Unicode's punctuation, SQuAD ASCII's"),
+    ("$5", "5", 1, "ASCII's symbols go too, as in SQuAD"),
+    ("€5", "5", 0, "a symbol that is neither ASCII nor punctuation stays"),
 ])
 def test_squad_exact_match_by_hand(prediction, answer, expected, mistake):
     assert metrics.squad_exact_match(prediction, answer) == expected, mistake
 
 
 def squad_oracle(text: str) -> str:
-    """SQuAD's normalisation, written step by step: lower, punctuation, articles, white space."""
-    kept = "".join(letter for letter in text.lower() if letter not in set(string.punctuation))
+    """SQuAD's normalisation, written step by step: lower, punctuation, articles, white space.
+
+    Punctuation is Unicode's, as in MLQA.
+    """
+    text = text.translate(LETTERS).lower()
+    kept = "".join(letter for letter in text if letter not in set(string.punctuation) | OTHER_MARKS)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
 
 
@@ -141,7 +150,7 @@ def test_f1_by_hand(prediction, answer, expected, mistake):
 def test_f1_against_counting():
     for first, second in pairs(3, 4000):
         words = []
-        for text in (first, second):
+        for text in (first.translate(LETTERS), second.translate(LETTERS)):
             for mark in ".,!?":
                 text = text.replace(mark, " ")
             words.append(list(dict.fromkeys(text.lower().split())))
@@ -242,13 +251,85 @@ def test_bleu1_against_nltk_to_the_last_bit():
     smoothing = bleu_score.SmoothingFunction().method1
     partial = 0
     for first, second in pairs(5, 2500):
-        predicted, wanted = (tokens(text.strip().lower()) for text in (first, second))
+        # NLTK takes a word of Chinese for one token; here each letter is one.
+        predicted, wanted = (tokens(text.translate(LETTERS).strip().lower())
+                             for text in (first, second))
         expected = bleu_score.sentence_bleu([wanted], predicted, weights=(1, 0, 0, 0),
                                             smoothing_function=smoothing)
         partial += 0 < expected < 1
         assert metrics.bleu1(first, second) == expected, (
             f"{first!r}, {second!r}: NLTK says {expected!r}; check clipping, penalty, smoothing")
     assert partial > 500, "the test's own pairs hardly ever overlap in part, so it shows nothing"
+
+
+# ---- other languages -----------------------------------------------------------------------------
+
+
+def english_scores(first: str, second: str) -> dict[str, float]:
+    """The scores as they were when this file knew ASCII only: Mem0's and SQuAD's own code."""
+    def normalise(text: str) -> str:
+        text = text.lower().translate(str.maketrans("", "", string.punctuation))
+        return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+    def words(text: str) -> set[str]:
+        return set(re.sub(r"[.,!?]", " ", text.lower()).split())
+
+    exact = int(first.strip().lower() == second.strip().lower())
+    wanted = normalise(second)
+    common = len(words(first) & words(second))
+    precision, recall = (common / max(len(words(text)), 1) for text in (first, second))
+    counts = [Counter(metrics.word_tokens(text.strip().lower())) for text in (first, second)]
+    shared = (counts[0] & counts[1]).total()
+    lengths = [count.total() for count in counts]
+    brevity = 1.0 if lengths[0] > lengths[1] else math.exp(1 - lengths[1] / max(lengths[0], 1))
+    return {
+        "exact_match": exact,
+        "squad_exact_match": int(normalise(first) == wanted) if wanted else exact,
+        "f1": 2 * precision * recall / (precision + recall) if common else 0.0,
+        "bleu1": brevity * math.exp(math.log(shared / lengths[0])) if shared else 0.0}
+
+
+def test_on_ascii_text_no_score_changes_in_any_bit():
+    generator = random.Random(8)
+    texts = [text for pair in pairs(9, 500) for text in pair if text.isascii()]
+    texts += ["".join(generator.choices([chr(i) for i in range(128)], k=9))
+              for _ in range(300)]
+    partial = 0
+    for first, second in zip(texts, [*texts[1:], ""]):
+        for wanted in (second, first[: len(first) // 2] + second):
+            for name, expected in english_scores(first, wanted).items():
+                partial += 0 < expected < 1
+                assert getattr(metrics, name)(first, wanted) == expected, (
+                    f"{name}({first!r}, {wanted!r}): other languages must not move English scores")
+    assert partial > 300, "the test's own pairs hardly ever overlap in part, so it shows nothing"
+
+
+@pytest.mark.parametrize("prediction, answer", [
+    ("北京。", "北京"), ("「北京」", "北京"), ("北 京！", "北京"), ("東京です。", "東京です"),
+    ("กรุงเทพ", "กรุง เทพ"), ("¿Oslo?", "oslo"), ("«Осло».", "осло"), ("أوسلو؟", "أوسلو"),
+    ("दिल्ली।", "दिल्ली")])
+def test_punctuation_of_all_languages_costs_no_reward(prediction, answer):
+    assert metrics.squad_exact_match(prediction, answer) == 1, (
+        "a full stop is punctuation in every script, and a space between letters may say nothing")
+
+
+@pytest.mark.parametrize("prediction, answer, f1, bleu1", [
+    ("他住在北京", "北京", 4 / 7, 2 / 5), ("北京", "北京市", 4 / 5, math.exp(-1 / 2)),
+    ("上海", "北京", 0, 0), ("北京。", "北京", 1, 2 / 3), ("レックス", "レックス", 1, 1),
+    ("กรุงเทพ", "กรุง", 2 * 4 / (7 + 4), 4 / 7), ("Rex住在北京", "Rex", 2 / 6, 1 / 5)])
+def test_letters_are_words_where_no_space_is_written(prediction, answer, f1, bleu1):
+    assert metrics.f1(prediction, answer) == pytest.approx(f1), (
+        "letters of an unspaced script are words, Latin words stay whole; else F1 is 0 or 1")
+    assert metrics.bleu1(prediction, answer) == pytest.approx(bleu1), "each letter is a token"
+
+
+@pytest.mark.parametrize("score", ["exact_match", "squad_exact_match", "f1", "bleu1"])
+def test_a_name_is_itself_however_unicode_spells_it(score):
+    for name in ("André", "Zoë Müller", "Nguyễn", "서울", "がぎ"):
+        spelt = unicodedata.normalize("NFD", name)
+        assert spelt != name
+        for pair in ((name, spelt), (spelt, name)):
+            assert getattr(metrics, score)(*pair) == 1, f"{name}: an accent is spelt in two ways"
 
 
 # ---- several objectives at once ------------------------------------------------------------------
@@ -272,6 +353,7 @@ def test_the_papers_evaluation_wants_as_many_answers_as_questions():
         assert metrics.objectives_scores(wrong, golds) == {"exact_match": 0.0, "f1": 0.0}, (
             f"{wrong!r}: the count of answers must be the count of questions")
     assert metrics.split_answers("a; b;; ") == ["a", "b"]
+    assert metrics.split_answers("北京；上海；") == ["北京", "上海"], "the full-width semicolon"
     assert metrics.split_answers("a;;b") == ["a", "", "b"], "an empty answer keeps its place"
     assert metrics.split_answers("1 a; 2. b; 3) 4 c") == ["a", "b", "4 c"], "numbers in order go"
     for text in ("1 May 2023", "2 a; 1 b", "1 a; b", "1; 2", "0 a; 1 b", "1a; 2b"):

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -20,8 +22,8 @@ from prompts import (
     Operation,
     answer_messages,
     extract_messages,
-    first_json,
     format_operation,
+    json_values,
     manager_messages,
     one_line,
     parse_answer,
@@ -171,6 +173,91 @@ def test_format_and_parse_are_inverse() -> None:
         "id 0 must be written (0 is false to Python), and the text starts with a space")
 
 
+# ---- thinking, and what stands behind the first JSON ---------------------------------------------
+
+DELETE, ADD = '{"event": "DELETE", "id": 1}', '{"event": "ADD", "text": "x"}'
+DELETED, ADDED = Operation("DELETE", 1), Operation("ADD", None, "x")
+THOUGHTS = ["Could be []. No.", f"First idea: [{DELETE}]. But that loses Ace.", '{"facts": ["no"]}',
+            "**Answer:** Rome? No.", "Answer: Rome", "it said </think> before", ""]
+
+
+@pytest.mark.parametrize("thought", THOUGHTS)
+def test_thinking_is_never_parsed(thought: str) -> None:
+    for opening in ("<think>", ""):  # many templates open it themselves, in the prompt
+        start = f"{opening}{thought}</think>\n"
+        assert parse_operations(f"{start}[{ADD}]", 2) == ([ADDED], 0), (
+            f"{start!r} is thinking: none of it is carried out or counted")
+        assert parse_facts(start + '{"facts": ["a"]}') == (["a"], 0), start
+        assert parse_answer(f"{start}- m\n**Answer:** Oslo") == ("- m", "Oslo"), start
+        assert parse_answer(f"{start}Oslo") == ("", "Oslo"), start
+
+
+@pytest.mark.parametrize("thought", [thought for thought in THOUGHTS if "</think>" not in thought])
+def test_thinking_that_was_cut_off_says_nothing(thought: str) -> None:
+    response = f"<think>{thought}"
+    assert parse_operations(response, 2) == ([], 1), "no operation; one unusable response"
+    assert parse_facts(response) == ([], 1) and parse_answer(response) == ("", "")
+    assert parse_operations(f"[{ADD}]{response}", 2) == ([ADDED], 0), "what came before it was said"
+
+
+@pytest.mark.parametrize("response, operations, invalid", [
+    (f"{ADD}\n{DELETE}", [ADDED, DELETED], 0),  # JSON lines
+    (f"[{ADD}]\n[{DELETE}]", [ADDED, DELETED], 0), (f"[{ADD}], [{DELETE}],", [ADDED, DELETED], 0),
+    (f"```json\n[{ADD}]\n```\n```json\n[{DELETE}]\n```", [ADDED, DELETED], 0),
+    (f"[{ADD}, {DELETE},]", [ADDED, DELETED], 0), (f"[{ADD}, {DELETE}\n , ]", [ADDED, DELETED], 0),
+    ('[{"event": "ADD", "text": "a,] b",},]', [Operation("ADD", None, "a,] b")], 0),
+    (f"Only memory [0] matters, not [1, 2]. [{ADD}]", [ADDED], 0),
+    (f"Of [these] {{two}} [[x]]: [{ADD}] as said [0].", [ADDED], 0),
+    (f"[{ADD}] Or rather: [{ADD}]", [ADDED], 1), (f"[{ADD}] e.g. {ADD} {ADD}", [ADDED], 2),
+    ("[0]", [], 1), ("[0, 1] and [2]", [], 1)])
+def test_what_stands_behind_the_first_json_is_read_or_counted(
+        response: str, operations: list, invalid: int) -> None:
+    assert parse_operations(response, 2) == (operations, invalid), (
+        f"{response!r}: JSON that follows at once is read, JSON behind other text is counted, a "
+        "comma before a bracket does no harm, numbers in brackets are prose")
+
+
+@pytest.mark.parametrize("form", ["[%s, %s]", '{"memory": [%s, %s]}', "%s\n%s", "[%s]\n[%s]"])
+@pytest.mark.parametrize("whole", [ADD, '{"event": "NOOP"}'])
+def test_a_list_cut_at_the_limit_loses_its_last_entry_and_says_so(form: str, whole: str) -> None:
+    response = form % (whole, '{"event": "ADD", "text": "Lena has a dog named Ace"}')
+    first, second = parse_operations(response, 2)[0]
+    closed = response.rindex("}" if form != '{"memory": [%s, %s]}' else "}]") + 1
+    begun = response.index('"', len(form) // 2 + response.index(whole) + len(whole))
+    for length in range(begun + 1, closed):
+        operations, invalid = parse_operations(response[:length], 2)
+        assert operations == [first] or operations == [first, second], response[:length]
+        assert invalid == 1 or (operations == [first, second] and invalid == 0), (
+            f"{response[:length]!r} was cut: the whole entry counts, the cut one is counted")
+
+
+def test_half_an_update_never_becomes_a_deletion() -> None:
+    """An update may be written as DELETE and ADD: the memory must not go without its successor."""
+    response = f"[{DELETE}, {ADD}]"
+    for length in range(len(response)):
+        operations, invalid = parse_operations(response[:length], 2)
+        assert DELETED not in operations or ADDED in operations, (
+            f"{response[:length]!r}: the ADD was lost and the DELETE carried out")
+        assert invalid > 0, f"{response[:length]!r} was cut and nothing is counted"
+    for lost in ('{"event": "ADD"}', '{"event": "ADD" "text": "x"}', "{'event': 'NOOP'}", "null"):
+        operations, invalid = parse_operations(f"[{DELETE}, {lost}]", 2)
+        assert operations == [] and invalid >= 2, f"{lost} is unusable, so the DELETE is not done"
+    assert parse_operations(f"[{DELETE}]. No: [{ADD}]", 2) == ([], 2), "second thoughts"
+    assert parse_operations(response, 2) == ([DELETED, ADDED], 0)
+
+
+@pytest.mark.parametrize("response, facts, unusable", [
+    ('{"facts": ["a", "b"]}', ["a", "b"], 0), ('["a", "b"]', ["a", "b"], 0),
+    ('{"facts": [{"fact": "a"}, "b"]}', ["a", "b"], 0), ('[{"fact": "a"}]', ["a"], 0),
+    ('{"fact": "a"}\n{"fact": "b"}', ["a", "b"], 0), ('{"facts": ["a", "b",]}', ["a", "b"], 0),
+    ('{"facts": ["a"]}\n{"facts": ["b"]}', ["a", "b"], 0), ('{"facts": []}', [], 0),
+    ('In turn [3]: {"facts": ["a"]}', ["a"], 0), ("none", [], 1), ("", [], 1), ("{}", [], 1),
+    ('{"facts": "a"}', [], 1), ('{"facts": ["a", 5, null, " ", ["c"], {"d": 1}]}', ["a"], 5),
+    ('{"facts": [{"fact": "a"}, {"fact": "b', ["a"], 1)])
+def test_facts_that_are_dropped_are_counted(response: str, facts: list, unusable: int) -> None:
+    assert parse_facts(response) == (facts, unusable), f"{response!r}"
+
+
 # ---- fuzz ----------------------------------------------------------------------------------------
 
 VALUES: list[Callable[[random.Random], str]] = [  # spelt as JSON, right and wrong
@@ -231,7 +318,7 @@ def check_parsers(text: str, n_memories: int, bank: MemoryBank) -> int:
         shown = list(bank)[:n_memories]
         counts = apply_operations(bank, shown, operations, "Anna", "9 May 2023")
         assert sum(counts.values()) == len(operations), "each operation is counted exactly once"
-    for part in (*parse_answer(text), *parse_facts(text)):
+    for part in (*parse_answer(text), *parse_facts(text)[0]):
         assert isinstance(part, str) and part == part.strip(), f"{text!r} gave {part!r}"
     assert "\n" not in parse_answer(text)[1] or "Answer:" not in text, "an answer is one line"
     return len(operations)
@@ -265,12 +352,64 @@ def test_deep_nesting(depth: int, opening: str, closing: str) -> None:
             check_parsers(text, 1, bank_of("a"))
 
 
-def test_work_is_bounded() -> None:
-    """A model that repeats one character to the limit must not stall the training."""
+def test_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that repeats one character to the limit must not stall the training.
+
+    The work is counted, because a time says nothing on a busy machine.
+    """
+    failed = []
+
+    class Counting(json.JSONDecoder):
+        def raw_decode(self, *args):
+            failed.append(1)  # until it has succeeded: then the text that was read is done with
+            result = super().raw_decode(*args)
+            failed.pop()
+            return result
+
+    monkeypatch.setattr(json, "JSONDecoder", Counting)
+    failing = ("[" * 30_000, '{"a":' * 9_000, '["a' * 9_000, "[x]" * 9_000, "[1,]" * 9_000,
+               '[{"event": "ADD", "te' * 3_000)
+    for text in failing:
+        failed.clear()
+        assert json_values(text)[1] >= 1
+        assert 0 < len(failed) <= 64, (
+            f"{text[:9]!r}...: {len(failed)} failures, of which each may read to the end")
     for text in ("[" * 30_000, "{" * 30_000, '{"' * 20_000, "**Answer:" * 3_000, "*" * 30_000,
                  "[1," * 10_000, "Answer:" * 5_000, "**Answer:" + " " * 3_000):
         check_parsers(text, 3, bank_of(*"abc"))
-    assert first_json("[" * 30_000) is None
+    assert json_values("[" * 30_000) == ([], 1)
+
+
+@contextlib.contextmanager
+def bounded_work() -> Iterator[None]:
+    """Stop what needs a thousand times the work of one pass over half a million characters.
+
+    Patterns do not count their steps. Quadratic work on so long a text would take many minutes, and
+    one pass takes milliseconds. So an alarm after a minute tells the two apart on any machine.
+    """
+    def stop(*_) -> None:
+        raise AssertionError("the work grows with the square of the length")
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 60)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGVTALRM"), reason="needs an alarm of processor time")
+@pytest.mark.parametrize("text", [
+    "**Answer:" + " " * 500_000, "**Answer:\n" * 50_000, "**Answer: a\n" * 50_000,
+    "<think>" * 80_000, "</think>" * 80_000, "Answer:" + "\n" * 500_000,
+    "[{}]" + "```" * 170_000, "[]" + " " * 250_000 + "x" + "[]" * 50_000,
+    "[" + " " * 500_000, "[1" + "," * 500_000, "[" * 250_000 + '"' + "]" * 250_000])
+def test_work_grows_with_the_length_and_not_with_its_square(text: str) -> None:
+    with bounded_work():
+        parse_answer(text)
+        parse_operations(text, 2)
+        parse_facts(text)
 
 
 # ---- answers and facts ---------------------------------------------------------------------------
@@ -298,7 +437,7 @@ def test_facts() -> None:
             ('```json\n{"facts": []}\n```', []), ('["a", "b"]', ["a", "b"]), ("none", []), ("", []),
             ('{"facts": "a"}', []), ('{"fact": ["a"]}', []), ("{}", []),
             ('{"facts": [" a\\nb ", 5, null, "", ["c"], {"d": 1}, "\\ud83d", true]}', ["a b"])]:
-        assert parse_facts(response) == facts, (
+        assert parse_facts(response)[0] == facts, (
             f"{response!r}: only clean strings are facts, each on one line")
 
 
@@ -383,7 +522,7 @@ def test_the_instructions_show_what_the_parser_reads() -> None:
             assert len(operations) == 1 and not invalid, f"an example not understood: {line}"
     examples = re.findall(r'\{"facts".*?\}', extract_messages(
         Turn("D1:1", "a", "b", "c"))[0]["content"])
-    assert [len(parse_facts(example)) for example in examples] == [2, 0]
+    assert [len(parse_facts(example)[0]) for example in examples] == [2, 0]
 
 
 @pytest.mark.parametrize("make", [one_line, without_tags, storable])

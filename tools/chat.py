@@ -36,6 +36,8 @@ from training.timeline import bank_changes
 from world import MONTHS, RELATIONS, world_splits
 
 LONGEST_LINE = 500  # characters
+# Latin's, the full-width one of East Asia, Arabic's and Greek's, which looks like a semicolon.
+QUESTION_MARKS = ("?", "\uff1f", "\u061f", "\u037e")
 
 # ---- The terminal --------------------------------------------------------------------------------
 
@@ -101,7 +103,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 FIRST_DAY = date(2023, 5, 8)  # of the years that the embedded model has seen
 HELP = """\
 State facts about yourself or others, one a line, each a day after the last: the manager decides
-what becomes of it. A line that ends in "?" is a question for the answer agent.
+what becomes of it. A line that ends in "?" (or ？ or ؟) is a question for the answer agent.
 /bank shows the memories, /help this text, /quit or the end of input leaves. Ctrl-C stops a model
 that is writing.
 The embedded model understands only the language of the synthetic world (world.py), in which people
@@ -124,7 +126,7 @@ def talk(system: MemoryR1) -> None:
             refuse_command(line)
         elif line:
             try:
-                if line.endswith("?"):
+                if line.endswith(QUESTION_MARKS):
                     show_answer(system, line)
                 else:
                     n_facts += 1

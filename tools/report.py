@@ -257,11 +257,11 @@ def mem1_case(log: dict) -> dict:
         if in_prompt:
             others = sum(earlier["tokens"] for earlier in in_prompt[:-1])
             in_prompt[-1]["tokens"] = turn["read_tokens"] - logged[0]["read_tokens"] - others
-        # At one tag or the other the note starts; a turn that has neither tag has no note.
+        # The note is MEM1's state, or else full context's thinking; a turn may have neither.
         parsed = parse_turn(text, "mem1") or parse_turn(text, "full_context")
         notes = [parse_turn(text, kind)[0] for kind in ("mem1", "full_context")] if parsed else []
         turns.append({
-            "note": "".join(notes), "action": parsed[1] if parsed else "",
+            "note": next(filter(None, notes), ""), "action": parsed[1] if parsed else "",
             "text": parsed[2] if parsed else text, "info": turn["info"], "tokens": 0,
             "in_context": turn["read_tokens"] + turn["written_tokens"],
             "all_tokens": logged[0]["read_tokens"] + turn["written_tokens"]

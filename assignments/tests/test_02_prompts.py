@@ -68,6 +68,15 @@ def test_the_usable_entries_of_a_mixture_stay():
         "one bad entry spoils itself, not the others")
 
 
+def test_half_an_update_is_no_deletion():
+    delete, add = '{"event": "DELETE", "id": 0}', '{"event": "ADD", "text": "x"}'
+    assert parsed(f"[{delete}, {add}]") == ([("DELETE", 0, ""), ("ADD", None, "x")], 0)
+    assert parsed(f"[{delete}, {add[:-6]}") == ([], 2), "the ADD was cut: its DELETE is not done"
+    assert parsed(f'[{delete}, {{"event": "ADD"}}]') == ([], 2), "the ADD has no text"
+    assert parsed(f"[{delete}] Better: [{add}]") == ([], 2), "the ADD was not read"
+    assert parsed(f"[{add}, {add[:-6]}") == ([("ADD", None, "x")], 1), "an ADD loses nothing"
+
+
 def test_any_text_is_read_quickly_and_without_an_error():
     for text in ("[" * 50_000, "{" * 50_000, '{"a":' * 20_000, "[{" * 20_000 + "]", "\x00\ud800"):
         start = time.process_time()
@@ -77,11 +86,21 @@ def test_any_text_is_read_quickly_and_without_an_error():
             "brackets is quadratic; a few tries are enough")
 
 
-def test_first_json_finds_lists_and_objects():
-    first_json = work("prompts.first_json")
-    assert plain(first_json('so [1, {"a": 2}] and [3]')) == [1, {"a": 2}], "the first one counts"
-    assert plain(first_json('[x] {"a": [1]}')) == {"a": [1]}, "a bracket that is no JSON is passed"
-    assert first_json("no brackets, 5, \"text\"") is None, "only lists and objects count"
+@pytest.mark.parametrize("text, wanted", [
+    ('so [1, {"a": 2}] and [3]', ([[1, {"a": 2}]], 0)),  # numbers in brackets are prose
+    ('[x] {"a": [1]}', ([{"a": [1]}], 0)),  # a bracket that is no JSON is passed
+    ('no brackets, 5, "text"', ([], 1)),  # only lists and objects are values
+    ('{"a": 1}\n{"b": 2}', ([{"a": 1}, {"b": 2}], 0)), ('["a"], ["b"]', ([["a"], ["b"]], 0)),
+    ('```json\n["a"]\n```\n```json\n["b"]\n```', ([["a"], ["b"]], 0)),
+    ('["a"] or rather ["b"] {"c": 1}', ([["a"]], 2)),  # second thoughts are only counted
+    ('<think>["a"]</think>["b"]', ([["b"]], 0)), ('["a"]</think>["b"]', ([["b"]], 0)),
+    ('<think>["a"]', ([], 1)), ('["a",]', ([["a"]], 0)), ('{"a": 1,}', ([{"a": 1}], 0)),
+    ('[{"a": 1}, {"b": 2}, {"c": "d', ([{"a": 1}, {"b": 2}], 1)),  # cut: a break counts once
+    ('{"memory": [{"a": 1}, {"b', ([{"a": 1}], 1)), ("[]", ([[]], 0)), ("[0]", ([], 1)),
+])
+def test_json_values(text, wanted):
+    assert plain(work("prompts.json_values")(text)) == wanted, (
+        "values that follow each other are read, what stands behind text or is broken is counted")
 
 
 # ---- the answer agent ----------------------------------------------------------------------------
@@ -95,7 +114,8 @@ def test_first_json_finds_lists_and_objects():
     ("Answer: Oslo", ("", "Oslo")),
     (" Oslo\n", ("", "Oslo")),
     ("**Memories:**\n- Answer: no\n**Answer:** yes", ("- Answer: no", "yes")),
-    ("", ("", "")),
+    ("", ("", "")), ("<think>**Answer:** Rome?</think>Answer: Oslo", ("", "Oslo")),
+    ("<think>Answer: Rome?", ("", "")),
 ])
 def test_answers(text, wanted):
     found = work("prompts.parse_answer")(text)
