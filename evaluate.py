@@ -185,8 +185,10 @@ def table(summary: dict[str, Any]) -> str:
         lines.append(f"{name:<16}{row['count']:>6}{row['exact_match']:>13.3f}{row['f1']:>8.3f}"
                      f"{row['bleu1']:>8.3f}{row['evidence_found']:>10.3f}")
     operations = ", ".join(f"{name} {count:,}" for name, count in summary["operations"].items())
+    unusable = (f" ({summary['facts_unusable']:,} more were unusable)"
+                if summary["facts_unusable"] else "")
     lines += [f"{summary['memories_per_dialogue']:.1f} memories a dialogue, made of "
-              f"{summary['facts_read'] / summary['dialogues']:.1f} facts by {operations}",
+              f"{summary['facts_read'] / summary['dialogues']:.1f} facts{unusable} by {operations}",
               f"{summary['seconds_per_turn']:.3f} s a turn, "
               f"{summary['seconds_per_question']:.3f} s a question"]
     return "\n".join(lines)

@@ -212,8 +212,9 @@ def facts_of(turns: Sequence[Turn], source: str, policy: Policy | None = None,
     """What each turn states, by `--facts`: "turns" as said, "observations" of the data, or "llm".
 
     "llm" needs a policy to ask, and the tokens that it may write about a turn. What cannot be used
-    of its responses is added to `counts`. Raises ValueError for another source. Training, evaluation and the other systems all ask this function, because
-    an agent must not learn from facts that it never meets again.
+    of its responses is added to `counts`. Raises ValueError for another source. Training,
+    evaluation and the other systems all ask this function, because an agent must not learn from
+    facts that it never meets again.
     """
     if source == "turns":
         texts = [[f"{turn.speaker}: {turn.text}"] for turn in turns]
