@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from backend.files import cache_folder
 from data import Message
 from policy import Policy
 from training.checkpoints import fingerprint
@@ -33,11 +33,10 @@ class KeptPolicy:
 
     def __init__(self, policy: Policy, folder: str | Path | None = None):
         self.policy = policy
-        root = Path(os.environ.get("MEMORY_R1_CACHE") or "~/.cache/memory-r1") / "responses"
         # The arithmetic belongs to the name, because bfloat16 may choose another token. Adapters
         # that are off do not, so the start model of every run is the same model.
         name = f"{fingerprint(policy.model, policy.adapted)}-{str(policy.dtype)[6:]}.jsonl"
-        self.path: Path | None = Path(folder or root).expanduser() / name
+        self.path: Path | None = Path(folder or cache_folder() / "responses") / name
         self.n_kept = self.n_new = 0
         self.responses: dict[str, tuple[list[int], bool]] = self._read()
 
