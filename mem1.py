@@ -126,7 +126,6 @@ def parse_turn(text: str, kind: str) -> tuple[str, str, str] | None:
     return note, tag, action
 
 
-# Problem 11
 def _tagged(text: str, tag: str) -> tuple[int, str]:
     """(place, content) of the first such tag that is closed, or (length of the text, "")."""
     # `find` and no pattern such as <query>(.*?)</query>: from each of many tags that never close it

@@ -30,7 +30,7 @@ MODELS = {10: ("memr1.AnswerAgent.rollout", "memr1.build_banks"),
           12: ("sft.train", "ppo.Critic.values")}
 # Lines that say nothing about a solution and are bound to stand elsewhere too.
 IDIOMS = {"with torch.no_grad():", "except (ValueError, RecursionError):",
-          "found = first_json(text)", "note, action, text = parsed",
+          "note, action, text = parsed",
           "counts: Counter[str] = Counter()", "ids, places, token_at = self._layout(rows)",
           "optimizer.zero_grad()"}
 

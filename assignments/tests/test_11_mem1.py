@@ -57,11 +57,14 @@ ANSWERS = "<IS>state</IS><answer>four</answer>"
     ("<IS>a</IS><query>who", None),
     ("<IS>a</IS><query>who</answer>", None),
     ("no tags", None), ("", None),
+    ("<think><query>x</query></think><IS>a</IS><query>who</query>", ("a", "query", "who")),
+    ("<query>x</query></think><IS>a</IS><query>who</query>", ("a", "query", "who")),
+    ("<think><query>x</query>", None),
 ])
 def test_parse_turn(text, wanted):
     assert plain(work("mem1.parse_turn")(text, "mem1")) == wanted, (
         "the first query or answer with a closing tag of its own counts, a note only if it stands "
-        "before; white space becomes single spaces; an empty action is none")
+        "before; white space becomes single spaces; an empty action and one in thinking are none")
 
 
 def test_the_tag_of_the_note_depends_on_the_kind():
@@ -69,6 +72,9 @@ def test_the_tag_of_the_note_depends_on_the_kind():
     assert plain(work("mem1.parse_turn")(text, "full_context")) == ("a", "query", "who"), (
         "full context thinks in <think>, MEM1 keeps its state in <IS>: NOTES names the tag")
     assert plain(work("mem1.parse_turn")(text, "mem1")) == ("", "query", "who")
+    text = "a</think> <think>b</think><query>who</query>"
+    assert plain(work("mem1.parse_turn")(text, "full_context")) == ("a b", "query", "who"), (
+        "all thinking is the note, without its tags, wherever it was opened")
 
 
 # ---- turn after turn -----------------------------------------------------------------------------
