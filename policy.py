@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -279,7 +280,7 @@ class Policy:
         for rows in prompt_micro_batches(
                 prompts, group_size * max_new_tokens, 2 * self.micro_batch_tokens):
             with self._as_set():
-                branches = self._read_prompts(rows, group_size)
+                branches = self._read_prompts(rows, group_size, max_new_tokens)
                 self._grow(branches, max_new_tokens, temperature, generator, stop_texts)
             tokens = torch.stack(branches.tokens, -1).tolist()  # (R, B, up to max_new_tokens)
             log_probs = torch.stack(branches.log_probs, -1).tolist()
@@ -291,7 +292,7 @@ class Policy:
                         for b in range(n * group_size, (n + 1) * group_size)]
         return steps
 
-    def _read_prompts(self, rows: Sequence[Row], group_size: int) -> Branches:
+    def _read_prompts(self, rows: Sequence[Row], group_size: int, max_new_tokens: int) -> Branches:
         """Read R rows of prompts. `group_size` branches will grow from the end of each prompt.
 
         B is `group_size` times the prompts of the row that has the most. Branches that another row
@@ -303,7 +304,10 @@ class Policy:
         ends = pad_right([row.ends for row in rows], ids.shape[1], device)  # (R, L)
         # Rows of one prompt need no mask, because causal attention is right for them, and faster.
         forked = any(len(row.score_at) > 1 for row in rows)
-        cache = Cache(layer_class_to_replicate=RoomyLayer)
+        n_branches = group_size * max(len(row.score_at) for row in rows)
+        # The last token that a branch draws is never read.
+        most = ids.shape[1] + n_branches * (max_new_tokens - 1)
+        cache = Cache(layer_class_to_replicate=partial(RoomyLayer, most))
         hidden = self.model.base_model(
             input_ids=ids, position_ids=positions, use_cache=True,
             attention_mask=tree_mask(ends, self.dtype) if forked else None,

@@ -13,6 +13,7 @@ import random
 import shutil
 import warnings
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, Bert
 
 import policy as policy_module
 from backend import devices
-from backend.attention import cache_argument
+from backend.attention import RoomyLayer, cache_argument
 from backend.loading import PolicyError
 from policy import Policy, draw_tokens, load_policy
 from trees import Step, pad_right, prompt_rows, tree_mask
@@ -288,6 +289,37 @@ def test_prompts_that_leave_the_batch_disturb_nobody(tiny_policy, monkeypatch):
     claimed = torch.tensor([p for step in flat(groups) for p in step.log_probs])
     assert (claimed - plain_log_probs(policy.model, flat(groups), 1.0)).abs().max() < 1e-4, (
         "after prompts left the batch, the others go on with the wrong cache, mask or position")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_cache_never_has_more_places_than_the_budget(tiny_policy, monkeypatch, seed):
+    policy, draw = tiny_policy(), random.Random(seed)
+    policy.end_ids = {2}  # most branches go on until the limit
+    beginnings = [words(draw, draw.randint(1, 40)) for _ in range(3)]
+    prompts = [[*draw.choice(beginnings), *words(draw, draw.randint(1, 6))] for _ in range(16)]
+    group_size, new = draw.randint(1, 3), draw.randint(1, 12)
+    free = policy.sample(prompts, group_size, new, 0)
+    places = []
+    update = RoomyLayer.update
+
+    def recorded(self, *given, **how):
+        result = update(self, *given, **how)
+        rows, _, columns, _ = self.room[0].shape
+        places.append(rows * columns)
+        return result
+
+    monkeypatch.setattr(RoomyLayer, "update", recorded)
+    for micro_batch_tokens in (150, 40):
+        policy.micro_batch_tokens = micro_batch_tokens
+        places.clear()
+        assert policy.sample(prompts, group_size, new, 0) == [
+            [replace(step, log_probs=pytest.approx(step.log_probs, abs=1e-4)) for step in steps]
+            for steps in free], "smaller batches changed a response"
+        budget = 2 * micro_batch_tokens
+        longest = max(map(len, prompts)) + group_size * new  # of a single prompt
+        assert max(places) <= max(budget, longest), (
+            f"{max(places)} places were allocated, {budget} allowed: what branches write, padding "
+            "or the room to grow is not counted")
 
 
 def exact_distribution(policy: Policy, prompt: list[int], length: int,
