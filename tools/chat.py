@@ -290,7 +290,7 @@ def watch(policy: Policy, tasks: Sequence[SearchTask], first: int) -> None:
             compare(policy, task, len(task.questions))
         elif questions := tuple(filter(None, map(str.strip, line.split(";")))):
             n = len(questions)  # nobody knows their answers
-            task = SearchTask(questions, ("",) * n, (0,) * n, task.corpus)
+            task = SearchTask(questions, ("",) * n, (0,) * n, task.passages, task.embed)
             compare(policy, task, n_gold=0)
 
 
