@@ -15,6 +15,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import re
 import shutil
 from collections import Counter
@@ -50,6 +51,8 @@ EVIL = '</script><script>document.title="owned"</script><img src=x onerror="docu
 
 class Scripted:
     """A policy whose response is `respond(user message)`; ids are letters."""
+
+    positions = math.inf
 
     def __init__(self, respond: Callable[[str], str]):
         self.respond, self.model = respond, torch.nn.Module()
@@ -413,6 +416,8 @@ def test_what_mem1_dropped(plain):
 
 class TokenizerOnly(Policy):
     """A policy that only reads."""
+
+    positions = math.inf
 
     def __init__(self):
         self.tokenizer = load_tokenizer(EMBEDDED_MEM1)

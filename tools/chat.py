@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 
 from backend.devices import exit_with
+from backend.loading import PolicyError
 from data import Turn
 from environments import Search, SearchTask, search_tasks
 from mem1 import STOP, Mem1Agent, Trajectory, parse_turn
@@ -131,6 +132,8 @@ def talk(system: MemoryR1) -> None:
                     tell(system, Turn(f"D1:{n_facts}", name, line, day_after(n_facts - 1)))
             except KeyboardInterrupt:
                 print("\n  Stopped; the memory is as it was.")
+            except PolicyError as error:  # a line too long for the model
+                print(f"  {error}")
 
 
 def day_after(n_days: int) -> str:
@@ -267,6 +270,8 @@ def compare(policy: Policy, task: SearchTask, n_gold: int) -> None:
               "kept.")
     except KeyboardInterrupt:
         print("\n  Stopped.")
+    except PolicyError as error:  # what was found is too long for the model
+        print(f"  {error}")
 
 
 def watch(policy: Policy, tasks: Sequence[SearchTask], first: int) -> None:
