@@ -38,14 +38,15 @@ from pathlib import Path
 from typing import Any
 
 from backend.devices import exit_with
+from backend.loading import PolicyError
 from benchmarks.splits import dialogues_to_test, held_out
 from comparisons import compare, recall
 from comparisons.harnesses import TASKS, by_objectives
 from comparisons.recall import mean, share
-from data import DataError, Dialogue, category_name
+from data import DataError, Dialogue, Question, category_name
 from mem1 import HARNESSES
 from memory_bank import hashed_words
-from memr1 import CHUNK, AnswerTask, Reading, Sources, answer_all, build_banks, candidates
+from memr1 import CHUNK, Answer, AnswerTask, Reading, Sources, answer_all, build_banks
 from metrics import bleu1, f1, squad_exact_match, summarise
 from policy import Policy
 from training.kept import KeptPolicy
@@ -96,17 +97,14 @@ class EvaluateOptions:
 # ---- The two agents ------------------------------------------------------------------------------
 
 
-def evidence_found(sources: Sources, task: AnswerTask) -> float | None:
-    """The share of a question's evidence turns behind the memories that the answer agent sees.
+def evidence_found(sources: Sources, question: Question, answer: Answer) -> float | None:
+    """The share of a question's evidence turns behind the memories that the answer agent read.
 
     None if the question names no evidence.
     """
-    # Only the 60 memories that are retrieved count, because no answer can rest on another.
-    memories = [memory for of_speaker in
-                candidates(task.bank, task.question.text, task.speakers).values()
-                for memory in of_speaker]
-    return share(task.question.evidence,
-                 {turn_id for memory in memories for turn_id in sources[memory.id]})
+    # Only the memories of the prompt count, 60 at most, because no answer can rest on another.
+    return share(question.evidence,
+                 {turn_id for memory in answer.memories for turn_id in sources[memory.id]})
 
 
 def ask_everything(answerer: Policy, dialogues: Sequence[Dialogue], reading: Reading,
@@ -129,7 +127,9 @@ def ask_everything(answerer: Policy, dialogues: Sequence[Dialogue], reading: Rea
                 "dialogue": dialogue.name, "question": question.text,
                 "category": question.category, "gold": question.answer, "answer": answer.text,
                 "exact_match": squad_exact_match(*texts), "f1": f1(*texts), "bleu1": bleu1(*texts),
-                "evidence": question.evidence, "evidence_found": evidence_found(sources, task),
+                "evidence": question.evidence,
+                "evidence_found": evidence_found(sources, question, answer),
+                "dropped": answer.n_dropped,
                 # As text, because the first thing to do with a bad score is to read the answers.
                 "selected": answer.selected, "response": answer.response})
     return records
@@ -169,6 +169,7 @@ def run_system(manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue],
         # An "invalid" operation names no memory or cannot be parsed; it changes nothing.
         "operations": {name: reading.counts[name]
                        for name in ("ADD", "UPDATE", "DELETE", "NOOP", "invalid")},
+        "dropped": reading.counts["dropped"] + sum(record["dropped"] for record in records),
         "seconds_per_turn": read_seconds / n_turns,
         "seconds_per_question": answer_seconds / len(records),
     }, records
@@ -191,6 +192,9 @@ def table(summary: dict[str, Any]) -> str:
               f"{summary['facts_read'] / summary['dialogues']:.1f} facts{unusable} by {operations}",
               f"{summary['seconds_per_turn']:.3f} s a turn, "
               f"{summary['seconds_per_question']:.3f} s a question"]
+    if summary["dropped"]:
+        lines.append(f"{summary['dropped']:,} memories did not fit into prompts, because the model "
+                     "has too few positions")
     return "\n".join(lines)
 
 
@@ -276,6 +280,9 @@ def evaluate_mem1(options: EvaluateOptions) -> dict:
     print(f"{options.data}: {options.model}, tasks of {n_objectives} questions, the first "
           f"{scores['mem1'][key]['count']}\n")
     print(objectives_table(summary["by_objectives"]))
+    if dropped := scores["full_context"][key]["dropped"]:
+        print(f"full_context: {dropped:.1f} turns a task did not fit into its last prompt, because "
+              "the model has too few positions")
     print(f"\nevaluate mem1: run folder {folder}")
     return summary
 
@@ -294,9 +301,9 @@ def main(argv: Sequence[str] | None = None) -> dict:
         if options.agent == "mem1":
             return evaluate_mem1(options)
         dialogues, scope = dialogues_to_test(options.data, options.limit, options.turns)
-    except DataError as error:
+        return evaluate_agents(options, dialogues, scope)
+    except (DataError, PolicyError) as error:
         exit_with(str(error))
-    return evaluate_agents(options, dialogues, scope)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
@@ -38,7 +39,7 @@ import torch
 from data import Dialogue, Message, Question, Turn
 from memory_bank import Embedder, Memory, MemoryBank
 from metrics import squad_exact_match
-from policy import Policy
+from policy import Policy, Prompt, fit
 from prompts import (
     Operation,
     answer_messages,
@@ -68,10 +69,17 @@ class AnswerTask:
     question: Question
     speakers: tuple[str, ...]  # whose memories are searched, and shown in this order
 
-    def messages(self, distill: bool) -> list[Message]:
-        """The prompt: the candidates of each speaker, and the question."""
-        text = self.question.text
-        return answer_messages(text, candidates(self.bank, text, self.speakers), distill)
+    def prompt(self, policy: Policy, distill: bool, max_new_tokens: int) -> Prompt:
+        """The candidates of each speaker, and the question.
+
+        What does not fit the model's positions is dropped, the least similar memories first.
+        """
+
+        def prompt_of(memories: Sequence[Memory]) -> list[Message]:
+            return answer_messages(self.question.text, timelines(memories, self.speakers), distill)
+
+        memories = ranked(self.bank, self.question.text, self.speakers)
+        return fit(policy, prompt_of, memories, policy.positions - max_new_tokens)
 
 
 @dataclass(frozen=True)
@@ -83,14 +91,28 @@ class Answer:
     prompt: str  # the user message that the agent read
     response: str  # all that the agent wrote
     cut: bool = False  # whether the limit of tokens ended the response
+    memories: Sequence[Memory] = ()  # that the agent read, the most similar first
+    n_dropped: int = 0  # candidates that did not fit the model's positions
 
 
 def candidates(bank: MemoryBank, question: str, speakers: Sequence[str],
                per_speaker: int = PER_SPEAKER) -> dict[str, list[Memory]]:
     """The memories of each speaker most similar to the question, in the order of the bank."""
+    return timelines(ranked(bank, question, speakers, per_speaker), speakers)
+
+
+def ranked(bank: MemoryBank, question: str, speakers: Sequence[str],
+           per_speaker: int = PER_SPEAKER) -> list[Memory]:
+    """The same memories, the most similar ones first: one of each speaker, then another of each."""
+    rankings = [bank.search(question, per_speaker, speaker) for speaker in speakers]
+    return [memory for of_rank in zip_longest(*rankings) for memory in of_rank if memory]
+
+
+def timelines(memories: Sequence[Memory], speakers: Sequence[str]) -> dict[str, list[Memory]]:
+    """The memories of each speaker, in the order of the bank."""
     # Ids grow with time, so sorted memories are a timeline: the most recent one stands last. In
     # the order of similarity "lives in Oslo" and "lives in Rome" would come in any order.
-    return {speaker: sorted(bank.search(question, per_speaker, speaker), key=lambda m: m.id)
+    return {speaker: sorted((m for m in memories if m.speaker == speaker), key=lambda m: m.id)
             for speaker in speakers}
 
 
@@ -119,12 +141,13 @@ def answer_all(policy: Policy, tasks: Iterable[AnswerTask], distill: bool = True
 
     `tasks` may be a generator: each bank is searched when its task comes, and is not kept.
     """
-    prompts = [task.messages(distill) for task in tasks]
-    responses = greedy(policy, [policy.encode(messages) for messages in prompts], max_new_tokens)
+    prompts = [task.prompt(policy, distill, max_new_tokens) for task in tasks]
+    responses = greedy(policy, [prompt.ids for prompt in prompts], max_new_tokens)
     answers = []
-    for messages, response in zip(prompts, responses):
+    for prompt, response in zip(prompts, responses):
         selected, text = parse_answer(response.text)
-        answers.append(Answer(text, selected, messages[-1]["content"], *response))
+        answers.append(Answer(text, selected, prompt.messages[-1]["content"], *response,
+                              prompt.parts, prompt.n_dropped))
     return answers
 
 
@@ -143,7 +166,16 @@ class Observation:
     fact: str
     memories: list[Memory]  # that the manager read with the fact, by their numbers in the prompt
     response: str
-    counts: Counter[str]  # operations by event; "invalid" for entries that did nothing
+    # Operations by event, "invalid" entries, which did nothing, and "dropped" memories, which were
+    # similar and did not fit the model's positions.
+    counts: Counter[str]
+
+
+def manager_prompt(policy: Policy, fact: str, memories: Sequence[Memory],
+                   max_new_tokens: int) -> Prompt:
+    """The fact and the memories; those that do not fit the model's positions are dropped."""
+    return fit(policy, partial(manager_messages, fact), memories,
+               policy.positions - max_new_tokens)
 
 
 def observe_all(policy: Policy, banks: Sequence[MemoryBank], facts: Sequence[Statement], *,
@@ -153,15 +185,17 @@ def observe_all(policy: Policy, banks: Sequence[MemoryBank], facts: Sequence[Sta
     The banks must be different objects, because all searches come before the first change: a
     second decision on one bank would not see the first.
     """
-    searches = [bank.search(fact, SIMILAR, speaker)
-                for bank, (fact, speaker, _) in zip(banks, facts)]
-    prompts = [policy.encode(manager_messages(fact, memories))
-               for (fact, _, _), memories in zip(facts, searches)]
-    responses = greedy(policy, prompts, max_new_tokens)  # one batch for all banks
-    return [Observation(fact, memories, response.text,
-                        carry_out(response.text, bank, memories, speaker, timestamp))
-            for bank, (fact, speaker, timestamp), memories, response
-            in zip(banks, facts, searches, responses)]
+    prompts = [manager_prompt(policy, fact.text,
+                              bank.search(fact.text, SIMILAR, fact.speaker), max_new_tokens)
+               for bank, fact in zip(banks, facts)]
+    responses = greedy(policy, [prompt.ids for prompt in prompts], max_new_tokens)  # one batch
+    observations = []
+    for bank, fact, prompt, response in zip(banks, facts, prompts, responses):
+        counts = carry_out(response.text, bank, prompt.parts, fact.speaker, fact.timestamp)
+        if prompt.n_dropped:
+            counts["dropped"] = prompt.n_dropped
+        observations.append(Observation(fact.text, prompt.parts, response.text, counts))
+    return observations
 
 
 def carry_out(response: str, bank: MemoryBank, memories: Sequence[Memory], speaker: str,
@@ -242,7 +276,7 @@ class Reading:
 
     banks: list[MemoryBank]
     sources: list[Sources]
-    counts: Counter[str]  # operations by name, "invalid" ones, "facts" read, "unusable facts"
+    counts: Counter[str]  # of all observations, the "facts" that were read, "unusable facts"
 
 
 def build_banks(policy: Policy, dialogues: Sequence[Dialogue], embed: Embedder, facts_from: str,
@@ -318,11 +352,13 @@ class ManagerTask:
     # For a second pet: the memory that ought to stand afterwards ("Anna has dogs named Rex and
     # Milo"). Only the synthetic world knows it. It is logged and never paid for.
     merged: str = ""
+    n_dropped: int = 0  # memories that did not fit the manager's positions
 
     @cached_property  # one search a task, however many epochs and samples ask for it
     def memories(self) -> list[Memory]:
         """The memories most similar to the fact, in the order of their numbers in the prompt."""
-        return self.bank.search(self.fact.text, SIMILAR, self.fact.speaker)
+        memories = self.bank.search(self.fact.text, SIMILAR, self.fact.speaker)
+        return memories[:len(memories) - self.n_dropped]
 
 
 class ManagerAgent:
@@ -344,21 +380,25 @@ class ManagerAgent:
                 temperature: float, generator: torch.Generator | None = None,
                 ) -> list[list[Episode]]:
         """`group_size` decisions for each task, paid by the answer agent's answer after each."""
-        prompts = [manager_messages(task.fact.text, task.memories) for task in tasks]
+        prompts = [manager_prompt(policy, task.fact.text, task.memories, self.max_new_tokens)
+                   for task in tasks]
+        # An operation may name no memory that the manager did not read.
+        tasks = [replace(task, n_dropped=prompt.n_dropped) if prompt.n_dropped else task
+                 for task, prompt in zip(tasks, prompts)]
         # One call for all tasks: it reads each prompt once, and samples all groups together.
-        groups = policy.sample([policy.encode(messages) for messages in prompts], group_size,
+        groups = policy.sample([prompt.ids for prompt in prompts], group_size,
                                self.max_new_tokens, temperature, generator)
         decisions = [[(task, policy.decode(step.response_ids)) for step in group]
                      for task, group in zip(tasks, groups)]
         # All tasks at once: the frozen agent answers in one batch.
         outcomes = self.outcomes_of([d for of_task in decisions for d in of_task])
         episodes = []
-        for messages, group, of_task in zip(prompts, groups, decisions):
+        for prompt, group, of_task in zip(prompts, groups, decisions):
             episodes.append([])
             for step, (task, response) in zip(group, of_task):
                 outcome = outcomes[task, response]
                 reward = float(self.reward(outcome["answer"], task.question.answer))
-                log = {"prompt": messages[-1]["content"], "response": response,
+                log = {"prompt": prompt.messages[-1]["content"], "response": response,
                        "question": task.question.text, "gold": task.question.answer,
                        "category": task.question.category, **outcome}
                 # The step keeps its sampled ids: decoded and encoded again they might differ.
@@ -370,9 +410,10 @@ class ManagerAgent:
                     ) -> dict[tuple[ManagerTask, str], dict]:
         """What came of each decision (task, response); new ones are carried out and remembered.
 
-        An outcome holds "operations" (counts by event), "answer", "answer_response" and
-        "answer_cut", which says whether the limit of tokens ended that response. Where the task
-        names a memory in `merged`, "merged" says whether the bank holds it afterwards.
+        An outcome holds "operations" (counts by event), "answer", "answer_response", "answer_cut",
+        which says whether the limit of tokens ended that response, and as "dropped" the memories
+        that did not fit either prompt. Where the task names a memory in `merged`, "merged" says
+        whether the bank holds it afterwards.
         """
         # No set: its order, and so the answer agent's batches, would differ by process.
         new = [d for d in dict.fromkeys(decisions) if d not in self.outcomes]
@@ -393,9 +434,9 @@ class ManagerAgent:
         answers = answer_all(self.frozen, questions(), self.distill,
                              max_new_tokens=self.max_new_tokens)
         for decision, change, answer in zip(new, changes, answers):
-            self.outcomes[decision] = {**change, "answer": answer.text,
-                                       "answer_response": answer.response,
-                                       "answer_cut": answer.cut}
+            self.outcomes[decision] = {
+                **change, "answer": answer.text, "answer_response": answer.response,
+                "answer_cut": answer.cut, "dropped": decision[0].n_dropped + answer.n_dropped}
         return {decision: self.outcomes[decision] for decision in decisions}
 
 
@@ -413,20 +454,20 @@ class AnswerAgent:
                 temperature: float, generator: torch.Generator | None = None,
                 ) -> list[list[Episode]]:
         """`group_size` answers to each question, each paid by itself."""
-        prompts = [task.messages(self.distill) for task in tasks]
-        groups = policy.sample([policy.encode(messages) for messages in prompts], group_size,
+        prompts = [task.prompt(policy, self.distill, self.max_new_tokens) for task in tasks]
+        groups = policy.sample([prompt.ids for prompt in prompts], group_size,
                                self.max_new_tokens, temperature, generator)
         episodes = []
-        for task, messages, group in zip(tasks, prompts, groups):
+        for task, prompt, group in zip(tasks, prompts, groups):
             episodes.append([])
             for step in group:
                 response = policy.decode(step.response_ids)
                 selected, answer = parse_answer(response)
                 # The number of selected memories shows how much the agent distils.
-                log = {"prompt": messages[-1]["content"], "response": response,
+                log = {"prompt": prompt.messages[-1]["content"], "response": response,
                        "question": task.question.text, "answer": answer,
                        "gold": task.question.answer, "category": task.question.category,
-                       "n_selected": len(selected.splitlines())}
+                       "n_selected": len(selected.splitlines()), "dropped": prompt.n_dropped}
                 reward = float(self.reward(answer, task.question.answer))
                 episodes[-1].append(Episode([step], reward, log))
         return episodes

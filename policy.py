@@ -24,10 +24,12 @@ Where this differs from usual practice, and why
 from __future__ import annotations
 
 import sys
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,7 +39,7 @@ from transformers import Cache
 
 from backend.attention import RoomyLayer, cache_argument, use_tree_attention
 from backend.devices import in_step, is_main
-from backend.loading import PolicyError, end_ids, load, usual_precision
+from backend.loading import PolicyError, end_ids, load, n_positions, usual_precision
 from backend.lora import adapters, again, low_rank_layers, save_adapters, save_merged, second_set
 from backend.plain_rows import generate, unpackable_layers
 from data import Message
@@ -163,9 +165,10 @@ class Policy:
     memory. They never change a log-prob, a gradient or a greedy response. Sampled responses may
     differ, because random draws are assigned in another order.
 
-    With `autocast` float32 weights are multiplied in bfloat16. `adapted` says whether the adapters
-    are on, `packs` whether the model reads trees, and `why_plain` why it does not. Raises
-    PolicyError if no layout suits the model.
+    `positions` is how many tokens a prompt and its response may have together; `fit` makes prompts
+    that leave room. With `autocast` float32 weights are multiplied in bfloat16. `adapted` says
+    whether the adapters are on, `packs` whether the model reads trees, and `why_plain` why it does
+    not. Raises PolicyError if no layout suits the model.
     """
 
     def __init__(self, model: torch.nn.Module, tokenizer, row_budget: int = 4096,
@@ -176,6 +179,7 @@ class Policy:
         self.autocast, self.adapted = autocast, True
         model.eval()  # never .train(): dropout would make the trained policy another one
         self.end_ids = end_ids(model, tokenizer)
+        self.positions = n_positions(model.config)
         self.empty_batch = [empty_row()]  # for a device that has fewer micro-batches than others
         self._ids_that_complete: dict[tuple[str, ...], set[int]] = {}
         self._cache_argument = cache_argument(model)
@@ -255,7 +259,20 @@ class Policy:
     def lesson(self, messages: list[Message], response: str) -> Step:
         """A chat with a response to imitate, its end included."""
         ids = self.tokenizer.encode(response, add_special_tokens=False)
-        return Step(self.encode(messages), [*ids, self.tokenizer.eos_token_id], True)
+        step = Step(self.encode(messages), [*ids, self.tokenizer.eos_token_id], True)
+        self._check_room(len(step.prompt_ids), len(step.response_ids))
+        return step
+
+    def _check_room(self, n_prompt: int, n_response: int) -> None:
+        """Raise PolicyError if a prompt and its response are longer than what the model can read.
+
+        Some models fail there with an IndexError. Most read on, and write nonsense.
+        """
+        if n_prompt + n_response > self.positions:
+            raise PolicyError(
+                f"a prompt of {n_prompt:,} tokens and a response of {n_response:,} do not fit into "
+                f"the model's {self.positions:,} positions: shorten the prompt, lower "
+                "--max-new-tokens, or take a model with more positions")
 
     # ---- Sampling -----------------------------------------------------------------------------
 
@@ -267,10 +284,13 @@ class Policy:
 
         A response ends with an end id, or with the token that completes one of the `stop_texts`.
         Returns one list of steps a prompt, in the order of the prompts. The same generator state
-        gives the same responses to the same call. Raises PolicyError for an empty prompt.
+        gives the same responses to the same call. Raises PolicyError for an empty prompt, and for
+        one that has no room for `max_new_tokens` behind it.
         """
         if not all(prompts) or max_new_tokens < 1:
             raise PolicyError("cannot sample: a prompt is empty or max_new_tokens is below 1")
+        if prompts:
+            self._check_room(max(map(len, prompts)), max_new_tokens)
         if not self.packs:
             return self._sample_plain_rows(
                 prompts, group_size, max_new_tokens, temperature, generator, stop_texts)
@@ -279,7 +299,7 @@ class Policy:
         for rows in prompt_micro_batches(
                 prompts, group_size * max_new_tokens, 2 * self.micro_batch_tokens):
             with self._as_set():
-                branches = self._read_prompts(rows, group_size)
+                branches = self._read_prompts(rows, group_size, max_new_tokens)
                 self._grow(branches, max_new_tokens, temperature, generator, stop_texts)
             tokens = torch.stack(branches.tokens, -1).tolist()  # (R, B, up to max_new_tokens)
             log_probs = torch.stack(branches.log_probs, -1).tolist()
@@ -291,7 +311,7 @@ class Policy:
                         for b in range(n * group_size, (n + 1) * group_size)]
         return steps
 
-    def _read_prompts(self, rows: Sequence[Row], group_size: int) -> Branches:
+    def _read_prompts(self, rows: Sequence[Row], group_size: int, max_new_tokens: int) -> Branches:
         """Read R rows of prompts. `group_size` branches will grow from the end of each prompt.
 
         B is `group_size` times the prompts of the row that has the most. Branches that another row
@@ -303,7 +323,10 @@ class Policy:
         ends = pad_right([row.ends for row in rows], ids.shape[1], device)  # (R, L)
         # Rows of one prompt need no mask, because causal attention is right for them, and faster.
         forked = any(len(row.score_at) > 1 for row in rows)
-        cache = Cache(layer_class_to_replicate=RoomyLayer)
+        n_branches = group_size * max(len(row.score_at) for row in rows)
+        # The last token that a branch draws is never read.
+        most = ids.shape[1] + n_branches * (max_new_tokens - 1)
+        cache = Cache(layer_class_to_replicate=partial(RoomyLayer, most))
         hidden = self.model.base_model(
             input_ids=ids, position_ids=positions, use_cache=True,
             attention_mask=tree_mask(ends, self.dtype) if forked else None,
@@ -398,7 +421,13 @@ class Policy:
     # ---- Scoring ------------------------------------------------------------------------------
 
     def rows(self, trees: Sequence[Sequence[Step]]) -> list[Row]:
-        """The steps as packed rows; a row for each step if the model cannot read trees."""
+        """The steps as packed rows; a row for each step if the model cannot read trees.
+
+        Raises PolicyError for a step that is longer than what the model can read.
+        """
+        for tree in trees:
+            for step in tree:
+                self._check_room(len(step.prompt_ids), len(step.response_ids))
         if not self.packs:
             return plain_rows(trees)
         budget = min(self.row_budget, self.micro_batch_tokens)
@@ -521,6 +550,40 @@ class Policy:
         else:
             self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
+
+
+# ---- Prompts that leave room ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A chat that leaves room for a response."""
+
+    parts: Sequence  # what of the parts fits
+    n_dropped: int  # how many parts do not
+    messages: list[Message]
+    ids: list[int]
+
+
+def fit(policy: Policy, prompt_of: Callable[[Sequence], list[Message]], parts: Sequence,
+        room: float) -> Prompt:
+    """The prompt with as many of its parts as fit into `room` tokens.
+
+    `parts` are memories, for example; those to keep longest come first. `prompt_of` makes the chat
+    of some of them. A prompt that fits whole is encoded once. One that does not fit even without
+    its parts is returned nevertheless, and `Policy.sample` refuses it with a reason.
+    """
+
+    def with_first(n: int) -> Prompt:
+        messages = prompt_of(parts[:n])
+        return Prompt(parts[:n], len(parts) - n, messages, policy.encode(messages))
+
+    whole = with_first(len(parts))
+    if len(whole.ids) <= room:
+        return whole
+    # Fewer parts never make a longer prompt, so halving the range finds how many are too many.
+    too_many = bisect_right(range(len(parts)), room, key=lambda n: len(with_first(n).ids))
+    return with_first(max(too_many - 1, 0))
 
 
 def load_policy(name: str | Path, device: str | None = None, lora: int = 0,

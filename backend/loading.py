@@ -9,11 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 from backend.gguf import SMOLLM2, SMOLLM2_INSTALL, GgufError, model_folder
 from backend.lora import add_adapters, base_name, checkpoint_layers, merge_saved, saved_config
@@ -104,6 +110,22 @@ def usual_precision(device: str | None = None) -> str:
     half = (device != "cpu" and torch.cuda.is_available()
             and torch.cuda.is_bf16_supported(including_emulation=False))
     return "bfloat16" if half else "float32"
+
+
+def n_positions(config: PreTrainedConfig) -> float:
+    """How many tokens the model of a configuration can read; infinity if it names no limit.
+
+    GPT-2's `n_positions` and the like have the common name too. OPT's table of positions is two
+    rows longer than its limit. BLOOM and Mamba name none, because they have biases or a state in
+    place of positions. With YaRN the limit may be that of the training before it was extended
+    (Qwen2.5). With other ways to extend rotary positions the limit is the extended one.
+    """
+    config = config.get_text_config()
+    named = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if named and rope.get("rope_type") == "yarn" and rope.get("factor"):
+        named = max(named, int(rope["factor"] * rope["original_max_position_embeddings"]))
+    return named or inf
 
 
 def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerFast) -> set[int]:

@@ -40,6 +40,7 @@ from typing import Any
 from tqdm import tqdm
 
 from backend.devices import exit_with
+from backend.loading import PolicyError
 from benchmarks.splits import dialogues_to_test
 from comparisons.graphs_and_tools import SYSTEMS
 from comparisons.intervals import bootstrap, paired
@@ -305,6 +306,10 @@ COLUMNS = {"exact_match": "EM", "low": "low", "high": "high", "f1": "F1", "bleu1
            "seconds_per_question": "s/question", "seconds_per_turn": "s/turn"}
 
 
+FLAWS = {"invalid": "invalid", "tool loops cut": "tool loops cut",
+         "dropped": "memories did not fit into prompts, because the model has too few positions"}
+
+
 def number_text(value: float | None) -> str:
     """A cell of the table: scores with three digits, counts of ten and more with none."""
     if value is None:
@@ -359,7 +364,7 @@ def open_judge(options: CompareOptions, folder: Path) -> Judge | None:
 
 def print_report(summaries: dict[str, dict], apart: dict[str, Difference], header: list[str],
                  rows: list[list[str]], judge: Judge | None) -> None:
-    """Print the table, the differences, and what of the models' output could not be used."""
+    """Print the table, the differences, and what was unusable or did not fit."""
     widths = [max(map(len, column)) for column in zip(header, *rows)]
     print()
     for name, *cells in (header, *rows):
@@ -369,10 +374,10 @@ def print_report(summaries: dict[str, dict], apart: dict[str, Difference], heade
         interval = "no interval" if low is None else f"{low:+.3f} to {high:+.3f}"
         print(f"{rows[0][0]} - {name}: {difference:+.3f} ({interval})")
     for name, summary in summaries.items():
-        unusable = [f"{n:,} {what}" for what, n in summary["counts"].items()
-                    if what in ("invalid", "tool loops cut") and n]
-        if unusable:
-            print(f"{name}: {', '.join(unusable)}")
+        flaws = [f"{n:,} {FLAWS[what]}" for what, n in summary["counts"].items()
+                 if what in FLAWS and n]
+        if flaws:
+            print(f"{name}: {', '.join(flaws)}")
     if judge:
         print(f"judge {judge.name}: " + ", ".join(f"{n:,} {k}" for k, n in judge.counts.items())
               + (f"; {judge.problem}" if judge.problem else ""))
@@ -423,7 +428,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     except OSError as error:
         exit_with(f"cannot write to the run folder {options.out} ({error.strerror}); choose "
                   "another --out")
-    except (DataError, JudgeError) as error:
+    except (DataError, JudgeError, PolicyError) as error:
         exit_with(str(error))
 
 

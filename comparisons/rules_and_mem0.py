@@ -27,7 +27,6 @@ Where this differs from the papers
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,7 +35,7 @@ from typing import Any
 from data import Message, Turn
 from memory_bank import Embedder, Memory, MemoryBank, memory_line
 from memr1 import SIMILAR, Answer, apply_operations, candidates, facts_of, greedy
-from policy import Policy
+from policy import Policy, fit
 from prompts import (
     answer_messages,
     extract_messages,
@@ -105,8 +104,8 @@ class System(ABC):
     distill: bool = True  # select memories before the answer
     facts: str = "turns"  # where Mem0 and the rules have a turn's facts from: memr1.facts_of
     max_new_tokens: int = field(kw_only=True)
-    # "calls" of a model, "prompt tokens" it read, "invalid" outputs, operations by name, and what
-    # a child counts besides
+    # "calls" of a model, "prompt tokens" it read, "invalid" outputs, memories "dropped" from answer
+    # prompts that were too long, operations by name, and what a child counts besides
     counts: Counter[str] = field(default_factory=Counter, init=False)
     answer_note = ""  # what a system adds to the instructions for answers
 
@@ -126,13 +125,31 @@ class System(ABC):
         return candidates(self.bank, question, self.speakers)
 
     def answering(self, question: str, memories: dict[str, list[Memory]] | None = None) -> Work:
-        """The work of answering, from what `retrieve` finds unless memories are given."""
+        """The work of answering, from what `retrieve` finds unless memories are given.
+
+        What does not fit the model's positions is dropped, the oldest memories first.
+        """
         memories = self.retrieve(question) if memories is None else memories
-        messages = answer_messages(question, memories, self.distill)
-        messages[0]["content"] += self.answer_note
-        response = yield from self.ask(messages, self.answerer)
+        policy = self.answerer or self.policy
+
+        def prompt_of(shown: Sequence[tuple[int, str, int]]) -> list[Message]:
+            places = set(shown)
+            messages = answer_messages(question, {
+                heading: [memory for place, memory in enumerate(of_heading)
+                          if (memory.id, heading, place) in places]
+                for heading, of_heading in memories.items()}, self.distill)
+            messages[0]["content"] += self.answer_note
+            return messages
+
+        # Ids grow with time, so these begin with the newest memory.
+        newest_first = sorted(((memory.id, heading, place)
+                               for heading, of_heading in memories.items()
+                               for place, memory in enumerate(of_heading)), reverse=True)
+        prompt = fit(policy, prompt_of, newest_first, policy.positions - self.max_new_tokens)
+        self.counts["dropped"] += prompt.n_dropped
+        response = yield from self.call(policy, prompt.ids)
         selected, text = parse_answer(response)
-        return Answer(text, selected, messages[-1]["content"], response)
+        return Answer(text, selected, prompt.messages[-1]["content"], response)
 
     def observe(self, turn: Turn) -> None:
         """Read one turn."""
@@ -146,10 +163,12 @@ class System(ABC):
         """How many memories there are."""
         return len(self.bank)
 
-    def ask(self, messages: list[Message], policy: Policy | None = None) -> Work:
-        """One call of a model, counted; returns its response."""
-        policy = policy or self.policy
-        prompt_ids = policy.encode(messages)
+    def ask(self, messages: list[Message]) -> Work:
+        """One call of the model, counted; returns its response."""
+        return (yield from self.call(self.policy, self.policy.encode(messages)))
+
+    def call(self, policy: Policy, prompt_ids: list[int]) -> Work:
+        """The same with any model, for a prompt that is encoded already."""
         self.counts.update({"calls": 1, "prompt tokens": len(prompt_ids)})
         return (yield Call(policy, prompt_ids, self.max_new_tokens))
 
@@ -206,30 +225,18 @@ class Overwrite(System):
                 self.bank.add(text, turn.speaker, turn.timestamp)
 
 
-@dataclass(eq=False)
 class FullContext(System):
     """Everything said stands in the prompt; what is oldest goes until the rest fits.
 
     What LoCoMo's paper (arXiv 2402.17753) gives its base models to read.
     """
 
-    limit: int = 30_000  # tokens of the whole prompt; Qwen2.5 reads 32,768
-
     def observing(self, turn: Turn) -> Work:
         self.bank.add_many((text, turn.speaker, turn.timestamp) for text in self.stated(turn))
         yield from ()  # asks no model
 
     def retrieve(self, question: str) -> dict[str, list[Memory]]:
-        memories = list(self.bank)
-
-        def fits(n_dropped: int) -> bool:
-            messages = answer_messages(question, self.headed(memories[n_dropped:]), self.distill)
-            return len((self.answerer or self.policy).encode(messages)) <= self.limit
-
-        # What fits still fits when more is dropped, so halving the range finds the place.
-        n_dropped = 0 if fits(0) else bisect_left(range(len(memories)), True, key=fits)
-        self.counts["dropped"] += n_dropped
-        return self.headed(memories[n_dropped:])
+        return self.headed(list(self.bank))
 
 
 @dataclass(eq=False)

@@ -7,6 +7,7 @@ oracles, and awkward responses.
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from collections import Counter
@@ -71,6 +72,8 @@ def alike(texts: list[str]) -> np.ndarray:
 
 class Scripted:
     """A policy whose response is `respond(system message, user message)`; ids are letters."""
+
+    positions = math.inf
 
     def __init__(self, respond: Callable[[str, str], str]):
         self.respond, self.batches = respond, []
@@ -243,22 +246,22 @@ def test_full_context_drops_the_oldest_at_the_limit(compact: bool) -> None:
         everything.observe(turn)
     question = "Which word?"
 
-    def size(system: FullContext) -> int:
-        return len(model.encode(answer_messages(question, system.retrieve(question), True)))
+    def prompt_without(n_dropped: int) -> list[dict[str, str]]:
+        memories = everything.headed(list(everything.bank)[n_dropped:])
+        return answer_messages(question, memories, True)
 
-    whole = size(everything)
-    everything.counts.clear()
-    for limit in [0, *range(whole - 330, whole + 2, 7), whole]:
-        everything.limit = limit
-        kept = sorted((m.id, m.text) for m in sum(everything.retrieve(question).values(), []))
-        for first in range(10):  # the oracle: drop one after the other
-            memories = everything.headed(list(everything.bank)[first:])
-            if len(model.encode(answer_messages(question, memories, True))) <= limit:
-                break
-        assert [i for i, _ in kept] == list(range(first, 9)), (
-            f"limit {limit}: the newest turns that fit must stay, in order, and no fewer")
+    sizes = [len(model.encode(prompt_without(n))) for n in range(10)]
+    encode, encoded = model.encode, []
+    model.encode = lambda messages: encoded.append(messages) or encode(messages)
+    for room in [0, *range(sizes[0] - 330, sizes[0] + 2, 7), sizes[0]]:
+        model.positions = room + everything.max_new_tokens
+        encoded.clear()
+        answer = everything.answer(question)
+        first = next((n for n in range(10) if sizes[n] <= room), 9)  # dropped one after the other
+        assert answer.prompt == prompt_without(first)[1]["content"], (
+            f"room for {room}: the newest turns that fit must stay, in order, and no fewer")
         assert everything.counts.pop("dropped") == first, "what is dropped is counted"
-    everything.limit = whole
+        assert first or len(encoded) == 1, "a prompt that fits is encoded twice"
     lines = everything.answer(question).prompt.splitlines()
     heads = [line for line in lines if line.startswith("Memories of")]
     assert heads == (["Memories of Anna:", "Memories of Bob:"] if compact

@@ -8,8 +8,10 @@ its text environment takes its place.
 
 from __future__ import annotations
 
+import gc
 import sys
 import types
+import weakref
 
 import pytest
 
@@ -17,10 +19,10 @@ from benchmarks.shop import Shop, Store, catalogue, goals, solve
 from data import Dialogue, OpenQuestion, Question
 from data import Turn as Said
 from environments import Search, SearchTask, open_tasks, search_tasks
-from memory_bank import MemoryBank, hashed_words
+from memory_bank import hashed_words
 from training.options import Options
 from training.run import long_tasks
-from world import world_splits
+from world import world, world_splits
 
 EMBED = hashed_words()
 
@@ -28,12 +30,10 @@ EMBED = hashed_words()
 
 
 def small_task(n: int = 2) -> SearchTask:
-    corpus = MemoryBank(EMBED, line=lambda memory: memory.text)
     names = ["Anna", "Carl", "Emma", "Paul", "Sara", "John", "Alex", "Helen"][:n]
-    corpus.add_many((f"{name} lives in Oslo{i}, 8 May 2023", "", "")
-                    for i, name in enumerate(names))
+    passages = tuple(f"{name} lives in Oslo{i}, 8 May 2023" for i, name in enumerate(names))
     return SearchTask(tuple(f"Where does {name} live?" for name in names),
-                      tuple(f"Oslo{i}" for i in range(n)), (4,) * n, corpus)
+                      tuple(f"Oslo{i}" for i in range(n)), (4,) * n, passages, EMBED)
 
 
 def test_search_by_hand():
@@ -49,12 +49,11 @@ def test_search_by_hand():
 @pytest.mark.parametrize("query", ["8. Carl", " 8. Carl ", "Carl"])
 def test_the_number_of_a_question_is_not_searched_for(query):
     """Else "8." finds whatever was said on the 8th of a month."""
-    environment, task = Search(), small_task(2)
-    task.corpus.add("Paul sat down, 8 May 2023", "", "")
-    environment.reset(task)
-    asked = []
-    search = task.corpus.search
-    task.corpus.search = lambda text, k: asked.append(text) or search(text, k)
+    environment, asked = Search(), []
+    environment.reset(small_task(2))
+    bank = environment.corpus.copy()
+    environment.corpus = types.SimpleNamespace(
+        search=lambda text, k: asked.append(text) or bank.search(text, k))
     environment.step("query", query)
     assert [text.strip() for text in asked] == ["Carl"], "the question's number is searched for"
     environment.step("query", "In 2023 or on 8. May")
@@ -119,6 +118,36 @@ def test_hotpotqa_tasks_search_the_paragraphs_of_their_own_questions():
     found = environment.step("query", "town 1 land")[0].splitlines()
     assert found[0] == "- Town 1: Town 1 lies in land 1.", found
     assert open_tasks([], 1, EMBED) == []
+
+
+def test_a_corpus_is_embedded_when_its_task_is_played_and_once():
+    """The banks of all of HotpotQA's tasks would take 4 GiB before the first step."""
+    batches = []
+
+    def embed(texts):
+        batches.append(texts)
+        return EMBED(texts)
+
+    questions = [OpenQuestion(str(i), f"Town {i}?", f"land {i}", ((f"Town {i}", f"In land {i}."),),
+                              (f"Town {i}",)) for i in range(60)]
+    tasks = [*search_tasks(questions, 2, embed, rounds=3), *search_tasks(world(2, 3), 2, embed)]
+    assert not batches, "building tasks embeds their passages"
+    held = {id(passage) for task in tasks[:90] for passage in task.passages}
+    assert len(held) == 60, "each round of tasks holds its own copy of every passage"
+    stores = [Search() for _ in range(8)]
+    for store in stores:
+        store.reset(tasks[0])
+    assert len(batches) == 1, "the trajectories of a task do not share its corpus"
+    found = stores[3].step("query", "town 1 land")[0]
+    assert found.splitlines()[0] == "- Town 1: In land 1.", found
+    first, *_, last = tasks[90:]
+    for task in (first, last):
+        assert task.passages and len(task.corpus) == len(task.passages)
+    bank = weakref.ref(tasks[5].corpus)
+    for task in tasks[6:60]:
+        Search().reset(task)
+    gc.collect()
+    assert bank() is None, "the corpora of tasks that are over pile up"
 
 
 # ---- shops ---------------------------------------------------------------------------------------

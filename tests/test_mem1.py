@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import signal
@@ -23,7 +24,6 @@ from mem1 import (
     INSTRUCTIONS,
     NOTES,
     STOP,
-    WINDOW,
     Mem1Agent,
     Mem1Turn,
     Trajectory,
@@ -171,6 +171,8 @@ def test_a_shopper_who_buys_nothing_gets_nothing():
 class Scripted(Policy):
     """A policy that writes what a function makes of the prompt; tokens are characters."""
 
+    positions = math.inf
+
     def __init__(self, respond):
         self.respond, self.prompts = respond, []
 
@@ -241,17 +243,38 @@ def test_what_is_in_context(harness, n_past):
 
 
 def test_truncation_keeps_the_task_and_the_last_turns():
-    policy = Scripted(diligent)
-    [[episode]] = Mem1Agent(harness="truncation", max_new_tokens=160).rollout(
-        policy, [small_task(8)], 1, 0.0)
+    policy, window = Scripted(diligent), 160
+    agent = Mem1Agent(harness="truncation", max_new_tokens=window)
+    [[episode]] = agent.rollout(policy, [small_task(8)], 1, 0.0)
     first = len(episode.steps[0].prompt_ids)
     for step in episode.steps:
         prompt = policy.decode(step.prompt_ids)
         assert prompt.startswith("Questions: 1. Where does Anna live?"), "the task was cut away"
-        assert len(step.prompt_ids) <= first + WINDOW or prompt.count("<info>\n") == 1, (
+        assert len(step.prompt_ids) <= first + window or prompt.count("<info>\n") == 1, (
             "more than the last tokens, though a turn could have been dropped")
     assert prompt.count("<query> ") == 2 and "Helen" in prompt.split("<query>")[1], (
         "the oldest turns go first")
+    assert episode.log["dropped"] == 0, "truncation drops turns in any model: nothing did not fit"
+
+
+def test_turns_that_the_model_has_no_positions_for_are_dropped_and_counted():
+    unlimited, policy = Scripted(diligent), Scripted(diligent)
+    agent = Mem1Agent(harness="full_context", max_new_tokens=100)
+    [[free]] = agent.rollout(unlimited, [small_task(8)], 1, 0.0)
+    policy.positions = len(free.steps[3].prompt_ids) + 100 + 5
+    [[episode]] = agent.rollout(policy, [small_task(8)], 1, 0.0)
+    sizes = [len(step.prompt_ids) + 100 for step in episode.steps]
+    assert max(sizes) <= policy.positions, f"{max(sizes)} tokens, {policy.positions} positions"
+    assert max(sizes[4:]) > 0.7 * policy.positions, "more is dropped than must be"
+    assert [s.prompt_ids for s in episode.steps[:4]] == [s.prompt_ids for s in free.steps[:4]], (
+        "a prompt that fits is changed")
+    kept = [turn["kept"] for turn in episode.log["turns"]]
+    assert min(kept[1:]) >= 1, "the last turn must stay: the agent must see what came back"
+    assert episode.log["dropped"] == len(kept) - 1 - kept[-1] > 0, (
+        "the turns that are missing in the last prompt are counted")
+    asked = re.findall(r"^<query> (\d)\.", policy.decode(episode.steps[-1].prompt_ids), re.M)
+    assert asked == [str(n) for n in range(9 - len(asked), 9)], "not the oldest turns went"
+    assert free.log["dropped"] == 0
 
 
 @pytest.mark.parametrize("response, answer", [

@@ -10,6 +10,7 @@ manager is `world.advance`, the vanilla one overwrites the first dog with the se
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -48,6 +49,8 @@ EMBED = hashed_words()
 
 class Scripted:
     """A policy whose response is `respond(user message, number in its group)`; ids are letters."""
+
+    positions = math.inf
 
     def __init__(self, respond: Callable[[str, int], str]):
         self.respond, self.read, self.calls = respond, [], []
@@ -216,6 +219,62 @@ def test_candidates_are_thirty_of_the_speaker_in_the_order_of_the_bank() -> None
         assert set(ids) == best, "the 30 most similar, not the 30 oldest"
     assert candidates(bank_of("a"), "b?", ("Anna", "Bob"))["Bob"] == []
     assert len(candidates(bank, "b?", ("Anna",), 2)["Anna"]) == 2
+
+
+def numbered(prompt: str) -> set[int]:
+    """The numbers behind "apple" in a prompt's memories."""
+    return {int(number) for number in re.findall(r"apple (\d+)", prompt)}
+
+
+def test_an_answer_agent_drops_the_least_similar_memories_of_all_speakers() -> None:
+    bank = MemoryBank(EMBED)
+    for i in range(40):  # the later, the more words of the question
+        words = "red sweet ripe big apples of the old tree".split()[: i // 5 + 1]
+        bank.add(f"{' '.join(words)} and apple {i}", ("Anna", "Bob")[i % 2], "8 May 2023")
+    text = "Who has red sweet ripe big apples of the old tree?"
+    task = AnswerTask(bank, Question(text, "a", 4, ()), ("Anna", "Bob"))
+    policy = always("**Answer:** a")
+    [whole] = answer_all(policy, [task], True, 20)
+    assert whole.n_dropped == 0 and len(whole.memories) == 40
+    for room in (len(whole.prompt) - 1, len(whole.prompt) // 2, len(whole.prompt) // 5):
+        policy.positions = room + 20
+        [answer] = answer_all(policy, [task], True, 20)
+        [[episode]] = AnswerAgent(True, 20).rollout(policy, [task], 1, 0.0)
+        assert answer.prompt == episode.log["prompt"], "training reads another prompt"
+        assert room - 120 < len(answer.prompt) <= room, (
+            "the prompt must leave room for the response, and drop no more than it must")
+        assert answer.n_dropped == episode.log["dropped"] == 40 - len(answer.memories) > 0
+        shown = numbered(answer.prompt)
+        assert shown == {m.id for m in answer.memories} and len(shown) == len(answer.memories)
+        for speaker, remainder in (("Anna", 0), ("Bob", 1)):
+            own = {i for i in shown if i % 2 == remainder}
+            best = [memory.id for memory in bank.search(text, len(own), speaker)]
+            assert own == set(best), f"{speaker}: not the most similar memories stay"
+            assert abs(2 * len(own) - len(shown)) <= 1, "one speaker pays for the other"
+        ids = [int(n) for n in re.findall(r"apple (\d+)", answer.prompt)]
+        assert ids == sorted(ids, key=lambda i: (i % 2, i)), "what stays is no timeline"
+
+
+def test_a_manager_drops_the_least_similar_memories_and_cannot_touch_them() -> None:
+    fact = "Anna: I have apple trees"
+    bank = bank_of(*(f"Anna has {'apple trees ' * (5 - i)}and apple {i}" for i in range(5)))
+    task = ManagerTask(bank, fact, "Anna", "8 May 2023", Question("Who?", "a", 4, ()), ("Anna",))
+    similar = task.memories
+    whole = len(manager_messages(fact, similar)[-1]["content"])
+    policy = always('[{"event": "DELETE", "id": 1}, {"event": "DELETE", "id": 3}]')
+    policy.positions = whole + 20 - len(similar[-1].text) - len(similar[-2].text)
+    agent = ManagerAgent(always("**Answer:** a"), True, 20)
+    [[episode]] = agent.rollout(policy, [task], 1, 0.0)
+    [observation] = observe_all(policy, [bank.copy()], [(fact, "Anna", "8 May 2023")], 20)
+    n_read = len(observation.memories)
+    assert 0 < n_read < 4 and observation.memories == similar[:n_read], "the most similar stay"
+    assert numbered(episode.log["prompt"]) == {memory.id for memory in similar[:n_read]}
+    assert episode.log["dropped"] == observation.counts["dropped"] == 5 - n_read, "not counted"
+    for counts in (episode.log["operations"], observation.counts):
+        assert counts["invalid"] >= 1, "it changed a memory that it did not read"
+    agent.frozen.positions = 20 + 200
+    [[both]] = agent.rollout(always("no JSON"), [replace(task, bank=bank.copy())], 1, 0.0)
+    assert both.log["dropped"] > 0, "what the answer agent could not read is counted too"
 
 
 def test_greedy_answers_equal_prompts_once() -> None:

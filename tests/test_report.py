@@ -15,6 +15,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import re
 import shutil
 from collections import Counter
@@ -50,6 +51,8 @@ EVIL = '</script><script>document.title="owned"</script><img src=x onerror="docu
 
 class Scripted:
     """A policy whose response is `respond(user message)`; ids are letters."""
+
+    positions = math.inf
 
     def __init__(self, respond: Callable[[str], str]):
         self.respond, self.model = respond, torch.nn.Module()
@@ -110,7 +113,7 @@ def answer_folder(folder: Path, evil: str = EVIL) -> Path:
 def mem1_folder(folder: Path, evil: str = EVIL) -> Path:
     """MEM1's run: it asks twice and answers, then writes rubbish."""
     task = SearchTask(("Where does Anna live?", "Where does Bob live?"), ("Oslo", f"Rome {evil}"),
-                      (4, 4), bank_of(f"Anna lives in Oslo {evil}", "Bob lives in Rome"))
+                      (4, 4), (f"Anna lives in Oslo {evil}", "Bob lives in Rome"), EMBED)
 
     def good(prompt: str) -> str:
         if "Turns left: 6" in prompt:
@@ -414,6 +417,8 @@ def test_what_mem1_dropped(plain):
 class TokenizerOnly(Policy):
     """A policy that only reads."""
 
+    positions = math.inf
+
     def __init__(self):
         self.tokenizer = load_tokenizer(EMBEDDED_MEM1)
 
@@ -424,8 +429,8 @@ def test_tokens_had_all_turns_been_kept(harness):
     if not (EMBEDDED_MEM1 / "config.json").exists():
         pytest.skip("the embedded model tiny/mem1/ is not there; `python -m making.mem1` makes it")
     policy, environment = TokenizerOnly(), Search()
-    bank = bank_of(*(f"Anna has a dog named {name} and lives in Oslo" for name in "ABCDEFGHIJKL"))
-    task = SearchTask(("Where does Anna live?",) * 3, ("Oslo",) * 3, (4,) * 3, bank)
+    passages = tuple(f"Anna has a dog named {name} and lives in Oslo" for name in "ABCDEFGHIJKL")
+    task = SearchTask(("Where does Anna live?",) * 3, ("Oslo",) * 3, (4,) * 3, passages, EMBED)
     agent = Mem1Agent(harness=harness, max_new_tokens=160)
     trajectory = Trajectory(environment, environment.reset(task), environment.turns(task))
     tag, wanted, written = ("IS" if harness == "mem1" else "think"), [], []

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 
 from backend.devices import exit_with
+from backend.loading import PolicyError
 from data import Turn
 from environments import Search, SearchTask, search_tasks
 from mem1 import STOP, Mem1Agent, Trajectory, parse_turn
@@ -133,6 +134,8 @@ def talk(system: MemoryR1) -> None:
                     tell(system, Turn(f"D1:{n_facts}", name, line, day_after(n_facts - 1)))
             except KeyboardInterrupt:
                 print("\n  Stopped; the memory is as it was.")
+            except PolicyError as error:  # a line too long for the model
+                print(f"  {error}")
 
 
 def day_after(n_days: int) -> str:
@@ -270,6 +273,8 @@ def compare(policy: Policy, agents: Sequence[Mem1Agent], task: SearchTask, n_gol
               "kept.")
     except KeyboardInterrupt:
         print("\n  Stopped.")
+    except PolicyError as error:  # what was found is too long for the model
+        print(f"  {error}")
 
 
 def watch(policy: Policy, agents: Sequence[Mem1Agent], tasks: Sequence[SearchTask],
@@ -294,7 +299,7 @@ def watch(policy: Policy, agents: Sequence[Mem1Agent], tasks: Sequence[SearchTas
             compare(policy, agents, task, len(task.questions))
         elif questions := tuple(filter(None, map(str.strip, line.split(";")))):
             n = len(questions)  # nobody knows their answers
-            task = SearchTask(questions, ("",) * n, (0,) * n, task.corpus)
+            task = SearchTask(questions, ("",) * n, (0,) * n, task.passages, task.embed)
             compare(policy, agents, task, n_gold=0)
 
 

@@ -26,13 +26,13 @@ from trees import Step
 class KeptPolicy:
     """A frozen policy for greedy responses; those of earlier runs come from disk.
 
-    It stands in for a `Policy` where memr1.py asks for greedy responses: `encode`, `sample` and
-    `decode`. `n_kept` and `n_new` count the distinct prompts that came from disk and from the
+    It stands in for a `Policy` where memr1.py asks for greedy responses: `positions`, `encode`,
+    `sample` and `decode`. `n_kept` and `n_new` count the distinct prompts that came from disk and from the
     model. A folder that cannot be written to costs one line, and the responses of this run.
     """
 
     def __init__(self, policy: Policy, folder: str | Path | None = None):
-        self.policy = policy
+        self.policy, self.positions = policy, policy.positions
         # The arithmetic belongs to the name, because bfloat16 may choose another token. Adapters
         # that are off do not, so the start model of every run is the same model.
         name = f"{fingerprint(policy.model, policy.adapted)}-{str(policy.dtype)[6:]}.jsonl"

@@ -49,7 +49,7 @@ def score(episodes: Sequence[Episode]) -> dict:
 
 
 def describe(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
-    """What a batch looks like: rewards, lengths, and a manager's operations."""
+    """What a batch looks like: rewards, lengths, a manager's operations, and what did not fit."""
     episodes = [episode for group in groups for episode in group]
     rewards = torch.tensor([[float(e.reward) for e in group] for group in groups])  # (P, G)
     lengths = torch.tensor([sum(len(s.response_ids) for s in e.steps) for e in episodes])  # (E,)
@@ -66,6 +66,7 @@ def describe(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
         "finished": sum(e.steps[-1].finished for e in episodes if e.steps) / len(episodes),
         **{name.lower(): operations[name] / len(episodes)
            for name in ("ADD", "UPDATE", "DELETE", "NOOP", "invalid")},
+        "dropped": sum(e.log.get("dropped", 0) for e in episodes) / len(episodes),
         **({"answer_cut": sum(cut) / len(cut)} if cut else {}),
     }
 
