@@ -7,6 +7,7 @@ Whatever is missing or broken ends in a PolicyError: one line that says what to 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from math import inf
@@ -20,6 +21,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from backend.gguf import SMOLLM2, SMOLLM2_INSTALL, GgufError, model_folder
 from backend.lora import add_adapters, base_name, checkpoint_layers, merge_saved, saved_config
@@ -27,6 +29,18 @@ from backend.lora import add_adapters, base_name, checkpoint_layers, merge_saved
 
 class PolicyError(ValueError):
     """A model that cannot be loaded or used; the message is one line that says what to do."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error says, in one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that a GPU, or the computer, has no memory left."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError)
+        and any(text in str(error) for text in ("out of memory", "DefaultCPUAllocator")))
 
 
 @contextmanager
@@ -37,7 +51,9 @@ def as_policy_error(name: str | Path) -> Iterator[None]:
     except GgufError as error:  # it says what to do
         raise PolicyError(str(error)) from error
     except Exception as error:
-        reason, base = " ".join(str(error).split())[:200], str(name)
+        if is_out_of_memory(error):
+            raise
+        reason, base = in_one_line(error), str(name)
         with suppress(ValueError):
             base = base_name(name)
         remedy = SMOLLM2_INSTALL if base == SMOLLM2 else (
@@ -62,8 +78,50 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
 
     Not by AutoTokenizer: for Qwen2 models transformers 5 keeps a file's vocabulary but replaces its
     way of cutting text by Qwen's own, and the embedded model would silently read other tokens.
+    The class that its folder names is kept for `save_tokenizer`.
     """
-    return PreTrainedTokenizerFast.from_pretrained(model_folder(name))
+    folder = model_folder(name)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.class_of_start = get_tokenizer_config(folder).get("tokenizer_class")
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
+    """Write a tokenizer so that transformers 4 can read it as well.
+
+    transformers 5 names a class that 4 does not have, and lists special tokens under a key for
+    which 4 expects a dictionary.
+    """
+    tokenizer.save_pretrained(folder)
+    path = Path(folder) / "tokenizer_config.json"
+    config = json.loads(path.read_text("utf-8"))
+    for name in ("backend", "is_local", "local_files_only"):  # of this machine's reading
+        config.pop(name, None)
+    class_of_start = getattr(tokenizer, "class_of_start", None)
+    config["tokenizer_class"] = (class_of_start if class_of_start not in (None, "TokenizersBackend")
+                                 else "PreTrainedTokenizerFast")
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def add_old_rope(folder: str | Path) -> None:
+    """Write the rotary settings of a saved model also under their names in transformers 4.
+
+    Without them 4 silently takes a theta of 10,000, which makes another model of the same weights.
+    Settings for each kind of layer, as Gemma-3 has them, stay as they are.
+    """
+    path = Path(folder) / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    settings = dict(config.get("rope_parameters") or {})
+    if "rope_theta" not in settings:
+        return
+    config["rope_theta"] = settings.pop("rope_theta")
+    if "partial_rotary_factor" in settings:
+        config["partial_rotary_factor"] = settings.pop("partial_rotary_factor")
+    is_scaled = settings.get("rope_type", "default") != "default"
+    config["rope_scaling"] = settings if is_scaled else None
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def load_model(name: str | Path, dtype: torch.dtype) -> nn.Module:
@@ -97,8 +155,12 @@ def load(name: str | Path, device: str, lora: int, half: bool, checkpointing: bo
         model = load_model(name, torch.bfloat16 if half and lora else torch.float32).to(device)
         tokenizer = load_tokenizer(base_name(name))
         n_rows = model.get_input_embeddings().num_embeddings
-        if tokenizer.vocab_size > n_rows:
-            raise ValueError(f"its tokenizer has {tokenizer.vocab_size} tokens, the model {n_rows}")
+        # Added tokens count, and their ids may leave gaps behind the vocabulary.
+        last = max(tokenizer.get_vocab().values())
+        if last >= n_rows:
+            raise ValueError(f"its tokenizer has the id {last}, but the model has {n_rows} "
+                             "embeddings: the tokenizer is another model's, or tokens were added "
+                             "without resize_token_embeddings")
         if lora:
             add_adapters(model, lora)
     checkpoint_layers(model, checkpointing)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from backend.devices import exit_with
+from backend.loading import add_old_rope, save_tokenizer
 from making.wiring import WEIGHTS
 from policy import Policy
 from trees import Step
@@ -68,7 +69,8 @@ def learn(policy: Policy, optimizer: torch.optim.Optimizer, groups: list[list[St
 def save(policy: Policy, folder: Path) -> None:
     """Write the model as it is now; training goes on with the one in memory."""
     copy.deepcopy(policy.model).to(WEIGHTS).save_pretrained(folder)
-    policy.tokenizer.save_pretrained(folder)
+    add_old_rope(folder)
+    save_tokenizer(policy.tokenizer, folder)
     # The same file without its line breaks is half as large.
     policy.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
 

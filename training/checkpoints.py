@@ -40,7 +40,8 @@ FILE = "resume.pt"
 # What resume.pt holds: see `TrainingState` in state.py.
 CONTENT = {"identity", "before", "rows", "scores", "n_tokens", "seconds", "sizes", "modules",
            "optimizer", "schedule", "ranks"}
-FREE = ("model", "out", "resume", "save_every")  # options that may change on resuming
+# Options that may change on resuming. Micro-batches change memory only, never a result.
+FREE = ("model", "out", "resume", "save_every", "micro_batch_tokens")
 
 
 class CheckpointError(ValueError):

@@ -52,7 +52,9 @@ def model_card(options: Mapping[str, Any], algorithm: str, n_questions: int, sco
         "- Made for: its own prompts (prompts.py and mem1.py of the project). As a general "
         "assistant the model is no better than the one it started from.",
         "- Load with: `policy.load_policy(folder)`, or `AutoModelForCausalLM` and "
-        "`PreTrainedTokenizerFast`", "",
+        "`PreTrainedTokenizerFast`. transformers 5 reads it; so does 4.57, unless config.json has "
+        "`rope_parameters` for each kind of layer. transformers 5 may replace the way a Qwen2 "
+        "tokenizer cuts text if it is loaded by `AutoTokenizer`.", "",
         "## Scores", "", "```", scores, "```", "",
         "## Options", "", "| option | value |", "|---|---|",
         *(f"| `--{name.replace('_', '-')}` | `{value}` |"

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from backend import devices
 from backend.devices import exit_with
-from backend.loading import PolicyError, check_model
+from backend.loading import PolicyError, check_model, is_out_of_memory
 from benchmarks.shop import Goal, Store
 from benchmarks.splits import SHOP_GOALS, shop_splits, shorten
 from benchmarks.splits import splits as data_splits
@@ -351,6 +351,10 @@ def launch(main: Callable[[], Any]) -> None:
                       f"go on from the last checkpoint (--save-every) with: {resume_command()}",
                       file=sys.stderr, flush=True)
             os._exit(1)  # at once, because closing the broken connection could wait for ever
+        if is_out_of_memory(error):
+            exit_with("out of memory: lower --micro-batch-tokens, which changes no result; a run "
+                      "that was saved (--save-every) goes on with "
+                      f"{resume_command()} --micro-batch-tokens 2048")
         if isinstance(error, (OSError, PolicyError)):  # a full disk, or weights that became NaN
             exit_with(str(error))
         raise
