@@ -81,7 +81,8 @@ class AnswerTask:
     def messages(self, distill: bool) -> list[Message]:
         """The prompt: the candidates of each speaker, and the question."""
         text = self.question.text
-        return answer_messages(text, candidates(self.bank, text, self.speakers), distill)
+        return answer_messages(text, candidates(self.bank, text, self.speakers), distill,
+                               self.question.timestamp)
 
 
 @dataclass(frozen=True)
@@ -279,9 +280,9 @@ class MemoryR1:
         return [observe_all(self.manager, [self.bank], [(fact, turn.speaker, turn.timestamp)])[0]
                 for fact in turn_facts(turn, self.facts_from, self.manager)]
 
-    def answer(self, question: str) -> Answer:
-        """Answer from the bank."""
-        task = AnswerTask(self.bank, Question(question, "", 0, ()), self.speakers)
+    def answer(self, question: str, asked: str = "") -> Answer:
+        """Answer from the bank a question that is asked on this date, if there is one."""
+        task = AnswerTask(self.bank, Question(question, "", 0, (), asked), self.speakers)
         return answer_all(self.answerer, [task], self.distill)[0]
 
 

@@ -124,10 +124,14 @@ class System(ABC):
         """What the answer prompt shows, under headings."""
         return candidates(self.bank, question, self.speakers)
 
-    def answering(self, question: str, memories: dict[str, list[Memory]] | None = None) -> Work:
-        """The work of answering, from what `retrieve` finds unless memories are given."""
+    def answering(self, question: str, asked: str = "",
+                  memories: dict[str, list[Memory]] | None = None) -> Work:
+        """The work of answering, from what `retrieve` finds unless memories are given.
+
+        `asked` is the date of the question, "" where the data has none.
+        """
         memories = self.retrieve(question) if memories is None else memories
-        messages = answer_messages(question, memories, self.distill)
+        messages = answer_messages(question, memories, self.distill, asked)
         messages[0]["content"] += self.answer_note
         response = yield from self.ask(messages, self.answerer)
         selected, text = parse_answer(response)
@@ -137,9 +141,9 @@ class System(ABC):
         """Read one turn."""
         drive([self.observing(turn)])
 
-    def answer(self, question: str) -> Answer:
+    def answer(self, question: str, asked: str = "") -> Answer:
         """Answer from memory."""
-        return drive([self.answering(question)])[0]
+        return drive([self.answering(question, asked)])[0]
 
     def entries(self) -> int:
         """How many memories there are."""
