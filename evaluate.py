@@ -40,20 +40,22 @@ from typing import Any
 from tqdm import tqdm
 
 from backend.devices import exit_with
+from backend.files import release_locks
+from benchmarks.encoders import EMBEDDER_HELP
 from benchmarks.splits import dialogues_to_test, held_out
 from comparisons import compare, recall
 from comparisons.harnesses import TASKS, by_objectives
 from comparisons.recall import mean, share
 from data import DataError, Dialogue, category_name
 from mem1 import HARNESSES
-from memory_bank import hashed_words
+from memory_bank import Embedder
 from memr1 import CHUNK, AnswerTask, Reading, Sources, answer_all, build_banks, candidates
 from metrics import bleu1, f1, squad_exact_match, summarise
 from policy import Policy
 from training.options import option, parse_options, resolve
 from training.pictures import objectives_table
 from training.results import peak_memory_bytes
-from training.run import load_or_stop
+from training.run import embedder_or_stop, load_or_stop, lock_or_stop
 from world import KINDS
 
 DESCRIPTION = """Evaluate two agents together on whole dialogues, or MEM1 on long tasks. With
@@ -82,6 +84,7 @@ class EvaluateOptions:
     facts: str | None = option(None, "of a turn: as said (turns), the data's observations or llm; "
                                "default: turns for the world, observations for LoCoMo, else llm",
                                "turns", "observations", "llm", agents=(None,))
+    embedder: str = option("hashed", EMBEDDER_HELP)
     distill: bool = option(True, "select memories, then answer", agents=(None,))
     limit: int | None = option(None, "ask only the first so many questions (mem1: tasks), 10 to "
                                      "100, and read only their dialogues: a quick look")
@@ -153,12 +156,13 @@ def score_records(records: Sequence[Record]) -> dict[str, Any]:
     return scores
 
 
-def run_system(manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue], facts: str,
-               distill: bool, max_new_tokens: int) -> tuple[dict[str, Any], list[Record]]:
+def run_system(manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue], embed: Embedder,
+               facts: str, distill: bool, max_new_tokens: int,
+               ) -> tuple[dict[str, Any], list[Record]]:
     """Scores, times and counts of the two agents together, and a record of every question."""
     start = time.time()
     # training/results.py reads with the same function, so both commands' scores can be compared.
-    reading = build_banks(manager, dialogues, hashed_words(), facts, max_new_tokens, show_bar)
+    reading = build_banks(manager, dialogues, embed, facts, max_new_tokens, show_bar)
     read_seconds = time.time() - start
     # Answers are timed apart, because a system may buy fast answers with slow reading.
     start = time.time()
@@ -204,6 +208,7 @@ def open_folder(out: str, name: str) -> Path:
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock_or_stop(folder)
         # A test write before the work, because nobody wants to lose an hour to a wrong folder. It
         # also empties the file: records of an earlier evaluation would belong to other scores.
         (folder / name).write_text("")
@@ -229,9 +234,9 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
     if options.facts == "observations" and not any(t.facts for d in dialogues for t in d.turns):
         exit_with(f"{options.data}: holds no observations to read; use --facts turns")
     folder = open_folder(options.out, "records.jsonl")
-    agents = load_agents(options)
-    scores, records = run_system(agents["manager"], agents["answerer"], dialogues, options.facts,
-                                 options.distill, options.max_new_tokens)
+    embed, agents = embedder_or_stop(options.embedder), load_agents(options)
+    scores, records = run_system(agents["manager"], agents["answerer"], dialogues, embed,
+                                 options.facts, options.distill, options.max_new_tokens)
     seconds = time.time() - start
     summary = {**vars(options), "manager": options.manager or options.model,
                "answerer": options.answerer or options.model, **scores,
@@ -257,9 +262,10 @@ def evaluate_mem1(options: EvaluateOptions) -> dict:
     # The test part is not shortened, because --limit counts tasks and not questions.
     test = held_out(options.data)
     folder = open_folder(options.out, "summary.json")
-    policy, n_objectives = load_or_stop(options.model), options.objectives
+    embed, n_objectives = embedder_or_stop(options.embedder), options.objectives
+    policy = load_or_stop(options.model)
     # The weights are the same for all three, so the harness alone makes the difference.
-    scores = {harness: by_objectives(policy, harness, test, hashed_words(), options.max_new_tokens,
+    scores = {harness: by_objectives(policy, harness, test, embed, options.max_new_tokens,
                                      options.limit or TASKS, (n_objectives,))
               for harness in HARNESSES}
     # All questions of a task come from one dialogue, which may have too few.
@@ -291,9 +297,11 @@ def main(argv: Sequence[str] | None = None) -> dict:
         if options.agent == "mem1":
             return evaluate_mem1(options)
         dialogues, scope = dialogues_to_test(options.data, options.limit, options.turns)
+        return evaluate_agents(options, dialogues, scope)
     except DataError as error:
         exit_with(str(error))
-    return evaluate_agents(options, dialogues, scope)
+    finally:
+        release_locks()
 
 
 if __name__ == "__main__":
