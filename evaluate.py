@@ -233,8 +233,9 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
     # A file in LoCoMo's form may lack observations. The manager would read nothing, and score 0.
     if options.facts == "observations" and not any(t.facts for d in dialogues for t in d.turns):
         exit_with(f"{options.data}: holds no observations to read; use --facts turns")
+    embed = embedder_or_stop(options.embedder)  # before the folder loses earlier records
     folder = open_folder(options.out, "records.jsonl")
-    embed, agents = embedder_or_stop(options.embedder), load_agents(options)
+    agents = load_agents(options)
     scores, records = run_system(agents["manager"], agents["answerer"], dialogues, embed,
                                  options.facts, options.distill, options.max_new_tokens)
     seconds = time.time() - start
@@ -261,9 +262,9 @@ def evaluate_mem1(options: EvaluateOptions) -> dict:
     """One model as MEM1 and in the two other harnesses, on the same tasks; returns the summary."""
     # The test part is not shortened, because --limit counts tasks and not questions.
     test = held_out(options.data)
+    embed = embedder_or_stop(options.embedder)
     folder = open_folder(options.out, "summary.json")
-    embed, n_objectives = embedder_or_stop(options.embedder), options.objectives
-    policy = load_or_stop(options.model)
+    policy, n_objectives = load_or_stop(options.model), options.objectives
     # The weights are the same for all three, so the harness alone makes the difference.
     scores = {harness: by_objectives(policy, harness, test, embed, options.max_new_tokens,
                                      options.limit or TASKS, (n_objectives,))
