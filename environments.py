@@ -208,9 +208,16 @@ def dialogue_tasks(dialogues: Sequence[Dialogue], n_objectives: int, embed: Embe
             questions = dialogue.questions
         passages = tuple(passages)
         for group in in_groups(questions, n_objectives, draw):
-            tasks.append(SearchTask(tuple(q.text for q in group), tuple(q.answer for q in group),
+            tasks.append(SearchTask(tuple(map(dated, group)), tuple(q.answer for q in group),
                                     tuple(q.category for q in group), passages, embed))
     return tasks
+
+
+def dated(question: Question) -> str:
+    """A question as a task asks it: with its date, where the data has one."""
+    if not question.timestamp:
+        return question.text
+    return f"{question.text} (asked on {question.timestamp})"
 
 
 def world_source(dialogue: Dialogue) -> tuple[list[str], list[Question]]:

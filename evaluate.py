@@ -38,14 +38,16 @@ from pathlib import Path
 from typing import Any
 
 from backend.devices import exit_with
+from backend.files import release_locks
 from backend.loading import PolicyError
+from benchmarks.encoders import EMBEDDER_HELP
 from benchmarks.splits import dialogues_to_test, held_out
 from comparisons import compare, recall
 from comparisons.harnesses import TASKS, by_objectives
 from comparisons.recall import mean, share
 from data import DataError, Dialogue, Question, category_name
 from mem1 import HARNESSES
-from memory_bank import hashed_words
+from memory_bank import Embedder
 from memr1 import CHUNK, Answer, AnswerTask, Reading, Sources, answer_all, build_banks
 from metrics import bleu1, f1, squad_exact_match, summarise
 from policy import Policy
@@ -53,7 +55,7 @@ from training.kept import KeptPolicy
 from training.options import option, parse_options, resolve
 from training.pictures import objectives_table
 from training.results import peak_memory_bytes
-from training.run import load_or_stop, show_bar
+from training.run import embedder_or_stop, load_or_stop, lock_or_stop, show_bar
 from world import KINDS
 
 DESCRIPTION = """Evaluate two agents together on whole dialogues, or MEM1 on long tasks. With
@@ -82,6 +84,7 @@ class EvaluateOptions:
     facts: str | None = option(None, "of a turn: as said (turns), the data's observations or llm; "
                                "default: turns for the world, observations for LoCoMo, else llm",
                                "turns", "observations", "llm", agents=(None,))
+    embedder: str = option("hashed", EMBEDDER_HELP)
     distill: bool = option(True, "select memories, then answer", agents=(None,))
     limit: int | None = option(None, "ask only the first so many questions (mem1: tasks), 10 to "
                                      "100, and read only their dialogues: a quick look")
@@ -148,12 +151,13 @@ def score_records(records: Sequence[Record]) -> dict[str, Any]:
     return scores
 
 
-def run_system(manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue], facts: str,
-               distill: bool, max_new_tokens: int) -> tuple[dict[str, Any], list[Record]]:
+def run_system(manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue], embed: Embedder,
+               facts: str, distill: bool, max_new_tokens: int,
+               ) -> tuple[dict[str, Any], list[Record]]:
     """Scores, times and counts of the two agents together, and a record of every question."""
     start = time.time()
     # training/results.py reads with the same function, so both commands' scores can be compared.
-    reading = build_banks(manager, dialogues, hashed_words(), facts, show_bar,
+    reading = build_banks(manager, dialogues, embed, facts, show_bar,
                           max_new_tokens=max_new_tokens)
     read_seconds = time.time() - start
     # Answers are timed apart, because a system may buy fast answers with slow reading.
@@ -206,6 +210,7 @@ def open_folder(out: str, name: str) -> Path:
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock_or_stop(folder)
         # A test write before the work, because nobody wants to lose an hour to a wrong folder. It
         # also empties the file: records of an earlier evaluation would belong to other scores.
         (folder / name).write_text("")
@@ -230,10 +235,11 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
     # A file in LoCoMo's form may lack observations. The manager would read nothing, and score 0.
     if options.facts == "observations" and not any(t.facts for d in dialogues for t in d.turns):
         exit_with(f"{options.data}: holds no observations to read; use --facts turns")
+    embed = embedder_or_stop(options.embedder)  # before the folder loses earlier records
     folder = open_folder(options.out, "records.jsonl")
     agents = load_agents(options)
     reader = KeptPolicy(agents["manager"])  # to read eight conversations takes a real model hours
-    scores, records = run_system(reader, agents["answerer"], dialogues, options.facts,
+    scores, records = run_system(reader, agents["answerer"], dialogues, embed, options.facts,
                                  options.distill, options.max_new_tokens)
     seconds = time.time() - start
     summary = {**vars(options), "manager": options.manager or options.model,
@@ -263,10 +269,11 @@ def evaluate_mem1(options: EvaluateOptions) -> dict:
     """One model as MEM1 and in the two other harnesses, on the same tasks; returns the summary."""
     # The test part is not shortened, because --limit counts tasks and not questions.
     test = held_out(options.data)
+    embed = embedder_or_stop(options.embedder)
     folder = open_folder(options.out, "summary.json")
     policy, n_objectives = load_or_stop(options.model), options.objectives
     # The weights are the same for all three, so the harness alone makes the difference.
-    scores = {harness: by_objectives(policy, harness, test, hashed_words(), options.max_new_tokens,
+    scores = {harness: by_objectives(policy, harness, test, embed, options.max_new_tokens,
                                      options.limit or TASKS, (n_objectives,))
               for harness in HARNESSES}
     # All questions of a task come from one dialogue, which may have too few.
@@ -304,6 +311,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
         return evaluate_agents(options, dialogues, scope)
     except (DataError, PolicyError) as error:
         exit_with(str(error))
+    finally:
+        release_locks()
 
 
 if __name__ == "__main__":

@@ -74,11 +74,12 @@ class AnswerTask:
 
         What does not fit the model's positions is dropped, the least similar memories first.
         """
+        text, asked = self.question.text, self.question.timestamp
 
         def prompt_of(memories: Sequence[Memory]) -> list[Message]:
-            return answer_messages(self.question.text, timelines(memories, self.speakers), distill)
+            return answer_messages(text, timelines(memories, self.speakers), distill, asked)
 
-        memories = ranked(self.bank, self.question.text, self.speakers)
+        memories = ranked(self.bank, text, self.speakers)
         return fit(policy, prompt_of, memories, policy.positions - max_new_tokens)
 
 
@@ -331,9 +332,9 @@ class MemoryR1:
         return [observe_all(self.manager, [self.bank], [fact],
                             max_new_tokens=self.max_new_tokens)[0] for fact in facts]
 
-    def answer(self, question: str) -> Answer:
-        """Answer from the bank."""
-        task = AnswerTask(self.bank, Question(question, "", 0, ()), self.speakers)
+    def answer(self, question: str, asked: str = "") -> Answer:
+        """Answer from the bank a question that is asked on this date, if there is one."""
+        task = AnswerTask(self.bank, Question(question, "", 0, (), asked), self.speakers)
         return answer_all(self.answerer, [task], self.distill,
                           max_new_tokens=self.max_new_tokens)[0]
 

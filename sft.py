@@ -211,6 +211,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
     options = parse_options(SFTOptions, "Teach a memory agent by imitation.", argv)
     if options.agent == "mem1":
         exit_with("--agent mem1: the paper compares imitation with Memory-R1's two agents only")
+    if options.trajectories and options.train_questions:
+        exit_with("--train-questions: is read only without --trajectories; leave it out")
     run = prepare(options, "sft")
     before = evaluate_before(run)
     history, scores = train(run)

@@ -15,6 +15,7 @@ Where this differs from the papers
    abstention is a kind of its own. What the paper's tables call "OD" is the kind "assistant said".
 4. LongMemEval is read in the order of dates, which its oracle file does not keep. The release is
    the one that its authors cleaned.
+5. The date of LongMemEval's questions stands in all prompts, Memory-R1's and the others'.
 
     python -c "from benchmarks.others import load; print(len(load('msc')))"
 
@@ -49,6 +50,7 @@ from data import (
     Turn,
     broken,
     check,
+    get_answer,
     get_field,
     load_locomo,
     load_records,
@@ -208,7 +210,7 @@ def load_msc(path: str | os.PathLike[str]) -> list[Dialogue]:
 
     Raises DataError as `load_locomo` does.
     """
-    return load_records(path, "msc", _read_msc, lines=True)
+    return load_records(path, "msc", _read_msc)
 
 
 def _date(value: Any, where: str) -> str:
@@ -254,7 +256,7 @@ def _read_longmemeval(record: Mapping[str, Any], name: str, where: str) -> Dialo
         category, evidence = ABSTENTION, []  # what was never said stands nowhere
     question = Question(
         get_field(record, "question", (str,), where),
-        str(get_field(record, "answer", (str, int), where)), category, tuple(evidence),
+        get_answer(record, "answer", where), category, tuple(evidence),
         _date(get_field(record, "question_date", (str,), where), f"{where}, field 'question_date'"))
     return Dialogue(name, LONGMEMEVAL_SPEAKERS, tuple(turns), (question,))
 
@@ -308,7 +310,7 @@ def _get_pairs(record: Mapping[str, Any], field: str, second: str, kind: type, w
 def _read_open_question(record: Mapping[str, Any], name: str, where: str) -> OpenQuestion:
     """One element of the file."""
     text = get_field(record, "question", (str,), where)
-    answer = str(get_field(record, "answer", (str, int), where))
+    answer = get_answer(record, "answer", where)
     passages: list[tuple[str, str]] = []
     context = _get_pairs(record, "context", "sentences", list, where)
     for index, (title, sentences) in enumerate(context):
@@ -343,7 +345,7 @@ def load_hotpotqa(path: str | os.PathLike[str]) -> list[OpenQuestion]:
     Raises DataError if the file is missing, not JSON, or broken anywhere. The test set is refused
     (it has no answers), and so is the "fullwiki" set (some questions have no paragraphs).
     """
-    return load_records(path, "hotpotqa", _read_open_question, ("_id", "id"), lines=True)
+    return load_records(path, "hotpotqa", _read_open_question, ("_id", "id"))
 
 
 # ---- what --data names ---------------------------------------------------------------------------
@@ -354,7 +356,12 @@ NAMES = {**{form: form for form in LOADERS}, "longmemeval-s": "longmemeval",
          "longmemeval-m": "longmemeval"}  # what --data may name -> the form of its file
 # The first of these fields in a file tells its form; LoCoMo's has none of them.
 _MARKS = {"previous_dialogs": "msc", "question_date": "longmemeval",
-          "haystack_sessions": "longmemeval", "supporting_facts": "hotpotqa"}
+          "haystack_sessions": "longmemeval", "supporting_facts": "hotpotqa", "sample_id": "locomo"}
+# What marks a file of none of these forms, and what that file is.
+_FOREIGN = {r'"question_decomposition"\s*:': "MuSiQue", r'"evidences"\s*:': "2WikiMultihopQA",
+            r'"current_node"\s*:': "an export of ChatGPT",
+            r"\A\W*[0-9]{1,4}[./-][0-9]{1,2}[./-][0-9]{1,4},? [0-9]{1,2}[:.][0-9]{2}":
+                "an export of WhatsApp"}
 
 
 def load(data: str) -> list[Dialogue] | list[OpenQuestion]:
@@ -378,7 +385,13 @@ def form_of(data: str) -> str:
     # file that is no text is refused by the loader.
     try:
         with open(data, encoding="utf-8", errors="replace") as file:
-            mark = re.search(rf'"({"|".join(_MARKS)})"\s*:', file.read(1 << 20))
+            start = file.read(1 << 20)
     except OSError:  # `load` says what is wrong with it
         return "locomo"
+    mark = re.search(rf'"({"|".join(_MARKS)})"\s*:', start)
+    for pattern, name in _FOREIGN.items():
+        if not mark and re.search(pattern, start):
+            raise DataError(f"--data {data}: looks like {name}, which cannot be read yet; what can "
+                            "be read are the forms of LoCoMo (the simplest: data.py), MSC, "
+                            "LongMemEval and HotpotQA")
     return _MARKS[mark[1]] if mark else "locomo"

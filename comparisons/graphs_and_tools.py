@@ -31,6 +31,7 @@ from prompts import (
     manager_messages,
     one_line,
     parse_operations,
+    question_line,
     split_thinking,
     storable,
 )
@@ -310,14 +311,15 @@ class LangMem(Mem0):
         said = f"Said on {one_line(turn.timestamp)}: {one_line(f'{turn.speaker}: {turn.text}')}"
         yield from super().observing(turn) if self.compact else self.tools(said, turn)
 
-    def answering(self, question: str, memories: dict[str, list[Memory]] | None = None) -> Work:
+    def answering(self, question: str, asked: str = "",
+                  memories: dict[str, list[Memory]] | None = None) -> Work:
         if memories is None:
             if self.compact:
                 results = self.bank.search(question, self.k)
             else:
-                results = yield from self.tools(f"Question: {one_line(question)}")
+                results = yield from self.tools(question_line(question, asked))
             memories = self.headed(sorted(set(results), key=lambda memory: memory.id))
-        return (yield from super().answering(question, memories))
+        return (yield from super().answering(question, asked, memories))
 
     def tools(self, given: str, turn: Turn | None = None) -> Work:
         """Calls of tools until the model ends them, or a limit; returns all results' memories."""

@@ -124,10 +124,12 @@ class System(ABC):
         """What the answer prompt shows, under headings."""
         return candidates(self.bank, question, self.speakers)
 
-    def answering(self, question: str, memories: dict[str, list[Memory]] | None = None) -> Work:
+    def answering(self, question: str, asked: str = "",
+                  memories: dict[str, list[Memory]] | None = None) -> Work:
         """The work of answering, from what `retrieve` finds unless memories are given.
 
-        What does not fit the model's positions is dropped, the oldest memories first.
+        `asked` is the date of the question, "" where the data has none. What does not fit the
+        model's positions is dropped, the oldest memories first.
         """
         memories = self.retrieve(question) if memories is None else memories
         policy = self.answerer or self.policy
@@ -137,7 +139,7 @@ class System(ABC):
             messages = answer_messages(question, {
                 heading: [memory for place, memory in enumerate(of_heading)
                           if (memory.id, heading, place) in places]
-                for heading, of_heading in memories.items()}, self.distill)
+                for heading, of_heading in memories.items()}, self.distill, asked)
             messages[0]["content"] += self.answer_note
             return messages
 
@@ -155,9 +157,9 @@ class System(ABC):
         """Read one turn."""
         drive([self.observing(turn)])
 
-    def answer(self, question: str) -> Answer:
+    def answer(self, question: str, asked: str = "") -> Answer:
         """Answer from memory."""
-        return drive([self.answering(question)])[0]
+        return drive([self.answering(question, asked)])[0]
 
     def entries(self) -> int:
         """How many memories there are."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from backend.devices import exit_with
+from backend.devices import exit_with, print_anything
 from backend.loading import add_old_rope, save_tokenizer
 from making.wiring import WEIGHTS
 from policy import Policy
@@ -25,6 +25,7 @@ MICRO_BATCH_TOKENS = 12000
 
 def make_parser(command: str, description: str, n_steps: int, out: str) -> argparse.ArgumentParser:
     """The options that both commands share; an error in them is one line, exit code 2."""
+    print_anything()
     parser = argparse.ArgumentParser(prog=command, description=description, allow_abbrev=False)
     parser.error = lambda message: exit_with(f"{message}; --help lists all options")
     parser.add_argument("--steps", type=int, default=n_steps, metavar="INT",

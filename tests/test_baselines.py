@@ -12,6 +12,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ import pytest
 from conftest import make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
+from comparisons.compare import run_together
 from comparisons.graphs_and_tools import (
     EDGE_INSTRUCTIONS,
     NOTE_INSTRUCTIONS,
@@ -46,9 +49,10 @@ from comparisons.rules_and_mem0 import (
     System,
     drive,
 )
-from data import Turn
-from memory_bank import Memory, hashed_words
-from memr1 import MemoryR1
+from data import Dialogue, Question, Turn
+from environments import search_tasks
+from memory_bank import Memory, MemoryBank, hashed_words
+from memr1 import AnswerTask, MemoryR1
 from policy import Policy, load_policy
 from prompts import (
     EXTRACT_INSTRUCTIONS,
@@ -117,6 +121,39 @@ def shown(memories: dict[str, list[Memory]]) -> list[str]:
 @pytest.fixture(scope="module")
 def embedded() -> Policy:
     return load_policy(ROOT / "tiny")
+
+
+# ---- the date of a question ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_question_is_shown_with_its_date(name):
+    """Nobody can tell how long ago something was who does not know when the question is asked."""
+    asked = [Question("How long ago did I ski?", "a week", "temporal", (), date)
+             for date in ("2023/05/30 (Tue) 23:40", "")]
+    dialogue = Dialogue("d", ("user", "assistant"), (said("I skied.", "user"),), tuple(asked))
+    model, answerer = Scripted(lambda system, user: '{"tool": "none"}'), Scripted(
+        lambda system, user: "**Answer:** x")
+    for question in asked:
+        one = replace(dialogue, questions=(question,))
+        system = SYSTEMS[name](model, EMBED, dialogue.speakers, answerer=answerer)
+        run_together(name, [system], [one], tqdm(disable=True))
+    with_date, without = (prompt.split("Question")[-1] for prompt in answerer.read)
+    assert with_date.startswith(" (asked on 2023/05/30 (Tue) 23:40): How long ago did I ski?")
+    assert without.startswith(": How long ago did I ski?"), (
+        "where the data has no date, the prompt must stay as the embedded model learned it")
+
+
+def test_the_agents_see_the_date_too():
+    question = Question("How long ago?", "a week", "temporal", (), "2023/05/30 (Tue) 23:40")
+    bank = MemoryBank(EMBED)
+    for one, shown_date in ((question, True), (replace(question, timestamp=""), False)):
+        prompt = AnswerTask(bank, one, ("user",)).messages(True)[-1]["content"]
+        assert ("Question (asked on 2023/05/30 (Tue) 23:40): How" in prompt) == shown_date, prompt
+        assert ("Question: How long ago?" in prompt) != shown_date, prompt
+        dialogue = Dialogue("d", ("user",), (said("I skied.", "user"),), (one,))
+        [task] = search_tasks([dialogue], 1, EMBED)
+        assert ("asked on 2023/05/30" in task.questions[0]) == shown_date, "MEM1's task"
 
 
 # ---- many conversations in step ------------------------------------------------------------------

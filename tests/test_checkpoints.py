@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import gc
 import importlib
 import io
 import json
@@ -487,7 +488,7 @@ def test_a_state_is_restored_whole(tiny_policy, tmp_path):
     first.history.append({"step": 1, "skipped": 0})
     one.before = ({"f1": 0.5}, [])
     first.save()
-    saved = torch.load(tmp_path / FILE, weights_only=True)
+    saved = torch.load(tmp_path / FILE, weights_only=True, mmap=True)  # as `read` does
     names = set(saved["modules"]["policy"])
     assert "model.embed_tokens.weight" not in names, "frozen weights are those of the start model"
     drawn = [torch.rand(2, generator=first.generator), torch.rand(2), random.random()]
@@ -508,3 +509,8 @@ def test_a_state_is_restored_whole(tiny_policy, tmp_path):
     assert all(torch.equal(x, y) for x, y in zip(drawn[:2], again)) and drawn[2] == again[2], (
         "a random state was not restored: the sampler's, torch's or Python's")
     assert checkpoints.scores_before(saved) == ({"f1": 0.5}, [])
+    del saved
+    gc.collect()
+    maps = Path("/proc/self/maps")  # Linux
+    assert not maps.exists() or str(tmp_path / FILE) not in maps.read_text(), (
+        "resume.pt is still mapped, and Windows lets nobody replace such a file")

@@ -162,8 +162,8 @@ def test_the_whole_system_by_hand():
             return "**Memories:**\nAnn has a dog Milo\n**Answer:** Milo and Rex"
         return "**Answer:** " + ("The none." if "boat does" in prompt else "no")
 
-    scores, records = run_system(Scripted(manage), Scripted(answer), [PETS, BOATS], "observations",
-                                 True, 8)
+    scores, records = run_system(Scripted(manage), Scripted(answer), [PETS, BOATS],
+                                 hashed_words(), "observations", True, 8)
     assert [(r["dialogue"], r["category"], r["exact_match"]) for r in records] == [
         ("pets", 1, 0), ("pets", 4, 0), ("pets", 3, 0), ("boats", 4, 1)], (
         "answers are in another order than the questions, or exact match is not SQuAD's")

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import io
 import json
 import re
 import shutil
+import sys
 
 import pytest
 from canned import call, refused
@@ -104,6 +106,8 @@ def test_bad_numbers_and_choices_of_grpo(arguments, expected):
     ("grpo --agent mem1 --no-distill", "with --agent manager or answer"),
     ("grpo --agent mem1 --env shop --objectives 4", "with --env search"),
     ("grpo --agent mem1 --env shop --train-questions 19", "with --env search"),
+    ("grpo --agent mem1 --env shop --data locomo", "with --env search"),
+    ("sft --trajectories chats.jsonl --train-questions 19", "without --trajectories"),
     ("grpo --agent mem1 --env shop --compare", "with --env search"),
     ("evaluate --agent mem1 --manager tiny", "without --agent"),
     ("evaluate --agent mem1 --answerer tiny", "without --agent"),
@@ -118,6 +122,33 @@ def test_an_option_that_the_run_does_not_read_is_refused(typed, readers, tmp_pat
     line = refused(name, *arguments, "--out", tmp_path / "run")
     assert f"{unread}: is read only {readers}" in line, (
         f"{typed}: {line!r}; a student would believe that {unread} was tried")
+
+
+@pytest.mark.parametrize("typed, said", [
+    ("--bank --prompts 9", "--prompts: is read only with --memory or without --bank"),
+    ("--bank --model tiny", "--model: is read only with --memory or with --curves or without"),
+    ("--memory --sizes 5", "--sizes: is read only with --bank"),
+    ("--curves --lora 8", "--lora: is read only with --memory or without"),
+    ("--out x.png", "--out: is read only with --curves"),
+    ("--memory --repetitions 9", "--repetitions: is read only with --curves or without --bank"),
+])
+def test_a_bench_refuses_what_it_does_not_read(typed, said):
+    assert said in refused("tools.bench.__main__", *typed.split())
+
+
+@pytest.mark.parametrize("name", ["grpo", "evaluate", "comparisons.compare", "comparisons.recall",
+                                  "claims.__main__", "tools.report", "training.pictures",
+                                  "tools.bench.__main__", "making.manager"])
+def test_no_character_ends_a_command(name, monkeypatch):
+    """A log file on Windows: its 256 characters do not hold all that a model writes."""
+    log = io.TextIOWrapper(io.BytesIO(), encoding="cp1252", errors="strict")
+    monkeypatch.setattr(sys, "stdout", log)
+    with pytest.raises(SystemExit):
+        importlib.import_module(name).main(["--help"])
+    print("\u2192 \u4eac", file=sys.stdout)  # a transcript, hours later
+    log.flush()
+    assert log.buffer.getvalue().decode("cp1252").rstrip().endswith("? ?"), (
+        "a run would end here, after all its training, and again with --resume")
 
 
 def test_numbers_words_and_switches_are_read():

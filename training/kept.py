@@ -27,8 +27,9 @@ class KeptPolicy:
     """A frozen policy for greedy responses; those of earlier runs come from disk.
 
     It stands in for a `Policy` where memr1.py asks for greedy responses: `positions`, `encode`,
-    `sample` and `decode`. `n_kept` and `n_new` count the distinct prompts that came from disk and from the
-    model. A folder that cannot be written to costs one line, and the responses of this run.
+    `sample` and `decode`. `n_kept` and `n_new` count the distinct prompts that came from disk and
+    from the model. A folder that cannot be written to costs one line, and the responses of this
+    run.
     """
 
     def __init__(self, policy: Policy, folder: str | Path | None = None):

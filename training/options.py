@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from backend.devices import exit_with
+from backend.devices import exit_with, print_anything
 from backend.loading import usual_precision
+from benchmarks.encoders import EMBEDDER_HELP
 from benchmarks.others import form_of
 from mem1 import HARNESSES
 from world import KINDS
@@ -101,6 +102,7 @@ class Options:
                                  agents=("answer",))
     answerer: str | None = option(None, "manager: the model whose answers pay; default: the start "
                                         "model", agents=("manager",))
+    embedder: str = option("hashed", EMBEDDER_HELP)
     train_questions: int | None = option(None, "learn from the first so many questions, 19 to 304; "
                                                "default: 152 in the world, all of a file's")
     reward: str = option("exact_match", "manager and answer: what pays, exact_match or the softer "
@@ -208,6 +210,7 @@ def parse_options(cls: type, description: str, argv: Sequence[str] | None):
 
     Stops the program with one line if an option has a wrong value, or one that nothing would read.
     """
+    print_anything()
     fields = dataclasses.fields(cls)
     # Only options of training have presets; `lora` is one of them.
     epilog = presets_table() if any(f.name == "lora" for f in fields) else None

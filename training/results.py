@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from backend import devices
+from backend.files import release_locks
 from environments import SearchTask
 from mem1 import HARNESSES
 from memr1 import AnswerTask, ManagerTask, answer_all, build_banks
@@ -245,6 +246,7 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
     save_card(run, table(before[0], after[0]))
     for folder in (run.folder, *(run.folder / harness for harness in HARNESSES)):
         (folder / FILE).unlink(missing_ok=True)  # because a finished run has nothing to resume
+    release_locks()
     print(f"\n{run.algorithm} {options.agent}: held-out {headline} "
           f"{before[0][run.headline]:.3f} -> {after[0][run.headline]:.3f} in {seconds:.0f} s, "
           f"{peak_memory_bytes() / 2**30:.1f} GiB; run folder {run.folder}")

@@ -35,7 +35,9 @@ from tqdm import tqdm
 
 from backend import devices
 from backend.devices import exit_with
+from backend.files import LOCK, lock
 from backend.loading import PolicyError, check_model, is_out_of_memory
+from benchmarks.encoders import embedder_of
 from benchmarks.shop import Goal, Store
 from benchmarks.splits import SHOP_GOALS, shop_splits, shorten
 from benchmarks.splits import splits as data_splits
@@ -43,7 +45,7 @@ from benchmarks.webshop import WebShopGoal, webshop_tasks
 from data import DataError, Dialogue, OpenQuestion
 from environments import Environment, Search, SearchTask, search_tasks
 from mem1 import Mem1Agent
-from memory_bank import Embedder, hashed_words
+from memory_bank import Embedder
 from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, Reading, build_banks
 from metrics import f1, squad_exact_match
 from policy import Policy, load_policy
@@ -84,6 +86,25 @@ def load_or_stop(name: str, options: Options | None = None) -> Policy:
         return load_policy(name, **settings)
     except PolicyError as error:
         exit_with(str(error))
+
+
+def embedder_or_stop(name: str) -> Embedder:
+    """The embedder that `--embedder` names; stops the program with one line if it is not there."""
+    try:
+        return embedder_of(name)
+    except ValueError as error:
+        exit_with(str(error))
+
+
+def lock_or_stop(folder: Path) -> None:
+    """Keep other runs out of a folder while this one lasts (`release_locks`). Raises OSError.
+
+    Stops the program with one line if another run is in it, because both would write metrics.csv.
+    """
+    try:
+        lock(folder / LOCK)
+    except BlockingIOError as error:
+        exit_with(f"{folder} is in use by {error}; wait until it ends, or take another folder")
 
 
 @dataclass
@@ -245,9 +266,11 @@ def check_options(options: Options) -> None:
         exit_with(f"--questions {options.questions}: fewer than the {n_devices} devices they are "
                   "for")
     if options.env != "search":  # a shop has goals of its own, and no questions
-        for name in ("compare", "objectives", "train_questions"):
+        for name in ("compare", "embedder", "objectives", "train_questions"):
             if getattr(options, name) != getattr(Options, name):
                 exit_with(f"{flag(name)}: is read only with --env search; leave it out")
+        if options.data != "world":  # what a shop's preset says
+            exit_with("--data: is read only with --env search; leave it out")
     if not options.resume and (folder / FILE).exists():
         exit_with(f"{folder} holds an unfinished run: go on with it (--resume), delete {FILE} "
                   "there, or choose another --out")
@@ -264,10 +287,12 @@ def open_folder(folder: Path, options: Options, this_run: dict[str, Any]) -> dic
     Stops the program if the folder cannot be written to, or if --resume meets another run in it.
     """
     try:
+        if devices.is_main() and (folder.exists() or not options.resume):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock_or_stop(folder)
         if options.resume:
             return read(folder, this_run)
         if devices.is_main():
-            folder.mkdir(parents=True, exist_ok=True)
             for name in OF_A_RUN:  # a new run keeps nothing of an older one
                 (folder / name).unlink(missing_ok=True)
             (folder / "config.json").write_text(json.dumps(vars(options), indent=2) + "\n")
@@ -314,7 +339,7 @@ def prepare(options: Options, algorithm: str) -> Run:
     else:
         reference = load_or_stop(options.model, options)
         reference.model.requires_grad_(False)
-    embed = hashed_words()
+    embed = embedder_or_stop(options.embedder)
     train_banks = None
     if options.agent == "mem1":
         agent, (train, validation, test) = mem1(options, splits, embed)
