@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
+import canned
 import pytest
+from canned import refused
 
 import evaluate
 import grpo
@@ -24,7 +25,6 @@ from data import Dialogue, Question, Turn
 from evaluate import evidence_found, main, run_system, table
 from memory_bank import hashed_words
 from memr1 import CHUNK, AnswerTask, MemoryR1, Reading, build_banks, facts_of
-from policy import Step
 from training.options import EMBEDDED_MODEL
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,23 +32,12 @@ LOCOMO = ROOT / "../shared/data/locomo10.json"
 needs_locomo = pytest.mark.skipif(not LOCOMO.exists(), reason="needs ../shared/data/locomo10.json")
 
 
-class Scripted:
-    """A policy whose response to a user message is computed by a function: an exact model."""
-
-    def __init__(self, reply: Callable[[str], str]):
-        self.reply, self.read, self.batches = reply, [], []
-
-    def encode(self, messages: list[dict[str, str]]) -> list[int]:
-        self.read.append(messages[-1]["content"])
-        return [len(self.read) - 1]
+class Scripted(canned.Scripted):
+    """Writes what a function makes of the prompt, greedily."""
 
     def sample(self, prompts, group_size, max_new_tokens, temperature, generator=None):
         assert temperature == 0, "an evaluation must be greedy, or no two give the same numbers"
-        self.batches.append(len(prompts))
-        return [[Step(prompt, prompt, True)] for prompt in prompts]
-
-    def decode(self, ids: list[int]) -> str:
-        return self.reply(self.read[ids[0]])
+        return super().sample(prompts, group_size, max_new_tokens, temperature)
 
 
 def manage(prompt: str) -> str:
@@ -292,7 +281,7 @@ def test_comparisons_get_their_arguments(monkeypatch):
     (["--data", "SMALL", "--manager", "MISSING"], "MISSING"),
     (["--data", "SMALL", "--answerer", "MISSING"], "MISSING"),
 ])
-def test_errors_are_one_line(arguments, expected, small_file, model_folder, tmp_path, capsys):
+def test_errors_are_one_line(arguments, expected, small_file, model_folder, tmp_path):
     empty, bare = locomo_like(1), locomo_like(1)
     empty[0]["qa"] = []
     del bare[0]["observation"]
@@ -300,11 +289,8 @@ def test_errors_are_one_line(arguments, expected, small_file, model_folder, tmp_
         (tmp_path / name).write_text(json.dumps(content))
     places = {name: tmp_path / name for name in ("EMPTY", "BARE", "MISSING")}
     places["SMALL"] = small_file
-    typed = [str(places.get(argument, argument)) for argument in arguments]
-    with pytest.raises(SystemExit) as stopped:
-        main([*typed, "--model", str(model_folder), "--out", str(tmp_path / "run")])
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert stopped.value.code == 2 and len(errors) == 1 and expected in errors[0], errors
+    typed = [places.get(argument, argument) for argument in arguments]
+    assert expected in refused(main, *typed, "--model", model_folder, "--out", tmp_path / "run")
 
 
 # ---- real data, the embedded model ---------------------------------------------------------------
@@ -351,7 +337,7 @@ def hotpot_like(n: int) -> list:
                          [f"River {i}", ["It is long."]]]} for i in range(n)]
 
 
-def test_hotpotqa_is_for_mem1(model_folder, tmp_path, capsys):
+def test_hotpotqa_is_for_mem1(model_folder, tmp_path):
     path = tmp_path / "questions.json"
     path.write_text(json.dumps(hotpot_like(10)))
     arguments = ["--data", str(path), "--model", str(model_folder), "--max-new-tokens", "6"]
@@ -359,12 +345,8 @@ def test_hotpotqa_is_for_mem1(model_folder, tmp_path, capsys):
                     str(tmp_path / "run")])
     assert summary["by_objectives"]["2"]["mem1"]["count"] == 1, (
         "the last three questions in pairs: grpo.py trains on the first six")
-    capsys.readouterr()
     for command in (main, grpo.main):
-        with pytest.raises(SystemExit) as stopped:
-            command([*arguments, "--out", str(tmp_path / "refused")])
-        said = capsys.readouterr().err
-        assert stopped.value.code == 2 and "--agent mem1" in said and said.count("\n") == 1, said
+        assert "--agent mem1" in refused(command, *arguments, "--out", tmp_path / "refused")
     learned = grpo.main([*arguments, "--agent", "mem1", "--steps", "1", "--questions", "2",
                          "--group-size", "2", "--out", str(tmp_path / "learned")])
     assert (learned["train_questions"], learned["test_questions"]) == (6, 2), "3, in pairs"

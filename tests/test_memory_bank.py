@@ -15,6 +15,7 @@ import sys
 import tempfile
 import tracemalloc
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -36,7 +37,7 @@ WORDS = ["ant", "bee", "cat", "dog", "elk", "zero"]
 VECTORS = dict(zip(WORDS, np.random.default_rng(0).normal(size=(6, 37))))
 VECTORS["zero"] = np.zeros(37)
 
-PROPERTY = settings(max_examples=120, deadline=None, derandomize=True)
+PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 def toy_embed(texts: Sequence[str]) -> np.ndarray:
@@ -93,8 +94,9 @@ def apply(bank: MemoryBank, entries: dict[int, Memory], operation: str, word: st
     elif entries:
         target = sorted(entries)[pick % len(entries)]
         if operation == "update":
-            entries[target] = bank.update(target, word, f"day {pick}")
-            assert entries[target].speaker == bank[target].speaker
+            entries[target] = replace(entries[target], text=word, timestamp=f"day {pick}")
+            assert bank.update(target, word, f"day {pick}") == entries[target], (
+                "an update keeps id and speaker, and takes the new text and date")
         elif operation == "delete":
             bank.delete(target)
             del entries[target]
@@ -139,21 +141,6 @@ def test_any_operations_on_a_bank_and_its_copies_agree_with_brute_force(operatio
                              "does a copy share `_rows` or `_ids` with its original?") from error
 
 
-def test_equal_texts_score_exactly_the_same():
-    """With a matrix product the last rows of a block get another last bit than the first ones."""
-    rng = np.random.default_rng(1)
-    table = {word: rng.normal(size=301) for word in ("same", "query")}
-    bank = MemoryBank(lambda texts: np.array([table[text] for text in texts]), lambda m: m.text)
-    for n in range(1, 40):
-        bank.add("same", "A", "")
-        for k in (1, n // 2 + 1, n):
-            results = bank.search("query", k, with_scores=True)
-            assert len({score for _, score in results}) == 1, (
-                f"{n} equal memories have several scores: does a matrix product make them?")
-            assert ids([memory for memory, _ in results]) == list(range(k)), (
-                f"{n} equal memories, k={k}: equal scores must come oldest first")
-
-
 def test_a_score_is_the_dot_product_of_two_unit_vectors_to_the_last_bit():
     """Also among dead rows, after a move, and for memories that differ by rounding only."""
     draw = np.random.default_rng(2)
@@ -188,17 +175,6 @@ def test_ids_are_never_reused(tmp_path):
         assert other.add("dog", "A", "2").id == 3, f"{name} gave a deleted memory's id to a new one"
 
 
-def test_update_keeps_what_it_should_and_changes_the_rest():
-    bank = MemoryBank(hashed_words())
-    bank.add("Sarah plays chess", "Sarah", "1 May 2023")
-    bank.add("Tom plays chess", "Tom", "1 May 2023")
-    new = bank.update(0, "Sarah sails", "2 May 2023")
-    assert new == Memory(0, "Sarah sails", "Sarah", "2 May 2023") == bank[0]
-    assert ids(bank) == [0, 1], "an update must not move the memory"
-    assert bank.search("sailing", 1) == [new], "the vector is still that of the old text"
-    assert bank.search("chess", 1)[0].id == 1, "the old text is still found"
-
-
 # ---- what copies and growth cost -----------------------------------------------------------------
 
 def test_copies_share_their_vectors_while_the_bank_goes_on():
@@ -219,23 +195,6 @@ def test_copies_share_their_vectors_while_the_bank_goes_on():
     for n, twin in enumerate(copies):
         assert len(twin) == 5 * (n + 1) and len(twin.search("dog7", 1000)) == len(twin), (
             "a copy finds what was added to its original later")
-
-
-def test_a_bank_and_its_copies_never_write_into_rows_that_both_read():
-    bank = toy_bank(*WORDS)
-    copies = [bank.copy() for _ in range(3)]
-    copies.append(copies[0].copy())
-    banks, before = [bank, *copies], bank.search("ant", 6, with_scores=True)
-    for changed in range(5):
-        banks[changed].add("ant", "A", "2")
-        banks[changed].update(0, "zero", "2")
-        banks[changed].delete(1)
-        banks[changed].add("bee", "A", "3")
-        for other in banks[changed + 1:]:
-            assert other.search("ant", 6, with_scores=True) == before, (
-                f"bank {changed} wrote into rows that another bank reads")
-    for one in banks:
-        assert ids(one.search("ant", 1)) == [6] and ids(one.search("bee", 1)) == [7]
 
 
 def test_growth_is_amortised_and_dead_rows_stay_few():
@@ -317,16 +276,6 @@ def test_an_embedder_that_fails_is_caught_before_anything_changes(output):
     agrees(bank, {0: Memory(0, "ant", "A", "1")})
 
 
-def test_texts_without_known_words_score_zero_and_never_nan():
-    bank = MemoryBank(hashed_words(), lambda m: m.text)
-    bank.add_many([("the of and", "A", "1"), ("!?", "A", "1"), ("dogs", "A", "1")])
-    assert bank.search("dog", 3, with_scores=True)[0][0].id == 2
-    for query in ("", "...", "is it the"):
-        results = bank.search(query, 3, with_scores=True)
-        assert [score for _, score in results] == [0, 0, 0], f"{query!r}: a zero vector: {results}"
-        assert ids([memory for memory, _ in results]) == [0, 1, 2], "all tie: oldest first"
-
-
 # ---- files ---------------------------------------------------------------------------------------
 
 def unicode_bank() -> MemoryBank:
@@ -377,6 +326,8 @@ def test_saving_again_leaves_one_file_and_touches_no_others(tmp_path):
         bank.save(tmp_path / "a.json")
     names = {file.name for file in tmp_path.iterdir()}
     assert names == {*bystanders, "a.json"}, f"not just the one file was written: {names}"
+    with pytest.raises(FileNotFoundError):
+        MemoryBank.load(tmp_path / "none.json", hashed_words())
 
 
 @pytest.mark.parametrize("function", ["replace", "fsync"])
@@ -459,22 +410,7 @@ def test_a_damaged_file_is_refused_with_that_one_error_or_read(data):
             assert "bank.json, field" in str(error) and "build the bank" in str(error), error
 
 
-def test_a_missing_file_is_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        MemoryBank.load(tmp_path / "none.json", hashed_words())
-
-
 # ---- hashed words --------------------------------------------------------------------------------
-
-def test_the_example_of_the_module():
-    bank = MemoryBank(hashed_words())
-    buddy = bank.add("Sarah has a dog named Buddy", "Sarah", "8 May 2023")
-    bank.add("Tom lives in Berlin", "Tom", "8 May 2023")
-    bank.update(buddy.id, "Sarah has dogs named Buddy and Scout", "2 June 2023")
-    assert [m.text for m in bank.search("What dogs does Sarah have?", k=1)] == [
-        "Sarah has dogs named Buddy and Scout"]
-    assert bank.search("Where does Tom live?", k=1)[0].speaker == "Tom", "live must match lives"
-
 
 @pytest.mark.parametrize("family", [
     "lives lived living live", "dogs dog", "cities city", "stopped stops stopping stop",
@@ -493,6 +429,7 @@ def test_names_are_never_merged():
         "two names became one word: are capitalised words stemmed?")
     assert memory_bank.words_of("Simone's dogs bark at Simon’s 3 cats.") == [
         "simone", "dog", "bark", "simon", "3", "cat"]
+    assert not hashed_words()(["is it the", "...", ""]).any(), "words that say nothing are no words"
 
 
 def test_word_weights_are_those_of_the_docstring():
@@ -587,6 +524,7 @@ def test_the_synthetic_world_is_found_by_words():
     assert recall >= 0.95, f"{recall:.3f} of the evidence among 5 facts; look-alike names merged?"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not LOCOMO.exists(), reason="needs ../shared/data/locomo10.json")
 def test_evidence_recall_on_locomo():
     data = pytest.importorskip("data")

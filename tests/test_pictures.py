@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 import pytest
+from canned import refused
 
 from backend.files import check_writable, write_whole
 from training import pictures
@@ -46,22 +47,16 @@ def test_runs_in_one_picture(tmp_path, monkeypatch, capsys):
     ("x", "must end in .png"), ("x.jpeg", "must end in .png"), ("missing/x.png", "be written"),
     ("folder.png", "be written")])
 def test_a_picture_that_cannot_be_written_is_refused_before_the_work(
-        out, told, tmp_path, monkeypatch, capsys):
+        out, told, tmp_path, monkeypatch):
     (tmp_path / "folder.png").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pictures, "draw_rewards", None)  # whatever is drawn is too much
-    with pytest.raises(SystemExit) as stopped:
-        pictures.main(["run", "--out", out])
-    error = capsys.readouterr().err
-    assert stopped.value.code == 2 and told in error and error.count("\n") == 1, error
+    assert told in refused("training.pictures", "run", "--out", out)
     assert [path.name for path in tmp_path.iterdir()] == ["folder.png"], "a check leaves no file"
 
 
-def test_a_folder_that_is_no_runs_is_one_line(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        pictures.main([str(tmp_path), "--out", str(tmp_path / "x.png")])
-    error = capsys.readouterr().err
-    assert "config.json" in error and error.count("\n") == 1, error
+def test_a_folder_that_is_no_runs_is_one_line(tmp_path):
+    assert "config.json" in refused("training.pictures", tmp_path, "--out", tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
 
 

@@ -18,13 +18,13 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import torch
 from browser import Browser, find_browser
+from canned import Scripted, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_house import ROOT
@@ -46,27 +46,6 @@ from trees import Episode, Step
 
 EMBED = hashed_words()
 EVIL = '</script><script>document.title="owned"</script><img src=x onerror="document.title=2">&amp;'
-
-
-class Scripted:
-    """A policy whose response is `respond(user message)`; ids are letters."""
-
-    def __init__(self, respond: Callable[[str], str]):
-        self.respond, self.model = respond, torch.nn.Module()
-
-    def encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        return [ord(letter) for letter in messages[-1]["content"]]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return "".join(map(chr, ids))
-
-    def sample(self, prompts, group_size=1, max_new_tokens=64, temperature=1.0, generator=None,
-               stop_texts=()):
-        written = [[ord(letter) for letter in self.respond(self.decode(p))] for p in prompts]
-        return [[Step(prompt, ids, True)] * group_size for prompt, ids in zip(prompts, written)]
-
-    def save(self, folder: Path, weights: object = None) -> None:
-        folder.mkdir(exist_ok=True)
 
 
 def newest(prompt: str) -> str:
@@ -210,16 +189,6 @@ def page_of(*folders: Path) -> Page:
     return Page(report.render([report.read_run(folder) for folder in folders]))
 
 
-def refused(*arguments: object) -> str:
-    """The one line with which the command refuses its arguments."""
-    err = io.StringIO()
-    with contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stopped:
-        report.main([str(argument) for argument in arguments])
-    lines = err.getvalue().splitlines()
-    assert stopped.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0]
-
-
 # ---- the page ------------------------------------------------------------------------------------
 
 
@@ -295,12 +264,13 @@ def test_the_command_writes_the_page(evil, tmp_path, capsys):
     assert str(folder / "report.html") in capsys.readouterr().out
     report.main([str(folder), "--out", str(tmp_path / "other.html")])
     assert (folder / "report.html").read_bytes() == (tmp_path / "other.html").read_bytes()
-    assert "no.such" in refused(tmp_path / "no.such")
-    assert "config.json" in refused(tmp_path), "a folder that is no run's"
-    assert "--out" in refused(folder, "--out", tmp_path / "missing" / "x.html")
-    assert "--out" in refused(folder, "--out", tmp_path), "a folder cannot become a page"
+    assert "no.such" in refused(report.__name__, tmp_path / "no.such")
+    assert "config.json" in refused(report.__name__, tmp_path), "a folder that is no run's"
+    missing = tmp_path / "missing" / "x.html"
+    for out in (missing, tmp_path):  # a folder cannot become a page either
+        assert "--out" in refused(report.__name__, folder, "--out", out)
     assert not list(tmp_path.glob("**/.*")), "half a page was left behind"
-    assert "--help" in refused()
+    assert "--help" in refused(report.__name__)
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.csv", "summary.json", "cases.jsonl",
@@ -316,7 +286,7 @@ def test_broken_files_are_named(name, spoil, evil, tmp_path):
     with contextlib.suppress(SystemExit):  # some are still a run's files, only shorter
         report.main([str(folder)])
         return
-    assert str(path) in refused(folder), "the line does not name the broken file"
+    assert str(path) in refused(report.__name__, folder), "the line does not name the broken file"
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)

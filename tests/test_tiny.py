@@ -10,6 +10,7 @@ import re
 
 import pytest
 import torch
+from canned import refused
 from transformers import AutoTokenizer
 
 from backend.loading import load_tokenizer
@@ -210,18 +211,14 @@ def test_lessons_of_mem1_are_turns_of_the_agent():
 
 
 @pytest.mark.parametrize("main", [manager.main, mem1.main])
-def test_nothing_is_replaced_that_nobody_asked_to_replace(main, tmp_path, monkeypatch, capsys):
+def test_nothing_is_replaced_that_nobody_asked_to_replace(main, tmp_path, monkeypatch):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "config.json").write_text("an older model")
     (tmp_path / "file").write_text("x")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("making.wiring.Qwen2ForCausalLM", None)  # whatever is built is too much
     for out in ("full", "file", "file/below"):
-        with pytest.raises(SystemExit) as stopped:
-            main(["--out", out])
-        error = capsys.readouterr().err
-        assert stopped.value.code == 2 and error.startswith(f"error: --out {out}: "), (
-            f"{error!r}: the folder must be refused before the work")
+        assert refused(main, "--out", out).startswith(f"error: --out {out}: ")
     assert (tmp_path / "full" / "config.json").read_text() == "an older model"
     default = make_parser("", "", 1, "runs/making").parse_args([]).out
     assert not default.exists(), "by default the model goes into a new folder, never into tiny/"
