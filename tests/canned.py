@@ -120,6 +120,7 @@ class FirstTokenAgent:
                 for group in groups]
 
 
+PROMPTS = [[5, 9, 14], [5, 9, 30, 31], [40, 41, 42, 43, 44], [7, 8]]
 LOG = {"answer": "a", "gold": "a", "category": 1, "response": "", "prompt": "", "question": ""}
 
 

@@ -56,7 +56,6 @@ def config_folder(path: Path, kind=Qwen2Config, **sizes) -> Path:
 
 # ---- The step ------------------------------------------------------------------------------------
 
-
 @torch.no_grad()
 def drift(reference) -> None:
     """Make it another model than the policy, or the KL has no gradient."""
@@ -133,7 +132,6 @@ def test_random_texts_have_the_length_asked_for(folder):
 
 # ---- Memory --------------------------------------------------------------------------------------
 
-
 @pytest.mark.slow
 def test_computed_and_measured_memory_agree(tmp_path):
     folder = config_folder(tmp_path / "config")
@@ -186,7 +184,6 @@ def test_memory_of_a_3b_is_computed_from_its_config_alone(tmp_path):
 
 
 # ---- The bank, and the command line --------------------------------------------------------------
-
 
 def test_the_bank_is_measured_without_embedding(monkeypatch):
     monkeypatch.setattr(bench_bank, "LEAST", 0.001)

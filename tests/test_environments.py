@@ -27,7 +27,6 @@ EMBED = hashed_words()
 
 # ---- the search environment ----------------------------------------------------------------------
 
-
 def small_task(n: int = 2) -> SearchTask:
     corpus = MemoryBank(EMBED, line=lambda memory: memory.text)
     names = ["Anna", "Carl", "Emma", "Paul", "Sara", "John", "Alex", "Helen"][:n]
@@ -123,7 +122,6 @@ def test_hotpotqa_tasks_search_the_paragraphs_of_their_own_questions():
 
 
 # ---- shops ---------------------------------------------------------------------------------------
-
 
 def test_another_shop_with_the_same_methods_can_stand_in():
     """WebShop's text environment returns four values, and a pair from reset."""

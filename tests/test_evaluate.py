@@ -71,7 +71,6 @@ BOATS = dialogue("boats", [("Ann has a boat",), (), ("the boat is gone",)], [
 
 # ---- pure parts, by hand -------------------------------------------------------------------------
 
-
 def test_share_and_mean():
     assert share(["D1:1", "D1:2"], {"D1:2", "D9:9"}) == 0.5, "one of two evidence turns was found"
     assert share([], {"D1:1"}) is None, "no evidence is neither found nor missed"
@@ -84,7 +83,6 @@ def read_all(manager, dialogues: list[Dialogue], facts: str) -> Reading:
 
 
 # ---- reading -------------------------------------------------------------------------------------
-
 
 def test_reading_by_hand():
     reading = read_all(Scripted(manage), [PETS], "observations")
@@ -101,16 +99,6 @@ def test_an_update_that_changes_no_word_still_counts():
     (sources,) = read_all(Scripted(manage), [twice], "observations").sources
     assert sources == {0: {"D1:1", "D1:3"}}, (
         "the third turn confirmed the memory, though the memory stayed equal")
-
-
-def test_dialogues_do_not_mix():
-    together = read_all(Scripted(manage), [PETS, BOATS], "observations")
-    for place, one in enumerate((PETS, BOATS)):
-        alone = read_all(Scripted(manage), [one], "observations")
-        assert list(together.banks[place]) == list(alone.banks[0]), (
-            f"{one.name}: another bank when two dialogues are read in step; were they confused?")
-        assert together.sources[place] == alone.sources[0], "sources of another dialogue"
-    assert not list(together.banks[1]), "the boat is gone, but its memory stayed"
 
 
 @pytest.mark.parametrize("facts", ["turns", "observations", "llm"])
@@ -138,7 +126,6 @@ def test_extraction_asks_for_many_turns_at_a_time():
 
 
 # ---- answering -----------------------------------------------------------------------------------
-
 
 def test_the_whole_system_by_hand():
     def answer(prompt: str) -> str:
@@ -187,7 +174,6 @@ def test_table():
 
 
 # ---- the command ---------------------------------------------------------------------------------
-
 
 def locomo_like(n: int) -> list:
     """`n` conversations in LoCoMo's format: four turns, three questions each."""
@@ -294,7 +280,6 @@ def test_errors_are_one_line(arguments, expected, small_file, model_folder, tmp_
 
 
 # ---- real data, the embedded model ---------------------------------------------------------------
-
 
 @needs_locomo
 def test_a_quick_look_at_locomo(model_folder, tmp_path, capsys):

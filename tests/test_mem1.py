@@ -45,7 +45,6 @@ class Scripted(canned.Scripted):
 
 # ---- text ----------------------------------------------------------------------------------------
 
-
 @pytest.mark.parametrize("text, wanted", [
     ("<IS> a | b</IS><query> who? </query>", ("a | b", "query", "who?")),
     ("<IS>a</IS>\n<answer>x; y</answer>", ("a", "answer", "x; y")),
@@ -94,7 +93,6 @@ def test_the_hint_counts_down_and_the_last_turn_asks_for_the_answer():
 
 # ---- the shop ------------------------------------------------------------------------------------
 
-
 def test_the_shop_is_worked_through_by_its_oracle():
     products = catalogue()
     chosen = goals(6, seed=3, products=products)
@@ -125,7 +123,6 @@ def test_a_shopper_who_buys_nothing_gets_nothing():
 
 
 # ---- the agent -----------------------------------------------------------------------------------
-
 
 def diligent(prompt: str) -> str:
     """Asks the questions one by one and keeps all answers in its note."""
@@ -268,7 +265,6 @@ def diligent_of_the_world(prompt: str) -> str:
 
 
 # ---- training is exact ---------------------------------------------------------------------------
-
 
 def trajectory(n_turns: int, seed: int) -> list[Step]:
     """Turns as MEM1 samples them: each prompt holds the task and a copy of the last turn alone."""

@@ -526,14 +526,6 @@ def test_an_interrupted_answer_is_asked_for_again(tasks: list[ManagerTask]) -> N
     assert "answer" in episode.log, "half an outcome was kept"
 
 
-def test_no_rollout_changes_a_bank(dialogues: list[Dialogue], tasks: list[ManagerTask]) -> None:
-    before = [contents(task.bank) for task in tasks]
-    busy = always('[{"event": "DELETE", "id": 0}, {"event": "UPDATE", "id": 1, "text": "x"}, '
-                  '{"event": "ADD", "text": "y"}]', '[{"event": "ADD", "text": "z"}]')
-    ManagerAgent(WorldReader()).rollout(busy, tasks, 2, 1.0)
-    assert [contents(task.bank) for task in tasks] == before, "a rollout must work on copies"
-
-
 def test_oracle_and_vanilla_managers_in_rollouts(dialogues: list[Dialogue],
                                                  tasks: list[ManagerTask]) -> None:
     """What reinforcement learning has to gain: the distance between these two."""
@@ -575,20 +567,3 @@ def test_episodes_of_the_answer_agent(dialogues: list[Dialogue]) -> None:
     direct = always("**Answer:** x")
     AnswerAgent(distill=False).rollout(direct, tasks[:1], 2, 1.0)
     assert direct.read[0].endswith("Answer directly."), "--no-distill does not reach the prompt"
-
-
-def test_a_real_model_goes_through_both_agents(tiny_policy: Callable,
-                                               tasks: list[ManagerTask]) -> None:
-    """Random weights write noise: nothing may raise, and ids and lengths must fit."""
-    policy, generator = tiny_policy(), None
-    groups = ManagerAgent(policy, max_new_tokens=5).rollout(policy, tasks[:2], 3, 1.0, generator)
-    task = AnswerTask(tasks[-1].bank, tasks[-1].question, tasks[-1].speakers)
-    groups += AnswerAgent(max_new_tokens=5).rollout(policy, [task], 3, 1.0, generator)
-    for group in groups:
-        assert len(group) == 3
-        for episode in group:
-            [step] = episode.steps
-            assert 1 <= len(step.response_ids) <= 5 == max(5, len(step.log_probs))
-            assert episode.log["response"] == policy.decode(step.response_ids)
-            assert step.prompt_ids == group[0].steps[0].prompt_ids, "a group shares one prompt"
-            assert episode.reward in (0.0, 1.0)

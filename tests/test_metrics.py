@@ -55,7 +55,6 @@ def pairs(seed: int, count: int) -> list[tuple[str, str]]:
 
 # ---- exact match ---------------------------------------------------------------------------------
 
-
 @pytest.mark.parametrize("prediction, answer, expected, mistake", [
     ("Beach", " beach\n", 1, "case or outer white space was compared"),
     ("beach.", "beach", 0, "punctuation was dropped: that is squad_exact_match's work"),
@@ -120,7 +119,6 @@ def test_every_score_is_in_range_and_full_for_equal_texts(score):
 
 # ---- F1 ------------------------------------------------------------------------------------------
 
-
 @pytest.mark.parametrize("prediction, answer, expected, mistake", [
     ("two dogs", "Two dogs, Rex and Milo", 4 / 7, "P = 1, R = 2/5: mean must be harmonic"),
     ("dog dog dog", "dog", 1.0, "repeated words were counted: F1 here is over sets"),
@@ -155,7 +153,6 @@ def test_f1_against_counting():
 
 
 # ---- BLEU-1 --------------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("text, expected", [
     ("", []),
@@ -253,7 +250,6 @@ def test_bleu1_against_nltk_to_the_last_bit():
 
 # ---- several objectives at once ------------------------------------------------------------------
 
-
 @pytest.mark.parametrize("prediction, right", [
     ("Oslo; Rex and Milo", [1, 1]), (" the oslo ;rex and milo;", [1, 1]), ("Oslo", [1, 0]),
     ("Rex and Milo; Oslo", [0, 0]), ("; Rex and Milo", [0, 1]),
@@ -290,7 +286,6 @@ def test_context_sizes_by_hand():
 
 
 # ---- tables --------------------------------------------------------------------------------------
-
 
 def test_summarise_by_hand():
     table = metrics.summarise(["The beach.", "two dogs", "owl", "2022"],

@@ -83,7 +83,6 @@ def test_transcripts_show_what_became_better_one_of_each_kind_first():
 
 # ---- Files ---------------------------------------------------------------------------------------
 
-
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "page"
     write_whole(path, b"old")
@@ -112,7 +111,6 @@ def test_a_check_changes_nothing(tmp_path):
 
 
 # ---- A run's own pictures and tables -------------------------------------------------------------
-
 
 def test_curve_and_table(tmp_path):
     rows = [{"step": n, "reward": 0.1 * n, "kl": 0.0, "entropy": 1.0} for n in (1, 2, 3)]

@@ -11,9 +11,7 @@ import re
 import pytest
 import torch
 from canned import refused
-from transformers import AutoTokenizer
 
-from backend.loading import load_tokenizer
 from benchmarks.shop import Store, goals
 from environments import Search, search_tasks
 from making import manager, mem1
@@ -47,13 +45,6 @@ def test_it_is_packed_and_every_name_is_one_token_everywhere(policy):
     tokens = [policy.decode([i]) for i in ids]
     assert tokens[:7] == ["\n-", " 8", " May", " 2023", ":", " Anna", " married"], (
         f"{tokens}: the tokenizer cuts text another way than in training")
-
-
-def test_autotokenizer_would_cut_text_another_way():
-    text = "\n- 8 May 2023: Anna married"
-    ours, theirs = (t.encode(text) for t in (
-        load_tokenizer(EMBEDDED_MODEL), AutoTokenizer.from_pretrained(EMBEDDED_MODEL)))
-    assert ours != theirs, "AutoTokenizer reads tokenizer.json again: load_tokenizer may go"
 
 
 def test_it_answers_from_right_memories(policy):
@@ -208,7 +199,6 @@ def test_lessons_of_mem1_are_turns_of_the_agent():
 
 
 # ---- The commands --------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("main", [manager.main, mem1.main])
 def test_nothing_is_replaced_that_nobody_asked_to_replace(main, tmp_path, monkeypatch):
