@@ -631,7 +631,7 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st
 RESPONSES = st.sampled_from(AWKWARD) | st.text(max_size=40) | JSON.map(json.dumps)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(response=RESPONSES, n=st.integers(0, 3))
 def test_parsers_take_any_string(response: str, n: int) -> None:
     note, contexts, invalid = parse_note(response, n)

@@ -253,8 +253,6 @@ def test_an_msc_dialogue_without_turns_is_refused(tmp_path):
 
 
 HAYSTACK = [1, "haystack_sessions"]
-
-
 LONGMEMEVAL = [
     (set_at([1, "question_id"], "q1"), "element 1, field 'question_id': found 'q1', expected a na"),
     (set_at([1, "question_type"], "two_hop"), "found 'two_hop', expected 'single-session-user' or"),
@@ -340,10 +338,10 @@ def test_an_unreadable_file_is_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize("count, name, content, check", [
-    (1000, "msc", small_msc(), check_dialogues),
-    (2000, "longmemeval", small_longmemeval(), check_dialogues),
-    (1000, "hotpotqa", small_hotpot(), check_questions),
-    (1000, "hotpotqa", as_hub(small_hotpot()), check_questions),
+    (700, "msc", small_msc(), check_dialogues),
+    (1200, "longmemeval", small_longmemeval(), check_dialogues),
+    (700, "hotpotqa", small_hotpot(), check_questions),
+    (700, "hotpotqa", as_hub(small_hotpot()), check_questions),
 ], ids=["msc", "longmemeval", "hotpotqa", "hub"])
 def test_thousands_of_random_changes_load_or_raise_data_error(tmp_path, count, name, content,
                                                               check):

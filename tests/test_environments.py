@@ -14,7 +14,7 @@ import types
 import pytest
 from canned import refused
 
-from benchmarks.shop import Shop, Store, catalogue, goals, solve
+from benchmarks.shop import Shop, catalogue, goals, solve
 from data import Dialogue, OpenQuestion, Question
 from data import Turn as Said
 from environments import Search, SearchTask, open_tasks, search_tasks
@@ -122,22 +122,6 @@ def test_hotpotqa_tasks_search_the_paragraphs_of_their_own_questions():
 
 
 # ---- shops ---------------------------------------------------------------------------------------
-
-def test_another_shop_with_the_same_methods_can_stand_in():
-    """WebShop's text environment returns four values, and a pair from reset."""
-    class WebShop(Shop):
-        def reset(self, goal):
-            return super().reset(goal), None
-
-        def step(self, action):
-            return *super().step(action), None
-
-    [goal] = goals(1, seed=3)
-    store = Store(WebShop(catalogue()))
-    assert "Instruction" in store.reset(goal)
-    text, reward, done = store.step("query", f"search[{goal.category}]")
-    assert "page 1" in text and "<" not in text and (reward, done) == (0.0, False)
-
 
 @pytest.fixture
 def webshop(monkeypatch):

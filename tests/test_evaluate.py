@@ -1,9 +1,6 @@
-"""Tests of evaluate.py: scripted agents with known outcomes, a random model, the real LoCoMo.
+"""Tests of evaluate.py: scripted agents with known outcomes, a random model, the embedded one.
 
-    python -m pytest tests/test_evaluate.py        (about 20 s on two free cores)
-
-The tests on LoCoMo are skipped without ../shared/data/locomo10.json, one on the embedded model
-without tiny/.
+    python -m pytest tests/test_evaluate.py        (about ten seconds)
 """
 
 from __future__ import annotations
@@ -17,7 +14,6 @@ import canned
 import pytest
 from canned import refused
 
-import evaluate
 import grpo
 from comparisons import compare, recall
 from comparisons.recall import mean, share
@@ -26,10 +22,6 @@ from evaluate import evidence_found, main, run_system, table
 from memory_bank import hashed_words
 from memr1 import CHUNK, AnswerTask, MemoryR1, Reading, build_banks, facts_of
 from training.options import EMBEDDED_MODEL
-
-ROOT = Path(__file__).resolve().parent.parent
-LOCOMO = ROOT / "../shared/data/locomo10.json"
-needs_locomo = pytest.mark.skipif(not LOCOMO.exists(), reason="needs ../shared/data/locomo10.json")
 
 
 class Scripted(canned.Scripted):
@@ -281,14 +273,6 @@ def test_errors_are_one_line(arguments, expected, small_file, model_folder, tmp_
 
 # ---- real data, the embedded model ---------------------------------------------------------------
 
-@needs_locomo
-def test_a_quick_look_at_locomo(model_folder, tmp_path, capsys):
-    summary = main(["--data", str(LOCOMO), "--model", str(model_folder), "--limit", "2", "--turns",
-                    "24", "--max-new-tokens", "4", "--out", str(tmp_path / "run")])
-    assert summary["count"] == 2 and summary["turns_read"] == 24 and summary["dialogues"] == 1
-    assert "of 1,307 questions" in capsys.readouterr().out, "the test split is not the paper's"
-
-
 def test_the_embedded_model_answers_in_its_world(tmp_path, capsys):
     if not (EMBEDDED_MODEL / "config.json").exists():
         pytest.skip("the embedded model tiny/ is not there; python -m making.manager makes it")
@@ -300,18 +284,6 @@ def test_the_embedded_model_answers_in_its_world(tmp_path, capsys):
         f"nearly nothing was remembered: {operations}")
     assert summary["exact_match"] > 0.15, "nearly no question was answered right"
     assert "only the words of the synthetic world" not in capsys.readouterr().out
-
-
-@needs_locomo
-def test_mem1_on_locomo(model_folder, tmp_path):
-    """Real turns as the corpus, any model: everything runs, and a table comes out."""
-    summary = evaluate.main([
-        "--agent", "mem1", "--data", str(LOCOMO), "--objectives", "4", "--limit", "2", "--model",
-        str(model_folder), "--max-new-tokens", "8", "--out", str(tmp_path / "run")])
-    assert set(summary["by_objectives"]["4"]) == {"mem1", "full_context", "truncation"}
-    for scores in summary["by_objectives"]["4"].values():
-        assert scores["count"] == 2 and scores["exact_match"] == 0.0
-        assert scores["peak_tokens_with_prompt"] > scores["peak_tokens"] > 0
 
 
 def hotpot_like(n: int) -> list:

@@ -203,10 +203,10 @@ def test_a_step_has_the_gradient_of_the_definition(tiny_policy, tmp_path, reduct
     wanted = hand_written_gradient(tiny_policy(), reference, groups, reduction, beta=0.1)
     for row_budget, micro_batch_tokens in ((4096, 16384), (20, 16384), (4096, 30), (12, 1)):
         policy = tiny_policy(row_budget=row_budget, micro_batch_tokens=micro_batch_tokens)
-        # At this rate nothing moves: the gradient left behind is that of the last of four updates,
+        # At this rate nothing moves: the gradient left behind is that of the last of two updates,
         # and each must be the same.
         run = make_run(policy, reference, CannedAgent(groups), 3, tmp_path / "run", group_size=4,
-                       kl=0.1, reduction=reduction, lr=1e-12, epochs=2, steps=2)
+                       kl=0.1, reduction=reduction, lr=1e-12, epochs=2)
         train(run)
         found = [parameter.grad for parameter in policy.model.parameters()]
         assert distance(found, wanted) < 1e-4, (

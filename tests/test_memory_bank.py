@@ -1,8 +1,8 @@
-"""Tests of memory_bank.py: a brute-force oracle, files that break, hashed words, evidence recall.
+"""Tests of memory_bank.py: a brute-force oracle, files that break, hashed words.
 
-    python -m pytest tests/test_memory_bank.py        (some ten seconds)
+    python -m pytest tests/test_memory_bank.py        (some five seconds)
 
-The test on LoCoMo is skipped without ../shared/data/locomo10.json.
+How much of the evidence a search finds is tested in test_recall.py and test_world.py.
 """
 
 from __future__ import annotations
@@ -25,11 +25,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memory_bank
-from memory_bank import Memory, MemoryBank, hashed_words, memory_line
+from memory_bank import Memory, MemoryBank, hashed_words
 
 ROOT = Path(__file__).resolve().parent.parent
-
-LOCOMO = ROOT / "../shared/data/locomo10.json"
 
 # A text is one of the words, and its vector is drawn once. So the same word is an exact tie, and
 # two different words are never within rounding of each other.
@@ -64,12 +62,6 @@ def brute_force(entries: dict[int, Memory], query: str, k: int, speaker: str | N
     candidates = [m for m in entries.values() if speaker is None or m.speaker == speaker]
     # sorted() is stable and the dict is in insertion order, which is the tie break
     return [m.id for m in sorted(candidates, key=lambda m: -cosine(m.text, query))[:k]]
-
-
-def evidence_recall(retrieved_turn_ids: Sequence[str], evidence_turn_ids: Sequence[str]) -> float:
-    """The share of a question's evidence turns that were retrieved."""
-    retrieved = set(retrieved_turn_ids)
-    return sum(turn in retrieved for turn in evidence_turn_ids) / len(evidence_turn_ids)
 
 
 def ids(memories: Sequence[Memory]) -> list[int]:
@@ -495,40 +487,3 @@ def test_wrong_arguments_of_hashed_words():
         hashed_words("one text")
     with pytest.raises(ValueError, match="dimensions"):
         hashed_words(dimensions=0)
-
-
-# ---- retrieval, for real -------------------------------------------------------------------------
-
-def mean_recall(dialogues, ks: Sequence[int], facts: bool) -> list[float]:
-    """Mean evidence recall at each k, the default embedder fitted on each dialogue's own lines."""
-    recalls = []
-    for dialogue in dialogues:
-        # what is stored, and the turn that it stands for
-        stored = [(text, turn) for turn in dialogue.turns
-                  for text in (turn.facts if facts else [turn.text])]
-        lines = [memory_line(Memory(0, text, turn.speaker, turn.timestamp))
-                 for text, turn in stored]
-        bank = MemoryBank(hashed_words(lines))
-        bank.add_many([(text, turn.speaker, turn.timestamp) for text, turn in stored])
-        questions = [question for question in dialogue.questions if question.evidence]
-        for question in questions:
-            turn_ids = [stored[memory.id][1].turn_id
-                        for memory in bank.search(question.text, max(ks))]
-            recalls.append([evidence_recall(turn_ids[:k], question.evidence) for k in ks])
-    return list(np.mean(recalls, axis=0))
-
-
-def test_the_synthetic_world_is_found_by_words():
-    world = pytest.importorskip("world")
-    (recall,) = mean_recall(world.world(4, seed=3, held_out=True), [5], facts=True)
-    assert recall >= 0.95, f"{recall:.3f} of the evidence among 5 facts; look-alike names merged?"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not LOCOMO.exists(), reason="needs ../shared/data/locomo10.json")
-def test_evidence_recall_on_locomo():
-    data = pytest.importorskip("data")
-    at_10, at_60 = mean_recall(data.load_locomo(LOCOMO)[2:], [10, 60], facts=False)
-    assert at_10 >= 0.56 and at_60 >= 0.755, (
-        f"evidence recall {at_10:.3f} at k=10 and {at_60:.3f} at k=60: worse than memory_bank.py "
-        "says it is; plain tf-idf has 0.50 and 0.69")

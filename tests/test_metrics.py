@@ -96,19 +96,19 @@ def squad_oracle(text: str) -> str:
 
 def test_squad_exact_match_against_an_independent_normalisation():
     matches = 0
-    for first, second in pairs(1, 4000):
+    for first, second in pairs(1, 2000):
         if squad_oracle(second):
             expected = int(squad_oracle(first) == squad_oracle(second))
             matches += expected
             assert metrics.squad_exact_match(first, second) == expected, (
                 f"{first!r} and {second!r}: order must be lower, punctuation, articles, spaces")
-    assert matches > 100, "the test's own pairs hardly ever match, so it shows nothing"
+    assert matches > 50, "the test's own pairs hardly ever match, so it shows nothing"
 
 
 @pytest.mark.parametrize("score", [metrics.exact_match, metrics.squad_exact_match, metrics.f1,
                                    metrics.bleu1])
 def test_every_score_is_in_range_and_full_for_equal_texts(score):
-    for first, second in pairs(2, 1500):
+    for first, second in pairs(2, 600):
         value = score(first, second)
         assert 0 <= value <= 1, f"{score.__name__}({first!r}, {second!r}) = {value} leaves 0..1"
         if re.search("[a-z0-9]", second):  # some word is left after any normalisation
@@ -137,7 +137,7 @@ def test_f1_by_hand(prediction, answer, expected, mistake):
 
 
 def test_f1_against_counting():
-    for first, second in pairs(3, 4000):
+    for first, second in pairs(3, 1500):
         words = []
         for text in (first, second):
             for mark in ".,!?":

@@ -67,6 +67,7 @@ def test_chunks_of_rag_are_told_apart():
     assert found[1][1] == pytest.approx(2 * found[0][1], rel=0.05), "tokens of what is shown"
 
 
+@pytest.mark.slow
 @needs_locomo
 def test_recall_on_locomo():
     recall = search_recall(held_out(str(LOCOMO)))
@@ -77,6 +78,7 @@ def test_recall_on_locomo():
             f"{name}: {found}, but the docstring of memory_bank.py says {at_10} and {at_60}")
 
 
+@pytest.mark.slow
 @needs_locomo
 def test_systems_on_a_conversation_of_locomo():
     found = systems_recall(shorten(held_out(str(LOCOMO)), 15, 150))  # the first 150 turns of one

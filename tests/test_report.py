@@ -289,7 +289,7 @@ def test_broken_files_are_named(name, spoil, evil, tmp_path):
     assert str(path) in refused(report.__name__, folder), "the line does not name the broken file"
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(st.data())
 def test_a_missing_or_strange_field_is_no_traceback(evil, tmp_path_factory, data):
     """Anywhere in any of the files: the page can do without, or one line refuses it."""

@@ -110,13 +110,3 @@ def test_both_are_options_of_every_training_command():
         [kind] = [value for value in vars(module).values() if dataclasses.is_dataclass(value)
                   and value.__name__ == f"{name.upper()}Options"]
         assert {"tensorboard", "wandb"} <= {f.name for f in dataclasses.fields(kind)}
-
-
-def test_metrics_are_read_by_pandas(tmp_path):
-    pandas = pytest.importorskip("pandas", reason="pandas is not installed (it is optional)")
-    run = make_run(tmp_path)
-    for row in ROWS:
-        run.log_step(row)
-    frame = pandas.read_csv(tmp_path / "metrics.csv", index_col="step")
-    assert list(frame.index) == [1, 2] and list(frame.columns) == ["reward", "kl"]
-    assert frame.dtypes.map(str).tolist() == ["float64", "float64"] and frame.kl[2] == 1e-5
