@@ -256,6 +256,8 @@ HAYSTACK = [1, "haystack_sessions"]
 LONGMEMEVAL = [
     (set_at([1, "question_id"], "q1"), "element 1, field 'question_id': found 'q1', expected a na"),
     (set_at([1, "question_type"], "two_hop"), "found 'two_hop', expected 'single-session-user' or"),
+    (remove_at([1, "question"]), "element 1 (q2), field 'question': found nothing, expected text"),
+    (remove_at([1, "answer"]), "element 1 (q2), field 'answer': found nothing, expected text"),
     (set_at([1, "answer"], 1.5), "field 'answer': found 1.5, expected text or a whole number"),
     (set_at([1, "answer"], ""), "(q2), field 'answer': found blank text"),
     (remove_at([1, "question_date"]), "(q2), field 'question_date': found nothing, expected text"),

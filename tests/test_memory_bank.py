@@ -189,6 +189,23 @@ def test_copies_share_their_vectors_while_the_bank_goes_on():
             "a copy finds what was added to its original later")
 
 
+def test_a_bank_and_its_copies_never_write_into_rows_that_both_read():
+    bank = toy_bank(*WORDS)
+    copies = [bank.copy() for _ in range(3)]
+    copies.append(copies[0].copy())
+    banks, before = [bank, *copies], bank.search("ant", 6, with_scores=True)
+    for changed in range(5):
+        banks[changed].add("ant", "A", "2")
+        banks[changed].update(0, "zero", "2")
+        banks[changed].delete(1)
+        banks[changed].add("bee", "A", "3")
+        for other in banks[changed + 1:]:
+            assert other.search("ant", 6, with_scores=True) == before, (
+                f"bank {changed} wrote into rows that another bank reads")
+    for one in banks:
+        assert ids(one.search("ant", 1)) == [6] and ids(one.search("bee", 1)) == [7]
+
+
 def test_growth_is_amortised_and_dead_rows_stay_few():
     bank, arrays = toy_bank("ant"), []
     for i in range(3000):

@@ -4,7 +4,7 @@
 
 A scripted model makes every reward predictable. `WorldReader` is a perfect answer agent for the
 synthetic world: it sees nothing but the prompt, and so proves what a prompt holds. The oracle
-manager is `world.advance`, the vanilla one overwrites the first dog with the second.
+manager is `sft.right_operation`, the vanilla one overwrites the first dog with the second.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ from memr1 import (
 )
 from metrics import f1
 from policy import Step
-from prompts import Operation, format_operation, manager_messages
-from world import EVENTS, INFERENCES, RELATIONS, advance, oracle_memories, sentence, world
+from prompts import Operation, format_operation, parse_operations
+from sft import right_operation
+from world import EVENTS, INFERENCES, RELATIONS, oracle_memories, sentence, world
 
 EMBED = hashed_words()
 
@@ -121,23 +122,13 @@ def managers(dialogues: Sequence[Dialogue]) -> tuple[dict[str, str], dict[str, s
     """Prompt -> response of the oracle manager and of the vanilla one, along the right banks."""
     oracle, vanilla = {}, {}
     for dialogue in dialogues:
-        state: dict = {}
         for place, turn in enumerate(dialogue.turns):
-            bank = MemoryBank(EMBED)
-            bank.add_many(oracle_memories(dialogue.turns[:place]).values())
-            fact = f"{turn.speaker}: {turn.text}"
-            shown = bank.search(fact, memr1.SIMILAR, turn.speaker)
-            prompt = manager_messages(fact, shown)[-1]["content"]
-            old, new = advance(state, turn)
-            place_of = {memory.text: number for number, memory in enumerate(shown)}
-            if old is None:
-                event, number, text = ("ADD", None, new) if new else ("NOOP", None, "")
-            else:
-                event, number, text = "UPDATE" if new else "DELETE", place_of.get(old), new or ""
-            oracle[prompt] = format_operation(Operation(event, number, text))
-            if event == "UPDATE":  # what the turn says, whatever the entry already held
-                text = turn.facts[0]
-            vanilla[prompt] = format_operation(Operation(event, number, text))
+            messages, response = right_operation(dialogue, place, EMBED)
+            [operation], _ = parse_operations(response, memr1.SIMILAR)
+            if operation.event == "UPDATE":  # what the turn says, whatever the entry already held
+                operation = Operation("UPDATE", operation.number, turn.facts[0])
+            prompt = messages[-1]["content"]
+            oracle[prompt], vanilla[prompt] = response, format_operation(operation)
     return oracle, vanilla
 
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from conftest import make_model, make_tokenizer
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, BertModel
+from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, BertModel, Cache
 
 import policy as policy_module
 from backend import devices
@@ -253,6 +253,21 @@ def test_ratio_is_one_at_the_start(tiny_policy, kind):
         assert (claimed - scored).abs().max() < 1e-4, (
             f"sampling and scoring disagree by {(claimed - scored).abs().max():.1e} nats: "
             "temperature (pitfall 21), precision (23), or ids that were not sampled (36)")
+
+
+def test_prompts_that_leave_the_batch_disturb_nobody(tiny_policy, monkeypatch):
+    policy, left = with_ends(tiny_policy, every=6), []
+    prompts = ragged_prompts() + alike_prompts()
+    original = Cache.batch_select_indices
+    monkeypatch.setattr(Cache, "batch_select_indices",
+                        lambda self, kept: (left.append(len(kept)), original(self, kept)))
+    groups = policy.sample(prompts, 2, 20, 1.0, torch.Generator().manual_seed(1))
+    assert len(left) > 1, "the test wants prompts that leave the batch at several times"
+    lengths = [len(step.response_ids) for step in flat(groups)]
+    assert min(lengths) < max(lengths) // 2, "the test wants responses of several lengths"
+    claimed = torch.tensor([p for step in flat(groups) for p in step.log_probs])
+    assert (claimed - plain_log_probs(policy.model, flat(groups), 1.0)).abs().max() < 1e-4, (
+        "after prompts left the batch, the others go on with the wrong cache, mask or position")
 
 
 def exact_distribution(policy: Policy, prompt: list[int], length: int,
