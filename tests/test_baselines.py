@@ -349,7 +349,7 @@ def test_memory_r1_here_decides_as_in_memr1(embedded: Policy) -> None:
     dialogue = world(1, 3, held_out=True)[0]
     ours = SYSTEMS["memory-r1"](embedded, EMBED, dialogue.speakers, compact=True)
     theirs = MemoryR1(embedded, embedded, EMBED, dialogue.speakers)
-    for turn in dialogue.turns[:15]:
+    for turn in dialogue.turns[:8]:
         ours.observe(turn)
         theirs.observe(turn)
     assert list(ours.bank) == list(theirs.bank), "the same decisions must leave the same bank"

@@ -49,7 +49,7 @@ def test_it_is_packed_and_every_name_is_one_token_everywhere(policy):
 
 def test_it_answers_from_right_memories(policy):
     tasks = []
-    for dialogue in world_splits()[2][:12]:
+    for dialogue in world_splits()[2][:5]:
         bank = MemoryBank(EMBED)
         bank.add_many(oracle_memories(dialogue.turns).values())
         tasks += [AnswerTask(bank, question, dialogue.speakers) for question in dialogue.questions]
@@ -60,7 +60,7 @@ def test_it_answers_from_right_memories(policy):
 
 
 def test_it_decides_like_the_vanilla_manager_but_sometimes_better(policy):
-    tasks = [t for t in manager_tasks(world_splits()[2][:12], EMBED, "turns") if t.merged]
+    tasks = [t for t in manager_tasks(world_splits()[2][:6], EMBED, "turns") if t.merged]
     agent = ManagerAgent(policy)
     greedy = [g[0].log["merged"] for g in agent.rollout(policy, tasks, 1, 0.0)]
     assert sum(greedy) <= 0.2 * len(greedy), "it merges already: nothing left to learn"
@@ -69,6 +69,7 @@ def test_it_decides_like_the_vanilla_manager_but_sometimes_better(policy):
     assert sum(sampled) >= 0.1 * len(sampled), "it never merges: nothing to reinforce"
 
 
+@pytest.mark.slow
 def test_it_leaves_out_of_a_list_what_ended(policy):
     """And that it does is the work of one head: without it, it writes either value."""
     draw = random.Random(0)
@@ -142,6 +143,7 @@ def test_lessons_are_right_where_the_memories_are_right(policy):
             assert answers.get(question, "nothing") == answer, f"{question}: taught {answer}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harness", ["mem1", "full_context"])
 def test_the_mem1_model_reads_well_and_remembers_badly(harness):
     policy = load_policy(EMBEDDED_MEM1)
