@@ -74,7 +74,6 @@ def write(folder: Path, content: object) -> Path:
 
 # ---- loading what is right -----------------------------------------------------------------------
 
-
 def test_a_small_file_is_read_whole(tmp_path):
     dialogues = data.load_locomo(write(tmp_path, small_file()))
     assert [dialogue.name for dialogue in dialogues] == ["conv-a", "conv-b", "conv-c"]
@@ -198,7 +197,6 @@ def test_split(tmp_path):
 
 # ---- refusing what is wrong ----------------------------------------------------------------------
 
-
 def set_at(place: list, value: object):
     """A change of the small file: put `value` at the end of the path `place`."""
     def change(conversations: list) -> None:
@@ -223,20 +221,13 @@ TURN = [1, "conversation", "session_9", 1]
 
 @pytest.mark.parametrize("change, pieces", [
     (set_at([1], 7), ["element 1: found 7, expected an object"]),
-    (remove_at([1, "sample_id"]), ["element 1, field 'sample_id': found nothing, expected text"]),
     (set_at([1, "sample_id"], "conv-a"), ["element 1, field 'sample_id'", "no earlier element"]),
     (remove_at([1, "conversation"]), ["(conv-b), field 'conversation': found nothing"]),
-    (set_at([1, "conversation"], []), ["(conv-b), field 'conversation': found []", "an object"]),
-    (remove_at([1, "conversation", "speaker_a"]), ["(conv-b), field 'speaker_a': found nothing"]),
     (set_at([1, "conversation", "speaker_b"], "Ann"), ["field 'speaker_b'", "another name"]),
     (set_at([1, "conversation"], {"speaker_a": "Ann", "speaker_b": "Bob"}), ["no turn in any"]),
     (set_at([1, "conversation", "session_9"], {"a": 1}), ["'session_9': found {'a': 1}, expected"]),
-    (set_at([1, "conversation", "session_9"], None), ["'session_9': found None, expected a list"]),
     (remove_at([1, "conversation", "session_9_date_time"]), ["'session_9_date_time': found"]),
-    (set_at(TURN, "hello"), ["session_9[1]: found 'hello', expected an object"]),
-    (remove_at([*TURN, "speaker"]), ["session_9[1], field 'speaker': found nothing"]),
     (remove_at([*TURN, "text"]), ["session_9[1], field 'text': found nothing"]),
-    (remove_at([*TURN, "dia_id"]), ["session_9[1], field 'dia_id': found nothing"]),
     (set_at([*TURN, "text"], " "), ["session_9[1], field 'text': found blank text"]),
     (set_at([*TURN, "text"], "\ud83d"), ["session_9[1], field 'text'", "surrogate"]),
     (set_at([*TURN, "speaker"], " "), ["session_9[1], field 'speaker': found blank text"]),
@@ -244,16 +235,9 @@ TURN = [1, "conversation", "session_9", 1]
     (set_at([*TURN, "dia_id"], "D8:2"), ["field 'dia_id': found 'D8:2'", "like 'D9:7'"]),
     (set_at([*TURN, "dia_id"], "D9:02"), ["field 'dia_id': found 'D9:02'"]),
     (set_at([*TURN, "blip_caption"], 3), ["field 'blip_caption': found 3, expected text"]),
-    (set_at([1, "observation"], []), ["(conv-b), field 'observation': found []"]),
-    (set_at([1, "observation", "session_9_observation"], 0), ["observation 'session_9_observ"]),
     (set_at([1, "observation", "session_9_observation", "Ann"], 0), ["'Ann': found 0", "a list"]),
     (set_at([1, "observation", "session_9_observation", "Ann", 0], ["x"]), ["'Ann'[0]: found 1"]),
-    (set_at([1, "observation", "session_9_observation", "Ann", 0, 1], {}), ["'Ann'[0]: found {}"]),
-    (set_at([1, "observation", "session_9_observation", "Ann", 0, 0], 1), ["'Ann'[0]: found 1"]),
     (remove_at([1, "qa"]), ["(conv-b), field 'qa': found nothing, expected a list"]),
-    (set_at([1, "qa", 0], None), ["qa[0]: found None, expected an object"]),
-    (remove_at([1, "qa", 0, "question"]), ["qa[0], field 'question': found nothing"]),
-    (remove_at([1, "qa", 3, "answer"]), ["qa[3], field 'answer': found nothing, expected text"]),
     (set_at([1, "qa", 3, "answer"], True), ["field 'answer': found True", "text or a whole"]),
     (set_at([1, "qa", 3, "answer"], ""), ["qa[3], field 'answer': found blank text"]),
     (set_at([1, "qa", 3, "answer"], []), ["field 'answer': found an empty list"]),
@@ -261,13 +245,10 @@ TURN = [1, "conversation", "session_9", 1]
     (set_at([1, "qa", 3, "answer"], [" "]), ["qa[3], field 'answer': found blank text"]),
     (set_at([1, "qa", 3, "answer"], float("nan")), ["'answer': found nan, expected a finite"]),
     (set_at([1, "qa", 4, "adversarial_answer"], []), ["qa[4], field 'adversarial_answer': found"]),
-    (remove_at([1, "qa", 0, "category"]), ["qa[0], field 'category': found nothing"]),
     (set_at([1, "qa", 0, "category"], 6), ["field 'category': found 6, expected a whole number"]),
     (set_at([1, "qa", 0, "category"], 0), ["qa[0], field 'category': found 0"]),
     (set_at([1, "qa", 0, "category"], True), ["qa[0], field 'category': found True"]),
-    (set_at([1, "qa", 0, "category"], "4"), ["qa[0], field 'category': found '4'"]),
     (set_at([1, "qa", 0, "evidence"], "D9:1"), ["qa[0], field 'evidence': found 'D9:1'", "a list"]),
-    (set_at([1, "qa", 0, "evidence"], [1]), ["qa[0], field 'evidence': found 1, expected text"]),
 ])
 def test_a_broken_place_is_named(tmp_path, change, pieces):
     conversations = small_file()
@@ -387,14 +368,14 @@ def change_at_random(tmp_path: Path, count: int, content: list, load: Callable, 
 
 
 def test_thousands_of_random_changes_load_or_raise_data_error(tmp_path):
-    change_at_random(tmp_path, 4000, small_file(), data.load_locomo, check_loaded, REMEDY)
+    change_at_random(tmp_path, 2000, small_file(), data.load_locomo, check_loaded, REMEDY)
 
 
 def test_thousands_of_damaged_texts_load_or_raise_data_error(tmp_path):
     generator = random.Random(1)
     original = json.dumps(small_file()).encode()
     path = tmp_path / "small.json"
-    for _ in range(3000):
+    for _ in range(1500):
         content = bytearray(original)
         for _ in range(generator.randrange(1, 4)):
             damage = generator.choice(b'"{}[],:019 \\\xff\n\x00eD')
@@ -409,7 +390,6 @@ def test_thousands_of_damaged_texts_load_or_raise_data_error(tmp_path):
 
 
 # ---- the real file -------------------------------------------------------------------------------
-
 
 @pytest.fixture(scope="module")
 def real_path() -> Path:

@@ -85,7 +85,6 @@ def own_imports(name: str) -> set[str]:
 
 # ---- Rooms ---------------------------------------------------------------------------------------
 
-
 def test_the_root_holds_what_a_student_reads():
     at_root = {path.stem for path in ROOT.glob("*.py")}
     assert at_root == {*CORE, *LOOPS}, (
@@ -154,7 +153,6 @@ for name in {NO_TENSORS}:
 
 
 # ---- What is in them -----------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstrings_and_their_examples(name):

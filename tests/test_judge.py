@@ -568,7 +568,7 @@ PIECES = ['{"label": "CORRECT"}', '{"label": "WRONG"}', '{"label":', '"label"', 
           "\n", "é", "\ud83d", "1e999", "null", '{"a": {"label": "CORRECT"}}']
 mixed = st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=12).map("".join)
 no_braces = st.text(st.characters(exclude_characters="{}<>"), max_size=30)
-fuzz = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+fuzz = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @fuzz
@@ -787,13 +787,6 @@ def test_a_local_model_judges(tmp_path):
         Judge("m", from_policy(Scripted(1)), tmp_path / "m" / "verdicts.jsonl").verdicts(
             numbered(CHUNK + 5))
     assert len(replies_in(tmp_path / "m")) == CHUNK, "the first chunk was done and must be kept"
-
-
-def test_a_real_model_with_random_weights(tiny_policy, tmp_path, monkeypatch):
-    monkeypatch.setattr(judge_module, "MAX_NEW_TOKENS", 6)
-    judge = Judge("tiny", from_policy(tiny_policy()), tmp_path / "verdicts.jsonl")
-    assert judge.verdicts([RIGHT, OFF]) == [None, None], "noise is no verdict"
-    assert judge.counts["unparsable"] == 2 and len(replies_in(tmp_path)) == 2
 
 
 # ---- The prompt ----------------------------------------------------------------------------------

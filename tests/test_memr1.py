@@ -4,7 +4,7 @@
 
 A scripted model makes every reward predictable. `WorldReader` is a perfect answer agent for the
 synthetic world: it sees nothing but the prompt, and so proves what a prompt holds. The oracle
-manager is `world.advance`, the vanilla one overwrites the first dog with the second.
+manager is `sft.right_operation`, the vanilla one overwrites the first dog with the second.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ from memr1 import (
 )
 from metrics import f1
 from policy import Step
-from prompts import Operation, format_operation, manager_messages
+from prompts import Operation, format_operation, manager_messages, parse_operations
+from sft import right_operation
 from training.tasks import add_everything, answer_tasks, manager_tasks
-from world import EVENTS, INFERENCES, RELATIONS, advance, oracle_memories, sentence, world
+from world import EVENTS, INFERENCES, RELATIONS, oracle_memories, sentence, world
 
 EMBED = hashed_words()
 
@@ -124,23 +125,13 @@ def managers(dialogues: Sequence[Dialogue]) -> tuple[dict[str, str], dict[str, s
     """Prompt -> response of the oracle manager and of the vanilla one, along the right banks."""
     oracle, vanilla = {}, {}
     for dialogue in dialogues:
-        state: dict = {}
         for place, turn in enumerate(dialogue.turns):
-            bank = MemoryBank(EMBED)
-            bank.add_many(oracle_memories(dialogue.turns[:place]).values())
-            fact = f"{turn.speaker}: {turn.text}"
-            shown = bank.search(fact, memr1.SIMILAR, turn.speaker)
-            prompt = manager_messages(fact, shown)[-1]["content"]
-            old, new = advance(state, turn)
-            place_of = {memory.text: number for number, memory in enumerate(shown)}
-            if old is None:
-                event, number, text = ("ADD", None, new) if new else ("NOOP", None, "")
-            else:
-                event, number, text = "UPDATE" if new else "DELETE", place_of.get(old), new or ""
-            oracle[prompt] = format_operation(Operation(event, number, text))
-            if event == "UPDATE":  # what the turn says, whatever the entry already held
-                text = turn.facts[0]
-            vanilla[prompt] = format_operation(Operation(event, number, text))
+            messages, response = right_operation(dialogue, place, EMBED)
+            [operation], _ = parse_operations(response, memr1.SIMILAR)
+            if operation.event == "UPDATE":  # what the turn says, whatever the entry already held
+                operation = Operation("UPDATE", operation.number, turn.facts[0])
+            prompt = messages[-1]["content"]
+            oracle[prompt], vanilla[prompt] = response, format_operation(operation)
     return oracle, vanilla
 
 
@@ -234,12 +225,12 @@ def test_an_answer_agent_drops_the_least_similar_memories_of_all_speakers() -> N
     text = "Who has red sweet ripe big apples of the old tree?"
     task = AnswerTask(bank, Question(text, "a", 4, ()), ("Anna", "Bob"))
     policy = always("**Answer:** a")
-    [whole] = answer_all(policy, [task], True, 20)
+    [whole] = answer_all(policy, [task], max_new_tokens=20)
     assert whole.n_dropped == 0 and len(whole.memories) == 40
     for room in (len(whole.prompt) - 1, len(whole.prompt) // 2, len(whole.prompt) // 5):
         policy.positions = room + 20
-        [answer] = answer_all(policy, [task], True, 20)
-        [[episode]] = AnswerAgent(True, 20).rollout(policy, [task], 1, 0.0)
+        [answer] = answer_all(policy, [task], max_new_tokens=20)
+        [[episode]] = AnswerAgent(max_new_tokens=20).rollout(policy, [task], 1, 0.0)
         assert answer.prompt == episode.log["prompt"], "training reads another prompt"
         assert room - 120 < len(answer.prompt) <= room, (
             "the prompt must leave room for the response, and drop no more than it must")
@@ -256,16 +247,16 @@ def test_an_answer_agent_drops_the_least_similar_memories_of_all_speakers() -> N
 
 
 def test_a_manager_drops_the_least_similar_memories_and_cannot_touch_them() -> None:
-    fact = "Anna: I have apple trees"
+    fact = Statement("Anna: I have apple trees", "Anna", "8 May 2023")
     bank = bank_of(*(f"Anna has {'apple trees ' * (5 - i)}and apple {i}" for i in range(5)))
-    task = ManagerTask(bank, fact, "Anna", "8 May 2023", Question("Who?", "a", 4, ()), ("Anna",))
+    task = ManagerTask(bank, fact, Question("Who?", "a", 4, ()), ("Anna",))
     similar = task.memories
-    whole = len(manager_messages(fact, similar)[-1]["content"])
+    whole = len(manager_messages(fact.text, similar)[-1]["content"])
     policy = always('[{"event": "DELETE", "id": 1}, {"event": "DELETE", "id": 3}]')
     policy.positions = whole + 20 - len(similar[-1].text) - len(similar[-2].text)
-    agent = ManagerAgent(always("**Answer:** a"), True, 20)
+    agent = ManagerAgent(always("**Answer:** a"), max_new_tokens=20)
     [[episode]] = agent.rollout(policy, [task], 1, 0.0)
-    [observation] = observe_all(policy, [bank.copy()], [(fact, "Anna", "8 May 2023")], 20)
+    [observation] = observe_all(policy, [bank.copy()], [fact], max_new_tokens=20)
     n_read = len(observation.memories)
     assert 0 < n_read < 4 and observation.memories == similar[:n_read], "the most similar stay"
     assert numbered(episode.log["prompt"]) == {memory.id for memory in similar[:n_read]}
@@ -517,14 +508,6 @@ def test_an_interrupted_answer_is_asked_for_again(tasks: list[ManagerTask]) -> N
     assert "answer" in episode.log, "half an outcome was kept"
 
 
-def test_no_rollout_changes_a_bank(dialogues: list[Dialogue], tasks: list[ManagerTask]) -> None:
-    before = [contents(task.bank) for task in tasks]
-    busy = always('[{"event": "DELETE", "id": 0}, {"event": "UPDATE", "id": 1, "text": "x"}, '
-                  '{"event": "ADD", "text": "y"}]', '[{"event": "ADD", "text": "z"}]')
-    ManagerAgent(WorldReader(), max_new_tokens=64).rollout(busy, tasks, 2, 1.0)
-    assert [contents(task.bank) for task in tasks] == before, "a rollout must work on copies"
-
-
 def test_oracle_and_vanilla_managers_in_rollouts(dialogues: list[Dialogue],
                                                  tasks: list[ManagerTask]) -> None:
     """What reinforcement learning has to gain: the distance between these two."""
@@ -567,20 +550,3 @@ def test_episodes_of_the_answer_agent(dialogues: list[Dialogue]) -> None:
     direct = always("**Answer:** x")
     AnswerAgent(False, max_new_tokens=64).rollout(direct, tasks[:1], 2, 1.0)
     assert direct.read[0].endswith("Answer directly."), "--no-distill does not reach the prompt"
-
-
-def test_a_real_model_goes_through_both_agents(tiny_policy: Callable,
-                                               tasks: list[ManagerTask]) -> None:
-    """Random weights write noise: nothing may raise, and ids and lengths must fit."""
-    policy, generator = tiny_policy(), None
-    groups = ManagerAgent(policy, max_new_tokens=5).rollout(policy, tasks[:2], 3, 1.0, generator)
-    task = AnswerTask(tasks[-1].bank, tasks[-1].question, tasks[-1].speakers)
-    groups += AnswerAgent(max_new_tokens=5).rollout(policy, [task], 3, 1.0, generator)
-    for group in groups:
-        assert len(group) == 3
-        for episode in group:
-            [step] = episode.steps
-            assert 1 <= len(step.response_ids) <= 5 == max(5, len(step.log_probs))
-            assert episode.log["response"] == policy.decode(step.response_ids)
-            assert step.prompt_ids == group[0].steps[0].prompt_ids, "a group shares one prompt"
-            assert episode.reward in (0.0, 1.0)

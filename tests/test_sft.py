@@ -9,7 +9,7 @@ import json
 
 import pytest
 import torch
-from canned import CannedAgent, make_run
+from canned import CannedAgent, make_run, refused
 
 import sft
 from memory_bank import MemoryBank, hashed_words
@@ -94,24 +94,17 @@ def test_trajectories_of_real_models_are_read(tmp_path):
     ('{"messages": [{"role": "user", "content": "u"}]}', "the assistant's"),
     ('{"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": " "}]}',
      "the assistant's"), (None, "cannot read")])
-def test_a_broken_file_of_trajectories_is_named(tmp_path, capsys, text, said):
+def test_a_broken_file_of_trajectories_is_named(tmp_path, text, said):
     path = tmp_path / "chats.jsonl"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(SystemExit) as stopped:
-        read_trajectories(str(path))
-    line = capsys.readouterr().err
-    assert stopped.value.code == 2 and str(path) in line and said in line, line
+    line = refused(lambda _: read_trajectories(str(path)))
+    assert str(path) in line and said in line, line
 
 
-def test_without_an_oracle_one_line_says_what_to_give(capsys):
-    for argv in (["--data", "locomo.json"], ["--agent", "mem1"]):
-        with pytest.raises(SystemExit) as stopped:
-            if argv[0] == "--agent":
-                sft.main(argv)
-            else:
-                lessons_of(SFTOptions(data=argv[1]), EMBED)
-        assert stopped.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+def test_without_an_oracle_one_line_says_what_to_give():
+    refused(sft.main, "--agent", "mem1")
+    refused(lambda _: lessons_of(SFTOptions(data="locomo.json"), EMBED))
 
 
 def test_the_loss_is_that_of_separate_rows_and_falls(tmp_path, monkeypatch):

@@ -10,9 +10,8 @@ import re
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from canned import refused
 
-from backend.loading import load_tokenizer
 from benchmarks.shop import Store, goals
 from environments import Search, search_tasks
 from making import manager, mem1
@@ -49,16 +48,9 @@ def test_it_is_packed_and_every_name_is_one_token_everywhere(policy):
         f"{tokens}: the tokenizer cuts text another way than in training")
 
 
-def test_autotokenizer_would_cut_text_another_way():
-    text = "\n- 8 May 2023: Anna married"
-    ours, theirs = (t.encode(text) for t in (
-        load_tokenizer(EMBEDDED_MODEL), AutoTokenizer.from_pretrained(EMBEDDED_MODEL)))
-    assert ours != theirs, "AutoTokenizer reads tokenizer.json again: load_tokenizer may go"
-
-
 def test_it_answers_from_right_memories(policy):
     tasks = []
-    for dialogue in world_splits()[2][:12]:
+    for dialogue in world_splits()[2][:5]:
         bank = MemoryBank(EMBED)
         bank.add_many(oracle_memories(dialogue.turns).values())
         tasks += [AnswerTask(bank, question, dialogue.speakers) for question in dialogue.questions]
@@ -69,7 +61,7 @@ def test_it_answers_from_right_memories(policy):
 
 
 def test_it_decides_like_the_vanilla_manager_but_sometimes_better(policy):
-    tasks = [t for t in manager_tasks(world_splits()[2][:12], EMBED, "turns") if t.merged]
+    tasks = [t for t in manager_tasks(world_splits()[2][:6], EMBED, "turns") if t.merged]
     agent = ManagerAgent(policy, max_new_tokens=64)
     greedy = [g[0].log["merged"] for g in agent.rollout(policy, tasks, 1, 0.0)]
     assert sum(greedy) <= 0.2 * len(greedy), "it merges already: nothing left to learn"
@@ -78,6 +70,7 @@ def test_it_decides_like_the_vanilla_manager_but_sometimes_better(policy):
     assert sum(sampled) >= 0.1 * len(sampled), "it never merges: nothing to reinforce"
 
 
+@pytest.mark.slow
 def test_it_leaves_out_of_a_list_what_ended(policy):
     """And that it does is the work of one head: without it, it writes either value."""
     draw = random.Random(0)
@@ -151,6 +144,7 @@ def test_lessons_are_right_where_the_memories_are_right(policy):
             assert answers.get(question, "nothing") == answer, f"{question}: taught {answer}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harness", ["mem1", "full_context"])
 def test_the_mem1_model_reads_well_and_remembers_badly(harness):
     policy = load_policy(EMBEDDED_MEM1)
@@ -209,20 +203,15 @@ def test_lessons_of_mem1_are_turns_of_the_agent():
 
 # ---- The commands --------------------------------------------------------------------------------
 
-
 @pytest.mark.parametrize("main", [manager.main, mem1.main])
-def test_nothing_is_replaced_that_nobody_asked_to_replace(main, tmp_path, monkeypatch, capsys):
+def test_nothing_is_replaced_that_nobody_asked_to_replace(main, tmp_path, monkeypatch):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "config.json").write_text("an older model")
     (tmp_path / "file").write_text("x")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("making.wiring.Qwen2ForCausalLM", None)  # whatever is built is too much
     for out in ("full", "file", "file/below"):
-        with pytest.raises(SystemExit) as stopped:
-            main(["--out", out])
-        error = capsys.readouterr().err
-        assert stopped.value.code == 2 and error.startswith(f"error: --out {out}: "), (
-            f"{error!r}: the folder must be refused before the work")
+        assert refused(main, "--out", out).startswith(f"error: --out {out}: ")
     assert (tmp_path / "full" / "config.json").read_text() == "an older model"
     default = make_parser("", "", 1, "runs/making").parse_args([]).out
     assert not default.exists(), "by default the model goes into a new folder, never into tiny/"
