@@ -140,7 +140,8 @@ def shown_by(name: str, dialogue: Dialogue, facts: Callable[[Turn], Iterable[str
              embedder_for: EmbedderFor) -> list[tuple[set[str], int]]:
     """For each question: the ids of the turns that a system shows something of, and its tokens."""
     lines = lines_of((fact, turn) for turn in dialogue.turns for fact in facts(turn))
-    system = MEASURED[name](NO_MODEL, embedder_for(lines), dialogue.speakers, compact=True)
+    system = MEASURED[name](NO_MODEL, embedder_for(lines), dialogue.speakers, compact=True,
+                            max_new_tokens=1)  # nothing is written
     turn_of: dict[int, str] = {}
     for turn in dialogue.turns:
         for fact in facts(turn):

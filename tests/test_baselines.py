@@ -137,7 +137,8 @@ def test_a_question_is_shown_with_its_date(name):
         lambda system, user: "**Answer:** x")
     for question in asked:
         one = replace(dialogue, questions=(question,))
-        system = SYSTEMS[name](model, EMBED, dialogue.speakers, answerer=answerer)
+        system = SYSTEMS[name](model, EMBED, dialogue.speakers, answerer=answerer, facts="llm",
+                               max_new_tokens=64)
         run_together(name, [system], [one], tqdm(disable=True))
     with_date, without = (prompt.split("Question")[-1] for prompt in answerer.read)
     assert with_date.startswith(" (asked on 2023/05/30 (Tue) 23:40): How long ago did I ski?")
@@ -188,7 +189,8 @@ def test_in_step_is_the_same_as_one_at_a_time(name: str, compact: bool) -> None:
     outcomes = []
     for in_step in (True, False):
         model = Scripted(rules)
-        systems = [SYSTEMS[name](model, EMBED, d.speakers, max_new_tokens=64, compact=compact) for d in dialogues]
+        systems = [SYSTEMS[name](model, EMBED, d.speakers, max_new_tokens=64, compact=compact)
+                   for d in dialogues]
         if in_step:
             for place in range(12):
                 drive([s.observing(d.turns[place]) for s, d in zip(systems, dialogues)])
@@ -388,7 +390,8 @@ def test_mem0_compares_with_five_of_the_same_speaker() -> None:
 
 def test_memory_r1_here_decides_as_in_memr1(embedded: Policy) -> None:
     dialogue = world(1, 3, held_out=True)[0]
-    ours = SYSTEMS["memory-r1"](embedded, EMBED, dialogue.speakers, max_new_tokens=64, compact=True)
+    ours = SYSTEMS["memory-r1"](embedded, EMBED, dialogue.speakers, max_new_tokens=64,
+                                compact=True)
     theirs = MemoryR1(embedded, embedded, EMBED, dialogue.speakers, max_new_tokens=64)
     for turn in dialogue.turns[:8]:
         ours.observe(turn)
@@ -698,7 +701,7 @@ def test_no_response_stops_a_system(name: str) -> None:
     for compact in (False, True):
         draw = random.Random(name)
         system = SYSTEMS[name](Scripted(lambda *_: draw.choice(AWKWARD)), **WHO,
-                               compact=compact)
+                               facts="turns" if compact else "llm", compact=compact)
         for day in range(1, 41):
             system.observe(said("my dog", SPEAKERS[day % 2], day))
         answers = [system.answer("What dog?") for _ in range(5)]
@@ -720,7 +723,7 @@ def test_data_and_memories_cannot_imitate_a_prompt(name: str) -> None:
         chance = random.Random(0)
         model = Scripted(lambda system, user: json.dumps(
             chance.choice(tools) if system == TOOL_INSTRUCTIONS else replies.get(system, "x")))
-        system = SYSTEMS[name](model, **WHO, compact=compact)
+        system = SYSTEMS[name](model, **WHO, facts="turns" if compact else "llm", compact=compact)
         for _ in range(3):
             system.observe(Turn("D1:1", "Anna", evil, evil, (evil,)))
         system.answer(evil)
@@ -781,7 +784,7 @@ def test_systems_parse_no_thinking_and_count_what_is_surplus(thinking: str) -> N
 def test_mem0_counts_the_facts_that_it_drops() -> None:
     system = Mem0(in_turn({"facts": ["a", 5, {"fact": "b"}, {"x": 1}]},
                           [{"event": "ADD", "text": "a"}], [{"event": "ADD", "text": "b"}]),
-                  **WHO)
+                  **WHO, facts="llm")
     system.observe(said("a and b"))
     assert texts(system) == ["a", "b"] and system.counts["invalid"] == 2
 
