@@ -48,7 +48,16 @@ from comparisons.recall import mean, share
 from data import DataError, Dialogue, Question, category_name
 from mem1 import HARNESSES
 from memory_bank import Embedder
-from memr1 import CHUNK, Answer, AnswerTask, Reading, Sources, answer_all, build_banks
+from memr1 import (
+    CHUNK,
+    PER_SPEAKER,
+    Answer,
+    AnswerTask,
+    Reading,
+    Sources,
+    answer_all,
+    build_banks,
+)
 from metrics import bleu1, f1, squad_exact_match, summarise
 from policy import Policy
 from training.kept import KeptPolicy
@@ -86,6 +95,8 @@ class EvaluateOptions:
                                "turns", "observations", "llm", agents=(None,))
     embedder: str = option("hashed", EMBEDDER_HELP)
     distill: bool = option(True, "select memories, then answer", agents=(None,))
+    memories: int = option(PER_SPEAKER, "memories of each speaker that the answer agent reads, 5 "
+                                        "to 30", agents=(None,))
     limit: int | None = option(None, "ask only the first so many questions (mem1: tasks), 10 to "
                                      "100, and read only their dialogues: a quick look")
     turns: int | None = option(None, "read only the first so many turns of a dialogue, 20 to 600, "
@@ -111,10 +122,10 @@ def evidence_found(sources: Sources, question: Question, answer: Answer) -> floa
 
 
 def ask_everything(answerer: Policy, dialogues: Sequence[Dialogue], reading: Reading,
-                   distill: bool, max_new_tokens: int) -> list[Record]:
+                   distill: bool, max_new_tokens: int, per_speaker: int) -> list[Record]:
     """A record of every question, answered from the bank of its dialogue, in order."""
     # Every question is asked of the final bank, because LoCoMo asks after the last session.
-    tasks = [(dialogue, sources, AnswerTask(bank, question, dialogue.speakers))
+    tasks = [(dialogue, sources, AnswerTask(bank, question, dialogue.speakers, per_speaker))
              for dialogue, bank, sources in zip(dialogues, reading.banks, reading.sources)
              for question in dialogue.questions]
     records = []
@@ -152,7 +163,7 @@ def score_records(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def run_system(manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue], embed: Embedder,
-               facts: str, distill: bool, max_new_tokens: int,
+               facts: str, distill: bool, max_new_tokens: int, per_speaker: int = PER_SPEAKER,
                ) -> tuple[dict[str, Any], list[Record]]:
     """Scores, times and counts of the two agents together, and a record of every question."""
     start = time.time()
@@ -162,7 +173,7 @@ def run_system(manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue],
     read_seconds = time.time() - start
     # Answers are timed apart, because a system may buy fast answers with slow reading.
     start = time.time()
-    records = ask_everything(answerer, dialogues, reading, distill, max_new_tokens)
+    records = ask_everything(answerer, dialogues, reading, distill, max_new_tokens, per_speaker)
     answer_seconds = time.time() - start
     n_turns = sum(len(dialogue.turns) for dialogue in dialogues)
     return {
@@ -240,7 +251,7 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
     agents = load_agents(options)
     reader = KeptPolicy(agents["manager"])  # to read eight conversations takes a real model hours
     scores, records = run_system(reader, agents["answerer"], dialogues, embed, options.facts,
-                                 options.distill, options.max_new_tokens)
+                                 options.distill, options.max_new_tokens, options.memories)
     seconds = time.time() - start
     summary = {**vars(options), "manager": options.manager or options.model,
                "answerer": options.answerer or options.model, **scores,

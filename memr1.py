@@ -68,6 +68,7 @@ class AnswerTask:
     bank: MemoryBank
     question: Question
     speakers: tuple[str, ...]  # whose memories are searched, and shown in this order
+    per_speaker: int = PER_SPEAKER  # memories of each that are shown
 
     def prompt(self, policy: Policy, distill: bool, max_new_tokens: int) -> Prompt:
         """The candidates of each speaker, and the question.
@@ -79,7 +80,7 @@ class AnswerTask:
         def prompt_of(memories: Sequence[Memory]) -> list[Message]:
             return answer_messages(text, timelines(memories, self.speakers), distill, asked)
 
-        memories = ranked(self.bank, text, self.speakers)
+        memories = ranked(self.bank, text, self.speakers, self.per_speaker)
         return fit(policy, prompt_of, memories, policy.positions - max_new_tokens)
 
 
@@ -371,8 +372,10 @@ class ManagerAgent:
     """
 
     def __init__(self, frozen: Policy, distill: bool = True,
-                 reward: Reward = squad_exact_match, *, max_new_tokens: int):
+                 reward: Reward = squad_exact_match, per_speaker: int = PER_SPEAKER, *,
+                 max_new_tokens: int):
         self.frozen, self.distill, self.reward = frozen, distill, reward
+        self.per_speaker = per_speaker  # memories that the answer agent reads
         self.max_new_tokens = max_new_tokens  # of both agents
         self.outcomes: dict[tuple[ManagerTask, str], dict] = {}  # (task, response) -> for the log
 
@@ -429,7 +432,7 @@ class ManagerAgent:
                 changes.append({"operations": dict(counts)})
                 if task.merged:
                     changes[-1]["merged"] = any(memory.text == task.merged for memory in bank)
-                yield AnswerTask(bank, task.question, task.speakers)
+                yield AnswerTask(bank, task.question, task.speakers, self.per_speaker)
 
         # A generator, because the banks of a real dialogue have 5 MB each: one lives at a time.
         answers = answer_all(self.frozen, questions(), self.distill,

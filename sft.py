@@ -42,7 +42,7 @@ from backend.lora import learned
 from benchmarks.splits import splits
 from data import Dialogue, Message
 from memory_bank import Embedder, MemoryBank
-from memr1 import SIMILAR, Reading, candidates, facts_of
+from memr1 import PER_SPEAKER, SIMILAR, Reading, candidates, facts_of
 from prompts import Operation, answer_messages, format_answer, format_operation, manager_messages
 from training.options import Options, option, parse_options
 from training.results import evaluate_after, evaluate_before, finish
@@ -97,7 +97,7 @@ def manager_lessons(dialogues: Sequence[Dialogue], embed: Embedder) -> list[Less
 
 
 def answer_lessons(dialogues: Sequence[Dialogue], banks: Sequence[MemoryBank], distill: bool,
-                   ) -> list[Lesson]:
+                   per_speaker: int = PER_SPEAKER) -> list[Lesson]:
     """Every question over a bank that kept every fact; the expert selects what still holds."""
     lessons = []
     for dialogue, bank in zip(dialogues, banks):
@@ -112,14 +112,15 @@ def answer_lessons(dialogues: Sequence[Dialogue], banks: Sequence[MemoryBank], d
             # A key without a state is an event, whose value is its name.
             selected = [latest[key, value] for key in probes[question.text].needs
                         for value in state.get(key, key[1:])]
-            memories = candidates(bank, question.text, dialogue.speakers)
-            lessons.append((answer_messages(question.text, memories, distill),
+            memories = candidates(bank, question.text, dialogue.speakers, per_speaker)
+            lessons.append((answer_messages(question.text, memories, distill,
+                                            question.timestamp),
                             format_answer(selected, question.answer, distill)))
     return lessons
 
 
 def evidence_lessons(dialogues: Sequence[Dialogue], reading: Reading, distill: bool,
-                     ) -> list[Lesson]:
+                     per_speaker: int = PER_SPEAKER) -> list[Lesson]:
     """Every question over its bank; the expert selects the shown memories of the evidence turns.
 
     Questions of whose evidence nothing is shown are left out, because they would teach to guess.
@@ -127,11 +128,12 @@ def evidence_lessons(dialogues: Sequence[Dialogue], reading: Reading, distill: b
     lessons = []
     for dialogue, bank, sources in zip(dialogues, reading.banks, reading.sources):
         for question in dialogue.questions:
-            memories = candidates(bank, question.text, dialogue.speakers)
+            memories = candidates(bank, question.text, dialogue.speakers, per_speaker)
             selected = [memory.text for of_speaker in memories.values() for memory in of_speaker
                         if sources[memory.id] & set(question.evidence)]
             if selected:
-                lessons.append((answer_messages(question.text, memories, distill),
+                lessons.append((answer_messages(question.text, memories, distill,
+                                                question.timestamp),
                                 format_answer(selected, question.answer, distill)))
     return lessons
 
@@ -173,8 +175,8 @@ def lessons_of(run: Run) -> list[Lesson]:
     # The oracle knows what holds in the end. A manager's memories have words of their own, so there
     # the evidence decides.
     if options.data in w.KINDS and options.facts == "observations" and not options.manager:
-        return answer_lessons(dialogues, run.train_banks.banks, options.distill)
-    return evidence_lessons(dialogues, run.train_banks, options.distill)
+        return answer_lessons(dialogues, run.train_banks.banks, options.distill, options.memories)
+    return evidence_lessons(dialogues, run.train_banks, options.distill, options.memories)
 
 
 # ---- The loop ------------------------------------------------------------------------------------

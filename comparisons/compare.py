@@ -50,6 +50,7 @@ from comparisons.judge import Judge, JudgeError, Server, from_policy
 from comparisons.rules_and_mem0 import System, drive
 from data import DataError, Dialogue, category_name, json_lines
 from memory_bank import Embedder
+from memr1 import PER_SPEAKER
 from metrics import bleu1, f1, squad_exact_match
 from policy import Policy
 from training.options import option, parse_options, resolve
@@ -81,6 +82,8 @@ class CompareOptions:
                                "turns", "observations", "llm")
     embedder: str = option("hashed", EMBEDDER_HELP)
     distill: bool = option(True, "select memories, then answer")
+    memories: int = option(PER_SPEAKER, "memories of each speaker that an answer prompt shows, "
+                                        "5 to 30")
     limit: int | None = option(None, "ask only the first so many questions, 10 to 100, and read "
                                      "only their dialogues: a quick look")
     turns: int | None = option(None, "read only the first so many turns of a dialogue, 20 to 600, "
@@ -192,12 +195,13 @@ def leaves_out_instructions(policy: Policy) -> bool:
 
 def make_systems(name: str, manager: Policy, answerer: Policy, embed: Embedder,
                  dialogues: Sequence[Dialogue], max_new_tokens: int, distill: bool,
-                 facts: str) -> list[System]:
+                 facts: str, per_speaker: int) -> list[System]:
     """An empty memory for each dialogue."""
     make = SYSTEMS["memory-r1" if name in TRAINED else name]
     compact = leaves_out_instructions(manager)
     return [make(manager, embed, dialogue.speakers, compact=compact, answerer=answerer,
-                 distill=distill, facts=facts, max_new_tokens=max_new_tokens)
+                 distill=distill, facts=facts, per_speaker=per_speaker,
+                 max_new_tokens=max_new_tokens)
             for dialogue in dialogues]
 
 
@@ -283,7 +287,7 @@ def run_all(names: Sequence[str], options: CompareOptions, dialogues: Sequence[D
                 part = unread[first:first + TOGETHER]
                 systems = make_systems(
                     name, policies[models[0]], policies[models[1]], embed, part,
-                    options.max_new_tokens, options.distill, options.facts)
+                    options.max_new_tokens, options.distill, options.facts, options.memories)
                 new = [{**record, "stamps": stamps}
                        for record in run_together(name, systems, part, progress)]
                 with path.open("a", encoding="utf-8") as file:
@@ -395,7 +399,7 @@ def open_comparison(options: CompareOptions) -> Path:
     """
     folder = Path(options.out)
     settings = {name: getattr(options, name) for name in
-                ("model", "data", "facts", "embedder", "distill", "limit", "turns",
+                ("model", "data", "facts", "embedder", "distill", "memories", "limit", "turns",
                  "max_new_tokens")}
     path = folder / "config.json"
     folder.mkdir(parents=True, exist_ok=True)

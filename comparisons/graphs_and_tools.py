@@ -23,7 +23,7 @@ from comparisons.rules_and_mem0 import (
 )
 from data import Message, Turn
 from memory_bank import STOP_WORDS, Memory, memory_line, words_of
-from memr1 import PER_SPEAKER, SIMILAR, apply_operations, facts_of
+from memr1 import SIMILAR, apply_operations, facts_of
 from metrics import spaced
 from prompts import (
     Operation,
@@ -245,7 +245,7 @@ class Zep(System):
     def retrieve(self, question: str) -> dict[str, list[Memory]]:
         best = self.ranked(question)
         return {name: [self.dated(edge) for edge in sorted(
-            [edge for edge in best if edge.speaker == name][:PER_SPEAKER], key=lambda m: m.id)]
+            [edge for edge in best if edge.speaker == name][:self.per_speaker], key=lambda m: m.id)]
             for name in self.speakers}
 
     def dated(self, edge: Memory) -> Memory:

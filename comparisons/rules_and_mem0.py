@@ -34,7 +34,7 @@ from typing import Any
 
 from data import Message, Turn
 from memory_bank import Embedder, Memory, MemoryBank, memory_line
-from memr1 import SIMILAR, Answer, apply_operations, candidates, facts_of, greedy
+from memr1 import PER_SPEAKER, SIMILAR, Answer, apply_operations, candidates, facts_of, greedy
 from policy import Policy, fit
 from prompts import (
     answer_messages,
@@ -103,6 +103,7 @@ class System(ABC):
     answerer: Policy | None = None  # another model for the answers
     distill: bool = True  # select memories before the answer
     facts: str = "turns"  # where Mem0 and the rules have a turn's facts from: memr1.facts_of
+    per_speaker: int = PER_SPEAKER  # memories that an answer prompt shows of each speaker
     max_new_tokens: int = field(kw_only=True)
     # "calls" of a model, "prompt tokens" it read, "invalid" outputs, memories "dropped" from answer
     # prompts that were too long, operations by name, and what a child counts besides
@@ -122,7 +123,7 @@ class System(ABC):
 
     def retrieve(self, question: str) -> dict[str, list[Memory]]:
         """What the answer prompt shows, under headings."""
-        return candidates(self.bank, question, self.speakers)
+        return candidates(self.bank, question, self.speakers, self.per_speaker)
 
     def answering(self, question: str, asked: str = "",
                   memories: dict[str, list[Memory]] | None = None) -> Work:

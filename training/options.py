@@ -21,6 +21,7 @@ from backend.loading import usual_precision
 from benchmarks.encoders import EMBEDDER_HELP
 from benchmarks.others import form_of
 from mem1 import HARNESSES
+from memr1 import PER_SPEAKER
 from world import KINDS
 
 EMBEDDED_MODEL = Path(__file__).resolve().parent.parent / "tiny"
@@ -109,6 +110,8 @@ class Options:
                                         "f1", "exact_match", "f1", agents=("manager", "answer"))
     distill: bool = option(True, "manager and answer: select memories, then answer; or answer "
                                  "directly", agents=("manager", "answer"))
+    memories: int = option(PER_SPEAKER, "manager and answer: memories of each speaker that the "
+                                        "answer agent reads, 5 to 30", agents=("manager", "answer"))
     steps: int | None = option(None, "training steps, 10 to 200", low=0)
     questions: int | None = option(None, "questions a step, 8 to 128")
     lr: float | None = option(None, "learning rate, 1e-6 to 1e-3", low=1e-12)

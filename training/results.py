@@ -123,7 +123,7 @@ def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
             length = run.options.max_new_tokens
             banks = build_banks(run.policy, dialogues, run.embed, run.options.facts,
                                 max_new_tokens=length).banks
-            tasks = answer_tasks(dialogues, banks)
+            tasks = answer_tasks(dialogues, banks, run.options.memories)
             answers = answer_all(run.agent.frozen, tasks, run.options.distill,
                                  max_new_tokens=length)
         rows = devices.gather([(answer.text, task.question.answer, task.question.category)
@@ -202,7 +202,7 @@ def save_dialogue(run: Run) -> None:
             return
         for when, manager in (("before", run.reference), ("after", run.policy)):
             record[when] = reading(manager, run.agent.frozen, dialogue, run.embed, options.facts,
-                                   options.distill, options.max_new_tokens)
+                                   options.distill, options.memories, options.max_new_tokens)
     (run.folder / "dialogue.json").write_text(
         json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 

@@ -230,12 +230,12 @@ def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference:
         with devices.main_first():
             readings = banks_of(options, splits, reader, embed)
         agent = AnswerAgent(options.distill, reward, max_new_tokens=length)
-        return agent, [answer_tasks(part, reading.banks)
+        return agent, [answer_tasks(part, reading.banks, options.memories)
                        for part, reading in zip(splits, readings)], readings[0]
     judge = load_or_stop(options.answerer) if options.answerer else reference
     if options.answerer:
         judge.model.requires_grad_(False)
-    agent = ManagerAgent(judge, options.distill, reward, max_new_tokens=length)
+    agent = ManagerAgent(judge, options.distill, reward, options.memories, max_new_tokens=length)
     with devices.main_first():
         tasks = [manager_tasks(part, embed, options.facts, reader, length,
                                guards=part is splits[0]) for part in splits]

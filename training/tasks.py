@@ -31,7 +31,7 @@ from collections.abc import Sequence
 
 from data import Dialogue, Question
 from memory_bank import Embedder, MemoryBank
-from memr1 import AnswerTask, ManagerTask, Reading, Sources, Statement, facts_of
+from memr1 import PER_SPEAKER, AnswerTask, ManagerTask, Reading, Sources, Statement, facts_of
 from policy import Policy
 from world import oracle_memories, second_pet
 
@@ -58,9 +58,10 @@ def add_everything(dialogues: Sequence[Dialogue], embed: Embedder, facts_from: s
     return Reading(banks, sources, Counter(facts=n_facts, ADD=n_facts))
 
 
-def answer_tasks(dialogues: Sequence[Dialogue], banks: Sequence[MemoryBank]) -> list[AnswerTask]:
+def answer_tasks(dialogues: Sequence[Dialogue], banks: Sequence[MemoryBank],
+                 per_speaker: int = PER_SPEAKER) -> list[AnswerTask]:
     """Every question, over the bank of its dialogue."""
-    return [AnswerTask(bank, question, dialogue.speakers)
+    return [AnswerTask(bank, question, dialogue.speakers, per_speaker)
             for dialogue, bank in zip(dialogues, banks) for question in dialogue.questions]
 
 

@@ -53,7 +53,7 @@ def deciding_questions(dialogue: Dialogue) -> dict[int, list[Question]]:
 
 
 def reading(manager: Policy, answerer: Policy, dialogue: Dialogue, embed: Embedder,
-            facts: str, distill: bool, max_new_tokens: int) -> dict:
+            facts: str, distill: bool, per_speaker: int, max_new_tokens: int) -> dict:
     """{"turns": [...], "bank": [...]} of the first `LONGEST` turns and what they can answer.
 
     A turn is {"date", "speaker", "facts", "size", "questions"}: a fact {"fact", "response",
@@ -85,8 +85,9 @@ def reading(manager: Policy, answerer: Policy, dialogue: Dialogue, embed: Embedd
             rows[-1]["questions"].append(row)
             # `bank` still changes: the questions are asked when the dialogue is over, and in one
             # batch.
-            pending += [(row, when, AnswerTask(state, question, dialogue.speakers)) for when, state
-                        in (("before", before_turn), ("after", after_turn), ("end", bank))]
+            pending += [
+                (row, when, AnswerTask(state, question, dialogue.speakers, per_speaker))
+                for when, state in (("before", before_turn), ("after", after_turn), ("end", bank))]
     answers = answer_all(answerer, [task for _, _, task in pending], distill,
                          max_new_tokens=max_new_tokens)
     for (row, when, task), answer in zip(pending, answers):
