@@ -452,7 +452,7 @@ def test_a_timeline_tells_what_was_lost():
                        '[{"event": "UPDATE", "id": 0, "text": "a cat named Tom"}]',
                        '[{"event": "DELETE", "id": 0}, {"event": "DELETE", "id": 9}]'])
     found = reading(Scripted(lambda prompt: next(operations)), Scripted(newest),
-                    Dialogue("talk", ("Anna",), turns, questions), EMBED)
+                    Dialogue("talk", ("Anna",), turns, questions), EMBED, "turns", True, 30, 64)
     happened = [turn["facts"][0]["changes"] for turn in found["turns"]]
     assert happened == [
         [{"event": "ADD", "before": "", "after": "a dog named Rex"}],
