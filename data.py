@@ -25,6 +25,7 @@ takes a second after the download and prints 10.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import reprlib
@@ -84,15 +85,15 @@ class Question:
     answer: str
     category: int | str  # LoCoMo's number, or another data set's name of the type
     evidence: tuple[str, ...]  # ids of the turns that prove the answer
-    timestamp: str = ""  # the date of the question as written; "" where the data has none
+    timestamp: str = ""  # the date of the question as written, for prompts; "" where it has none
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A long conversation of two speakers, and the questions about it."""
+    """A long conversation, and the questions about it."""
 
     name: str
-    speakers: tuple[str, str]
+    speakers: tuple[str, ...]  # two in all benchmarks; a file of one's own may have more
     turns: tuple[Turn, ...]
     questions: tuple[Question, ...]
     adversarial: tuple[Question, ...] = ()  # LoCoMo's category 5, kept apart
@@ -120,8 +121,8 @@ def category_name(category: int | str) -> str:
 
 # ---- Reading JSON that others wrote --------------------------------------------------------------
 
-_KIND_NAMES = {str: "text", int: "a whole number", bool: "true or false", list: "a list",
-               dict: "an object"}
+_KIND_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false",
+               list: "a list", dict: "an object"}
 
 
 def broken(where: str, found: str, wanted: str) -> DataError:
@@ -155,15 +156,56 @@ def get_field(record: Mapping[str, Any], field: str, kinds: tuple[type, ...], wh
     return value
 
 
-def _read_json(path: str | os.PathLike[str], remedy: str, lines: bool) -> Any:
-    """What the file holds; with `lines`, JSON lines are read as a list."""
+def get_answer(record: Mapping[str, Any], field: str, where: str) -> str:
+    """Return the answer in `record[field]` as text.
+
+    Years and counts are numbers in the data. A spreadsheet writes 2023 as 2023.0, which would never
+    match "2023", so whole numbers lose their point. Of a list of aliases the first is the answer,
+    because exact match compares with one. Raises DataError as `get_field` does.
+    """
+    value = get_field(record, field, (str, int, float, list), where)
+    if type(value) is list:
+        if not value:
+            raise broken(f"{where}, field {field!r}", "an empty list", "an answer")
+        return get_answer({field: check(value[0], (str, int, float), f"{where}, {field}[0]")},
+                          field, where)
+    if type(value) is float and not math.isfinite(value):
+        raise broken(f"{where}, field {field!r}", str(value), "a finite number")
+    return str(int(value) if type(value) is float and value.is_integer() else value)
+
+
+def json_lines(text: str) -> list[str]:
+    """The lines of a file of JSON lines that hold something.
+
+    Not `splitlines`, because that also cuts at U+0085, U+2028 and U+2029, which JSON allows inside
+    a text.
+    """
+    return [line for line in text.split("\n") if line.strip()]
+
+
+def _parse(text: str) -> Any:
+    """What a JSON document holds; of JSON lines, the list of their values. Raises ValueError."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        # A whole object with more behind it: a record a line. Anything else is a broken document.
+        if error.msg != "Extra data" or not text.lstrip().startswith("{"):
+            raise
+    values = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            if line.strip():
+                values.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{error.msg}: line {number} column {error.colno}") from None
+    return values
+
+
+def _read_json(path: str | os.PathLike[str], remedy: str) -> Any:
+    """What the file holds, JSON or JSON lines."""
     try:
         # utf-8-sig: editors on Windows put a byte-order mark first, which JSON does not allow.
-        text = Path(path).read_text(encoding="utf-8-sig")
-        if lines and text.lstrip().startswith("{"):
-            # The newline stays, so that an error names the right line.
-            text = "[" + text.replace("}\n{", "},\n{") + "]"
-        return json.loads(text)
+        return _parse(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); check the path, or "
                         f"{remedy}") from error
@@ -173,18 +215,19 @@ def _read_json(path: str | os.PathLike[str], remedy: str, lines: bool) -> Any:
 
 def load_records(path: str | os.PathLike[str], source: str,
                  read: Callable[[Mapping[str, Any], str, str], Any],
-                 id_fields: tuple[str, ...] = (), lines: bool = False) -> list[Any]:
-    """What `read(record, name, where)` makes of each element of a JSON list.
+                 id_fields: tuple[str, ...] = ()) -> list[Any]:
+    """What `read(record, name, where)` makes of each element of a JSON list, or of JSON lines.
 
     `name` is the value of the first of `id_fields` that the element has, else its number. `where`
-    is its place in the file, for errors. With `lines` the file may also be JSON lines, one element
-    a line.
+    is its place in the file, for errors.
 
     Raises DataError, in one line, for a file that cannot be read or is broken anywhere. The line
     ends with the remedy, to fetch the original: `source` in benchmarks.others.SOURCES.
     """
     remedy = f'use the original file, which benchmarks.others.fetch("{source}") downloads'
-    records = _read_json(path, remedy, lines)
+    records = _read_json(path, remedy)
+    if type(records) is dict and records:  # JSON lines with a single line
+        records = [records]
     loaded: dict[str, Any] = {}
     try:
         if not check(records, (list,), f"{path}: top level"):
@@ -223,8 +266,7 @@ def find_turn_ids(written: str, known: Collection[str]) -> tuple[str, ...]:
     return tuple(turn_id for turn_id in ids if turn_id in known)
 
 
-def _read_turns(conversation: Mapping[str, Any], speakers: tuple[str, str],
-                where: str) -> list[Turn]:
+def _read_turns(conversation: Mapping[str, Any], where: str) -> list[Turn]:
     """All turns of a conversation in the order they were said, still without facts."""
     # A session exists if it has a list of turns: conv-26 has 35 dates and only 19 lists. Sessions
     # are sorted by number, because as text "session_10" comes before "session_9".
@@ -243,12 +285,11 @@ def _read_turns(conversation: Mapping[str, Any], speakers: tuple[str, str],
                 raise broken(f"{place}, field 'dia_id'", reprlib.repr(turn_id),
                               f"an id like 'D{number}:7' that no other turn has")
             speaker = get_field(record, "speaker", (str,), place)
-            if speaker not in speakers:  # there is one memory bank for each of the two
-                raise broken(f"{place}, field 'speaker'", reprlib.repr(speaker),
-                              " or ".join(reprlib.repr(name) for name in speakers))
             text = get_field(record, "text", (str,), place)
             # Captions become text, because questions ask about pictures that no model here can see.
-            if "blip_caption" in record:
+            # Exports of tables write a caption that is missing as null or "".
+            caption = record.get("blip_caption")
+            if caption is not None and str(caption).strip():
                 text += f" [shares an image: {get_field(record, 'blip_caption', (str,), place)}]"
             turns[turn_id] = Turn(turn_id, speaker, text, timestamp)
     if not turns:
@@ -294,10 +335,11 @@ def _read_question(record: Any, known: Collection[str], where: str) -> Question:
         answer = ""
     else:
         field = "adversarial_answer" if category == ADVERSARIAL else "answer"
-        answer = str(get_field(record, field, (str, int), where))  # years and counts are numbers
+        answer = get_answer(record, field, where)
     evidence: list[str] = []
-    for written in get_field(record, "evidence", (list,), where):
-        evidence += find_turn_ids(check(written, (str,), f"{where}, field 'evidence'"), known)
+    if record.get("evidence") is not None:  # a file of one's own may not know the evidence
+        for written in get_field(record, "evidence", (list,), where):
+            evidence += find_turn_ids(check(written, (str,), f"{where}, field 'evidence'"), known)
     # dict.fromkeys drops repetitions (there is one, in conv-50) and keeps the order.
     return Question(text, answer, category, tuple(dict.fromkeys(evidence)))
 
@@ -309,7 +351,9 @@ def _read_dialogue(record: Mapping[str, Any], name: str, where: str) -> Dialogue
                 get_field(conversation, "speaker_b", (str,), where))
     if speakers[0] == speakers[1]:
         raise broken(f"{where}, field 'speaker_b'", reprlib.repr(speakers[1]), "another name")
-    turns = _read_turns(conversation, speakers, where)
+    turns = _read_turns(conversation, where)
+    # LoCoMo has two speakers. Others in a file of one's own follow in the order of their turns.
+    speakers = tuple(dict.fromkeys([*speakers, *(turn.speaker for turn in turns)]))
     order = {turn.turn_id: index for index, turn in enumerate(turns)}
 
     # A file of one's own may lack observations, because only LoCoMo's authors wrote them.
@@ -329,7 +373,7 @@ def _read_dialogue(record: Mapping[str, Any], name: str, where: str) -> Dialogue
 def load_locomo(path: str | os.PathLike[str]) -> list[Dialogue]:
     """Read a file in LoCoMo's format; conversations, turns and questions keep the file's order.
 
-    Image captions become text, whole-number answers become strings, and category 5 goes to
+    Image captions become text, numbers as answers become strings, and category 5 goes to
     `Dialogue.adversarial`. The `answer` of an adversarial question is the trap that the data calls
     "adversarial_answer", or "". The right reply would be that nobody said so.
 
@@ -342,6 +386,9 @@ def load_locomo(path: str | os.PathLike[str]) -> list[Dialogue]:
 
     4 questions, all of category 3, have no evidence in the file. 15 of 2,541 observations name
     several turns and go to the last.
+
+    A file of one's own may be JSON lines, and may lack captions, evidence and observations. It may
+    have more than two speakers, each with memories of their own.
 
     Raises DataError if the file is missing, not JSON, or broken anywhere. Elements and list
     positions in its message count from 0.

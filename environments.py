@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from sys import intern
 from typing import Any, Protocol
 
 from data import Dialogue, OpenQuestion, Question
@@ -78,7 +80,13 @@ class SearchTask:
     questions: tuple[str, ...]
     answers: tuple[str, ...]  # gold answers, in the order of the questions
     categories: tuple[int | str, ...]
-    corpus: MemoryBank  # a memory a passage
+    passages: tuple[str, ...]  # of the corpus
+    embed: Embedder
+
+    @property
+    def corpus(self) -> MemoryBank:
+        """The passages as a bank that can be searched; see `corpus_of`."""
+        return corpus_of(self.passages, self.embed)
 
 
 def questions_text(questions: Sequence[str]) -> str:
@@ -102,7 +110,7 @@ class Search:
 
     def reset(self, task: SearchTask) -> str:
         """Begin a task; returns its questions."""
-        self.task = task
+        self.task, self.corpus = task, task.corpus
         return questions_text(task.questions)
 
     def step(self, kind: str, text: str) -> tuple[str, float, bool]:
@@ -111,7 +119,7 @@ class Search:
             return "", float(sum(objectives_right(text, self.task.answers))), True
         # Without the question's number, because "8." is similar to every memory of an 8 May.
         query = re.sub(r"^\s*[0-9]+\.\s+", "", text)
-        passages = self.task.corpus.search(query, PASSAGES)
+        passages = self.corpus.search(query, PASSAGES)
         return "\n".join(f"- {passage.text}" for passage in passages) or "- none", 0.0, False
 
     def log(self, answer: str) -> dict:
@@ -153,8 +161,14 @@ def in_groups(questions: Sequence, size: int, draw: random.Random | None) -> lis
             for first in range(0, len(questions) - size + 1, size)]
 
 
-def corpus_of(passages: Iterable[str], embed: Embedder) -> MemoryBank:
-    """A bank of passages, embedded as they are, because they have no speaker and no date."""
+@lru_cache(maxsize=32)
+def corpus_of(passages: tuple[str, ...], embed: Embedder) -> MemoryBank:
+    """A bank of passages, embedded as they are, because they have no speaker and no date.
+
+    It is made when a task begins, because the banks of HotpotQA's 13,000 tasks have 4 GiB. All
+    trajectories of a task, and all tasks of a dialogue, share one bank while it is among the last
+    32 in use. Nobody may change it.
+    """
     corpus = MemoryBank(embed, line=lambda memory: memory.text)
     corpus.add_many((passage, "", "") for passage in passages)
     return corpus
@@ -170,9 +184,10 @@ def open_tasks(questions: Sequence[OpenQuestion], n_objectives: int, embed: Embe
     for group in in_groups(questions, n_objectives, draw):
         # A paragraph that two questions share must not fill two of the three places of a result.
         paragraphs = dict.fromkeys(passage for question in group for passage in question.passages)
-        corpus = corpus_of((f"{title}: {text}" for title, text in paragraphs), embed)
+        # Interned, because each round of tasks holds the same paragraphs again.
+        passages = tuple(intern(f"{title}: {text}") for title, text in paragraphs)
         tasks.append(SearchTask(tuple(q.text for q in group), tuple(q.answer for q in group),
-                                (1,) * n_objectives, corpus))
+                                (1,) * n_objectives, passages, embed))
     return tasks
 
 
@@ -191,11 +206,18 @@ def dialogue_tasks(dialogues: Sequence[Dialogue], n_objectives: int, embed: Embe
         else:
             passages = [f"{turn.speaker}: {turn.text}, {turn.timestamp}" for turn in dialogue.turns]
             questions = dialogue.questions
-        corpus = corpus_of(passages, embed)
+        passages = tuple(passages)
         for group in in_groups(questions, n_objectives, draw):
-            tasks.append(SearchTask(tuple(q.text for q in group), tuple(q.answer for q in group),
-                                    tuple(q.category for q in group), corpus))
+            tasks.append(SearchTask(tuple(map(dated, group)), tuple(q.answer for q in group),
+                                    tuple(q.category for q in group), passages, embed))
     return tasks
+
+
+def dated(question: Question) -> str:
+    """A question as a task asks it: with its date, where the data has one."""
+    if not question.timestamp:
+        return question.text
+    return f"{question.text} (asked on {question.timestamp})"
 
 
 def world_source(dialogue: Dialogue) -> tuple[list[str], list[Question]]:

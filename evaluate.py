@@ -37,23 +37,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from backend.devices import exit_with
+from backend.files import release_locks
+from backend.loading import PolicyError
+from benchmarks.encoders import EMBEDDER_HELP
 from benchmarks.splits import dialogues_to_test, held_out
 from comparisons import compare, recall
 from comparisons.harnesses import TASKS, by_objectives
 from comparisons.recall import mean, share
-from data import DataError, Dialogue, category_name
+from data import DataError, Dialogue, Question, category_name
 from mem1 import HARNESSES
-from memory_bank import hashed_words
-from memr1 import CHUNK, AnswerTask, Reading, Sources, answer_all, build_banks, candidates
+from memory_bank import Embedder
+from memr1 import (
+    CHUNK,
+    PER_SPEAKER,
+    Answer,
+    AnswerTask,
+    Reading,
+    Sources,
+    answer_all,
+    build_banks,
+)
 from metrics import bleu1, f1, squad_exact_match, summarise
 from policy import Policy
+from training.kept import KeptPolicy
 from training.options import option, parse_options, resolve
 from training.pictures import objectives_table
 from training.results import peak_memory_bytes
-from training.run import load_or_stop
+from training.run import embedder_or_stop, load_or_stop, lock_or_stop, show_bar
 from world import KINDS
 
 DESCRIPTION = """Evaluate two agents together on whole dialogues, or MEM1 on long tasks. With
@@ -66,8 +77,8 @@ Record = dict[str, Any]  # one question with its answer and scores
 class EvaluateOptions:
     """Options of evaluate.py; None stands for "depends on the model"."""
 
-    model: str | None = option(None, "Hugging Face folder or hub name; default: tiny/, and "
-                                     "tiny/mem1/ for mem1")
+    model: str | None = option(None, "Hugging Face folder or hub name, a .gguf file, or smollm2; "
+                                     "default: tiny/, and tiny/mem1/ for mem1")
     manager: str | None = option(None, "another model for the Memory Manager, such as a "
                                        "checkpoint", agents=(None,))
     answerer: str | None = option(None, "another model for the Answer Agent, such as a checkpoint",
@@ -82,7 +93,10 @@ class EvaluateOptions:
     facts: str | None = option(None, "of a turn: as said (turns), the data's observations or llm; "
                                "default: turns for the world, observations for LoCoMo, else llm",
                                "turns", "observations", "llm", agents=(None,))
+    embedder: str = option("hashed", EMBEDDER_HELP)
     distill: bool = option(True, "select memories, then answer", agents=(None,))
+    memories: int = option(PER_SPEAKER, "memories of each speaker that the answer agent reads, 5 "
+                                        "to 30", agents=(None,))
     limit: int | None = option(None, "ask only the first so many questions (mem1: tasks), 10 to "
                                      "100, and read only their dialogues: a quick look")
     turns: int | None = option(None, "read only the first so many turns of a dialogue, 20 to 600, "
@@ -97,36 +111,29 @@ class EvaluateOptions:
 # ---- The two agents ------------------------------------------------------------------------------
 
 
-def show_bar(steps: range, name: str) -> tqdm:
-    """The steps behind a progress bar."""
-    return tqdm(steps, desc=name, ncols=100)
-
-
-def evidence_found(sources: Sources, task: AnswerTask) -> float | None:
-    """The share of a question's evidence turns behind the memories that the answer agent sees.
+def evidence_found(sources: Sources, question: Question, answer: Answer) -> float | None:
+    """The share of a question's evidence turns behind the memories that the answer agent read.
 
     None if the question names no evidence.
     """
-    # Only the 60 memories that are retrieved count, because no answer can rest on another.
-    memories = [memory for of_speaker in
-                candidates(task.bank, task.question.text, task.speakers).values()
-                for memory in of_speaker]
-    return share(task.question.evidence,
-                 {turn_id for memory in memories for turn_id in sources[memory.id]})
+    # Only the memories of the prompt count, 60 at most, because no answer can rest on another.
+    return share(question.evidence,
+                 {turn_id for memory in answer.memories for turn_id in sources[memory.id]})
 
 
 def ask_everything(answerer: Policy, dialogues: Sequence[Dialogue], reading: Reading,
-                   distill: bool, max_new_tokens: int) -> list[Record]:
+                   distill: bool, max_new_tokens: int, per_speaker: int) -> list[Record]:
     """A record of every question, answered from the bank of its dialogue, in order."""
     # Every question is asked of the final bank, because LoCoMo asks after the last session.
-    tasks = [(dialogue, sources, AnswerTask(bank, question, dialogue.speakers))
+    tasks = [(dialogue, sources, AnswerTask(bank, question, dialogue.speakers, per_speaker))
              for dialogue, bank, sources in zip(dialogues, reading.banks, reading.sources)
              for question in dialogue.questions]
     records = []
     for start in show_bar(range(0, len(tasks), CHUNK), "answer"):
         # The prompts of a chunk are one batch, because a GPU is slow with one prompt at a time.
         chunk = tasks[start : start + CHUNK]
-        answers = answer_all(answerer, [task for _, _, task in chunk], distill, max_new_tokens)
+        answers = answer_all(answerer, [task for _, _, task in chunk], distill,
+                             max_new_tokens=max_new_tokens)
         for (dialogue, sources, task), answer in zip(chunk, answers):
             question = task.question
             texts = answer.text, question.answer  # prediction first: BLEU-1 is not symmetric
@@ -134,7 +141,9 @@ def ask_everything(answerer: Policy, dialogues: Sequence[Dialogue], reading: Rea
                 "dialogue": dialogue.name, "question": question.text,
                 "category": question.category, "gold": question.answer, "answer": answer.text,
                 "exact_match": squad_exact_match(*texts), "f1": f1(*texts), "bleu1": bleu1(*texts),
-                "evidence": question.evidence, "evidence_found": evidence_found(sources, task),
+                "evidence": question.evidence,
+                "evidence_found": evidence_found(sources, question, answer),
+                "dropped": answer.n_dropped,
                 # As text, because the first thing to do with a bad score is to read the answers.
                 "selected": answer.selected, "response": answer.response})
     return records
@@ -153,26 +162,29 @@ def score_records(records: Sequence[Record]) -> dict[str, Any]:
     return scores
 
 
-def run_system(manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue], facts: str,
-               distill: bool, max_new_tokens: int) -> tuple[dict[str, Any], list[Record]]:
+def run_system(manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue], embed: Embedder,
+               facts: str, distill: bool, max_new_tokens: int, per_speaker: int = PER_SPEAKER,
+               ) -> tuple[dict[str, Any], list[Record]]:
     """Scores, times and counts of the two agents together, and a record of every question."""
     start = time.time()
     # training/results.py reads with the same function, so both commands' scores can be compared.
-    reading = build_banks(manager, dialogues, hashed_words(), facts, max_new_tokens, show_bar)
+    reading = build_banks(manager, dialogues, embed, facts, show_bar,
+                          max_new_tokens=max_new_tokens)
     read_seconds = time.time() - start
     # Answers are timed apart, because a system may buy fast answers with slow reading.
     start = time.time()
-    records = ask_everything(answerer, dialogues, reading, distill, max_new_tokens)
+    records = ask_everything(answerer, dialogues, reading, distill, max_new_tokens, per_speaker)
     answer_seconds = time.time() - start
     n_turns = sum(len(dialogue.turns) for dialogue in dialogues)
     return {
         **score_records(records), "dialogues": len(dialogues), "turns_read": n_turns,
-        "facts_read": reading.counts["facts"],
+        "facts_read": reading.counts["facts"], "facts_unusable": reading.counts["unusable facts"],
         "memories_per_dialogue": sum(map(len, reading.banks)) / len(reading.banks),
         # The counts show how a manager decides: one that never says UPDATE only piles up memories.
         # An "invalid" operation names no memory or cannot be parsed; it changes nothing.
         "operations": {name: reading.counts[name]
                        for name in ("ADD", "UPDATE", "DELETE", "NOOP", "invalid")},
+        "dropped": reading.counts["dropped"] + sum(record["dropped"] for record in records),
         "seconds_per_turn": read_seconds / n_turns,
         "seconds_per_question": answer_seconds / len(records),
     }, records
@@ -189,10 +201,15 @@ def table(summary: dict[str, Any]) -> str:
         lines.append(f"{name:<16}{row['count']:>6}{row['exact_match']:>13.3f}{row['f1']:>8.3f}"
                      f"{row['bleu1']:>8.3f}{row['evidence_found']:>10.3f}")
     operations = ", ".join(f"{name} {count:,}" for name, count in summary["operations"].items())
+    unusable = (f" ({summary['facts_unusable']:,} more were unusable)"
+                if summary["facts_unusable"] else "")
     lines += [f"{summary['memories_per_dialogue']:.1f} memories a dialogue, made of "
-              f"{summary['facts_read'] / summary['dialogues']:.1f} facts by {operations}",
+              f"{summary['facts_read'] / summary['dialogues']:.1f} facts{unusable} by {operations}",
               f"{summary['seconds_per_turn']:.3f} s a turn, "
               f"{summary['seconds_per_question']:.3f} s a question"]
+    if summary["dropped"]:
+        lines.append(f"{summary['dropped']:,} memories did not fit into prompts, because the model "
+                     "has too few positions")
     return "\n".join(lines)
 
 
@@ -204,6 +221,7 @@ def open_folder(out: str, name: str) -> Path:
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock_or_stop(folder)
         # A test write before the work, because nobody wants to lose an hour to a wrong folder. It
         # also empties the file: records of an earlier evaluation would belong to other scores.
         (folder / name).write_text("")
@@ -228,13 +246,16 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
     # A file in LoCoMo's form may lack observations. The manager would read nothing, and score 0.
     if options.facts == "observations" and not any(t.facts for d in dialogues for t in d.turns):
         exit_with(f"{options.data}: holds no observations to read; use --facts turns")
+    embed = embedder_or_stop(options.embedder)  # before the folder loses earlier records
     folder = open_folder(options.out, "records.jsonl")
     agents = load_agents(options)
-    scores, records = run_system(agents["manager"], agents["answerer"], dialogues, options.facts,
-                                 options.distill, options.max_new_tokens)
+    reader = KeptPolicy(agents["manager"])  # to read eight conversations takes a real model hours
+    scores, records = run_system(reader, agents["answerer"], dialogues, embed, options.facts,
+                                 options.distill, options.max_new_tokens, options.memories)
     seconds = time.time() - start
     summary = {**vars(options), "manager": options.manager or options.model,
                "answerer": options.answerer or options.model, **scores,
+               "responses_from_disk": reader.n_kept, "responses_new": reader.n_new,
                "seconds": round(seconds, 1), "peak_memory_bytes": peak_memory_bytes()}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     # One line a question, in the order of the data, because comparisons.intervals pairs two runs.
@@ -242,6 +263,9 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
         "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records), encoding="utf-8")
     print(f"\n{options.data}: {scope}, facts from {options.facts}\nmanager {summary['manager']}, "
           f"answer agent {summary['answerer']}\n\n{table(summary)}")
+    if reader.n_kept:
+        print(f"{reader.n_kept:,} of the manager's {reader.n_kept + reader.n_new:,} responses were "
+              "kept on disk by an earlier run, so its seconds a turn are those of the others")
     # tiny/ and what is trained from it have a million parameters, real models a hundred times more.
     if options.data not in KINDS and agents["answerer"].model.num_parameters() < 10_000_000:
         print("The embedded model knows only the words of the synthetic world; real dialogues need "
@@ -256,10 +280,11 @@ def evaluate_mem1(options: EvaluateOptions) -> dict:
     """One model as MEM1 and in the two other harnesses, on the same tasks; returns the summary."""
     # The test part is not shortened, because --limit counts tasks and not questions.
     test = held_out(options.data)
+    embed = embedder_or_stop(options.embedder)
     folder = open_folder(options.out, "summary.json")
     policy, n_objectives = load_or_stop(options.model), options.objectives
     # The weights are the same for all three, so the harness alone makes the difference.
-    scores = {harness: by_objectives(policy, harness, test, hashed_words(), options.max_new_tokens,
+    scores = {harness: by_objectives(policy, harness, test, embed, options.max_new_tokens,
                                      options.limit or TASKS, (n_objectives,))
               for harness in HARNESSES}
     # All questions of a task come from one dialogue, which may have too few.
@@ -273,6 +298,9 @@ def evaluate_mem1(options: EvaluateOptions) -> dict:
     print(f"{options.data}: {options.model}, tasks of {n_objectives} questions, the first "
           f"{scores['mem1'][key]['count']}\n")
     print(objectives_table(summary["by_objectives"]))
+    if dropped := scores["full_context"][key]["dropped"]:
+        print(f"full_context: {dropped:.1f} turns a task did not fit into its last prompt, because "
+              "the model has too few positions")
     print(f"\nevaluate mem1: run folder {folder}")
     return summary
 
@@ -291,9 +319,11 @@ def main(argv: Sequence[str] | None = None) -> dict:
         if options.agent == "mem1":
             return evaluate_mem1(options)
         dialogues, scope = dialogues_to_test(options.data, options.limit, options.turns)
-    except DataError as error:
+        return evaluate_agents(options, dialogues, scope)
+    except (DataError, PolicyError) as error:
         exit_with(str(error))
-    return evaluate_agents(options, dialogues, scope)
+    finally:
+        release_locks()
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@
 5. one reward pays for the whole trajectory: the number of questions answered right
 
 For comparison the same agent can have another memory of its own past (`harness`):
-"full_context" keeps every turn, as ReAct does. "truncation" keeps the last turn, and as many
-earlier ones as fit into `WINDOW` tokens.
+"full_context" keeps every turn, as ReAct does, or as many of the latest as the model has positions
+for. "truncation" keeps the last turn, and as many earlier ones as fit into `max_new_tokens`. That
+is the room that MEM1 has for its state.
 
 Training is exact. Each turn is a `Step` with the prompt that it was sampled from. In a packed tree
 (trees.py) a turn is a branch behind the shared task. The branch begins with its own copy of the
@@ -47,13 +48,12 @@ import torch
 
 from data import Message
 from environments import Environment, Search
-from policy import Policy
+from policy import Policy, fit
 from prompts import split_thinking, without_tags
 from trees import Episode, Step
 
 STOP = ("</query>", "</answer>")  # because the environment acts on the first action only
 HARNESSES = ("mem1", "full_context", "truncation")
-WINDOW = 160  # tokens of past turns that truncation keeps
 
 # ---- Text in and out: pure functions -------------------------------------------------------------
 
@@ -152,6 +152,7 @@ class Trajectory:
     responses: list[str] = field(default_factory=list)  # for the log, one a turn
     turns: list[dict] = field(default_factory=list)  # for the log: what each turn had in context
     n_remembered: int = 0  # past turns in the last prompt
+    n_dropped: int = 0  # past turns that the last prompt had no positions for
     reward: float = 0.0
     answer: str = ""
     invalid: int = 0
@@ -183,8 +184,8 @@ class Mem1Agent:
     `environment` makes a new environment, one for each trajectory. `harness` is one of HARNESSES.
     """
 
-    def __init__(self, environment: Callable[[], Environment] = Search, harness: str = "mem1",
-                 max_new_tokens: int = 160):
+    def __init__(self, environment: Callable[[], Environment] = Search, harness: str = "mem1", *,
+                 max_new_tokens: int):
         self.environment, self.harness = environment, harness
         # Truncation has the prompts of full context, because it only remembers fewer turns.
         self.kind = "mem1" if harness == "mem1" else "full_context"
@@ -194,24 +195,23 @@ class Mem1Agent:
     def prompt(self, policy: Policy, trajectory: Trajectory) -> list[int]:
         """Token ids of what the model reads in the next turn."""
 
-        def encode(past: Sequence[Mem1Turn]) -> list[int]:
-            return policy.encode(turn_messages(
+        def messages(past: Sequence[Mem1Turn]) -> list[Message]:
+            return turn_messages(
                 trajectory.text, past, trajectory.turns_left, self.kind,
-                trajectory.environment.instructions, trajectory.environment.answers))
+                trajectory.environment.instructions, trajectory.environment.answers)
 
-        past = trajectory.past
-        if self.harness == "mem1":
-            past = past[-1:]
-        ids = encode(past)
+        past = trajectory.past[-1:] if self.harness == "mem1" else trajectory.past
+        room = policy.positions - self.max_new_tokens
         if self.harness == "truncation":
-            # Whole turns are dropped, oldest first, because half a turn makes no sense. The task
-            # stays, and so does the last turn, because the agent must see what its query returned.
-            most_tokens = len(encode([])) + WINDOW
-            while len(past) > 1 and len(ids) > most_tokens:
-                past = past[1:]
-                ids = encode(past)
-        trajectory.n_remembered = len(past)
-        return ids
+            room = min(room, len(policy.encode(messages([]))) + self.max_new_tokens)
+        # Whole turns are dropped, oldest first, because half a turn makes no sense. The task stays,
+        # and so does the last turn, because the agent must see what its query returned.
+        last, earlier = past[-1:], past[-2::-1]  # the earlier ones newest first
+        prompt = fit(policy, lambda kept: messages([*kept[::-1], *last]), earlier, room)
+        trajectory.n_remembered = len(prompt.parts) + len(last)
+        # Truncation drops turns in any model, so only those of full context are counted.
+        trajectory.n_dropped = prompt.n_dropped if self.harness == "full_context" else 0
+        return prompt.ids
 
     def rollout(self, policy: Policy, tasks: Sequence, group_size: int, temperature: float,
                 generator: torch.Generator | None = None) -> list[list[Episode]]:
@@ -240,7 +240,7 @@ class Mem1Agent:
         log = {"prompt": trajectory.text,
                "response": "\n".join(" ".join(text.split()) for text in trajectory.responses),
                "n_turns": len(trajectory.steps), "turns": trajectory.turns,
-               "operations": {"invalid": trajectory.invalid},
+               "operations": {"invalid": trajectory.invalid}, "dropped": trajectory.n_dropped,
                **trajectory.environment.log(trajectory.answer)}
         return Episode(trajectory.steps, trajectory.reward, log)
 

@@ -16,38 +16,30 @@ manager does not answer itself. So a *frozen* answer agent answers from the bank
 leaves behind, and the manager is paid for that answer.
 
 Where this differs from the paper
-1. A training example of the manager is one decision: a bank, a turn and a question. The turn is the
-   last one that the question's evidence names, and the bank holds all earlier turns. The paper
-   links a question to every turn of its evidence, but before the last of them nobody can answer.
-2. In training each question also pays for a second decision, a *guard* (`guard_place`). The guard's
-   turn resembles the question's turn and says something else, so the question's memory must
-   survive it. Without guards a manager learns to overwrite whatever is similar, because no question
-   asks for the memory that it overwrote.
-3. The bank before the turn is the right one where the data knows it (the synthetic world).
-   Elsewhere it holds every earlier fact. The paper lets GPT-4o-mini build the bank from the last 24
-   or 50 turns (its text and its Algorithm 1 disagree).
-4. The manager sees the 5 most similar memories, as in the authors' code; the paper does not say.
-5. Candidates stand in the order of the bank, as a timeline, not in the order of similarity.
-6. Exact match is SQuAD's (metrics.py says why); the paper does not say.
-7. While the manager learns, the answer agent is the start model, not one that was trained.
+1. The manager sees the 5 most similar memories, as in the authors' code; the paper does not say.
+2. Candidates stand in the order of the bank, as a timeline, not in the order of similarity.
+3. Exact match is SQuAD's (metrics.py says why); the paper does not say.
+4. The frozen answer agent is the start model, unless a trained one is given (`--answerer`).
+What the agents learn on is made in training/tasks.py, with its own list of differences.
 
     python memr1.py      a chat with both agents, which shows every operation (tools/chat.py)
 """
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import zip_longest
+from typing import NamedTuple
 
 import torch
 
 from data import Dialogue, Message, Question, Turn
 from memory_bank import Embedder, Memory, MemoryBank
 from metrics import squad_exact_match
-from policy import Policy
+from policy import Policy, Prompt, fit
 from prompts import (
     Operation,
     answer_messages,
@@ -58,7 +50,6 @@ from prompts import (
     parse_operations,
 )
 from trees import Episode
-from world import oracle_memories, second_pet
 
 SIMILAR = 5  # memories that the manager reads with a new fact
 PER_SPEAKER = 30  # memories of each speaker that the answer agent reads
@@ -77,11 +68,20 @@ class AnswerTask:
     bank: MemoryBank
     question: Question
     speakers: tuple[str, ...]  # whose memories are searched, and shown in this order
+    per_speaker: int = PER_SPEAKER  # memories of each that are shown
 
-    def messages(self, distill: bool) -> list[Message]:
-        """The prompt: the candidates of each speaker, and the question."""
-        text = self.question.text
-        return answer_messages(text, candidates(self.bank, text, self.speakers), distill)
+    def prompt(self, policy: Policy, distill: bool, max_new_tokens: int) -> Prompt:
+        """The candidates of each speaker, and the question.
+
+        What does not fit the model's positions is dropped, the least similar memories first.
+        """
+        text, asked = self.question.text, self.question.timestamp
+
+        def prompt_of(memories: Sequence[Memory]) -> list[Message]:
+            return answer_messages(text, timelines(memories, self.speakers), distill, asked)
+
+        memories = ranked(self.bank, text, self.speakers, self.per_speaker)
+        return fit(policy, prompt_of, memories, policy.positions - max_new_tokens)
 
 
 @dataclass(frozen=True)
@@ -92,39 +92,73 @@ class Answer:
     selected: str  # the memories that the agent wrote down before its answer, one a line
     prompt: str  # the user message that the agent read
     response: str  # all that the agent wrote
+    cut: bool = False  # whether the limit of tokens ended the response
+    memories: Sequence[Memory] = ()  # that the agent read, the most similar first
+    n_dropped: int = 0  # candidates that did not fit the model's positions
 
 
 def candidates(bank: MemoryBank, question: str, speakers: Sequence[str],
                per_speaker: int = PER_SPEAKER) -> dict[str, list[Memory]]:
     """The memories of each speaker most similar to the question, in the order of the bank."""
+    return timelines(ranked(bank, question, speakers, per_speaker), speakers)
+
+
+def ranked(bank: MemoryBank, question: str, speakers: Sequence[str],
+           per_speaker: int = PER_SPEAKER) -> list[Memory]:
+    """The same memories, the most similar ones first: one of each speaker, then another of each."""
+    rankings = [bank.search(question, per_speaker, speaker) for speaker in speakers]
+    return [memory for of_rank in zip_longest(*rankings) for memory in of_rank if memory]
+
+
+def timelines(memories: Sequence[Memory], speakers: Sequence[str]) -> dict[str, list[Memory]]:
+    """The memories of each speaker, in the order of the bank."""
     # Ids grow with time, so sorted memories are a timeline: the most recent one stands last. In
     # the order of similarity "lives in Oslo" and "lives in Rome" would come in any order.
-    return {speaker: sorted(bank.search(question, per_speaker, speaker), key=lambda m: m.id)
+    return {speaker: sorted((m for m in memories if m.speaker == speaker), key=lambda m: m.id)
             for speaker in speakers}
 
 
-def greedy(policy: Policy, prompts: list[list[int]], max_new_tokens: int) -> list[str]:
+class Response(NamedTuple):
+    """What a model wrote, and whether the limit of tokens ended it."""
+
+    text: str
+    cut: bool
+
+
+def greedy(policy: Policy, prompts: list[list[int]], max_new_tokens: int) -> list[Response]:
     """The greedy response to each prompt of token ids; equal prompts are answered once."""
     # Many samples of a group leave the same bank behind, and so the same prompt for its question.
     distinct = {tuple(prompt): prompt for prompt in prompts}
     groups = policy.sample(list(distinct.values()), 1, max_new_tokens, temperature=0)
-    responses = {key: policy.decode(step.response_ids) for key, [step] in zip(distinct, groups)}
+    responses = {key: Response(policy.decode(step.response_ids), not step.finished)
+                 for key, [step] in zip(distinct, groups)}
     return [responses[tuple(prompt)] for prompt in prompts]
 
 
-def answer_all(policy: Policy, tasks: Iterable[AnswerTask], distill: bool = True,
-               max_new_tokens: int = 64) -> list[Answer]:
+# No agent has a default for `max_new_tokens`. A judge that is cut before its **Answer:** pays 0 for
+# a right memory, so the length has to come from the run's options.
+def answer_all(policy: Policy, tasks: Iterable[AnswerTask], distill: bool = True, *,
+               max_new_tokens: int) -> list[Answer]:
     """The greedy answers of an answer agent, one for each task.
 
     `tasks` may be a generator: each bank is searched when its task comes, and is not kept.
     """
-    prompts = [task.messages(distill) for task in tasks]
-    responses = greedy(policy, [policy.encode(messages) for messages in prompts], max_new_tokens)
+    prompts = [task.prompt(policy, distill, max_new_tokens) for task in tasks]
+    responses = greedy(policy, [prompt.ids for prompt in prompts], max_new_tokens)
     answers = []
-    for messages, response in zip(prompts, responses):
-        selected, text = parse_answer(response)
-        answers.append(Answer(text, selected, messages[-1]["content"], response))
+    for prompt, response in zip(prompts, responses):
+        selected, text = parse_answer(response.text)
+        answers.append(Answer(text, selected, prompt.messages[-1]["content"], *response,
+                              prompt.parts, prompt.n_dropped))
     return answers
+
+
+class Statement(NamedTuple):
+    """What a turn states, with what the bank keeps beside it."""
+
+    text: str
+    speaker: str
+    timestamp: str
 
 
 @dataclass(frozen=True)
@@ -134,26 +168,36 @@ class Observation:
     fact: str
     memories: list[Memory]  # that the manager read with the fact, by their numbers in the prompt
     response: str
-    counts: Counter[str]  # operations by event; "invalid" for entries that did nothing
+    # Operations by event, "invalid" entries, which did nothing, and "dropped" memories, which were
+    # similar and did not fit the model's positions.
+    counts: Counter[str]
 
 
-def observe_all(policy: Policy, banks: Sequence[MemoryBank],
-                facts: Sequence[tuple[str, str, str]],
-                max_new_tokens: int = 64) -> list[Observation]:
-    """Let a manager put one fact `(text, speaker, timestamp)` into each bank, in place, greedily.
+def manager_prompt(policy: Policy, fact: str, memories: Sequence[Memory],
+                   max_new_tokens: int) -> Prompt:
+    """The fact and the memories; those that do not fit the model's positions are dropped."""
+    return fit(policy, partial(manager_messages, fact), memories,
+               policy.positions - max_new_tokens)
+
+
+def observe_all(policy: Policy, banks: Sequence[MemoryBank], facts: Sequence[Statement], *,
+                max_new_tokens: int) -> list[Observation]:
+    """Let a manager put one fact into each bank, in place, greedily.
 
     The banks must be different objects, because all searches come before the first change: a
     second decision on one bank would not see the first.
     """
-    searches = [bank.search(fact, SIMILAR, speaker)
-                for bank, (fact, speaker, _) in zip(banks, facts)]
-    prompts = [policy.encode(manager_messages(fact, memories))
-               for (fact, _, _), memories in zip(facts, searches)]
-    responses = greedy(policy, prompts, max_new_tokens)  # one batch for all banks
-    return [Observation(fact, memories, response,
-                        carry_out(response, bank, memories, speaker, timestamp))
-            for bank, (fact, speaker, timestamp), memories, response
-            in zip(banks, facts, searches, responses)]
+    prompts = [manager_prompt(policy, fact.text,
+                              bank.search(fact.text, SIMILAR, fact.speaker), max_new_tokens)
+               for bank, fact in zip(banks, facts)]
+    responses = greedy(policy, [prompt.ids for prompt in prompts], max_new_tokens)  # one batch
+    observations = []
+    for bank, fact, prompt, response in zip(banks, facts, prompts, responses):
+        counts = carry_out(response.text, bank, prompt.parts, fact.speaker, fact.timestamp)
+        if prompt.n_dropped:
+            counts["dropped"] = prompt.n_dropped
+        observations.append(Observation(fact.text, prompt.parts, response.text, counts))
+    return observations
 
 
 def carry_out(response: str, bank: MemoryBank, memories: Sequence[Memory], speaker: str,
@@ -199,27 +243,33 @@ def without_bar(steps: range, name: str) -> range:
 
 
 def facts_of(turns: Sequence[Turn], source: str, policy: Policy | None = None,
-             progress: Progress = without_bar) -> list[list[str]]:
+             max_new_tokens: int = 0, progress: Progress = without_bar,
+             counts: Counter[str] | None = None) -> list[list[Statement]]:
     """What each turn states, by `--facts`: "turns" as said, "observations" of the data, or "llm".
 
-    "llm" needs a policy to ask. Raises ValueError for another source.
+    "llm" needs a policy to ask, and the tokens that it may write about a turn. What cannot be used
+    of its responses is added to `counts`. Raises ValueError for another source. Training,
+    evaluation and the other systems all ask this function, because an agent must not learn from
+    facts that it never meets again.
     """
     if source == "turns":
-        return [[f"{turn.speaker}: {turn.text}"] for turn in turns]
-    if source == "observations":
-        return [list(turn.facts) for turn in turns]
-    if source != "llm":
+        texts = [[f"{turn.speaker}: {turn.text}"] for turn in turns]
+    elif source == "observations":
+        texts = [list(turn.facts) for turn in turns]
+    elif source == "llm":
+        texts = []
+        for start in progress(range(0, len(turns), CHUNK), "extract"):
+            prompts = [policy.encode(extract_messages(turn))
+                       for turn in turns[start : start + CHUNK]]
+            for response in greedy(policy, prompts, max_new_tokens):
+                facts, n_unusable = parse_facts(response.text)
+                texts.append(facts)
+                if counts is not None:
+                    counts["unusable facts"] += n_unusable
+    else:
         raise ValueError(f"facts come from turns, observations or llm, not from {source!r}")
-    facts: list[list[str]] = []
-    for start in progress(range(0, len(turns), CHUNK), "extract"):
-        prompts = [policy.encode(extract_messages(turn)) for turn in turns[start : start + CHUNK]]
-        facts += [parse_facts(response)[0] for response in greedy(policy, prompts, 256)]
-    return facts
-
-
-def turn_facts(turn: Turn, source: str, policy: Policy | None = None) -> list[str]:
-    """What one turn states; see `facts_of`."""
-    return facts_of([turn], source, policy)[0]
+    return [[Statement(text, turn.speaker, turn.timestamp) for text in of_turn]
+            for turn, of_turn in zip(turns, texts)]
 
 
 @dataclass(frozen=True)
@@ -228,11 +278,11 @@ class Reading:
 
     banks: list[MemoryBank]
     sources: list[Sources]
-    counts: Counter[str]  # operations by name, "invalid" ones, and the "facts" that were read
+    counts: Counter[str]  # of all observations, the "facts" that were read, "unusable facts"
 
 
 def build_banks(policy: Policy, dialogues: Sequence[Dialogue], embed: Embedder, facts_from: str,
-                max_new_tokens: int = 64, progress: Progress = without_bar) -> Reading:
+                progress: Progress = without_bar, *, max_new_tokens: int) -> Reading:
     """Put every fact of every dialogue through the manager into the dialogue's bank, from empty.
 
     A decision depends on the bank that the last one left, so a dialogue's facts go one by one. The
@@ -241,18 +291,19 @@ def build_banks(policy: Policy, dialogues: Sequence[Dialogue], embed: Embedder, 
     """
     banks = [MemoryBank(embed) for _ in dialogues]
     sources: list[Sources] = [{} for _ in dialogues]
-    queues = [[(fact, turn) for turn, facts in
-               zip(dialogue.turns, facts_of(dialogue.turns, facts_from, policy, progress))
+    counts: Counter[str] = Counter()
+    queues = [[(turn, fact) for turn, facts in
+               zip(dialogue.turns, facts_of(dialogue.turns, facts_from, policy, max_new_tokens,
+                                            progress, counts))
                for fact in facts] for dialogue in dialogues]
-    counts = Counter(facts=sum(map(len, queues)))
+    counts["facts"] = sum(map(len, queues))
     for place in progress(range(max(map(len, queues), default=0)), "read"):
         # A dialogue whose facts are used up has no part in this batch.
         batch = [(i, *queue[place]) for i, queue in enumerate(queues) if place < len(queue)]
         memories_before = {i: {memory.id: memory for memory in banks[i]} for i, _, _ in batch}
-        observations = observe_all(
-            policy, [banks[i] for i, _, _ in batch],
-            [(fact, turn.speaker, turn.timestamp) for _, fact, turn in batch], max_new_tokens)
-        for (i, _, turn), observation in zip(batch, observations):
+        observations = observe_all(policy, [banks[i] for i, _, _ in batch],
+                                   [fact for _, _, fact in batch], max_new_tokens=max_new_tokens)
+        for (i, turn, _), observation in zip(batch, observations):
             counts += observation.counts
             for memory in banks[i]:
                 # "is not", because an update that changes no word makes an equal memory.
@@ -269,20 +320,24 @@ class MemoryR1:
     """
 
     def __init__(self, manager: Policy, answerer: Policy, embed: Embedder,
-                 speakers: Sequence[str], facts_from: str = "turns", distill: bool = True):
+                 speakers: Sequence[str], facts_from: str = "turns", distill: bool = True, *,
+                 max_new_tokens: int):
         self.manager, self.answerer, self.speakers = manager, answerer, tuple(speakers)
         self.facts_from, self.distill = facts_from, distill
+        self.max_new_tokens = max_new_tokens
         self.bank = MemoryBank(embed)
 
     def observe(self, turn: Turn) -> list[Observation]:
         """Read one turn: each of its facts goes through the manager into the bank."""
-        return [observe_all(self.manager, [self.bank], [(fact, turn.speaker, turn.timestamp)])[0]
-                for fact in turn_facts(turn, self.facts_from, self.manager)]
+        [facts] = facts_of([turn], self.facts_from, self.manager, self.max_new_tokens)
+        return [observe_all(self.manager, [self.bank], [fact],
+                            max_new_tokens=self.max_new_tokens)[0] for fact in facts]
 
-    def answer(self, question: str) -> Answer:
-        """Answer from the bank."""
-        task = AnswerTask(self.bank, Question(question, "", 0, ()), self.speakers)
-        return answer_all(self.answerer, [task], self.distill)[0]
+    def answer(self, question: str, asked: str = "") -> Answer:
+        """Answer from the bank a question that is asked on this date, if there is one."""
+        task = AnswerTask(self.bank, Question(question, "", 0, (), asked), self.speakers)
+        return answer_all(self.answerer, [task], self.distill,
+                          max_new_tokens=self.max_new_tokens)[0]
 
 
 # ---- Tasks and episodes --------------------------------------------------------------------------
@@ -292,118 +347,20 @@ class MemoryR1:
 class ManagerTask:
     """One decision of the manager, and the question whose answer pays for it."""
 
-    bank: MemoryBank  # before the turn; decisions change copies of it, never the bank itself
-    fact: str
-    speaker: str
-    timestamp: str
+    bank: MemoryBank  # before the fact; decisions change copies of it, never the bank itself
+    fact: Statement
     question: Question
     speakers: tuple[str, ...]
     # For a second pet: the memory that ought to stand afterwards ("Anna has dogs named Rex and
     # Milo"). Only the synthetic world knows it. It is logged and never paid for.
     merged: str = ""
+    n_dropped: int = 0  # memories that did not fit the manager's positions
 
     @cached_property  # one search a task, however many epochs and samples ask for it
     def memories(self) -> list[Memory]:
         """The memories most similar to the fact, in the order of their numbers in the prompt."""
-        return self.bank.search(self.fact, SIMILAR, self.speaker)
-
-
-def everything(turns: Sequence[Turn]) -> list[tuple[str, str, str]]:
-    """(fact, speaker, timestamp) of every fact; a turn without facts is a fact as it was said.
-
-    A manager that only ever adds would keep just these.
-    """
-    return [(fact, turn.speaker, turn.timestamp) for turn in turns
-            for fact in turn.facts or (f"{turn.speaker}: {turn.text}",)]
-
-
-def answer_tasks(dialogues: Sequence[Dialogue], embed: Embedder) -> list[AnswerTask]:
-    """Every question, over a bank that kept every fact of its dialogue.
-
-    The bank still holds that Anna lives in Oslo when she has moved to Rome. So the agent has to
-    learn which of two memories is out of date.
-    """
-    tasks = []
-    for dialogue in dialogues:
-        bank = MemoryBank(embed)
-        bank.add_many(everything(dialogue.turns))
-        tasks += [AnswerTask(bank, question, dialogue.speakers) for question in dialogue.questions]
-    return tasks
-
-
-def manager_tasks(dialogues: Sequence[Dialogue], embed: Embedder, facts_from: str,
-                  policy: Policy | None = None, guards: bool = False) -> list[ManagerTask]:
-    """One decision for each question whose evidence names a turn: see "differs", 1 to 3.
-
-    `facts_from` is the source that `turn_facts` takes; for "llm" the `policy` extracts the facts.
-    With `guards`, for training, each question pays for a second decision: see `guard_place`.
-    """
-    tasks = []
-    draw = random.Random(0)
-    for dialogue in dialogues:
-        place_of = {turn.turn_id: place for place, turn in enumerate(dialogue.turns)}
-        decisions = []  # (place of a turn, question)
-        for question in dialogue.questions:
-            if question.evidence:
-                # Only after the last turn of its evidence can a question be answered at all.
-                last = max(place_of[turn_id] for turn_id in question.evidence)
-                decisions.append((last, question))
-                guard = guard_place(dialogue, last, embed, draw) if guards else None
-                if guard is not None:
-                    decisions.append((guard, question))
-        banks = banks_before(dialogue, {place for place, _ in decisions}, embed)
-        for place, question in decisions:
-            before, turn = dialogue.turns[:place], dialogue.turns[place]
-            # Several facts of a turn are one decision, because one reward has to pay for it. A
-            # turn without facts is still put to the manager, as it was said.
-            fact = " ".join(turn_facts(turn, facts_from, policy)) or f"{turn.speaker}: {turn.text}"
-            tasks.append(ManagerTask(banks[place], fact, turn.speaker, turn.timestamp, question,
-                                     dialogue.speakers, second_pet(before, turn)))
-    return tasks
-
-
-def banks_before(dialogue: Dialogue, places: set[int], embed: Embedder) -> dict[int, MemoryBank]:
-    """The memory right before each of these turns, the right one where the data knows it."""
-    banks = {}
-    if any(turn.fact for turn in dialogue.turns):  # the synthetic world
-        for place in places:
-            banks[place] = MemoryBank(embed)
-            banks[place].add_many(oracle_memories(dialogue.turns[:place]).values())
-        return banks
-    bank, n_read = MemoryBank(embed), 0
-    for place in sorted(places):
-        bank.add_many(everything(dialogue.turns[n_read:place]))
-        # LoCoMo's 1,500 questions need as many banks of hundreds of memories. A copy shares the
-        # vectors of the bank that it was made from, so that they fit into memory.
-        banks[place], n_read = bank.copy(), place
-    return banks
-
-
-def guard_place(dialogue: Dialogue, place: int, embed: Embedder,
-                draw: random.Random) -> int | None:
-    """The place of a later turn that endangers the memory of the turn at `place`, drawn at random.
-
-    Example: Anna says "I play the flute" and, weeks later, "I play the drums". Of all that she had
-    said by then, the flute is most similar to the drums. A manager that overwrites the most
-    similar memory loses the flute at the later turn. So that turn guards the question about flutes.
-
-    If no later turn of the speaker is so dangerous, one of the five most similar is drawn. None if
-    the speaker says nothing more.
-    """
-    turn, bank = dialogue.turns[place], MemoryBank(embed)
-    places = [at for at, other in enumerate(dialogue.turns) if other.speaker == turn.speaker]
-    dangerous = []
-    for at in places:
-        text = dialogue.turns[at].text
-        # The bank holds what the speaker said before `at`: memory i is the turn at places[i]. The
-        # turn at `at` is dangerous if, of those, it resembles the turn at `place` most.
-        if at > place and places[bank.search(text, 1)[0].id] == place:
-            dangerous.append(at)
-        bank.add(text, turn.speaker, "")
-    if not dangerous:
-        by_similarity = [places[memory.id] for memory in bank.search(turn.text, len(places))]
-        dangerous = [at for at in by_similarity if at > place][:5]
-    return draw.choice(dangerous) if dangerous else None
+        memories = self.bank.search(self.fact.text, SIMILAR, self.fact.speaker)
+        return memories[:len(memories) - self.n_dropped]
 
 
 class ManagerAgent:
@@ -414,10 +371,12 @@ class ManagerAgent:
     steps of a run repeat many decisions.
     """
 
-    def __init__(self, frozen: Policy, distill: bool = True, max_new_tokens: int = 64,
-                 reward: Reward = squad_exact_match):
-        self.frozen, self.distill, self.max_new_tokens = frozen, distill, max_new_tokens
-        self.reward = reward
+    def __init__(self, frozen: Policy, distill: bool = True,
+                 reward: Reward = squad_exact_match, per_speaker: int = PER_SPEAKER, *,
+                 max_new_tokens: int):
+        self.frozen, self.distill, self.reward = frozen, distill, reward
+        self.per_speaker = per_speaker  # memories that the answer agent reads
+        self.max_new_tokens = max_new_tokens  # of both agents
         self.outcomes: dict[tuple[ManagerTask, str], dict] = {}  # (task, response) -> for the log
 
     # Problem 10
@@ -425,21 +384,25 @@ class ManagerAgent:
                 temperature: float, generator: torch.Generator | None = None,
                 ) -> list[list[Episode]]:
         """`group_size` decisions for each task, paid by the answer agent's answer after each."""
-        prompts = [manager_messages(task.fact, task.memories) for task in tasks]
+        prompts = [manager_prompt(policy, task.fact.text, task.memories, self.max_new_tokens)
+                   for task in tasks]
+        # An operation may name no memory that the manager did not read.
+        tasks = [replace(task, n_dropped=prompt.n_dropped) if prompt.n_dropped else task
+                 for task, prompt in zip(tasks, prompts)]
         # One call for all tasks: it reads each prompt once, and samples all groups together.
-        groups = policy.sample([policy.encode(messages) for messages in prompts], group_size,
+        groups = policy.sample([prompt.ids for prompt in prompts], group_size,
                                self.max_new_tokens, temperature, generator)
         decisions = [[(task, policy.decode(step.response_ids)) for step in group]
                      for task, group in zip(tasks, groups)]
         # All tasks at once: the frozen agent answers in one batch.
         outcomes = self.outcomes_of([d for of_task in decisions for d in of_task])
         episodes = []
-        for messages, group, of_task in zip(prompts, groups, decisions):
+        for prompt, group, of_task in zip(prompts, groups, decisions):
             episodes.append([])
             for step, (task, response) in zip(group, of_task):
                 outcome = outcomes[task, response]
                 reward = float(self.reward(outcome["answer"], task.question.answer))
-                log = {"prompt": messages[-1]["content"], "response": response,
+                log = {"prompt": prompt.messages[-1]["content"], "response": response,
                        "question": task.question.text, "gold": task.question.answer,
                        "category": task.question.category, **outcome}
                 # The step keeps its sampled ids: decoded and encoded again they might differ.
@@ -451,8 +414,10 @@ class ManagerAgent:
                     ) -> dict[tuple[ManagerTask, str], dict]:
         """What came of each decision (task, response); new ones are carried out and remembered.
 
-        An outcome holds "operations" (counts by event), "answer" and "answer_response". Where the
-        task names a memory in `merged`, "merged" says whether the bank holds it afterwards.
+        An outcome holds "operations" (counts by event), "answer", "answer_response", "answer_cut",
+        which says whether the limit of tokens ended that response, and as "dropped" the memories
+        that did not fit either prompt. Where the task names a memory in `merged`, "merged" says
+        whether the bank holds it afterwards.
         """
         # No set: its order, and so the answer agent's batches, would differ by process.
         new = [d for d in dict.fromkeys(decisions) if d not in self.outcomes]
@@ -462,17 +427,20 @@ class ManagerAgent:
             """Carry out each new decision on a copy of its bank, and ask there."""
             for task, response in new:
                 bank = task.bank.copy()  # or the next sample of the group would find it changed
-                counts = carry_out(response, bank, task.memories, task.speaker, task.timestamp)
+                counts = carry_out(response, bank, task.memories, task.fact.speaker,
+                                   task.fact.timestamp)
                 changes.append({"operations": dict(counts)})
                 if task.merged:
                     changes[-1]["merged"] = any(memory.text == task.merged for memory in bank)
-                yield AnswerTask(bank, task.question, task.speakers)
+                yield AnswerTask(bank, task.question, task.speakers, self.per_speaker)
 
         # A generator, because the banks of a real dialogue have 5 MB each: one lives at a time.
-        answers = answer_all(self.frozen, questions(), self.distill)
+        answers = answer_all(self.frozen, questions(), self.distill,
+                             max_new_tokens=self.max_new_tokens)
         for decision, change, answer in zip(new, changes, answers):
             self.outcomes[decision] = {
-                **change, "answer": answer.text, "answer_response": answer.response}
+                **change, "answer": answer.text, "answer_response": answer.response,
+                "answer_cut": answer.cut, "dropped": decision[0].n_dropped + answer.n_dropped}
         return {decision: self.outcomes[decision] for decision in decisions}
 
 
@@ -482,28 +450,28 @@ class AnswerAgent:
     Nobody else has a part in the reward, so no frozen agent is needed.
     """
 
-    def __init__(self, distill: bool = True, max_new_tokens: int = 64,
-                 reward: Reward = squad_exact_match):
-        self.distill, self.max_new_tokens, self.reward = distill, max_new_tokens, reward
+    def __init__(self, distill: bool = True, reward: Reward = squad_exact_match, *,
+                 max_new_tokens: int):
+        self.distill, self.reward, self.max_new_tokens = distill, reward, max_new_tokens
 
     def rollout(self, policy: Policy, tasks: Sequence[AnswerTask], group_size: int,
                 temperature: float, generator: torch.Generator | None = None,
                 ) -> list[list[Episode]]:
         """`group_size` answers to each question, each paid by itself."""
-        prompts = [task.messages(self.distill) for task in tasks]
-        groups = policy.sample([policy.encode(messages) for messages in prompts], group_size,
+        prompts = [task.prompt(policy, self.distill, self.max_new_tokens) for task in tasks]
+        groups = policy.sample([prompt.ids for prompt in prompts], group_size,
                                self.max_new_tokens, temperature, generator)
         episodes = []
-        for task, messages, group in zip(tasks, prompts, groups):
+        for task, prompt, group in zip(tasks, prompts, groups):
             episodes.append([])
             for step in group:
                 response = policy.decode(step.response_ids)
                 selected, answer = parse_answer(response)
                 # The number of selected memories shows how much the agent distils.
-                log = {"prompt": messages[-1]["content"], "response": response,
+                log = {"prompt": prompt.messages[-1]["content"], "response": response,
                        "question": task.question.text, "answer": answer,
                        "gold": task.question.answer, "category": task.question.category,
-                       "n_selected": len(selected.splitlines())}
+                       "n_selected": len(selected.splitlines()), "dropped": prompt.n_dropped}
                 reward = float(self.reward(answer, task.question.answer))
                 episodes[-1].append(Episode([step], reward, log))
         return episodes

@@ -24,10 +24,13 @@ Where this differs from usual practice, and why
 from __future__ import annotations
 
 import sys
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
+from datetime import date
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,7 +40,18 @@ from transformers import Cache
 
 from backend.attention import RoomyLayer, cache_argument, use_tree_attention
 from backend.devices import in_step, is_main
-from backend.loading import PolicyError, end_ids, load, usual_precision
+from backend.heads import is_linear, trunk, whole_head
+from backend.loading import (
+    PolicyError,
+    add_old_rope,
+    end_ids,
+    in_one_line,
+    is_out_of_memory,
+    load,
+    n_positions,
+    save_tokenizer,
+    usual_precision,
+)
 from backend.lora import adapters, again, low_rank_layers, save_adapters, save_merged, second_set
 from backend.plain_rows import generate, unpackable_layers
 from data import Message
@@ -55,6 +69,25 @@ from trees import (
 )
 
 STOP_TOKENS = 16  # the longest stop text, in tokens
+# What libraries raise where a model lacks an argument, a layer or a kind of cache.
+RUN_ERRORS = (AttributeError, TypeError, ValueError, IndexError, RuntimeError)
+# Llama-3.2's, SmolLM3's, Granite's and gpt-oss's templates write today's date. With it scores would
+# change at midnight, and a resumed run would not be the same bit for bit. So every prompt has one
+# date: the one that Llama's template takes where there is no clock.
+DATE = date(2024, 7, 26)
+DATE_PARTS = {f"%{letter}": DATE.strftime(f"%{letter}") for letter in "aAbBdHjmMpSyY"}
+# Templates call `strftime_now(format)`. A macro takes its place, because the library hands data to
+# a template and no functions.
+FIXED_CLOCK = """\
+{%- macro strftime_now(format) -%}
+{%- set text = namespace(value=format) -%}
+{%- for part, value in date_parts.items() -%}
+{%- set text.value = text.value.replace(part, value) -%}
+{%- endfor -%}
+{{- text.value -}}
+{%- endmacro %}
+"""
+TEMPLATE_ERRORS = (TemplateError, AttributeError, TypeError, ValueError, LookupError)
 HEAD_LOGITS = 2**26  # logits at once in scoring: 0.25 GiB in float32; some four such tensors live
 
 
@@ -163,9 +196,10 @@ class Policy:
     memory. They never change a log-prob, a gradient or a greedy response. Sampled responses may
     differ, because random draws are assigned in another order.
 
-    With `autocast` float32 weights are multiplied in bfloat16. `adapted` says whether the adapters
-    are on, `packs` whether the model reads trees, and `why_plain` why it does not. Raises
-    PolicyError if no layout suits the model.
+    `positions` is how many tokens a prompt and its response may have together; `fit` makes prompts
+    that leave room. With `autocast` float32 weights are multiplied in bfloat16. `adapted` says
+    whether the adapters are on, `packs` whether the model reads trees, and `why_plain` why it does
+    not. Raises PolicyError if no layout suits the model.
     """
 
     def __init__(self, model: torch.nn.Module, tokenizer, row_budget: int = 4096,
@@ -176,9 +210,11 @@ class Policy:
         self.autocast, self.adapted = autocast, True
         model.eval()  # never .train(): dropout would make the trained policy another one
         self.end_ids = end_ids(model, tokenizer)
+        self.positions = n_positions(model.config)
         self.empty_batch = [empty_row()]  # for a device that has fewer micro-batches than others
         self._ids_that_complete: dict[tuple[str, ...], set[int]] = {}
         self._cache_argument = cache_argument(model)
+        self._head_is_linear = self._try_model()
         self.packs = False  # until the trial has compared trees with plain rows
         self.why_plain = self._why_plain()
         self.packs = not self.why_plain
@@ -221,7 +257,8 @@ class Policy:
 
         Text inside a message cannot end its turn, because special tokens in it are broken up.
         Without a chat template the contents become plain paragraphs. A template that refuses system
-        messages gets the system's text as the beginning of the user's.
+        messages gets the system's text as the beginning of the user's. A template that asks for
+        today's date gets `DATE`. Raises PolicyError if the template fails.
         """
         messages = [{**m, "content": self._harmless(m["content"])} for m in messages]
         if self.tokenizer.chat_template is None:
@@ -230,10 +267,15 @@ class Policy:
         try:
             # Qwen3 would think aloud until no tokens are left. Other templates ignore the switch.
             text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-        except TemplateError as error:
+                messages, chat_template=FIXED_CLOCK + self.tokenizer.get_chat_template(),
+                date_parts=DATE_PARTS, tokenize=False, add_generation_prompt=True,
+                enable_thinking=False)
+        except TEMPLATE_ERRORS as error:
+            if not isinstance(error, TemplateError):
+                raise PolicyError(f"the chat template fails: {in_one_line(error)}") from error
             if len(messages) < 2 or messages[0]["role"] != "system":
-                raise PolicyError(f"the chat template refuses this chat: {error}") from error
+                raise PolicyError(f"the chat template refuses this chat: {in_one_line(error)}"
+                                  ) from error
             system, user, *rest = messages
             text = f"{system['content']}\n\n{user['content']}"
             return self.encode([{**user, "content": text}, *rest])
@@ -253,9 +295,28 @@ class Policy:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def lesson(self, messages: list[Message], response: str) -> Step:
-        """A chat with a response to imitate, its end included."""
+        """A chat with a response to imitate, its end included.
+
+        Raises PolicyError if the tokenizer has no end token.
+        """
+        if self.tokenizer.eos_token_id is None:
+            raise PolicyError("the tokenizer has no end token, so that no response to imitate "
+                              "could end: set eos_token in its tokenizer_config.json")
         ids = self.tokenizer.encode(response, add_special_tokens=False)
-        return Step(self.encode(messages), [*ids, self.tokenizer.eos_token_id], True)
+        step = Step(self.encode(messages), [*ids, self.tokenizer.eos_token_id], True)
+        self._check_room(len(step.prompt_ids), len(step.response_ids))
+        return step
+
+    def _check_room(self, n_prompt: int, n_response: int) -> None:
+        """Raise PolicyError if a prompt and its response are longer than what the model can read.
+
+        Some models fail there with an IndexError. Most read on, and write nonsense.
+        """
+        if n_prompt + n_response > self.positions:
+            raise PolicyError(
+                f"a prompt of {n_prompt:,} tokens and a response of {n_response:,} do not fit into "
+                f"the model's {self.positions:,} positions: shorten the prompt, lower "
+                "--max-new-tokens, or take a model with more positions")
 
     # ---- Sampling -----------------------------------------------------------------------------
 
@@ -267,10 +328,13 @@ class Policy:
 
         A response ends with an end id, or with the token that completes one of the `stop_texts`.
         Returns one list of steps a prompt, in the order of the prompts. The same generator state
-        gives the same responses to the same call. Raises PolicyError for an empty prompt.
+        gives the same responses to the same call. Raises PolicyError for an empty prompt, and for
+        one that has no room for `max_new_tokens` behind it.
         """
         if not all(prompts) or max_new_tokens < 1:
             raise PolicyError("cannot sample: a prompt is empty or max_new_tokens is below 1")
+        if prompts:
+            self._check_room(max(map(len, prompts)), max_new_tokens)
         if not self.packs:
             return self._sample_plain_rows(
                 prompts, group_size, max_new_tokens, temperature, generator, stop_texts)
@@ -279,7 +343,7 @@ class Policy:
         for rows in prompt_micro_batches(
                 prompts, group_size * max_new_tokens, 2 * self.micro_batch_tokens):
             with self._as_set():
-                branches = self._read_prompts(rows, group_size)
+                branches = self._read_prompts(rows, group_size, max_new_tokens)
                 self._grow(branches, max_new_tokens, temperature, generator, stop_texts)
             tokens = torch.stack(branches.tokens, -1).tolist()  # (R, B, up to max_new_tokens)
             log_probs = torch.stack(branches.log_probs, -1).tolist()
@@ -291,7 +355,7 @@ class Policy:
                         for b in range(n * group_size, (n + 1) * group_size)]
         return steps
 
-    def _read_prompts(self, rows: Sequence[Row], group_size: int) -> Branches:
+    def _read_prompts(self, rows: Sequence[Row], group_size: int, max_new_tokens: int) -> Branches:
         """Read R rows of prompts. `group_size` branches will grow from the end of each prompt.
 
         B is `group_size` times the prompts of the row that has the most. Branches that another row
@@ -303,8 +367,11 @@ class Policy:
         ends = pad_right([row.ends for row in rows], ids.shape[1], device)  # (R, L)
         # Rows of one prompt need no mask, because causal attention is right for them, and faster.
         forked = any(len(row.score_at) > 1 for row in rows)
-        cache = Cache(layer_class_to_replicate=RoomyLayer)
-        hidden = self.model.base_model(
+        n_branches = group_size * max(len(row.score_at) for row in rows)
+        # The last token that a branch draws is never read.
+        most = ids.shape[1] + n_branches * (max_new_tokens - 1)
+        cache = Cache(layer_class_to_replicate=partial(RoomyLayer, most))
+        hidden = trunk(self.model)(
             input_ids=ids, position_ids=positions, use_cache=True,
             attention_mask=tree_mask(ends, self.dtype) if forked else None,
             **{self._cache_argument: cache}).last_hidden_state  # (R, L, D)
@@ -313,7 +380,7 @@ class Policy:
             group_size, dim=1)  # (R, B)
         lengths = positions.gather(1, roots.clamp(min=0)) + 1  # (R, B)
         live_rows = torch.arange(len(rows), device=device)
-        logits = self.model.get_output_embeddings()(hidden[live_rows[:, None], roots])  # (R, B, V)
+        logits = self.head(hidden[live_rows[:, None], roots])  # (R, B, V)
         if not logits.isfinite().all():
             raise PolicyError("the model's logits are not finite, so nothing can be sampled: its "
                               "weights were spoilt, mostly by too high an --lr")
@@ -349,19 +416,17 @@ class Policy:
         live_rows, n_drawn = branches.live_rows, len(branches.tokens)
         see_branches = branches.see_branch.repeat(1, n_drawn)  # (B, n_drawn B)
         mask = torch.cat([branches.see_prompt, see_branches.expand(len(live_rows), 1, -1, -1)], -1)
-        hidden = self.model.base_model(
+        hidden = trunk(self.model)(
             input_ids=branches.tokens[-1][live_rows],
             position_ids=branches.lengths[live_rows] + n_drawn - 1, attention_mask=mask,
             use_cache=True, **{self._cache_argument: branches.cache}).last_hidden_state
-        branches.logits = self.model.get_output_embeddings()(hidden)  # (R', B, V)
+        branches.logits = self.head(hidden)  # (R', B, V)
 
     def _step(self, prompt: list[int], ids: list[int], stop_texts: tuple[str, ...],
               log_probs: Sequence[float] = ()) -> Step:
         """A response as a step, without what was drawn behind its end while others went on."""
-        ending = self.end_ids | self._closing_ids(stop_texts)
         for length in range(1, len(ids) + 1):
-            if ids[length - 1] in ending and self._ends_response(
-                    ids[:length][-STOP_TOKENS:], stop_texts):
+            if self._has_ended(ids[max(0, length - STOP_TOKENS):length], stop_texts):
                 return Step(prompt, ids[:length], True, list(log_probs[:length]))
         return Step(prompt, ids, False, list(log_probs))
 
@@ -374,6 +439,11 @@ class Policy:
                 if letters & set(self.tokenizer.decode([i]))}
         return self._ids_that_complete[stop_texts]
 
+    def _has_ended(self, ids: list[int], stop_texts: tuple[str, ...]) -> bool:
+        """`_ends_response` without decoding, where the last of `ids` cannot end a response."""
+        may_end = ids[-1] in self.end_ids or ids[-1] in self._closing_ids(stop_texts)
+        return may_end and self._ends_response(ids, stop_texts)
+
     def _ends_response(self, ids: list[int], stop_texts: tuple[str, ...]) -> bool:
         """Whether a response whose last tokens are `ids` ends with the last of them."""
         return ids[-1] in self.end_ids or any(text in self.decode(ids) for text in stop_texts)
@@ -384,8 +454,8 @@ class Policy:
         """`sample` by the library's loop; scoring gives the log-probs of what the loop wrote."""
         with self._as_set():
             responses = generate(
-                self.model, self.tokenizer, prompts, self.end_ids, group_size, max_new_tokens,
-                temperature, generator, stop_texts)
+                self.model, prompts, self.end_ids, group_size, max_new_tokens, temperature,
+                generator, lambda ids: self._has_ended(ids[-STOP_TOKENS:], stop_texts))
         steps = []
         for prompt, ids_of_prompt in zip(prompts, responses):
             tree = [self._step(prompt, ids, stop_texts) for ids in ids_of_prompt]
@@ -398,7 +468,13 @@ class Policy:
     # ---- Scoring ------------------------------------------------------------------------------
 
     def rows(self, trees: Sequence[Sequence[Step]]) -> list[Row]:
-        """The steps as packed rows; a row for each step if the model cannot read trees."""
+        """The steps as packed rows; a row for each step if the model cannot read trees.
+
+        Raises PolicyError for a step that is longer than what the model can read.
+        """
+        for tree in trees:
+            for step in tree:
+                self._check_room(len(step.prompt_ids), len(step.response_ids))
         if not self.packs:
             return plain_rows(trees)
         budget = min(self.row_budget, self.micro_batch_tokens)
@@ -417,27 +493,29 @@ class Policy:
         Returns `hidden` (M, D) of the M places, and which of them each of the N predictions has
         (N,), in the order of the rows' `token_index`. Samples that agree so far share a place.
         """
-        ids, places, token_at = self._layout(rows)
-        positions = pad_right([row.position_ids for row in rows], 0, self.device)  # (R, T)
-        ends = pad_right([row.ends for row in rows], ids.shape[1], self.device)  # (R, T)
-        with self._as_set():
-            if self.packs:
-                hidden = self.model.base_model(
-                    input_ids=ids, position_ids=positions, use_cache=False,
-                    attention_mask=tree_mask(ends, self.dtype)).last_hidden_state  # (R, T, D)
-            else:
-                hidden = self.model(
-                    input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states[-1]
-        return hidden.flatten(0, 1)[places], token_at
-
-    def _layout(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
-        """Padded ids (R, T), the M places in R * T that predict, and each prediction's own (N,)."""
-        ids = pad_right([row.input_ids for row in rows], 0, self.device)
+        ids = pad_right([row.input_ids for row in rows], 0, self.device)  # (R, T)
         score_at = [r * ids.shape[1] + place for r, row in enumerate(rows)
                     for place in row.score_at]
         places, token_at = torch.tensor(
             score_at, dtype=torch.long, device=self.device).unique(return_inverse=True)
-        return ids, places, token_at
+        positions = pad_right([row.position_ids for row in rows], 0, self.device)  # (R, T)
+        ends = pad_right([row.ends for row in rows], ids.shape[1], self.device)  # (R, T)
+        # Plain rows need no mask: causal attention cannot see the padding behind them.
+        layout = {"position_ids": positions, "attention_mask": tree_mask(ends, self.dtype),
+                  } if self.packs else {}
+        with self._as_set():
+            hidden = trunk(self.model)(
+                input_ids=ids, use_cache=False, **layout).last_hidden_state  # (R, T, D)
+        return hidden.flatten(0, 1)[places], token_at
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of hidden states (..., D): the model's own, scaled or capped as it does.
+
+        Call it inside `_as_set`.
+        """
+        if self._head_is_linear:
+            return self.model.get_output_embeddings()(hidden)
+        return whole_head(self.model, hidden.flatten(0, -2)).unflatten(0, hidden.shape[:-1])
 
     # Problem 3
     def score(self, rows: Sequence[Row], temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -448,14 +526,9 @@ class Policy:
         targets = torch.tensor([t for row in rows for t in row.targets], dtype=torch.long,
                                device=self.device)  # (N,)
         with self._as_set():
-            if self.packs:  # the head only where a token is scored
-                hidden, token_at = self.read(rows)
-                return head_log_probs(self.model.get_output_embeddings(), hidden, token_at, targets,
-                                      temperature, self.head_chunk)
-            # The whole model, because some of these scale their logits behind the head.
-            ids, places, token_at = self._layout(rows)
-            logits = self.model(input_ids=ids, use_cache=False).logits.flatten(0, 1)[places]
-        return picked_log_probs(logits, token_at, targets, temperature)
+            hidden, token_at = self.read(rows)  # (M, D), (N,)
+            return head_log_probs(  # the head only where a token is scored
+                self.head, hidden, token_at, targets, temperature, self.head_chunk)
 
     def token_log_probs(self, trees: Sequence[Sequence[Step]], temperature: float = 1.0) -> Tensor:
         """Log-probs of all response tokens of all steps in order, (N,); gradients if enabled."""
@@ -465,47 +538,74 @@ class Policy:
             numbers.append(token_numbers(batch, self.device))
         return torch.cat(parts)[torch.cat(numbers).argsort()]
 
+    def _trial_ids(self) -> list[int]:
+        """Twenty ids to try the model on, always the same."""
+        draw = torch.Generator().manual_seed(0)
+        n_words = self.model.config.get_text_config().vocab_size
+        return torch.randint(n_words, (20,), generator=draw).tolist()
+
+    def _differ(self, first: Tensor, second: Tensor) -> bool:
+        """Whether two ways to the same log-probs differ by more than rounding.
+
+        A wrong mask costs whole nats in a trained model. In half precision rounding may cost one
+        unlikely token half a nat, but never the mean.
+        """
+        errors = (first.float() - second.float()).abs()
+        return (errors.max() > 1e-3 if self.dtype == torch.float32 else errors.mean() > 0.5).item()
+
+    @torch.no_grad()
+    def _try_model(self) -> bool:
+        """Whether the head alone makes the logits. Raises PolicyError if the model is unusable."""
+        row = torch.tensor([self._trial_ids()], device=self.device)  # (1, 20)
+        try:
+            with self._as_set():
+                log_probs = [  # (19,) of a row, and (9,) of its first half
+                    self.model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+                    .log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+                    for ids in (row, row[:, :10])]
+                linear = is_linear(self.model, row)
+        except RUN_ERRORS as error:
+            if is_out_of_memory(error):
+                raise
+            advice = ("its layers cannot have adapters; take --lora 0"
+                      if low_rank_layers(self.model) else "use another causal language model")
+            raise PolicyError(f"the model cannot be run: {in_one_line(error)} ({advice})"
+                              ) from error
+        whole, part = log_probs
+        if not whole.isfinite().all():
+            raise PolicyError("the model's log-probs are not finite: its weights are spoilt; take "
+                              "an earlier checkpoint")
+        if self._differ(part, whole[:len(part)]):
+            raise PolicyError("an encoder: its tokens see later ones; use a causal language model")
+        return linear
+
     @torch.no_grad()
     def _why_plain(self) -> str:
         """Why this model needs plain rows; "" if trees give it the same log-probs.
 
         The configuration is asked before trees are tried, because a trial of twenty ids would not
-        show a window of thousands. Raises PolicyError for a model that no layout suits.
+        show a window of thousands.
         """
-        draw = torch.Generator(self.device).manual_seed(0)
-        ids = torch.randint(self.model.config.get_text_config().vocab_size, (20,), generator=draw,
-                            device=self.device).tolist()
-        tree = [Step(ids[:6], ids[6:13], False), Step(ids[:6], ids[13:], False)]
-
-        def differ(first: Tensor, second: Tensor) -> bool:
-            # Two layouts round differently. A wrong mask costs whole nats in a trained model. In
-            # half precision rounding may cost one unlikely token half a nat, but never the mean.
-            errors = (first - second).abs()
-            return (errors.max() > 1e-3 if self.dtype == torch.float32
-                    else errors.mean() > 0.5).item()
-
-        plain = self.token_log_probs([tree])
-        if not plain.isfinite().all():
-            raise PolicyError("the model's log-probs are not finite: its weights are spoilt; take "
-                              "an earlier checkpoint")
-        shorter = self.token_log_probs([[Step(ids[:6], ids[6:10], False)]])
-        if differ(shorter, plain[:4]):
-            raise PolicyError("an encoder: its tokens see later ones; use a causal language model")
         if layers := unpackable_layers(self.model.config):
             return layers
+        ids, draw = self._trial_ids(), torch.Generator(self.device).manual_seed(0)
+        tree = [Step(ids[:6], ids[6:13], False), Step(ids[:6], ids[13:], False)]
+        plain = self.token_log_probs([tree])
         try:
             self.packs = True
             sampled = self.sample([ids[:6], ids[:3], ids[:4]], 2, 4, 1.0, draw)
             packed = self.token_log_probs([tree])
-        except (AttributeError, TypeError, ValueError, IndexError, RuntimeError):
+        except RUN_ERRORS as error:
+            if is_out_of_memory(error):
+                raise
             # Such as a mask of the model's own, another cache, or no such argument.
-            return "a trial of trees failed"
+            return f"a trial of trees failed: {in_one_line(error)}"
         finally:
             self.packs = False
-        if differ(packed, plain):
+        if self._differ(packed, plain):
             return "in a trial trees were scored otherwise than plain rows"
         when_sampled = torch.tensor([p for steps in sampled for s in steps for p in s.log_probs])
-        if differ(when_sampled.to(plain), self.token_log_probs(sampled)):
+        if self._differ(when_sampled.to(plain), self.token_log_probs(sampled)):
             return "in a trial trees were sampled otherwise than plain rows are scored"
         return ""
 
@@ -513,14 +613,50 @@ class Policy:
         """Write an ordinary Hugging Face folder: weights, settings and tokenizer.
 
         `weights` by name stand in for the model's own where those are spread over devices. Adapters
-        are added to the weights, in float32, and also kept alone in `folder`/adapter.
+        are added to the weights, in float32, and also kept alone in `folder`/adapter. transformers
+        4.57 reads the folder too, unless its rotary settings differ from layer to layer.
         """
         if low_rank_layers(self.model):
             save_merged(self.model, folder, weights)
             save_adapters(self.model, Path(folder) / "adapter")
         else:
             self.model.save_pretrained(folder, state_dict=weights)
-        self.tokenizer.save_pretrained(folder)
+        add_old_rope(folder)
+        save_tokenizer(self.tokenizer, folder)
+
+
+# ---- Prompts that leave room ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A chat that leaves room for a response."""
+
+    parts: Sequence  # what of the parts fits
+    n_dropped: int  # how many parts do not
+    messages: list[Message]
+    ids: list[int]
+
+
+def fit(policy: Policy, prompt_of: Callable[[Sequence], list[Message]], parts: Sequence,
+        room: float) -> Prompt:
+    """The prompt with as many of its parts as fit into `room` tokens.
+
+    `parts` are memories, for example; those to keep longest come first. `prompt_of` makes the chat
+    of some of them. A prompt that fits whole is encoded once. One that does not fit even without
+    its parts is returned nevertheless, and `Policy.sample` refuses it with a reason.
+    """
+
+    def with_first(n: int) -> Prompt:
+        messages = prompt_of(parts[:n])
+        return Prompt(parts[:n], len(parts) - n, messages, policy.encode(messages))
+
+    whole = with_first(len(parts))
+    if len(whole.ids) <= room:
+        return whole
+    # Fewer parts never make a longer prompt, so halving the range finds how many are too many.
+    too_many = bisect_right(range(len(parts)), room, key=lambda n: len(with_first(n).ids))
+    return with_first(max(too_many - 1, 0))
 
 
 def load_policy(name: str | Path, device: str | None = None, lora: int = 0,

@@ -110,15 +110,28 @@ def manager_messages(fact: str, memories: Sequence[Memory]) -> list[Message]:
     return [{"role": "system", "content": MANAGER_INSTRUCTIONS}, {"role": "user", "content": user}]
 
 
-def answer_messages(question: str, memories: dict[str, list[Memory]],
-                    distill: bool) -> list[Message]:
-    """The candidate memories of each speaker, as `timestamp: memory`, and then the question."""
+def question_line(question: str, asked: str = "") -> str:
+    """A question as its prompt shows it. `asked` is its date, "" where the data has none.
+
+    >>> question_line("How many weeks ago did I ski?", "2023/05/20 (Sat) 02:21")
+    'Question (asked on 2023/05/20 (Sat) 02:21): How many weeks ago did I ski?'
+    """
+    date = f" (asked on {one_line(asked)})" if asked else ""
+    return f"Question{date}: {one_line(question)}"
+
+
+def answer_messages(question: str, memories: dict[str, list[Memory]], distill: bool,
+                    asked: str = "") -> list[Message]:
+    """The candidate memories of each speaker, as `timestamp: memory`, and then the question.
+
+    `asked` is the date of the question. Without it nobody can tell how long ago something was.
+    """
     lines = []
     for speaker, of_speaker in memories.items():
         lines.append(f"Memories of {one_line(speaker)}:")
         lines += [f"- {one_line(m.timestamp)}: {one_line(m.text)}"
                   for m in of_speaker] or ["- none"]
-    lines.append(f"Question: {one_line(question)}")
+    lines.append(question_line(question, asked))
     lines.append("Select the useful memories, then answer." if distill else "Answer directly.")
     system = ANSWER_INSTRUCTIONS + (SELECT_INSTRUCTIONS if distill else DIRECT_INSTRUCTIONS)
     return [{"role": "system", "content": system}, {"role": "user", "content": "\n".join(lines)}]

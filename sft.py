@@ -7,18 +7,21 @@
 
 This is behaviour cloning. Memory-R1 (arXiv 2508.19828, section 4.2) calls it Memory-SFT, and beats
 it by reinforcement. Imitation sees the same 152 training questions, for as many steps, with the
-same start model, and is scored by the same code. Unlike reinforcement it needs an expert. In the
-synthetic world the expert is the oracle, which knows what each turn means. Elsewhere it is a file
-of trajectories.
+same start model, and is scored by the same code. Unlike reinforcement it needs an expert:
+
+    the synthetic world        the oracle, which knows what each turn means
+    other data, answer agent   the memories of the evidence turns, and the gold answer
+    other data, manager        only a file of trajectories
 
 Where this differs from the paper
 1. The paper's expert is GPT-5. `--trajectories FILE` reads what such a model wrote: JSON lines with
    {"messages": [{"role": ..., "content": ...}, ...]}, the last of them the response to learn.
 2. As in grpo.py each question also brings a guard, a turn that must leave the question's memory
-   alone (memr1.py, "differs", 2).
+   alone (training/tasks.py, "differs", 2).
 
     python sft.py                   the Memory Manager, about a minute
     python sft.py --agent answer    the Answer Agent, about a minute
+    python sft.py --agent answer --model smollm2        on LoCoMo, from its evidence
 
 It ends with "sft manager: held-out exact match A -> B in S s, M GiB; run folder ...".
 """
@@ -39,12 +42,13 @@ from backend.lora import learned
 from benchmarks.splits import splits
 from data import Dialogue, Message
 from memory_bank import Embedder, MemoryBank
-from memr1 import SIMILAR, candidates, everything, guard_place, turn_facts
+from memr1 import PER_SPEAKER, SIMILAR, Reading, candidates, facts_of
 from prompts import Operation, answer_messages, format_answer, format_operation, manager_messages
 from training.options import Options, option, parse_options
 from training.results import evaluate_after, evaluate_before, finish
 from training.run import Run, launch, prepare
 from training.state import TokenMetrics, TrainingState, warm_up_then_decay
+from training.tasks import guard_place
 
 Lesson = tuple[list[Message], str]  # a prompt, and the response to it
 
@@ -65,8 +69,8 @@ def right_operation(dialogue: Dialogue, place: int, embed: Embedder) -> Lesson:
     before, turn = dialogue.turns[:place], dialogue.turns[place]
     bank, state = MemoryBank(embed), {}
     bank.add_many(w.oracle_memories(before).values())
-    [fact] = turn_facts(turn, "turns")
-    memories = bank.search(fact, SIMILAR, turn.speaker)
+    [[fact]] = facts_of([turn], "turns")
+    memories = bank.search(fact.text, SIMILAR, turn.speaker)
     for earlier in before:
         w.advance(state, earlier)
     old_text, new_text = w.advance(state, turn)  # of the memory that the turn changes
@@ -75,28 +79,29 @@ def right_operation(dialogue: Dialogue, place: int, embed: Embedder) -> Lesson:
         operation = Operation("NOOP" if number is None else "DELETE", number)
     else:
         operation = Operation("ADD" if number is None else "UPDATE", number, new_text)
-    return manager_messages(fact, memories), format_operation(operation)
+    return manager_messages(fact.text, memories), format_operation(operation)
 
 
 def manager_lessons(dialogues: Sequence[Dialogue], embed: Embedder) -> list[Lesson]:
-    """The decisions of `memr1.manager_tasks`, guards included, as the oracle takes them."""
+    """The decisions of `tasks.manager_tasks`, guards included, as the oracle takes them."""
     lessons, draw = [], random.Random(0)
     for dialogue in dialogues:
+        facts = facts_of(dialogue.turns, "turns")
         place_of = {turn.turn_id: place for place, turn in enumerate(dialogue.turns)}
         for question in dialogue.questions:
             last = max(place_of[turn_id] for turn_id in question.evidence)
-            guard = guard_place(dialogue, last, embed, draw)
+            guard = guard_place(dialogue, last, facts, embed, draw)
             lessons += [right_operation(dialogue, place, embed)
                         for place in (last, guard) if place is not None]
     return lessons
 
 
-def answer_lessons(dialogues: Sequence[Dialogue], embed: Embedder, distill: bool) -> list[Lesson]:
+def answer_lessons(dialogues: Sequence[Dialogue], banks: Sequence[MemoryBank], distill: bool,
+                   per_speaker: int = PER_SPEAKER) -> list[Lesson]:
     """Every question over a bank that kept every fact; the expert selects what still holds."""
     lessons = []
-    for dialogue in dialogues:
-        bank, state = MemoryBank(embed), {}
-        bank.add_many(everything(dialogue.turns))
+    for dialogue, bank in zip(dialogues, banks):
+        state: w.State = {}
         latest: dict[tuple[w.Key, str], str] = {}  # (key, value) -> the last memory that says so
         for turn in dialogue.turns:
             w.advance(state, turn)
@@ -107,9 +112,29 @@ def answer_lessons(dialogues: Sequence[Dialogue], embed: Embedder, distill: bool
             # A key without a state is an event, whose value is its name.
             selected = [latest[key, value] for key in probes[question.text].needs
                         for value in state.get(key, key[1:])]
-            memories = candidates(bank, question.text, dialogue.speakers)
-            lessons.append((answer_messages(question.text, memories, distill),
+            memories = candidates(bank, question.text, dialogue.speakers, per_speaker)
+            lessons.append((answer_messages(question.text, memories, distill,
+                                            question.timestamp),
                             format_answer(selected, question.answer, distill)))
+    return lessons
+
+
+def evidence_lessons(dialogues: Sequence[Dialogue], reading: Reading, distill: bool,
+                     per_speaker: int = PER_SPEAKER) -> list[Lesson]:
+    """Every question over its bank; the expert selects the shown memories of the evidence turns.
+
+    Questions of whose evidence nothing is shown are left out, because they would teach to guess.
+    """
+    lessons = []
+    for dialogue, bank, sources in zip(dialogues, reading.banks, reading.sources):
+        for question in dialogue.questions:
+            memories = candidates(bank, question.text, dialogue.speakers, per_speaker)
+            selected = [memory.text for of_speaker in memories.values() for memory in of_speaker
+                        if sources[memory.id] & set(question.evidence)]
+            if selected:
+                lessons.append((answer_messages(question.text, memories, distill,
+                                                question.timestamp),
+                                format_answer(selected, question.answer, distill)))
     return lessons
 
 
@@ -136,17 +161,22 @@ def read_trajectories(path: str) -> list[Lesson]:
     return lessons
 
 
-def lessons_of(options: SFTOptions, embed: Embedder) -> list[Lesson]:
-    """What a run imitates."""
+def lessons_of(run: Run) -> list[Lesson]:
+    """What a run imitates: a file, the world's oracle, or the data's own evidence and answers."""
+    options = run.options
     if options.trajectories:
         return read_trajectories(options.trajectories)
-    if options.data not in w.KINDS:
-        exit_with(f"--data {options.data}: only the synthetic world has an oracle to imitate; give "
-                  "--trajectories")
     dialogues = splits(options.data, options.train_questions)[0]
+    if options.agent == "manager" and options.data not in w.KINDS:
+        exit_with(f"--data {options.data}: only the synthetic world has an oracle that manages a "
+                  "memory; give --trajectories, or learn from --data world first")
     if options.agent == "manager":
-        return manager_lessons(dialogues, embed)
-    return answer_lessons(dialogues, embed, options.distill)
+        return manager_lessons(dialogues, run.embed)
+    # The oracle knows what holds in the end. A manager's memories have words of their own, so there
+    # the evidence decides.
+    if options.data in w.KINDS and options.facts == "observations" and not options.manager:
+        return answer_lessons(dialogues, run.train_banks.banks, options.distill, options.memories)
+    return evidence_lessons(dialogues, run.train_banks, options.distill, options.memories)
 
 
 # ---- The loop ------------------------------------------------------------------------------------
@@ -155,7 +185,7 @@ def lessons_of(options: SFTOptions, embed: Embedder) -> list[Lesson]:
 def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     """Train; returns the rows of metrics.csv, and the validation scores by step."""
     options, policy = run.options, run.policy
-    lessons = [policy.lesson(*lesson) for lesson in lessons_of(options, run.embed)]
+    lessons = [policy.lesson(*lesson) for lesson in lessons_of(run)]
     optimizer = torch.optim.AdamW(
         learned(policy.model), lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0)
     schedule = warm_up_then_decay(optimizer, options.steps)
@@ -183,6 +213,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
     options = parse_options(SFTOptions, "Teach a memory agent by imitation.", argv)
     if options.agent == "mem1":
         exit_with("--agent mem1: the paper compares imitation with Memory-R1's two agents only")
+    if options.trajectories and options.train_questions:
+        exit_with("--train-questions: is read only without --trajectories; leave it out")
     run = prepare(options, "sft")
     before = evaluate_before(run)
     history, scores = train(run)

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 import torch
 from torch import Tensor
@@ -127,17 +128,26 @@ def alike(first: list[int], second: list[int]) -> bool:
 # ---- To sample: rows of prompts ------------------------------------------------------------------
 
 
-def prompt_rows(prompts: Sequence[list[int]], largest: int = 32) -> list[Row]:
+def prompt_rows(prompts: Sequence[list[int]], largest: int = 32, n_new: int = 0,
+                max_tokens: float = inf) -> list[Row]:
     """Rows of prompts to be answered; a row holds at most `largest`, each `alike` to its first.
 
     A prompt has one prediction, the first token of its response, and no target yet. `score_at` has
-    the place where the prompt ends, and `token_index` the prompt's number.
+    the place where the prompt ends, and `token_index` the prompt's number. A row has at most
+    `max_tokens`, with the `n_new` that may be written to each prompt. Only a prompt that is beyond
+    them by itself has a longer row.
     """
+
+    def may_join(row: Row, number: int) -> bool:
+        n_prompts = len(row.score_at) + 1
+        size = len(row.input_ids) + row.n_new(prompts[number]) + n_prompts * n_new
+        return (n_prompts <= largest and size <= max_tokens
+                and alike(prompts[row.token_index[0]], prompts[number]))
+
     rows: list[Row] = []
     # In sorted order neighbours share the most.
     for number in sorted(range(len(prompts)), key=lambda number: prompts[number]):
-        if (not rows or len(rows[-1].score_at) == largest
-                or not alike(prompts[rows[-1].token_index[0]], prompts[number])):
+        if not rows or not may_join(rows[-1], number):
             rows.append(Row())
         row = rows[-1]
         row.add(prompts[number])
@@ -151,11 +161,12 @@ def prompt_micro_batches(prompts: Sequence[list[int]], n_new: int, max_tokens: i
     """`prompt_rows` in micro-batches of at most `max_tokens`; the smallest rows come first.
 
     `n_new` is how many tokens may be written to each prompt, in all of its responses. The budget
-    counts the padding too. A row beyond it goes alone.
+    counts the padding too. A single prompt that is beyond it goes alone.
     """
     batch: list[Row] = []
     n_prompts = 0  # in the row of this micro-batch that has the most
-    for row in sorted(prompt_rows(prompts), key=lambda row: len(row.input_ids)):
+    rows = prompt_rows(prompts, n_new=n_new, max_tokens=max_tokens)
+    for row in sorted(rows, key=lambda row: len(row.input_ids)):
         n_prompts = max(n_prompts, len(row.score_at))
         if batch and (len(batch) + 1) * (len(row.input_ids) + n_prompts * n_new) > max_tokens:
             yield batch

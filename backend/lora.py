@@ -42,6 +42,16 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+# Keys of adapter_config.json whose value changes neither the base model nor y = (W + s B A) x once
+# A and B are learned. Every other key must be off, or have one of the harmless values.
+FREE_KEYS = {"r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules",
+             "layers_to_transform", "layers_pattern", "base_model_name_or_path", "task_type",
+             "inference_mode", "auto_mapping", "peft_version", "megatron_core", "loftq_config",
+             "eva_config", "runtime_config", "qalora_group_size"}
+# These ways to start A and B leave W alone. PiSSA, OLoRA, CorDA, LoRA-GA and LoftQ take something
+# off W first, which the file of A and B does not hold.
+HARMLESS_VALUES = {"peft_type": ("LORA",), "bias": ("none",), "revision": (None, "main"),
+                   "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal")}
 PEFT_PREFIX = "base_model.model."  # what PEFT puts before the name of every layer
 # It runs the forward pass again in backward. There is no dropout whose draws would have to agree.
 again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
@@ -202,9 +212,9 @@ def saved_config(folder: str | Path) -> dict | None:
         broken = [key for key, kind in wanted.items() if not isinstance(config.get(key), kind)]
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path}: not a JSON object ({error})") from error
-    # These change what is added to the weights.
-    broken += [key for key in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern",
-                               "fan_in_fan_out") if config.get(key)]
+    # A key that is not known here may change the base model, or what is added to it: refuse it.
+    broken += [key for key, value in config.items() if key not in FREE_KEYS
+               and value not in HARMLESS_VALUES.get(key, (None, False, 0, "", [], {}))]
     if broken:
         raise ValueError(f"{path}: {broken[0]} = {config.get(broken[0])!r} is not read here")
     return config

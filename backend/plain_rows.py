@@ -7,32 +7,43 @@ places where a tree has depths. Such models are sampled here by the library's ow
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 
 def unpackable_layers(config: PreTrainedConfig) -> str:
-    """What a configuration says that rules trees out, such as a sliding window; "" if nothing."""
-    if kinds := getattr(config, "layer_types", None):
-        others = sorted(set(kinds) - {"full_attention"})
-        return f"some of its layers are no full attention ({', '.join(others)})" if others else ""
+    """What a configuration says that rules trees out, such as a sliding window; "" if nothing.
+
+    A window as wide as the model's positions is none: Phi-4-mini's, for example, is never reached.
+    """
+    config = config.get_text_config()
     window = getattr(config, "sliding_window", None) or getattr(config, "window_size", None)
-    return f"its attention is cut to a sliding window of {window} tokens" if window else ""
+    positions = getattr(config, "max_position_embeddings", None)
+    is_reached = not (window and positions and window >= positions)
+    if kinds := getattr(config, "layer_types", None):
+        others = set(kinds) - {"full_attention"}
+        if not is_reached:
+            others.discard("sliding_attention")
+        names = ", ".join(sorted(others))
+        return f"some of its layers are no full attention ({names})" if others else ""
+    return (f"its attention is cut to a sliding window of {window} tokens"
+            if window and is_reached else "")
 
 
-def generate(model: PreTrainedModel, tokenizer, prompts: Sequence[list[int]],
-             end_ids: Collection[int], group_size: int, max_new_tokens: int, temperature: float,
-             generator: torch.Generator | None, stop_texts: Sequence[str]) -> list[list[list[int]]]:
+def generate(model: PreTrainedModel, prompts: Sequence[list[int]], end_ids: Collection[int],
+             group_size: int, max_new_tokens: int, temperature: float,
+             generator: torch.Generator | None, has_ended: Callable[[list[int]], bool],
+             ) -> list[list[list[int]]]:
     """The ids of `group_size` responses to each prompt, by the library's loop, prompt by prompt.
 
-    Behind an end id, or a stop text, ids of the padding may follow.
+    `has_ended` says whether a response ends with the last of its ids. Behind its end, ids of the
+    padding may follow.
     """
     how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0,
            "num_return_sequences": group_size} if temperature else {}
-    if stop_texts:
-        how |= {"stop_strings": list(stop_texts), "tokenizer": tokenizer}
     if generator is not None:  # the library draws from the global one: start that from ours
         seed = torch.randint(2**31, (1,), generator=generator, device=generator.device)
         torch.manual_seed(seed.item())
@@ -42,10 +53,17 @@ def generate(model: PreTrainedModel, tokenizer, prompts: Sequence[list[int]],
     responses = []
     try:
         for prompt in prompts:
+            def ended(rows: Tensor, _: object, first: int = len(prompt), **__: object) -> Tensor:
+                """(B,) which of the rows (B, T) have ended."""
+                # The library's own `stop_strings` compare the whole vocabulary for each prompt.
+                return torch.tensor([has_ended(ids) for ids in rows[:, first:].tolist()],
+                                    device=rows.device)
+
             ids = torch.tensor([prompt], device=model.device)
             rows = model.generate(
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens,
-                eos_token_id=sorted(end_ids), pad_token_id=min(end_ids), **how)  # (B, T)
+                eos_token_id=sorted(end_ids), pad_token_id=min(end_ids),
+                stopping_criteria=[ended], **how)  # (B, T)
             written = rows[:, len(prompt):].tolist()
             # Greedy responses are all the same, so only one was generated.
             responses.append(written if temperature else written * group_size)

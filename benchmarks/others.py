@@ -15,6 +15,7 @@ Where this differs from the papers
    abstention is a kind of its own. What the paper's tables call "OD" is the kind "assistant said".
 4. LongMemEval is read in the order of dates, which its oracle file does not keep. The release is
    the one that its authors cleaned.
+5. The date of LongMemEval's questions stands in all prompts, Memory-R1's and the others'.
 
     python -c "from benchmarks.others import load; print(len(load('msc')))"
 
@@ -40,6 +41,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from backend import files
 from data import (
     DataError,
     Dialogue,
@@ -48,6 +50,7 @@ from data import (
     Turn,
     broken,
     check,
+    get_answer,
     get_field,
     load_locomo,
     load_records,
@@ -108,8 +111,8 @@ def fetch(name: str, cache_folder: str | os.PathLike[str] | None = None) -> Path
     says what to save where. Nothing half-written stays behind.
     """
     source = SOURCES[name]
-    folder = Path(cache_folder or os.environ.get("MEMORY_R1_CACHE") or "~/.cache/memory-r1")
-    target = folder.expanduser() / source.url.rsplit("/", 1)[-1]
+    folder = Path(cache_folder or files.cache_folder()).expanduser()
+    target = folder / source.url.rsplit("/", 1)[-1]
     partial = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         if target.is_file() and _is_whole(target, source):
@@ -207,7 +210,7 @@ def load_msc(path: str | os.PathLike[str]) -> list[Dialogue]:
 
     Raises DataError as `load_locomo` does.
     """
-    return load_records(path, "msc", _read_msc, lines=True)
+    return load_records(path, "msc", _read_msc)
 
 
 def _date(value: Any, where: str) -> str:
@@ -253,7 +256,7 @@ def _read_longmemeval(record: Mapping[str, Any], name: str, where: str) -> Dialo
         category, evidence = ABSTENTION, []  # what was never said stands nowhere
     question = Question(
         get_field(record, "question", (str,), where),
-        str(get_field(record, "answer", (str, int), where)), category, tuple(evidence),
+        get_answer(record, "answer", where), category, tuple(evidence),
         _date(get_field(record, "question_date", (str,), where), f"{where}, field 'question_date'"))
     return Dialogue(name, LONGMEMEVAL_SPEAKERS, tuple(turns), (question,))
 
@@ -307,7 +310,7 @@ def _get_pairs(record: Mapping[str, Any], field: str, second: str, kind: type, w
 def _read_open_question(record: Mapping[str, Any], name: str, where: str) -> OpenQuestion:
     """One element of the file."""
     text = get_field(record, "question", (str,), where)
-    answer = str(get_field(record, "answer", (str, int), where))
+    answer = get_answer(record, "answer", where)
     passages: list[tuple[str, str]] = []
     context = _get_pairs(record, "context", "sentences", list, where)
     for index, (title, sentences) in enumerate(context):
@@ -342,31 +345,53 @@ def load_hotpotqa(path: str | os.PathLike[str]) -> list[OpenQuestion]:
     Raises DataError if the file is missing, not JSON, or broken anywhere. The test set is refused
     (it has no answers), and so is the "fullwiki" set (some questions have no paragraphs).
     """
-    return load_records(path, "hotpotqa", _read_open_question, ("_id", "id"), lines=True)
+    return load_records(path, "hotpotqa", _read_open_question, ("_id", "id"))
 
 
 # ---- what --data names ---------------------------------------------------------------------------
 
 LOADERS = {"locomo": load_locomo, "msc": load_msc, "longmemeval": load_longmemeval,
-           "longmemeval-s": load_longmemeval, "longmemeval-m": load_longmemeval,
            "hotpotqa": load_hotpotqa}
+NAMES = {**{form: form for form in LOADERS}, "longmemeval-s": "longmemeval",
+         "longmemeval-m": "longmemeval"}  # what --data may name -> the form of its file
 # The first of these fields in a file tells its form; LoCoMo's has none of them.
 _MARKS = {"previous_dialogs": "msc", "question_date": "longmemeval",
-          "haystack_sessions": "longmemeval", "supporting_facts": "hotpotqa"}
+          "haystack_sessions": "longmemeval", "supporting_facts": "hotpotqa", "sample_id": "locomo"}
+# What marks a file of none of these forms, and what that file is.
+_FOREIGN = {r'"question_decomposition"\s*:': "MuSiQue", r'"evidences"\s*:': "2WikiMultihopQA",
+            r'"current_node"\s*:': "an export of ChatGPT",
+            r"\A\W*[0-9]{1,4}[./-][0-9]{1,2}[./-][0-9]{1,4},? [0-9]{1,2}[:.][0-9]{2}":
+                "an export of WhatsApp"}
 
 
 def load(data: str) -> list[Dialogue] | list[OpenQuestion]:
-    """All that `--data` names: a benchmark in LOADERS, fetched on first use, or a file of its form.
+    """All that `--data` names: a benchmark in NAMES, fetched on first use, or a file of its form.
 
     Raises DataError if it is neither, cannot be fetched, or is broken.
     """
-    if data in LOADERS:
-        return LOADERS[data](fetch(data))
+    if data in NAMES:
+        return LOADERS[NAMES[data]](fetch(data))
     if not Path(data).is_file():
         raise DataError(f"--data {data}: there is no such file, and the benchmarks are "
-                        f"{', '.join(LOADERS)}; check the path or the name")
+                        f"{', '.join(NAMES)}; check the path or the name")
+    return LOADERS[form_of(data)](data)
+
+
+def form_of(data: str) -> str:
+    """The form of what `--data` names, a key of LOADERS; that of LoCoMo where nothing tells."""
+    if data in NAMES:
+        return NAMES[data]
     # A megabyte is enough: if a long haystack stands before all else, its own name is a mark. A
     # file that is no text is refused by the loader.
-    with open(data, encoding="utf-8", errors="replace") as file:
-        mark = re.search(rf'"({"|".join(_MARKS)})"\s*:', file.read(1 << 20))
-    return LOADERS[_MARKS[mark[1]] if mark else "locomo"](data)
+    try:
+        with open(data, encoding="utf-8", errors="replace") as file:
+            start = file.read(1 << 20)
+    except OSError:  # `load` says what is wrong with it
+        return "locomo"
+    mark = re.search(rf'"({"|".join(_MARKS)})"\s*:', start)
+    for pattern, name in _FOREIGN.items():
+        if not mark and re.search(pattern, start):
+            raise DataError(f"--data {data}: looks like {name}, which cannot be read yet; what can "
+                            "be read are the forms of LoCoMo (the simplest: data.py), MSC, "
+                            "LongMemEval and HotpotQA")
+    return _MARKS[mark[1]] if mark else "locomo"

@@ -6,8 +6,9 @@
     a file of LoCoMo's form       1st conversation    2nd conversation  all the others
     hotpotqa, or a file           first 60 %          next 10 %         last 30 %
     msc, longmemeval, or a file   -                   -                 everything
+    (--env shop)                  152 goals           81 goals          250 goals
 
-The numbers in brackets are questions. The three parts share no dialogue and no question.
+The numbers in brackets are questions. The three parts share no dialogue, question or goal.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from benchmarks.others import load
+from benchmarks.shop import Goal, goals
 from data import DataError, Dialogue, OpenQuestion, is_locomo, split_locomo
 from world import KINDS, training_world, world_splits
 
 LOCOMO_FIRST = ("conv-26", "conv-30")  # trains with 152 questions, validates with 81
+SHOP_GOALS = (152, 81, 250)  # to train, to validate and to test on
 Part = list[Dialogue] | list[OpenQuestion]
 
 
@@ -39,6 +42,17 @@ def splits(data: str, train_questions: int | None = None) -> tuple[Part, Part, P
     if train_questions:
         train = _first_questions(train, train_questions, data)
     return train, validation, test
+
+
+def shop_splits() -> tuple[list[Goal], list[Goal], list[Goal]]:
+    """(train, validation, test): purchases in the shop; training has products of its own."""
+    n_train, n_validation, n_test = SHOP_GOALS
+    train, test = goals(n_train, 0), goals(n_test, 2, held_out=True)
+    # Twice as many as needed, because two seeds may draw the same purchase.
+    drawn = goals(2 * n_validation, 1, held_out=True)
+    instructions = {goal.instruction for goal in test}
+    validation = [goal for goal in drawn if goal.instruction not in instructions]
+    return train, validation[:n_validation], test
 
 
 def held_out(data: str) -> Part:

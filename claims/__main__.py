@@ -20,9 +20,10 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from backend.devices import exit_with
+from backend.devices import exit_with, print_anything
 from claims import runner
 from claims.lines import Line, every_line
+from training.run import lock_or_stop
 
 VERDICTS = {True: "holds", False: "does not hold", None: "not shown"}
 
@@ -61,6 +62,11 @@ def write_table(rows: Sequence[dict[str, str]], path: Path) -> None:
 def check(numbers: str) -> list[dict[str, str]]:
     """Run, compare, print and write the table; returns its rows. `numbers`: "all", or "1,5"."""
     lines = chosen_lines(numbers)
+    try:
+        runner.FOLDER.mkdir(parents=True, exist_ok=True)
+        lock_or_stop(runner.FOLDER)
+    except OSError as error:
+        exit_with(f"cannot write to {runner.FOLDER} ({error.strerror}); it must be a folder")
     runner.run_missing(job for line in lines for job in line.jobs)
     rows = [measured_row(line) for line in lines]
     name = "claims.csv" if numbers == "all" else (
@@ -74,6 +80,7 @@ def check(numbers: str) -> list[dict[str, str]]:
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, str]]:
     """Check all claims, or those named; returns the rows of the table."""
+    print_anything()
     parser = argparse.ArgumentParser(prog="python -m claims", description="Check the papers' "
                                      "claims: train what is not yet in runs/claims/, and compare.",
                                      allow_abbrev=False)

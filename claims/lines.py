@@ -31,6 +31,7 @@ from typing import Any
 
 from claims.runner import Job
 from comparisons.intervals import crossed
+from data import json_lines
 from world import never_told
 
 SEEDS = (0, 1, 2)
@@ -91,7 +92,7 @@ Question = tuple[str, int]  # (dialogue, number of the question in it)
 
 def answers(job: Job) -> dict[Question, dict[str, Any]]:
     """The record of every question that a scoring command asked."""
-    lines = (job.folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = json_lines((job.folder / "records.jsonl").read_text(encoding="utf-8"))
     rows: dict[Question, dict[str, Any]] = {}
     n_questions: Counter[str] = Counter()  # of each dialogue, so far
     for record in map(json.loads, lines):

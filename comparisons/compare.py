@@ -40,18 +40,23 @@ from typing import Any
 from tqdm import tqdm
 
 from backend.devices import exit_with
+from backend.files import release_locks
+from backend.loading import PolicyError
+from benchmarks.encoders import EMBEDDER_HELP
 from benchmarks.splits import dialogues_to_test
 from comparisons.graphs_and_tools import SYSTEMS
 from comparisons.intervals import bootstrap, paired
 from comparisons.judge import Judge, JudgeError, Server, from_policy
 from comparisons.rules_and_mem0 import System, drive
-from data import DataError, Dialogue, category_name
-from memory_bank import hashed_words
+from data import DataError, Dialogue, category_name, json_lines
+from memory_bank import Embedder
+from memr1 import PER_SPEAKER
 from metrics import bleu1, f1, squad_exact_match
 from policy import Policy
 from training.options import option, parse_options, resolve
 from training.pictures import draw_bars
-from training.run import load_or_stop
+from training.run import embedder_or_stop, load_or_stop, lock_or_stop
+from world import KINDS
 
 RUNS = Path("runs")  # where trained models are looked for
 TOGETHER = 9  # dialogues that are read together, and that Ctrl-C can cost
@@ -66,12 +71,19 @@ class CompareOptions:
     """Options of `python -m comparisons.compare`; None stands for "depends on the model"."""
 
     systems: str = option("all", "all, or some of `graphs_and_tools.SYSTEMS`, as in mem0,zep; "
-                                 "trained ones come from runs/")
-    model: str | None = option(None, "Hugging Face folder or hub name; default: tiny/")
+                                 "trained ones come from runs/, where they fit the others")
+    model: str | None = option(None, "Hugging Face folder or hub name, a .gguf file, or "
+                                     "smollm2; default: tiny/")
     data: str | None = option(None, "world, world-long, locomo, msc or longmemeval, downloaded "
                                     "once, or a file of theirs; default: world for the embedded "
                                     "model, else locomo")
+    facts: str | None = option(None, "of a turn, for Memory-R1, Mem0 and the rules: as said "
+                               "(turns), the data's observations or llm; default: as evaluate.py",
+                               "turns", "observations", "llm")
+    embedder: str = option("hashed", EMBEDDER_HELP)
     distill: bool = option(True, "select memories, then answer")
+    memories: int = option(PER_SPEAKER, "memories of each speaker that an answer prompt shows, "
+                                        "5 to 30")
     limit: int | None = option(None, "ask only the first so many questions, 10 to 100, and read "
                                      "only their dialogues: a quick look")
     turns: int | None = option(None, "read only the first so many turns of a dialogue, 20 to 600, "
@@ -96,31 +108,78 @@ def chosen_systems(names: str) -> list[str]:
     return list(dict.fromkeys(choice))
 
 
-def models_of(name: str, model: str, runs: Path) -> tuple[str, str] | None:
+def models_of(name: str, options: CompareOptions, runs: Path) -> tuple[str, str] | None:
     """The models of (manager, answerer): the common one twice, or two checkpoints.
 
-    Returns None, and prints a line, if a system's checkpoints are not in `runs`.
+    Returns None, and prints a line, if a system's checkpoints are not in `runs`, or do not belong
+    into this table.
     """
     if name not in TRAINED:
-        return model, model
-    checkpoints = []
-    for agent in ("manager", "answer"):
-        folder = runs / f"{TRAINED[name]}-{agent}" / "checkpoint"
-        if not (folder / "config.json").exists():
-            print(f"{name} is left out: no {folder}; `python {TRAINED[name]}.py --agent {agent}` "
-                  "makes it")
+        return options.model, options.model
+    for folder in folders_of(name, runs):
+        reason = misfit(folder, options)
+        if reason:
+            print(f"{name} is left out: {folder} {reason}")
             return None
-        checkpoints.append(str(folder))
-    return checkpoints[0], checkpoints[1]
+    manager, answerer = (str(folder / "checkpoint") for folder in folders_of(name, runs))
+    return manager, answerer
+
+
+def folders_of(name: str, runs: Path) -> tuple[Path, Path]:
+    """The run folders of a trained system's manager and answer agent."""
+    return runs / f"{TRAINED[name]}-manager", runs / f"{TRAINED[name]}-answer"
+
+
+def trained_with(folder: Path) -> dict[str, Any]:
+    """The options of the finished run in a folder; {} if there is none, or it cannot be read."""
+    # A run that goes on, or was stopped, has no summary yet, and perhaps an older checkpoint.
+    if not all((folder / name).exists() for name in ("summary.json", "checkpoint/config.json")):
+        return {}
+    try:
+        options = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return options if isinstance(options, dict) else {}
+
+
+def misfit(folder: Path, options: CompareOptions) -> str:
+    """Why the model of a run folder does not belong into this table; "" if it does.
+
+    All systems have one start model, one embedder and one form of the answer. What was learned in
+    the synthetic world says nothing of real dialogues, and the other way round. What was learned
+    from one real benchmark may be tried on another, as in the paper.
+    """
+    algorithm, _, agent = folder.name.partition("-")
+    run = trained_with(folder)
+    if not run:
+        return f"holds no finished run; `python {algorithm}.py --agent {agent}` makes it"
+    start = str(run.get("model"))
+    if start != options.model and Path(start).resolve() != Path(options.model).resolve():
+        return f"started from {start}, not from --model {options.model}"
+    if (run.get("data") in KINDS) != (options.data in KINDS):
+        return f"was trained on {run.get('data')}, which is no training for {options.data}"
+    for name in ("distill", "embedder"):
+        if run.get(name) != getattr(options, name):
+            return (f"was trained with --{name} {run.get(name)}, the others have "
+                    f"{getattr(options, name)}")
+    return ""
+
+
+def training_note(folder: Path) -> str:
+    """How the model of a run folder was trained, in a line under the table."""
+    run = trained_with(folder)
+    facts = f", facts from {run.get('facts')}" if run.get("agent") == "manager" else ""
+    return (f"{folder}: data {run.get('data')}, seed {run.get('seed')}, {run.get('steps')} steps"
+            f"{facts}")
 
 
 def stamp(model: str) -> int:
-    """When a model folder was written (ns), 0 for a hub name.
+    """When a model's folder or file was written (ns), 0 for a hub name.
 
     Each record bears the stamps of its models, because records of older weights are of no use.
     """
-    config = Path(model) / "config.json"
-    return config.stat().st_mtime_ns if config.exists() else 0
+    path = Path(model) / "config.json" if Path(model).is_dir() else Path(model)
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def leaves_out_instructions(policy: Policy) -> bool:
@@ -134,13 +193,16 @@ def leaves_out_instructions(policy: Policy) -> bool:
     return with_instructions == policy.encode([user])
 
 
-def make_systems(name: str, manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue],
-                 max_new_tokens: int, distill: bool) -> list[System]:
+def make_systems(name: str, manager: Policy, answerer: Policy, embed: Embedder,
+                 dialogues: Sequence[Dialogue], max_new_tokens: int, distill: bool,
+                 facts: str, per_speaker: int) -> list[System]:
     """An empty memory for each dialogue."""
-    make, embed = SYSTEMS["memory-r1" if name in TRAINED else name], hashed_words()
+    make = SYSTEMS["memory-r1" if name in TRAINED else name]
     compact = leaves_out_instructions(manager)
     return [make(manager, embed, dialogue.speakers, compact=compact, answerer=answerer,
-                 distill=distill, max_new_tokens=max_new_tokens) for dialogue in dialogues]
+                 distill=distill, facts=facts, per_speaker=per_speaker,
+                 max_new_tokens=max_new_tokens)
+            for dialogue in dialogues]
 
 
 # ---- Running -------------------------------------------------------------------------------------
@@ -160,7 +222,8 @@ def run_together(name: str, systems: Sequence[System], dialogues: Sequence[Dialo
     start = time.time()
     questions = [(system, question) for system, dialogue in zip(systems, dialogues)
                  for question in dialogue.questions]
-    answers = drive([system.answering(question.text) for system, question in questions])
+    answers = drive([system.answering(question.text, question.timestamp)
+                     for system, question in questions])
     progress.update(len(questions))
     answer_seconds = time.time() - start
     records: list[Record] = []
@@ -185,7 +248,7 @@ def read_records(path: Path, dialogues: Sequence[Dialogue]) -> list[Record]:
     """The records of an earlier call on these questions; a line that broke off is skipped."""
     questions = {d.name: [q.text for q in d.questions] for d in dialogues}
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in json_lines(path.read_text(encoding="utf-8")) if path.exists() else ():
         try:
             record = json.loads(line)
         except ValueError:
@@ -203,9 +266,9 @@ def run_all(names: Sequence[str], options: CompareOptions, dialogues: Sequence[D
     """
     path = folder / "records.jsonl"
     policies: dict[str, Policy] = {}
-    earlier = read_records(path, dialogues)
+    earlier, embed = read_records(path, dialogues), embedder_or_stop(options.embedder)
     for name in names:
-        models = models_of(name, options.model, RUNS)
+        models = models_of(name, options, RUNS)
         if models is None:
             continue
         stamps = [stamp(model) for model in models]
@@ -222,8 +285,9 @@ def run_all(names: Sequence[str], options: CompareOptions, dialogues: Sequence[D
         with tqdm(total=total, desc=name, unit="call", ncols=100) as progress:
             for first in range(0, len(unread), TOGETHER):
                 part = unread[first:first + TOGETHER]
-                systems = make_systems(name, policies[models[0]], policies[models[1]], part,
-                                       options.max_new_tokens, options.distill)
+                systems = make_systems(
+                    name, policies[models[0]], policies[models[1]], embed, part,
+                    options.max_new_tokens, options.distill, options.facts, options.memories)
                 new = [{**record, "stamps": stamps}
                        for record in run_together(name, systems, part, progress)]
                 with path.open("a", encoding="utf-8") as file:
@@ -300,6 +364,10 @@ COLUMNS = {"exact_match": "EM", "low": "low", "high": "high", "f1": "F1", "bleu1
            "seconds_per_question": "s/question", "seconds_per_turn": "s/turn"}
 
 
+FLAWS = {"invalid": "invalid", "tool loops cut": "tool loops cut",
+         "dropped": "memories did not fit into prompts, because the model has too few positions"}
+
+
 def number_text(value: float | None) -> str:
     """A cell of the table: scores with three digits, counts of ten and more with none."""
     if value is None:
@@ -331,9 +399,11 @@ def open_comparison(options: CompareOptions) -> Path:
     """
     folder = Path(options.out)
     settings = {name: getattr(options, name) for name in
-                ("model", "data", "distill", "limit", "turns", "max_new_tokens")}
+                ("model", "data", "facts", "embedder", "distill", "memories", "limit", "turns",
+                 "max_new_tokens")}
     path = folder / "config.json"
     folder.mkdir(parents=True, exist_ok=True)
+    lock_or_stop(folder)
     earlier = json.loads(path.read_text()) if path.exists() else settings
     for name, value in settings.items():
         if earlier.get(name) != value:
@@ -354,7 +424,7 @@ def open_judge(options: CompareOptions, folder: Path) -> Judge | None:
 
 def print_report(summaries: dict[str, dict], apart: dict[str, Difference], header: list[str],
                  rows: list[list[str]], judge: Judge | None) -> None:
-    """Print the table, the differences, and what of the models' output could not be used."""
+    """Print the table, the differences, and what was unusable or did not fit."""
     widths = [max(map(len, column)) for column in zip(header, *rows)]
     print()
     for name, *cells in (header, *rows):
@@ -364,10 +434,13 @@ def print_report(summaries: dict[str, dict], apart: dict[str, Difference], heade
         interval = "no interval" if low is None else f"{low:+.3f} to {high:+.3f}"
         print(f"{rows[0][0]} - {name}: {difference:+.3f} ({interval})")
     for name, summary in summaries.items():
-        unusable = [f"{n:,} {what}" for what, n in summary["counts"].items()
-                    if what in ("invalid", "tool loops cut") and n]
-        if unusable:
-            print(f"{name}: {', '.join(unusable)}")
+        flaws = [f"{n:,} {FLAWS[what]}" for what, n in summary["counts"].items()
+                 if what in FLAWS and n]
+        if flaws:
+            print(f"{name}: {', '.join(flaws)}")
+    for name in summaries:
+        for folder in folders_of(name, RUNS) if name in TRAINED else ():
+            print(f"{name}: {training_note(folder)}")
     if judge:
         print(f"judge {judge.name}: " + ", ".join(f"{n:,} {k}" for k, n in judge.counts.items())
               + (f"; {judge.problem}" if judge.problem else ""))
@@ -418,8 +491,10 @@ def main(argv: Sequence[str] | None = None) -> dict:
     except OSError as error:
         exit_with(f"cannot write to the run folder {options.out} ({error.strerror}); choose "
                   "another --out")
-    except (DataError, JudgeError) as error:
+    except (DataError, JudgeError, PolicyError) as error:
         exit_with(str(error))
+    finally:
+        release_locks()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from comparisons.rules_and_mem0 import (
 )
 from data import Message, Turn
 from memory_bank import STOP_WORDS, Memory, memory_line, words_of
-from memr1 import PER_SPEAKER, SIMILAR, apply_operations, turn_facts
+from memr1 import SIMILAR, apply_operations, facts_of
 from metrics import spaced
 from prompts import (
     Operation,
@@ -31,6 +31,7 @@ from prompts import (
     manager_messages,
     one_line,
     parse_operations,
+    question_line,
     split_thinking,
     storable,
 )
@@ -195,7 +196,7 @@ class Zep(System):
     invalid_at: dict[int, str] = field(default_factory=dict, init=False)  # of closed edges
 
     def observing(self, turn: Turn) -> Work:
-        [fact] = turn_facts(turn, "turns")
+        [[(fact, *_)]] = facts_of([turn], "turns")
         ranked = self.bank.search(fact, len(self.bank) or 1, turn.speaker if self.compact else None)
         near = [edge for edge in ranked if edge.id not in self.invalid_at][:SIMILAR]
         if self.compact:
@@ -244,7 +245,7 @@ class Zep(System):
     def retrieve(self, question: str) -> dict[str, list[Memory]]:
         best = self.ranked(question)
         return {name: [self.dated(edge) for edge in sorted(
-            [edge for edge in best if edge.speaker == name][:PER_SPEAKER], key=lambda m: m.id)]
+            [edge for edge in best if edge.speaker == name][:self.per_speaker], key=lambda m: m.id)]
             for name in self.speakers}
 
     def dated(self, edge: Memory) -> Memory:
@@ -310,14 +311,15 @@ class LangMem(Mem0):
         said = f"Said on {one_line(turn.timestamp)}: {one_line(f'{turn.speaker}: {turn.text}')}"
         yield from super().observing(turn) if self.compact else self.tools(said, turn)
 
-    def answering(self, question: str, memories: dict[str, list[Memory]] | None = None) -> Work:
+    def answering(self, question: str, asked: str = "",
+                  memories: dict[str, list[Memory]] | None = None) -> Work:
         if memories is None:
             if self.compact:
                 results = self.bank.search(question, self.k)
             else:
-                results = yield from self.tools(f"Question: {one_line(question)}")
+                results = yield from self.tools(question_line(question, asked))
             memories = self.headed(sorted(set(results), key=lambda memory: memory.id))
-        return (yield from super().answering(question, memories))
+        return (yield from super().answering(question, asked, memories))
 
     def tools(self, given: str, turn: Turn | None = None) -> Work:
         """Calls of tools until the model ends them, or a limit; returns all results' memories."""

@@ -35,13 +35,14 @@ TASKS = 27  # of each number of questions
 
 def by_objectives(policy: Policy, harness: str,
                   sources: Sequence[Dialogue] | Sequence[OpenQuestion], embed: Embedder,
-                  max_new_tokens: int = 160, limit: int = TASKS,
+                  max_new_tokens: int, limit: int = TASKS,
                   counts: Sequence[int] = OBJECTIVES) -> Scores:
     """Greedy scores by the number of questions in a task: {"2": {"exact_match": 1.4, ...}, ...}.
 
     Each is a mean over at most `limit` tasks: of `objectives_scores` (exact match and F1 are sums,
-    0 .. the number of questions), of `context_sizes` (tokens), and of seconds a task. Numbers of
-    questions for which the sources have too few are left out.
+    0 .. the number of questions), of `context_sizes` (tokens), of turns "dropped" because the model
+    lacks positions for them, and of seconds a task. Numbers of questions for which the sources have
+    too few are left out.
     """
     scores = {}
     agent = Mem1Agent(harness=harness, max_new_tokens=max_new_tokens)
@@ -54,7 +55,8 @@ def by_objectives(policy: Policy, harness: str,
         seconds = (time.time() - start) / len(tasks)
         rows = [{**objectives_scores(episode.log["answer"], task.answers),
                  **context_sizes([len(step.prompt_ids) for step in episode.steps],
-                                 [len(step.response_ids) for step in episode.steps])}
+                                 [len(step.response_ids) for step in episode.steps]),
+                 "dropped": episode.log["dropped"]}
                 for task, episode in zip(tasks, episodes)]
         means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
         scores[str(n_objectives)] = {**means, "seconds": seconds, "count": len(tasks)}

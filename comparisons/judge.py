@@ -50,6 +50,7 @@ from policy import Policy
 from prompts import one_line, split_thinking
 
 MAX_NEW_TOKENS = 512  # a verdict needs a dozen; the rest is for models that think first
+LONG_THOUGHT = 4096  # tokens, for a server's model that has thought for MAX_NEW_TOKENS
 CHUNK = 32  # prompts handed to a policy at a time: what Ctrl-C can cost
 THREADS = 4  # requests on their way at the same time
 ATTEMPTS = 6  # with 2, 4, 8, 16 and 32 s between them: outlasts a limit on requests a minute
@@ -225,16 +226,77 @@ def retry_after(headers: Mapping[str, str]) -> float:
 
 
 def completion_text(body: bytes) -> str | None:
-    """The text of a chat completion, "" if it holds none; None if the body is something else."""
+    """The text of a chat completion, "" if it holds none; None if the body is something else.
+
+    >>> completion_text(b'{"choices": [{"message": {"content": [{"type": "text", "text": "a"}]}}]}')
+    'a'
+    """
     try:
-        text = json.loads(body)["choices"][0]["message"]["content"]
+        content = json.loads(body)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
-    return text if isinstance(text, str) else ""
+    if isinstance(content, list):  # in parts; those of other types hold thoughts or pictures
+        texts = [part.get("text") for part in content
+                 if isinstance(part, dict) and part.get("type") in ("text", "output_text")]
+        return "".join(text for text in texts if isinstance(text, str))
+    return content if isinstance(content, str) else ""
+
+
+def thought_to_the_end(body: bytes) -> bool:
+    """Whether a chat completion was cut at its limit of tokens before it came to a reply."""
+    text = completion_text(body)
+    if text is None or json.loads(body)["choices"][0].get("finish_reason") != "length":
+        return False
+    return "</think>" not in text and not text.partition("<think>")[0].strip()
+
+
+def refused_setting(body: bytes) -> str:
+    """The setting of a request that a server's error refuses, "" if the error is another.
+
+    gpt-5 and o-models refuse `max_tokens` and every temperature but their own.
+
+    >>> refused_setting(b'{"error": {"param": "max_tokens", "message": "not supported"}}')
+    'max_tokens'
+    """
+    try:
+        error = json.loads(body)["error"]
+        parameter, message = error.get("param"), str(error.get("message"))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return ""
+    for name in ("max_tokens", "temperature"):
+        is_said = name in message and re.search("unsupported|not support|only the default", message,
+                                                re.IGNORECASE)
+        if parameter == name or is_said:
+            return name
+    return ""
+
+
+def without(refused: str, settings: Mapping[str, int]) -> dict[str, int]:
+    """The settings of a request after a server has refused one of them.
+
+    >>> without("max_tokens", {"temperature": 0, "max_tokens": 9})
+    {'temperature': 0, 'max_completion_tokens': 9}
+    """
+    others = {name: value for name, value in settings.items() if name != refused}
+    if refused == "max_tokens":
+        others["max_completion_tokens"] = settings[refused]  # its newer name
+    return others
+
+
+def body_of(error: urllib.error.HTTPError) -> bytes:
+    """What a server sent with an error, as far as it came."""
+    try:
+        return error.read(MOST_BYTES)
+    except (OSError, http.client.HTTPException):
+        return b""
 
 
 class Server:
-    """A model behind an address that speaks OpenAI's chat completions, at temperature 0.
+    """A model behind an address that speaks OpenAI's chat completions.
+
+    It is asked at temperature 0, and for MAX_NEW_TOKENS. A server that refuses one of the two
+    settings is asked without it, or with its newer name. One whose model thinks longer is asked for
+    LONG_THOUGHT tokens from then on.
 
     `url` is the base address (".../v1") or the whole one (".../chat/completions"). The key, where
     the server wants one, is read from the environment variable `key_variable`. It leaves in one
@@ -258,6 +320,8 @@ class Server:
                              "character that no key has; copy it again")
         self.url = url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         self.model, self.timeout, self._key, self._key_variable = model, timeout, key, key_variable
+        # Replaced as a whole and never changed, because several threads read it.
+        self._settings: dict[str, int] = {"temperature": 0, "max_tokens": MAX_NEW_TOKENS}
         self._stopped = threading.Event()
         self._wait = wait or self._stopped.wait  # a sleep that Ctrl-C ends: then it returns true
         self._opener = urllib.request.build_opener(_NoRedirect)
@@ -290,25 +354,38 @@ class Server:
 
     def reply(self, messages: list[Message]) -> str:
         """The reply to one prompt, asked for again as long as what went wrong may pass."""
-        body = json.dumps({"model": self.model, "messages": messages, "temperature": 0,
-                           "max_tokens": MAX_NEW_TOKENS}).encode()
         # Some providers turn away the library's own User-Agent.
         headers = {"Content-Type": "application/json", "User-Agent": "memory-r1"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(self.url, body, headers)
         for attempt in range(1, ATTEMPTS + 1):
-            server_wait = 0.0
+            server_wait, sent = 0.0, self._settings
+            body = {"model": self.model, "messages": messages, **sent}
+            request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
             try:
                 with self._opener.open(request, timeout=self.timeout) as response:
-                    text = completion_text(response.read(MOST_BYTES))
+                    content = response.read(MOST_BYTES)
+                text = completion_text(content)
+                if thought_to_the_end(content):
+                    # No reply, because with more tokens the next request may bring one.
+                    limit = max(sent.values())
+                    reason = f"the model thought for all of {limit:,} tokens"
+                    if limit == LONG_THOUGHT:
+                        break
+                    self._settings = {name: LONG_THOUGHT if value else value
+                                      for name, value in sent.items()}
+                    continue
                 if text is not None:
                     # Shorter keys are no secrets: a local server takes any word, even "label".
                     return text.replace(self._key, "[key]") if len(self._key) >= 8 else text
                 reason = "no chat completion in what came back"
             except urllib.error.HTTPError as error:
+                refused = refused_setting(body_of(error)) if error.code in (400, 422) else ""
                 error.close()
                 reason, server_wait = f"HTTP {error.code}", retry_after(error.headers)
+                if refused in sent:
+                    self._settings = without(refused, sent)
+                    continue
                 if error.code in (400, 413, 422):  # perhaps this prompt alone: too long, filtered
                     break
                 if error.code < 500 and error.code not in (408, 429):

@@ -30,14 +30,17 @@ from types import SimpleNamespace
 from tqdm import tqdm
 
 from backend.devices import exit_with
+from benchmarks.encoders import EMBEDDER_HELP, embedder_of
 from benchmarks.splits import dialogues_to_test
 from comparisons.graphs_and_tools import AMem, LangMem, Zep
 from comparisons.rules_and_mem0 import FullContext, LocomoRAG, Mem0, System
 from data import DataError, Dialogue, Turn
-from memory_bank import Memory, MemoryBank, hashed_words, memory_line
+from memory_bank import Embedder, Memory, MemoryBank, memory_line
 from memr1 import PER_SPEAKER, candidates
 from training.options import option, parse_options
+from training.run import embedder_or_stop
 
+EmbedderFor = Callable[[Sequence[str]], Embedder]  # of the lines that a bank will hold
 RAG_CHUNKS = (1, 2, 4, 8)  # shown by LoCoMo's RAG; the paper shows one
 
 
@@ -47,6 +50,9 @@ class RecallOptions:
 
     data: str = option("world", "world, world-long, locomo, msc or longmemeval, downloaded once, "
                                 "or a file of theirs")
+    embedder: str = option("hashed", EMBEDDER_HELP)
+    corpus: bool = option(False, "hashed and joined: weigh words by how rare they are in the whole "
+                                 "conversation, which no agent knows while it reads")
     limit: int | None = option(None, "only the first so many questions, 10 to 100, and only their "
                                      "dialogues: a quick look")
     turns: int | None = option(None, "store only the first so many turns of a dialogue, 20 to 600, "
@@ -71,16 +77,21 @@ def mean(values: Iterable[float | None]) -> float:
 # ---- Search alone --------------------------------------------------------------------------------
 
 
-def search_recall(dialogues: Sequence[Dialogue]) -> dict[str, dict[str, float]]:
+def lines_of(texts: Iterable[tuple[str, Turn]]) -> list[str]:
+    """What a bank embeds of these texts, each with the turn that it comes from."""
+    return [memory_line(replace(turn, text=text)) for text, turn in texts]
+
+
+def search_recall(dialogues: Sequence[Dialogue], embedder_for: EmbedderFor,
+                  ) -> dict[str, dict[str, float]]:
     """Mean share of the evidence that search finds in a bank of all turns, or of all facts."""
     recall: dict[str, dict[str, float]] = {}
-    embed = hashed_words()
     for name in ("raw turns", "facts"):
         shares: dict[str, list[float | None]] = {"10": [], "60": [], f"{PER_SPEAKER} a speaker": []}
         for dialogue in tqdm(dialogues, desc=name, ncols=100):
             texts = [(text, turn) for turn in dialogue.turns
                      for text in ([turn.text] if name == "raw turns" else turn.facts)]
-            bank = MemoryBank(embed)
+            bank = MemoryBank(embedder_for(lines_of(texts)))
             stored = bank.add_many((text, turn.speaker, turn.timestamp) for text, turn in texts)
             turn_of = {memory.id: turn.turn_id for memory, (_, turn) in zip(stored, texts)}
             for question in dialogue.questions:
@@ -126,9 +137,11 @@ def store(system: System, turn: Turn, fact: str) -> None:
 
 
 def shown_by(name: str, dialogue: Dialogue, facts: Callable[[Turn], Iterable[str]],
-             ) -> list[tuple[set[str], int]]:
+             embedder_for: EmbedderFor) -> list[tuple[set[str], int]]:
     """For each question: the ids of the turns that a system shows something of, and its tokens."""
-    system = MEASURED[name](NO_MODEL, hashed_words(), dialogue.speakers, compact=True)
+    lines = lines_of((fact, turn) for turn in dialogue.turns for fact in facts(turn))
+    system = MEASURED[name](NO_MODEL, embedder_for(lines), dialogue.speakers, compact=True,
+                            max_new_tokens=1)  # nothing is written
     turn_of: dict[int, str] = {}
     for turn in dialogue.turns:
         for fact in facts(turn):
@@ -153,7 +166,8 @@ def _key(system: System, memory: Memory) -> int:
     return id(memory) if isinstance(system, LocomoRAG) else memory.id
 
 
-def systems_recall(dialogues: Sequence[Dialogue]) -> dict[str, dict[str, float]]:
+def systems_recall(dialogues: Sequence[Dialogue], embedder_for: EmbedderFor,
+                   ) -> dict[str, dict[str, float]]:
     """Per system: share of the evidence shown, and tokens shown, over raw turns and over facts."""
     recall: dict[str, dict[str, float]] = {}
     for name in tqdm(MEASURED, desc="systems", ncols=100):
@@ -163,7 +177,7 @@ def systems_recall(dialogues: Sequence[Dialogue]) -> dict[str, dict[str, float]]
             shares, sizes = [], []
             for dialogue in dialogues:
                 for question, (turn_ids, n_tokens) in zip(
-                        dialogue.questions, shown_by(name, dialogue, facts)):
+                        dialogue.questions, shown_by(name, dialogue, facts, embedder_for)):
                     shares.append(share(question.evidence, turn_ids))
                     sizes.append(n_tokens)
             recall[name][stored] = mean(shares)
@@ -190,7 +204,15 @@ def main(argv: Sequence[str] | None = None) -> dict:
         dialogues, scope = dialogues_to_test(options.data, options.limit, options.turns)
     except DataError as error:
         exit_with(str(error))
-    recall, of_systems = search_recall(dialogues), systems_recall(dialogues)
+    if options.corpus and options.embedder not in ("hashed", "joined"):
+        exit_with(f"--corpus: --embedder {options.embedder} weighs no words; leave it out")
+    embedder_or_stop(options.embedder)  # an encoder that is missing is missed before the work
+
+    def embedder_for(lines: Sequence[str]) -> Embedder:
+        return embedder_of(options.embedder, lines if options.corpus else None)
+
+    recall, of_systems = (measure(dialogues, embedder_for)
+                          for measure in (search_recall, systems_recall))
     print(f"\n{options.data}: {scope}\n{recall_table(recall, 'evidence among the best')}\n\n"
           f"{recall_table(of_systems, 'evidence shown by')}")
     return {**recall, "systems": of_systems}

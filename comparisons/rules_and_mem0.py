@@ -27,7 +27,6 @@ Where this differs from the papers
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,8 +34,8 @@ from typing import Any
 
 from data import Message, Turn
 from memory_bank import Embedder, Memory, MemoryBank, memory_line
-from memr1 import SIMILAR, Answer, apply_operations, candidates, greedy, turn_facts
-from policy import Policy
+from memr1 import PER_SPEAKER, SIMILAR, Answer, apply_operations, candidates, facts_of, greedy
+from policy import Policy, fit
 from prompts import (
     answer_messages,
     extract_messages,
@@ -87,8 +86,9 @@ def drive(works: Sequence[Work]) -> list[Any]:
         for batch in batches.values():
             for start in range(0, len(batch), CHUNK):
                 places, calls = zip(*batch[start : start + CHUNK])
-                responses.update(zip(places, greedy(
-                    calls[0].policy, [c.prompt_ids for c in calls], calls[0].max_new_tokens)))
+                written = greedy(calls[0].policy, [c.prompt_ids for c in calls],
+                                 calls[0].max_new_tokens)
+                responses.update(zip(places, (response.text for response in written)))
     return results
 
 
@@ -102,9 +102,11 @@ class System(ABC):
     compact: bool = False  # for the embedded model
     answerer: Policy | None = None  # another model for the answers
     distill: bool = True  # select memories before the answer
-    max_new_tokens: int = 64
-    # "calls" of a model, "prompt tokens" it read, "invalid" outputs, operations by name, and what
-    # a child counts besides
+    facts: str = "turns"  # where Mem0 and the rules have a turn's facts from: memr1.facts_of
+    per_speaker: int = PER_SPEAKER  # memories that an answer prompt shows of each speaker
+    max_new_tokens: int = field(kw_only=True)
+    # "calls" of a model, "prompt tokens" it read, "invalid" outputs, memories "dropped" from answer
+    # prompts that were too long, operations by name, and what a child counts besides
     counts: Counter[str] = field(default_factory=Counter, init=False)
     answer_note = ""  # what a system adds to the instructions for answers
 
@@ -121,39 +123,71 @@ class System(ABC):
 
     def retrieve(self, question: str) -> dict[str, list[Memory]]:
         """What the answer prompt shows, under headings."""
-        return candidates(self.bank, question, self.speakers)
+        return candidates(self.bank, question, self.speakers, self.per_speaker)
 
-    def answering(self, question: str, memories: dict[str, list[Memory]] | None = None) -> Work:
-        """The work of answering, from what `retrieve` finds unless memories are given."""
+    def answering(self, question: str, asked: str = "",
+                  memories: dict[str, list[Memory]] | None = None) -> Work:
+        """The work of answering, from what `retrieve` finds unless memories are given.
+
+        `asked` is the date of the question, "" where the data has none. What does not fit the
+        model's positions is dropped, the oldest memories first.
+        """
         memories = self.retrieve(question) if memories is None else memories
-        messages = answer_messages(question, memories, self.distill)
-        messages[0]["content"] += self.answer_note
-        response = yield from self.ask(messages, self.answerer)
+        policy = self.answerer or self.policy
+
+        def prompt_of(shown: Sequence[tuple[int, str, int]]) -> list[Message]:
+            places = set(shown)
+            messages = answer_messages(question, {
+                heading: [memory for place, memory in enumerate(of_heading)
+                          if (memory.id, heading, place) in places]
+                for heading, of_heading in memories.items()}, self.distill, asked)
+            messages[0]["content"] += self.answer_note
+            return messages
+
+        # Ids grow with time, so these begin with the newest memory.
+        newest_first = sorted(((memory.id, heading, place)
+                               for heading, of_heading in memories.items()
+                               for place, memory in enumerate(of_heading)), reverse=True)
+        prompt = fit(policy, prompt_of, newest_first, policy.positions - self.max_new_tokens)
+        self.counts["dropped"] += prompt.n_dropped
+        response = yield from self.call(policy, prompt.ids)
         selected, text = parse_answer(response)
-        return Answer(text, selected, messages[-1]["content"], response)
+        return Answer(text, selected, prompt.messages[-1]["content"], response)
 
     def observe(self, turn: Turn) -> None:
         """Read one turn."""
         drive([self.observing(turn)])
 
-    def answer(self, question: str) -> Answer:
+    def answer(self, question: str, asked: str = "") -> Answer:
         """Answer from memory."""
-        return drive([self.answering(question)])[0]
+        return drive([self.answering(question, asked)])[0]
 
     def entries(self) -> int:
         """How many memories there are."""
         return len(self.bank)
 
-    def ask(self, messages: list[Message], policy: Policy | None = None) -> Work:
-        """One call of a model, counted; returns its response."""
-        policy = policy or self.policy
-        prompt_ids = policy.encode(messages)
+    def ask(self, messages: list[Message]) -> Work:
+        """One call of the model, counted; returns its response."""
+        return (yield from self.call(self.policy, self.policy.encode(messages)))
+
+    def call(self, policy: Policy, prompt_ids: list[int]) -> Work:
+        """The same with any model, for a prompt that is encoded already."""
         self.counts.update({"calls": 1, "prompt tokens": len(prompt_ids)})
         return (yield Call(policy, prompt_ids, self.max_new_tokens))
 
     def stated(self, turn: Turn) -> list[str]:
         """What is stored if no model is asked: the turn as said, or compact sentences for it."""
         return list(self.compact and turn.facts or [f"{turn.speaker}: {turn.text}"])
+
+    def stating(self, turn: Turn) -> Work:
+        """The work of noting a turn's facts, as training and evaluation have them."""
+        if self.facts != "llm":
+            [facts] = facts_of([turn], self.facts)
+            return [fact.text for fact in facts]
+        response = yield from self.ask(extract_messages(turn))
+        facts, invalid = parse_facts(response)
+        self.counts.update(invalid=invalid)
+        return facts
 
     def headed(self, memories: Sequence[Memory]) -> dict[str, list[Memory]]:
         """Memories as one conversation; in the compact form, speaker by speaker."""
@@ -169,8 +203,8 @@ class AddEverything(System):
     """The manager that only ever adds. A rule, from no paper."""
 
     def observing(self, turn: Turn) -> Work:
-        self.bank.add_many((text, turn.speaker, turn.timestamp) for text in self.stated(turn))
-        yield from ()  # asks no model
+        texts = self.stated(turn) if self.compact else (yield from self.stating(turn))
+        self.bank.add_many((text, turn.speaker, turn.timestamp) for text in texts)
 
 
 @dataclass(eq=False)
@@ -186,35 +220,26 @@ class Overwrite(System):
     threshold: float = 0.5
 
     def observing(self, turn: Turn) -> Work:
-        for text in self.stated(turn):
+        for text in self.stated(turn) if self.compact else (yield from self.stating(turn)):
             nearest = self.bank.search(text, 1, turn.speaker, with_scores=True)
             if nearest and nearest[0][1] >= self.threshold:
                 self.bank.update(nearest[0][0].id, text, turn.timestamp)
             else:
                 self.bank.add(text, turn.speaker, turn.timestamp)
-        yield from ()
 
 
-@dataclass(eq=False)
-class FullContext(AddEverything):
+class FullContext(System):
     """Everything said stands in the prompt; what is oldest goes until the rest fits.
 
     What LoCoMo's paper (arXiv 2402.17753) gives its base models to read.
     """
 
-    limit: int = 30_000  # tokens of the whole prompt; Qwen2.5 reads 32,768
+    def observing(self, turn: Turn) -> Work:
+        self.bank.add_many((text, turn.speaker, turn.timestamp) for text in self.stated(turn))
+        yield from ()  # asks no model
 
     def retrieve(self, question: str) -> dict[str, list[Memory]]:
-        memories = list(self.bank)
-
-        def fits(n_dropped: int) -> bool:
-            messages = answer_messages(question, self.headed(memories[n_dropped:]), self.distill)
-            return len((self.answerer or self.policy).encode(messages)) <= self.limit
-
-        # What fits still fits when more is dropped, so halving the range finds the place.
-        n_dropped = 0 if fits(0) else bisect_left(range(len(memories)), True, key=fits)
-        self.counts["dropped"] += n_dropped
-        return self.headed(memories[n_dropped:])
+        return self.headed(list(self.bank))
 
 
 @dataclass(eq=False)
@@ -271,7 +296,6 @@ class LocomoRAG(System):
 # ---- A model manages the memory ------------------------------------------------------------------
 
 
-@dataclass(eq=False)
 class Mem0(System):
     """Mem0 (arXiv 2504.19413): extract facts, compare each with the 5 nearest, update.
 
@@ -282,17 +306,8 @@ class Mem0(System):
     a trained Answer Agent. memr1.py is the file to read about those.
     """
 
-    facts: str | None = None  # "turns", "observations" or "llm"; None is llm, or turns if compact
-
     def observing(self, turn: Turn) -> Work:
-        source = self.facts or ("turns" if self.compact else "llm")
-        if source == "llm":
-            response = yield from self.ask(extract_messages(turn))
-            facts, invalid = parse_facts(response)
-            self.counts.update(invalid=invalid)
-        else:
-            facts = turn_facts(turn, source)
-        for fact in facts:
+        for fact in (yield from self.stating(turn)):
             similar = self.bank.search(fact, SIMILAR, turn.speaker)
             response = yield from self.ask(manager_messages(fact, similar))
             operations, invalid = parse_operations(response, len(similar))

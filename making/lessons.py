@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from backend.devices import exit_with
+from backend.devices import exit_with, print_anything
+from backend.loading import add_old_rope, save_tokenizer
 from making.wiring import WEIGHTS
 from policy import Policy
 from trees import Step
@@ -24,6 +25,7 @@ MICRO_BATCH_TOKENS = 12000
 
 def make_parser(command: str, description: str, n_steps: int, out: str) -> argparse.ArgumentParser:
     """The options that both commands share; an error in them is one line, exit code 2."""
+    print_anything()
     parser = argparse.ArgumentParser(prog=command, description=description, allow_abbrev=False)
     parser.error = lambda message: exit_with(f"{message}; --help lists all options")
     parser.add_argument("--steps", type=int, default=n_steps, metavar="INT",
@@ -68,7 +70,8 @@ def learn(policy: Policy, optimizer: torch.optim.Optimizer, groups: list[list[St
 def save(policy: Policy, folder: Path) -> None:
     """Write the model as it is now; training goes on with the one in memory."""
     copy.deepcopy(policy.model).to(WEIGHTS).save_pretrained(folder)
-    policy.tokenizer.save_pretrained(folder)
+    add_old_rope(folder)
+    save_tokenizer(policy.tokenizer, folder)
     # The same file without its line breaks is half as large.
     policy.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
 

@@ -32,11 +32,12 @@ from data import Dialogue, Fact, Message, Question, Turn
 from making.lessons import MICRO_BATCH_TOKENS, make_folder, make_parser, teach
 from making.wiring import build_model, build_tokenizer, suppress
 from memory_bank import Embedder, Memory, MemoryBank, hashed_words
-from memr1 import SIMILAR, AnswerTask, ManagerAgent, answer_all, manager_tasks
+from memr1 import SIMILAR, ManagerAgent, answer_all
 from metrics import squad_exact_match
 from policy import Policy, load_policy
 from prompts import Operation, answer_messages, format_answer, format_operation, manager_messages
-from training.options import EMBEDDED_MODEL
+from training.options import EMBEDDED_MODEL, TINY
+from training.tasks import answer_tasks, manager_tasks
 from trees import Step
 
 # How often the better of two choices is shown where the model is to decide badly: whether to
@@ -310,19 +311,19 @@ def batch(policy: Policy, progress: float, pool: Sequence[Dialogue], embed,
 
 def scores(policy: Policy, dialogues: Sequence[Dialogue]) -> dict[str, float]:
     """For the model card: reading from right memories, and deciding, on held-out dialogues."""
-    embed = hashed_words()
-    tasks = []
+    embed, length = hashed_words(), TINY["max_new_tokens"]
+    banks = []
     for dialogue in dialogues:
-        bank = MemoryBank(embed)
-        bank.add_many(w.oracle_memories(dialogue.turns).values())
-        tasks += [AnswerTask(bank, question, dialogue.speakers) for question in dialogue.questions]
+        banks.append(MemoryBank(embed))
+        banks[-1].add_many(w.oracle_memories(dialogue.turns).values())
+    tasks = answer_tasks(dialogues, banks)
     results: dict[str, list[int]] = defaultdict(list)  # name -> 1 or 0, case by case
-    for task, answer in zip(tasks, answer_all(policy, tasks)):
+    for task, answer in zip(tasks, answer_all(policy, tasks, max_new_tokens=length)):
         is_right = squad_exact_match(answer.text, task.question.answer)
         results["right memories"].append(is_right)
         results[f"right memories, category {task.question.category}"].append(is_right)
     decisions = manager_tasks(dialogues, embed, "turns")
-    for group in ManagerAgent(policy).rollout(policy, decisions, 1, 0.0):
+    for group in ManagerAgent(policy, max_new_tokens=length).rollout(policy, decisions, 1, 0.0):
         results["manager, linked questions"].append(int(group[0].reward))
         if "merged" in group[0].log:
             results["manager, second pets merged"].append(group[0].log["merged"])

@@ -51,7 +51,7 @@ from making.wiring import build_model, build_tokenizer
 from mem1 import INSTRUCTIONS, NOTES, Mem1Agent, Mem1Turn, turn_messages
 from memory_bank import Embedder, hashed_words
 from policy import Policy, load_policy
-from training.options import EMBEDDED_MEM1
+from training.options import EMBEDDED_MEM1, PRESETS
 from trees import Step
 
 BETTER = 0.3  # how often the better of two choices is shown where the model is to decide badly
@@ -255,15 +255,15 @@ def scores(policy: Policy, dialogues: Sequence[Dialogue], visits: Sequence[Goal]
 
     The share of questions answered right, by harness and number, and the mean reward in the shop.
     """
-    means = {}
+    means, length = {}, PRESETS["tiny/mem1"]["max_new_tokens"]
     for harness in ("mem1", "full_context"):
         for n_objectives in (1, 2, 4):
             tasks = search_tasks(dialogues, n_objectives, embed)
-            agent = Mem1Agent(harness=harness)
+            agent = Mem1Agent(harness=harness, max_new_tokens=length)
             right = [group[0].reward / n_objectives
                      for group in agent.rollout(policy, tasks, 1, temperature=0)]
             means[f"{harness} {n_objectives}"] = sum(right) / len(right)
-    bought = Mem1Agent(Store).rollout(policy, visits, 1, temperature=0)
+    bought = Mem1Agent(Store, max_new_tokens=length).rollout(policy, visits, 1, temperature=0)
     means["shop"] = sum(group[0].reward for group in bought) / len(bought)
     return means
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import importlib
 import io
 import itertools
+import json
+import math
 import multiprocessing
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -29,19 +32,20 @@ def forkserver():
     return context
 
 
-def call(name: str, *arguments: object) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of a script's main, run in this process."""
+def call(name: str | Callable, *arguments: object) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a module's main, or of a function, run in this process."""
     out, err = io.StringIO(), io.StringIO()
     code = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            importlib.import_module(name).main([str(argument) for argument in arguments])
+            main = name if callable(name) else importlib.import_module(name).main
+            main([str(argument) for argument in arguments])
         except SystemExit as stopped:
             code = stopped.code
     return code, out.getvalue(), err.getvalue()
 
 
-def refused(name: str, *arguments: object) -> str:
+def refused(name: str | Callable, *arguments: object) -> str:
     """The one line with which a command refuses its arguments."""
     code, out, err = call(name, *arguments)
     typed = f"{name} {' '.join(map(str, arguments))}"
@@ -51,6 +55,51 @@ def refused(name: str, *arguments: object) -> str:
     assert len(lines) == 1, f"{typed}: expected one line of error, got {err!r}"
     assert "Traceback" not in err + out, f"{typed}: a traceback tells a student nothing"
     return lines[0]
+
+
+def metrics_of(folder: Path) -> list[dict[str, str]]:
+    """The rows of a run folder's metrics.csv."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def small_data(path: Path, *questions: str) -> Path:
+    """Three conversations of one turn in LoCoMo's format: training, validation, test."""
+    conversation = {"speaker_a": "Ann", "speaker_b": "Bob", "session_1_date_time": "8 May, 2023",
+                    "session_1": [{"dia_id": "D1:1", "speaker": "Ann", "text": "I ski."}]}
+    asked = [{"question": question, "answer": "Ann", "category": 4, "evidence": ["D1:1"]}
+             for question in questions]
+    path.write_text(json.dumps([{"sample_id": name, "conversation": conversation, "qa": asked}
+                                for name in "abc"]))
+    return path
+
+
+class Scripted(Policy):
+    """A policy whose response is `respond(user message)`; ids are letters.
+
+    It remembers the sizes of its `batches` and the user messages that it `read`.
+    """
+
+    def __init__(self, respond: Callable[[str], str]):
+        self.respond, self.model = respond, torch.nn.Module()
+        self.batches, self.read, self.positions = [], [], math.inf
+
+    def encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        return [ord(letter) for letter in messages[-1]["content"]]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(map(chr, ids))
+
+    def sample(self, prompts, group_size=1, max_new_tokens=64, temperature=1.0, generator=None,
+               stop_texts=()):
+        self.batches.append(len(prompts))
+        texts = [self.decode(prompt) for prompt in prompts]
+        self.read += texts
+        return [[Step(prompt, [ord(letter) for letter in self.respond(text)], True)
+                 for _ in range(group_size)] for prompt, text in zip(prompts, texts)]
+
+    def save(self, folder: Path, weights: object = None) -> None:
+        folder.mkdir(exist_ok=True)
 
 
 class CannedAgent:
@@ -72,6 +121,7 @@ class FirstTokenAgent:
                 for group in groups]
 
 
+PROMPTS = [[5, 9, 14], [5, 9, 30, 31], [40, 41, 42, 43, 44], [7, 8]]
 LOG = {"answer": "a", "gold": "a", "category": 1, "response": "", "prompt": "", "question": ""}
 
 

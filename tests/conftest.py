@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers: a missing model is an error, not a wait
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Kept responses go to a folder of the tests' own, and into no user's cache.
+os.environ["MEMORY_R1_CACHE"] = tempfile.mkdtemp(prefix="memory-r1-tests-")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads would only wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent

@@ -121,7 +121,6 @@ def test_twelve_problems_and_their_places():
 
 # ---- the student version -------------------------------------------------------------------------
 
-
 def test_every_module_still_parses_and_every_body_is_gone(student):
     for problem, places in make.places().items():
         for place in places:
@@ -269,7 +268,6 @@ def test_the_tables_agree():
 
 
 # ---- planted bugs --------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("number", PATCHES)
 def test_every_patch_applies_and_stays_python(number):

@@ -7,10 +7,12 @@ oracles, and awkward responses.
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,10 @@ import pytest
 from conftest import make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
+from comparisons.compare import run_together
 from comparisons.graphs_and_tools import (
     EDGE_INSTRUCTIONS,
     NOTE_INSTRUCTIONS,
@@ -45,9 +49,10 @@ from comparisons.rules_and_mem0 import (
     System,
     drive,
 )
-from data import Turn
-from memory_bank import Memory, hashed_words
-from memr1 import MemoryR1
+from data import Dialogue, Question, Turn
+from environments import search_tasks
+from memory_bank import Memory, MemoryBank, hashed_words
+from memr1 import AnswerTask, MemoryR1
 from policy import Policy, load_policy
 from prompts import (
     EXTRACT_INSTRUCTIONS,
@@ -62,6 +67,7 @@ from world import world
 
 EMBED = hashed_words()
 SPEAKERS = ("Anna", "Bob")
+WHO = {"embed": EMBED, "speakers": SPEAKERS, "max_new_tokens": 64}
 
 
 def alike(texts: list[str]) -> np.ndarray:
@@ -71,6 +77,8 @@ def alike(texts: list[str]) -> np.ndarray:
 
 class Scripted:
     """A policy whose response is `respond(system message, user message)`; ids are letters."""
+
+    positions = math.inf
 
     def __init__(self, respond: Callable[[str, str], str]):
         self.respond, self.batches = respond, []
@@ -116,6 +124,40 @@ def embedded() -> Policy:
     return load_policy(ROOT / "tiny")
 
 
+# ---- the date of a question ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_question_is_shown_with_its_date(name):
+    """Nobody can tell how long ago something was who does not know when the question is asked."""
+    asked = [Question("How long ago did I ski?", "a week", "temporal", (), date)
+             for date in ("2023/05/30 (Tue) 23:40", "")]
+    dialogue = Dialogue("d", ("user", "assistant"), (said("I skied.", "user"),), tuple(asked))
+    model, answerer = Scripted(lambda system, user: '{"tool": "none"}'), Scripted(
+        lambda system, user: "**Answer:** x")
+    for question in asked:
+        one = replace(dialogue, questions=(question,))
+        system = SYSTEMS[name](model, EMBED, dialogue.speakers, answerer=answerer, facts="llm",
+                               max_new_tokens=64)
+        run_together(name, [system], [one], tqdm(disable=True))
+    with_date, without = (prompt.split("Question")[-1] for prompt in answerer.read)
+    assert with_date.startswith(" (asked on 2023/05/30 (Tue) 23:40): How long ago did I ski?")
+    assert without.startswith(": How long ago did I ski?"), (
+        "where the data has no date, the prompt must stay as the embedded model learned it")
+
+
+def test_the_agents_see_the_date_too():
+    question = Question("How long ago?", "a week", "temporal", (), "2023/05/30 (Tue) 23:40")
+    bank = MemoryBank(EMBED)
+    for one, shown_date in ((question, True), (replace(question, timestamp=""), False)):
+        prompt = AnswerTask(bank, one, ("user",)).messages(True)[-1]["content"]
+        assert ("Question (asked on 2023/05/30 (Tue) 23:40): How" in prompt) == shown_date, prompt
+        assert ("Question: How long ago?" in prompt) != shown_date, prompt
+        dialogue = Dialogue("d", ("user",), (said("I skied.", "user"),), (one,))
+        [task] = search_tasks([dialogue], 1, EMBED)
+        assert ("asked on 2023/05/30" in task.questions[0]) == shown_date, "MEM1's task"
+
+
 # ---- many conversations in step ------------------------------------------------------------------
 
 def rules(system: str, user: str) -> str:
@@ -147,7 +189,8 @@ def test_in_step_is_the_same_as_one_at_a_time(name: str, compact: bool) -> None:
     outcomes = []
     for in_step in (True, False):
         model = Scripted(rules)
-        systems = [SYSTEMS[name](model, EMBED, d.speakers, compact=compact) for d in dialogues]
+        systems = [SYSTEMS[name](model, EMBED, d.speakers, max_new_tokens=64, compact=compact)
+                   for d in dialogues]
         if in_step:
             for place in range(12):
                 drive([s.observing(d.turns[place]) for s, d in zip(systems, dialogues)])
@@ -187,7 +230,7 @@ def test_one_batch_for_all_that_wait_and_a_model_each() -> None:
 
 def test_calls_and_tokens_in_context_are_counted() -> None:
     model = in_turn({"facts": ["Anna has a dog"]}, [{"event": "NOOP"}], "**Answer:** Rex")
-    system = Mem0(model, EMBED, SPEAKERS)
+    system = Mem0(model, **WHO, facts="llm")
     system.observe(said("I have a dog."))
     before = system.counts["prompt tokens"]
     answer = system.answer("What dog?")
@@ -199,7 +242,7 @@ def test_calls_and_tokens_in_context_are_counted() -> None:
 
 def test_the_answerer_may_be_another_model() -> None:
     manager, answerer = in_turn([{"event": "ADD", "text": "kept"}]), in_turn("**Answer:** yes")
-    system = Mem0(manager, EMBED, SPEAKERS, compact=True, answerer=answerer)
+    system = Mem0(manager, **WHO, compact=True, answerer=answerer)
     system.observe(said("Hello."))
     assert system.answer("Is it?").text == "yes" and "- 1 May 2023: kept" in answerer.read[0], (
         "the manager's model keeps, the answerer's model answers")
@@ -210,16 +253,16 @@ def test_the_answerer_may_be_another_model() -> None:
 def test_what_is_kept_without_a_model() -> None:
     turn = said("I have a dog.", facts=("Anna has a dog",))
     for compact, kept in ((True, ["Anna has a dog"]), (False, ["Anna: I have a dog."])):
-        system = AddEverything(Scripted(rules), EMBED, SPEAKERS, compact=compact)
+        system = AddEverything(Scripted(rules), **WHO, compact=compact)
         system.observe(turn)
         assert texts(system) == kept, "compact keeps the world's sentences, else the turn as said"
-    system = AddEverything(Scripted(rules), EMBED, SPEAKERS, compact=True)
+    system = AddEverything(Scripted(rules), **WHO, compact=True)
     system.observe(said("I have a dog."))
     assert texts(system) == ["Anna: I have a dog."], "without sentences the turn stands for itself"
 
 
 def test_overwrite_takes_the_most_similar_of_the_same_speaker_above_the_threshold() -> None:
-    system = Overwrite(Scripted(rules), EMBED, SPEAKERS, compact=True)
+    system = Overwrite(Scripted(rules), **WHO, compact=True)
     for day, (speaker, fact) in enumerate([
             ("Anna", "Anna has a dog named Rex"), ("Bob", "Anna has a dog named Max"),
             ("Anna", "Carl plays golf"), ("Anna", "Anna has a dog named Milo")], start=1):
@@ -228,7 +271,7 @@ def test_overwrite_takes_the_most_similar_of_the_same_speaker_above_the_threshol
                              "Carl plays golf"], (
         "the second dog overwrites the first of the same speaker; what is not similar is added")
     assert system.bank[0].timestamp == "4 May 2023", "an overwritten memory takes the new date"
-    careful = Overwrite(Scripted(rules), EMBED, SPEAKERS, compact=True, threshold=1.1)
+    careful = Overwrite(Scripted(rules), **WHO, compact=True, threshold=1.1)
     for day in (1, 2):
         careful.observe(said("...", "Anna", day, ("Anna has a dog",)))
     assert careful.entries() == 2, "nothing reaches a cosine of 1.1: all is added"
@@ -237,28 +280,28 @@ def test_overwrite_takes_the_most_similar_of_the_same_speaker_above_the_threshol
 @pytest.mark.parametrize("compact", [False, True])
 def test_full_context_drops_the_oldest_at_the_limit(compact: bool) -> None:
     model = Scripted(rules)
-    everything = FullContext(model, EMBED, SPEAKERS, compact=compact)
+    everything = FullContext(model, **WHO, compact=compact)
     turns = [said("word " * (place % 4), SPEAKERS[place % 2], place + 1) for place in range(9)]
     for turn in turns:
         everything.observe(turn)
     question = "Which word?"
 
-    def size(system: FullContext) -> int:
-        return len(model.encode(answer_messages(question, system.retrieve(question), True)))
+    def prompt_without(n_dropped: int) -> list[dict[str, str]]:
+        memories = everything.headed(list(everything.bank)[n_dropped:])
+        return answer_messages(question, memories, True)
 
-    whole = size(everything)
-    everything.counts.clear()
-    for limit in [0, *range(whole - 330, whole + 2, 7), whole]:
-        everything.limit = limit
-        kept = sorted((m.id, m.text) for m in sum(everything.retrieve(question).values(), []))
-        for first in range(10):  # the oracle: drop one after the other
-            memories = everything.headed(list(everything.bank)[first:])
-            if len(model.encode(answer_messages(question, memories, True))) <= limit:
-                break
-        assert [i for i, _ in kept] == list(range(first, 9)), (
-            f"limit {limit}: the newest turns that fit must stay, in order, and no fewer")
+    sizes = [len(model.encode(prompt_without(n))) for n in range(10)]
+    encode, encoded = model.encode, []
+    model.encode = lambda messages: encoded.append(messages) or encode(messages)
+    for room in [0, *range(sizes[0] - 330, sizes[0] + 2, 7), sizes[0]]:
+        model.positions = room + everything.max_new_tokens
+        encoded.clear()
+        answer = everything.answer(question)
+        first = next((n for n in range(10) if sizes[n] <= room), 9)  # dropped one after the other
+        assert answer.prompt == prompt_without(first)[1]["content"], (
+            f"room for {room}: the newest turns that fit must stay, in order, and no fewer")
         assert everything.counts.pop("dropped") == first, "what is dropped is counted"
-    everything.limit = whole
+        assert first or len(encoded) == 1, "a prompt that fits is encoded twice"
     lines = everything.answer(question).prompt.splitlines()
     heads = [line for line in lines if line.startswith("Memories of")]
     assert heads == (["Memories of Anna:", "Memories of Bob:"] if compact
@@ -277,7 +320,7 @@ LINES = st.lists(st.tuples(st.sampled_from(SPEAKERS), st.text(max_size=120) | st
 @given(lines=LINES, limit=st.integers(24, 90), compact=st.booleans(), ask=st.integers(0, 7))
 def test_chunks_are_never_over_the_limit_and_cover_all_in_order(
         lines: list, limit: int, compact: bool, ask: int) -> None:
-    system = LocomoRAG(Scripted(rules), EMBED, SPEAKERS, compact=compact, chunk_tokens=limit)
+    system = LocomoRAG(Scripted(rules), **WHO, compact=compact, chunk_tokens=limit)
     wanted = ""
     for place, (speaker, text) in enumerate(lines):
         system.observe(said(text, speaker))
@@ -300,7 +343,7 @@ def test_chunks_are_never_over_the_limit_and_cover_all_in_order(
 
 
 def test_rag_shows_the_best_chunks_only() -> None:
-    system = LocomoRAG(Scripted(rules), EMBED, SPEAKERS, chunk_tokens=40)
+    system = LocomoRAG(Scripted(rules), **WHO, chunk_tokens=40)
     for day, text in enumerate(["a dog ran by", "Tennis was fun", "I adopted the dog"], start=1):
         system.observe(said(text, SPEAKERS[day % 2], day))
     assert system.entries() == 3, "forty of the test's tokens hold one of these lines, not two"
@@ -309,7 +352,7 @@ def test_rag_shows_the_best_chunks_only() -> None:
         found = system.retrieve("Who adopted which dog?")["Anna and Bob"]
         assert [line.timestamp for line in found] == [f"{day} May 2023" for day in days], (
             f"k = {k}: the most similar chunks, shown in the order in which they were said")
-    assert LocomoRAG(Scripted(rules), EMBED, SPEAKERS).k == 1, "the paper shows one chunk"
+    assert LocomoRAG(Scripted(rules), **WHO).k == 1, "the paper shows one chunk"
 
 
 # ---- Mem0 and Memory-R1 --------------------------------------------------------------------------
@@ -321,7 +364,7 @@ def test_mem0_extracts_and_applies_the_four_events() -> None:
         {"facts": ["Anna's dog is Rex"]}, [{"event": "UPDATE", "id": 0, "text": "Anna's dog: Rex"}],
         {"facts": ["Anna stopped golf"]}, [{"event": "DELETE", "id": 0}],
         {"facts": ["Anna's dog is Rex"]}, [{"event": "NONE"}], {"facts": []}, "small talk")
-    system = Mem0(model, EMBED, SPEAKERS)
+    system = Mem0(model, **WHO, facts="llm")
     after = []
     for day in range(1, 7):
         system.observe(said("...", day=day))
@@ -337,7 +380,7 @@ def test_mem0_extracts_and_applies_the_four_events() -> None:
 
 def test_mem0_compares_with_five_of_the_same_speaker() -> None:
     model = in_turn({"facts": ["Anna has a dog"]}, [{"event": "NOOP"}])
-    system = Mem0(model, EMBED, SPEAKERS)
+    system = Mem0(model, **WHO, facts="llm")
     for place in range(20):
         system.bank.add(f"a dog {place}", SPEAKERS[place % 2], "1 May 2023")
     system.observe(said("A dog!"))
@@ -347,9 +390,10 @@ def test_mem0_compares_with_five_of_the_same_speaker() -> None:
 
 def test_memory_r1_here_decides_as_in_memr1(embedded: Policy) -> None:
     dialogue = world(1, 3, held_out=True)[0]
-    ours = SYSTEMS["memory-r1"](embedded, EMBED, dialogue.speakers, compact=True)
-    theirs = MemoryR1(embedded, embedded, EMBED, dialogue.speakers)
-    for turn in dialogue.turns[:15]:
+    ours = SYSTEMS["memory-r1"](embedded, EMBED, dialogue.speakers, max_new_tokens=64,
+                                compact=True)
+    theirs = MemoryR1(embedded, embedded, EMBED, dialogue.speakers, max_new_tokens=64)
+    for turn in dialogue.turns[:8]:
         ours.observe(turn)
         theirs.observe(turn)
     assert list(ours.bank) == list(theirs.bank), "the same decisions must leave the same bank"
@@ -365,7 +409,7 @@ def test_amem_links_evolves_and_never_deletes() -> None:
         {"keywords": ["dog"], "context": "a pet", "tags": ["animals"], "links": []},
         {"keywords": ["vet"], "context": "an illness", "tags": ["health"], "links": [0, 9],
          "contexts": {"0": "a pet that fell ill", "7": "unknown note"}})
-    system = AMem(model, EMBED, SPEAKERS, k=1)
+    system = AMem(model, **WHO, k=1)
     for day, text in enumerate(["Golf again", "My dog Rex", "Rex saw the vet"], start=1):
         system.observe(said(text, day=day))
     assert "Notes:\n- 0: 2 May 2023: Anna: My dog Rex (a pet; dog; animals)\n" in model.read[2], (
@@ -386,7 +430,7 @@ def test_amem_links_evolves_and_never_deletes() -> None:
 
 
 def test_amem_follows_at_most_k_links_of_the_best_first() -> None:
-    system = AMem(Scripted(rules), EMBED, SPEAKERS, compact=True, k=2)
+    system = AMem(Scripted(rules), **WHO, compact=True, k=2)
     for place in range(8):
         system.observe(said("", facts=(f"item{place}",)))
     for note in system.notes:
@@ -398,7 +442,7 @@ def test_amem_follows_at_most_k_links_of_the_best_first() -> None:
 
 def test_amem_in_compact_form_asks_nobody() -> None:
     model = in_turn()
-    system = AMem(model, EMBED, SPEAKERS, compact=True)
+    system = AMem(model, **WHO, compact=True)
     for place in range(5):
         system.observe(said("", facts=(f"Anna has a dog number {place}",)))
     assert not model.read and system.notes[4].keywords == ["Anna", "dog", "number", "4"]
@@ -417,7 +461,7 @@ def moved_house() -> Zep:
           "valid_at": "3 March 2023", "ends": [0, 5]}],
         [{"source": "Anna", "target": "Oslo", "fact": "Anna lives in Oslo again", "ends": [0]}],
         "**Answer:** Oslo")
-    system = Zep(model, EMBED, SPEAKERS)
+    system = Zep(model, **WHO)
     for day, text in enumerate(["I live in Oslo", "My cousin Carl", "I live in Rome",
                                 "I live in Oslo again"], start=1):
         system.observe(said(text, day=day))
@@ -458,7 +502,7 @@ def test_zep_keeps_the_first_end_of_an_edge() -> None:
     system = Zep(in_turn([{"fact": "Anna lives in Oslo"}],
                          [{"fact": "Anna left Oslo", "valid_at": "2 May 2023", "ends": [0]},
                           {"fact": "Anna lives in Rome", "valid_at": "9 May 2023", "ends": [0]}]),
-                 EMBED, SPEAKERS)
+                 **WHO)
     for day in (1, 2):
         system.observe(said("Oslo", day=day))
     assert system.invalid_at == {0: "2 May 2023"}, "what ended once cannot end again later"
@@ -491,7 +535,7 @@ def test_zep_fuses_rankings_by_reciprocal_rank() -> None:
 
 
 def test_zep_shows_thirty_of_each_speaker() -> None:
-    system = Zep(Scripted(rules), EMBED, SPEAKERS)
+    system = Zep(Scripted(rules), **WHO)
     for place in range(70):
         system.nodes[system.bank.add(f"x{place}", SPEAKERS[place % 2], "").id] = {f"n{place}"}
     system.nodes[69] = {"q"}
@@ -505,7 +549,7 @@ def test_zep_in_compact_form_is_the_managers_call() -> None:
     model = in_turn([{"event": "ADD", "text": "Anna has a dog named Rex"}],
                     [{"event": "UPDATE", "id": 0, "text": "Anna has dogs named Rex and Milo"}],
                     [{"event": "DELETE", "id": 0}], [{"event": "NOOP"}], "no JSON")
-    system = Zep(model, EMBED, SPEAKERS, compact=True)
+    system = Zep(model, **WHO, compact=True)
     for day in range(1, 6):
         system.observe(said("my dog", day=day))
     assert texts(system) == ["Anna has a dog named Rex", "Anna has dogs named Rex and Milo"]
@@ -531,7 +575,7 @@ def test_langmem_calls_tools_until_it_stops() -> None:
                     SEARCH, tool("update", "Anna has dogs", id=0), tool("delete", id=3), NONE,
                     SEARCH, tool("delete", id=0), NONE,
                     tool("create", "Anna plays golf"), NONE)
-    system = LangMem(model, EMBED, SPEAKERS)
+    system = LangMem(model, **WHO)
     after = []
     for day in range(1, 5):
         system.observe(said("my dog", day=day))
@@ -550,7 +594,7 @@ def test_langmem_numbers_go_on_from_search_to_search() -> None:
     again = {"tool": "search_memory", "query": "golf"}
     model = in_turn(SEARCH, again, tool("update", "golf, no more", id=3), tool("delete", id=1),
                     tool("delete", id=5), NONE)
-    system = LangMem(model, EMBED, SPEAKERS, k=3)
+    system = LangMem(model, **WHO, k=3)
     for text in ("golf", "a dog", "two dogs", "a dog of mine"):
         system.bank.add(text, "Anna", "1 May 2023")
     system.observe(said("..."))
@@ -568,14 +612,14 @@ def test_langmem_answers_from_what_it_searched_and_cannot_write_then() -> None:
     model = in_turn(tool("create", "Anna has a dog"), NONE,
                     SEARCH, SEARCH, tool("create", "x"), tool("delete", id=0), NONE,
                     "**Answer:** a dog")
-    system = LangMem(model, EMBED, SPEAKERS)
+    system = LangMem(model, **WHO)
     system.observe(said("my dog"))
     answer = system.answer("What does Anna have?")
     assert answer.text == "a dog" and answer.prompt.count("- 1 May 2023: Anna has a dog") == 1, (
         "what was found twice is shown once")
     assert texts(system) == ["Anna has a dog"] and system.counts["invalid"] == 2, (
         "a question must not change the memory")
-    blind = LangMem(in_turn(NONE, "**Answer:** ?"), EMBED, SPEAKERS)
+    blind = LangMem(in_turn(NONE, "**Answer:** ?"), **WHO)
     blind.bank.add("Anna has a dog", "Anna", "1 May 2023")
     assert "- none" in blind.answer("What?").prompt, "who does not search has nothing to read"
 
@@ -584,7 +628,7 @@ def test_langmem_answers_from_what_it_searched_and_cannot_write_then() -> None:
     (json.dumps(SEARCH), 0), ("I will think about it.", 8), ("", 8), ("[]", 8),
     (json.dumps(tool("create", "again")), 4)])  # it may write after a turn, not after a question
 def test_langmem_loops_are_cut_and_counted(response: str, invalid: int) -> None:
-    system = LangMem(Scripted(lambda *_: response), EMBED, SPEAKERS, max_calls=4)
+    system = LangMem(Scripted(lambda *_: response), **WHO, max_calls=4)
     system.observe(said("my dog"))
     assert (system.counts["calls"], system.counts["tool loops cut"]) == (4, 1), (
         "a model that never stops must be stopped after max_calls, and counted")
@@ -596,7 +640,7 @@ def test_langmem_loops_are_cut_and_counted(response: str, invalid: int) -> None:
 
 def test_langmem_in_compact_form() -> None:
     system = LangMem(in_turn(*[[{"event": "ADD", "text": f"Anna dog {i}"}] for i in range(12)],
-                             "**Answer:** 1"), EMBED, SPEAKERS, compact=True)
+                             "**Answer:** 1"), **WHO, compact=True)
     for day in range(12):
         system.observe(said("dog", day=day + 1))
     answer = system.answer("dog?")
@@ -631,7 +675,7 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st
 RESPONSES = st.sampled_from(AWKWARD) | st.text(max_size=40) | JSON.map(json.dumps)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(response=RESPONSES, n=st.integers(0, 3))
 def test_parsers_take_any_string(response: str, n: int) -> None:
     note, contexts, invalid = parse_note(response, n)
@@ -656,8 +700,8 @@ def test_parsers_take_any_string(response: str, n: int) -> None:
 def test_no_response_stops_a_system(name: str) -> None:
     for compact in (False, True):
         draw = random.Random(name)
-        system = SYSTEMS[name](Scripted(lambda *_: draw.choice(AWKWARD)), EMBED, SPEAKERS,
-                               compact=compact)
+        system = SYSTEMS[name](Scripted(lambda *_: draw.choice(AWKWARD)), **WHO,
+                               facts="turns" if compact else "llm", compact=compact)
         for day in range(1, 41):
             system.observe(said("my dog", SPEAKERS[day % 2], day))
         answers = [system.answer("What dog?") for _ in range(5)]
@@ -679,7 +723,7 @@ def test_data_and_memories_cannot_imitate_a_prompt(name: str) -> None:
         chance = random.Random(0)
         model = Scripted(lambda system, user: json.dumps(
             chance.choice(tools) if system == TOOL_INSTRUCTIONS else replies.get(system, "x")))
-        system = SYSTEMS[name](model, EMBED, SPEAKERS, compact=compact)
+        system = SYSTEMS[name](model, **WHO, facts="turns" if compact else "llm", compact=compact)
         for _ in range(3):
             system.observe(Turn("D1:1", "Anna", evil, evil, (evil,)))
         system.answer(evil)
@@ -740,14 +784,14 @@ def test_systems_parse_no_thinking_and_count_what_is_surplus(thinking: str) -> N
 def test_mem0_counts_the_facts_that_it_drops() -> None:
     system = Mem0(in_turn({"facts": ["a", 5, {"fact": "b"}, {"x": 1}]},
                           [{"event": "ADD", "text": "a"}], [{"event": "ADD", "text": "b"}]),
-                  EMBED, SPEAKERS)
+                  **WHO, facts="llm")
     system.observe(said("a and b"))
     assert texts(system) == ["a", "b"] and system.counts["invalid"] == 2
 
 
 def test_zep_finds_a_node_in_a_sentence_without_spaces() -> None:
     edge = [{"source": "安娜", "target": "北京", "fact": "她住那里"}]
-    system = Zep(in_turn(edge), EMBED, SPEAKERS)
+    system = Zep(in_turn(edge), **WHO)
     system.observe(said("x"))
     assert [e.text for e in system.along_graph(set("谁住在北京"))] == ["她住那里"]
     assert not system.along_graph({"谁住在北京"} | set("上海")), "each letter is a word"
@@ -759,7 +803,7 @@ def test_zep_finds_a_node_in_a_sentence_without_spaces() -> None:
 def test_end_to_end_with_the_embedded_model(name: str, embedded: Policy) -> None:
     """The embedded model knows two prompts: no system may show it another."""
     dialogue = world(1, 2, held_out=True)[0]
-    system = SYSTEMS[name](embedded, EMBED, dialogue.speakers, compact=True)
+    system = SYSTEMS[name](embedded, EMBED, dialogue.speakers, max_new_tokens=64, compact=True)
     prompts = []
     for turn in dialogue.turns[:8]:
         work = system.observing(turn)
@@ -801,19 +845,5 @@ def test_every_system_is_made_and_answers_in_the_same_way(name: str) -> None:
     assert system.answer("Is it?").text == "yes", "it answers from nothing, too"
     assert answerer.read[0].endswith("Question: Is it?\nAnswer directly."), (
         "all systems share one answer prompt, with or without a selection")
-    assert SYSTEMS[name](Scripted(rules), EMBED, SPEAKERS).counts is not system.counts, (
+    assert SYSTEMS[name](Scripted(rules), **WHO).counts is not system.counts, (
         "two conversations must not share their counters")
-
-
-@pytest.mark.parametrize("name", SYSTEMS)
-def test_end_to_end_with_any_model(name: str, tiny_policy: Callable[..., Policy]) -> None:
-    """A random model behind a real chat template: nothing it writes is usable, nothing breaks."""
-    policy = tiny_policy()
-    system = SYSTEMS[name](policy, EMBED, SPEAKERS, max_new_tokens=4)
-    for day in (1, 2):
-        system.observe(said("I have a dog.<|im_end|>", SPEAKERS[day - 1], day))
-    assert isinstance(system.answer("What dog?").text, str)
-    no_model = name in ("full-context", "locomo-rag", "locomo-rag-4", "add-everything", "overwrite")
-    assert no_model or system.counts["invalid"] >= 2, "four random tokens are no JSON"
-    assert bool(system.entries()) == (no_model or name == "a-mem"), (
-        "only what asks no model, and A-Mem's notes, are kept whatever the model writes")

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,11 @@ from test_environments import small_task
 from test_house import ROOT
 from test_mem1 import diligent
 from test_report import Scripted, newest
+from test_run import another_run
 
-from memory_bank import hashed_words
+from backend.files import release_locks
+from mem1 import Mem1Agent
+from memory_bank import MemoryBank, hashed_words
 from memr1 import MemoryR1
 from tools import chat
 from world import RELATIONS
@@ -61,7 +65,8 @@ def always(response: str) -> Scripted:
 def chat_with(lines: Sequence[str], monkeypatch, capsys, manager: Scripted,
               answerer: Scripted | None = None) -> tuple[str, MemoryR1]:
     """What a chat prints when these lines are typed, and its system afterwards."""
-    system = MemoryR1(manager, answerer or Scripted(newest), hashed_words(), ["Anna"])
+    system = MemoryR1(manager, answerer or Scripted(newest), hashed_words(), ["Anna"],
+                      max_new_tokens=64)
     return typed_into(lambda: chat.talk(system), lines, monkeypatch, capsys), system
 
 
@@ -153,6 +158,109 @@ def test_the_help_of_the_chat_speaks_the_worlds_language(monkeypatch, capsys) ->
                                 example) for form in forms), (
             f"{example!r} is not what the embedded model learned; say it as world.py does")
     assert all(command in out for command in ("/bank", "/help", "/quit"))
+
+
+# ---- memories that stay --------------------------------------------------------------------------
+
+
+def chat_in_a_bank(path: Path, lines: Sequence[str], monkeypatch, capsys, manager: Scripted,
+                   is_embedded: bool = True, name: str = "Anna") -> str:
+    """What `python memr1.py --bank FILE` prints when these lines are typed."""
+    monkeypatch.setattr(chat, "load_or_stop", lambda model: manager)
+    monkeypatch.setattr(chat, "leaves_out_instructions", lambda policy: is_embedded)
+    monkeypatch.setattr(chat, "prepare_terminal", lambda: None)
+    return typed_into(lambda: chat.talk_main(["--bank", str(path), "--name", name]), lines,
+                      monkeypatch, capsys)
+
+
+def add_it(prompt: str) -> str:
+    """A manager that adds every fact; it answers with all that it was shown."""
+    if "New fact: " not in prompt:
+        return "**Answer:** " + prompt.replace("\n", " ")
+    return json.dumps([{"event": "ADD", "text": prompt.split("New fact: ")[1]}])
+
+
+def test_memories_stay_for_the_next_chat(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "bank.json"
+    chat_in_a_bank(path, ["I ski.", "I swim."], monkeypatch, capsys, Scripted(add_it))
+    kept = MemoryBank.load(path, hashed_words())
+    assert [(m.text, m.timestamp) for m in kept] == [
+        ("Anna: I ski.", "8 May 2023"), ("Anna: I swim.", "9 May 2023")]
+    out = chat_in_a_bank(path, ["I dive.", "Who skis?"], monkeypatch, capsys, Scripted(add_it),
+                         name="Bo")
+    assert "2 memories of earlier chats" in out and "10 May 2023: Bo: I dive." in out, (
+        f"{out}: a day after the last that the bank names, or the newest fact looks older")
+    answer = next(line for line in out.split("\n") if "answer:" in line)
+    assert "Anna: I ski." in answer and "Bo: I dive." in answer, "of all who talked to this bank"
+    assert len(MemoryBank.load(path, hashed_words())) == 3
+
+
+def test_a_bank_is_saved_at_every_change(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "bank.json"
+    sizes, saved = [], MemoryBank.save
+
+    def save(bank, to):
+        saved(bank, to)
+        sizes.append(len(MemoryBank.load(path, hashed_words())))
+
+    monkeypatch.setattr(MemoryBank, "save", save)
+    chat_in_a_bank(path, ["I ski.", "Who?", "/bank", "I dive.", "/quit"], monkeypatch, capsys,
+                   Scripted(add_it))
+    assert sizes == [0, 1, 2], "what is not saved at once is lost when the window is closed"
+
+    def full(bank, to):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(MemoryBank, "save", full)
+    system = MemoryR1(Scripted(add_it), Scripted(add_it), hashed_words(), ["Anna"])
+    out = typed_into(lambda: chat.talk(system, path=path), ["I ski.", "I dive."], monkeypatch,
+                     capsys)
+    assert out.count("No space left") == 2 and out.endswith("Good-bye.\n"), "the chat goes on"
+
+
+def test_ctrl_c_between_two_facts_loses_none(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "bank.json"
+    responses = iter(['["Anna skis", "Anna dives"]', '[{"event": "ADD", "text": "Anna skis"}]'])
+    model = Scripted(lambda prompt: next(responses, None) or interrupted())
+    system = MemoryR1(model, model, hashed_words(), ["Anna"], "llm")
+    out = typed_into(lambda: chat.talk(system, path=path), ["I ski and dive."], monkeypatch, capsys)
+    assert "as it was" not in out, "the first of two facts is in the bank"
+    assert [m.text for m in MemoryBank.load(path, hashed_words())] == ["Anna skis"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"memories": [], "next_id": "x"}', "\xff"])
+def test_a_broken_bank_is_one_line_and_stays_as_it_is(content, monkeypatch, capsys, tmp_path):
+    path = tmp_path / "bank.json"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(SystemExit) as stopped:
+        chat_in_a_bank(path, [], monkeypatch, capsys, always("[]"))
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.count("\n") == 1 and str(path) in error, error
+    assert path.read_text(encoding="latin-1") == content, "somebody's memories were overwritten"
+    release_locks()
+
+
+def test_two_chats_do_not_share_a_bank(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "bank.json"
+    with another_run(tmp_path, ".bank.json.lock") as process, pytest.raises(SystemExit):
+        chat_in_a_bank(path, [], monkeypatch, capsys, always("[]"))
+    assert f"in use by process {process.pid} " in capsys.readouterr().err, (
+        "each chat would overwrite what the other has saved")
+    for name in ("", str(tmp_path), str(tmp_path / "no" / "bank.json")):
+        with pytest.raises(SystemExit):
+            chat_in_a_bank(name, [], monkeypatch, capsys, always("[]"))
+        error = capsys.readouterr().err
+        assert "--bank" in error and error.count("\n") == 1, error
+
+
+def test_a_real_model_has_todays_date_and_its_own_language(monkeypatch, capsys, tmp_path):
+    path, day = tmp_path / "bank.json", date.today()
+    out = chat_in_a_bank(path, ["I ski.", "I dive.", "/help"], monkeypatch, capsys,
+                         Scripted(add_it), is_embedded=False)
+    dates = {m.timestamp for m in MemoryBank.load(path, hashed_words())}
+    assert dates <= {chat.written(day), chat.written(date.today())}, (  # at midnight two
+        f"{dates}: with a real model a fact is said today")
+    assert "embedded" not in out and "/bank" in out, "the help speaks of another model"
 
 
 def as_a_program(*arguments: str, typed: bytes = b"") -> subprocess.CompletedProcess:
@@ -266,7 +374,10 @@ def test_the_chat_in_a_terminal(model_folder: Path) -> None:
 def watch_with(lines: Sequence[str], monkeypatch, capsys, respond=diligent) -> str:
     """What the demo prints when these lines are typed, with tasks of two and three questions."""
     tasks = [small_task(2), small_task(3)]
-    return typed_into(lambda: chat.watch(Scripted(respond), tasks, 0), lines, monkeypatch, capsys)
+    agents = [Mem1Agent(harness=harness, max_new_tokens=160)
+              for harness in ("mem1", "full_context")]
+    return typed_into(lambda: chat.watch(Scripted(respond), agents, tasks, 0), lines, monkeypatch,
+                      capsys)
 
 
 def test_the_demo_shows_every_turn(monkeypatch, capsys):

@@ -9,7 +9,7 @@ that has torch loaded, so each costs no more than its training steps.
 from __future__ import annotations
 
 import contextlib
-import csv
+import gc
 import importlib
 import io
 import json
@@ -17,11 +17,14 @@ import os
 import random
 import shutil
 import signal
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
+import canned
 import pytest
 import torch
-from canned import FirstTokenAgent, forkserver, make_run
+from canned import PROMPTS, FirstTokenAgent, forkserver, make_run, metrics_of, small_data
 from conftest import make_model, make_tokenizer
 from safetensors.torch import load_file
 
@@ -31,11 +34,12 @@ from comparisons import harnesses
 from comparisons.harnesses import by_objectives
 from grpo import train
 from memory_bank import hashed_words
-from memr1 import ManagerAgent, manager_tasks
+from memr1 import ManagerAgent
 from ppo import PPOOptions
 from training import checkpoints, results, run
 from training.checkpoints import FILE, CheckpointError, read, write
 from training.state import TrainingState, numbered_outcomes, restore_outcomes
+from training.tasks import manager_tasks
 from world import world
 
 STEPS = 10
@@ -110,22 +114,19 @@ def material(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     make_model().save_pretrained(folder / "model")
     make_tokenizer().save_pretrained(folder / "model")
-    questions = [{"question": f"Who {does}?", "answer": "Ann", "category": 4, "evidence": ["D1:1"]}
-                 for does in ("skis", "sings", "swims", "sails")]
-    conversation = {"speaker_a": "Ann", "speaker_b": "Bob", "session_1_date_time": "8 May, 2023",
-                    "session_1": [{"dia_id": "D1:1", "speaker": "Ann", "text": "I ski."}]}
-    (folder / "data.json").write_text(json.dumps(
-        [{"sample_id": name, "conversation": conversation, "qa": questions} for name in "abc"]))
+    small_data(folder / "data.json", *(f"Who {does}?" for does in "skis sings swims sails".split()))
     return folder
 
 
 @pytest.fixture(scope="module")
-def straight(material) -> dict[str, Path]:
-    """The folders of two runs that nothing interrupted."""
-    with unchanged():
-        for name in ("grpo", "ppo"):
-            script(name, material / f"straight-{name}")
-    return {name: material / f"straight-{name}" for name in ("grpo", "ppo")}
+def straight(material) -> Callable[..., Path]:
+    """The folder of a run that nothing interrupted."""
+    @cache
+    def folder_of(name: str, steps: int = STEPS) -> Path:
+        with unchanged():
+            script(name, material / f"straight-{name}-{steps}", steps=steps)
+        return material / f"straight-{name}-{steps}"
+    return folder_of
 
 
 @contextlib.contextmanager
@@ -146,8 +147,7 @@ def as_it_was():
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in metrics_of(folder)]
 
 
 def assert_same(found: Path, wanted: Path) -> None:
@@ -172,7 +172,6 @@ def assert_same(found: Path, wanted: Path) -> None:
 
 # ---- Killed and resumed --------------------------------------------------------------------------
 
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["grpo", "ppo"])
 def test_five_steps_a_kill_and_five_more_are_ten(name, material, straight, forked):
@@ -183,7 +182,7 @@ def test_five_steps_a_kill_and_five_more_are_ten(name, material, straight, forke
     random.seed(0)  # another process has another state
     torch.manual_seed(99)
     script(name, folder, resume=True)
-    assert_same(folder, straight[name])
+    assert_same(folder, straight(name))
     rows = metrics(folder)
     assert any(float(row["reward_std"]) > 0 for row in rows[5:]), "the test itself: no signal"
 
@@ -197,7 +196,7 @@ def test_killed_while_a_checkpoint_is_written(place, material, straight, forked)
     assert len(torch.load(folder / FILE, weights_only=True)["rows"]) == 3, (
         "the last whole checkpoint must be there while the next is being written")
     script("grpo", folder, resume=True, **{"save-every": 2})
-    assert_same(folder, straight["grpo"])
+    assert_same(folder, straight("grpo"))
     assert not (folder / FILE).with_suffix(".part").exists(), "half a checkpoint was left behind"
 
 
@@ -205,16 +204,16 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(
         material, straight, monkeypatch, capsys):
     folder, handler = material / "ctrl-c", signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patched:
-        patched.setattr(run.Run, "log_step", interrupting(run.Run.log_step, at=4))
+        patched.setattr(run.Run, "log_step", interrupting(run.Run.log_step, at=2))
         patched.setattr("sys.argv", ["grpo.py", "--out", "a b"])
         with pytest.raises(SystemExit) as stopped:
-            script("grpo", folder)
-    assert stopped.value.code == 130 and len(metrics(folder)) == 4, "the step was not finished"
+            script("grpo", folder, steps=4)
+    assert stopped.value.code == 130 and len(metrics(folder)) == 2, "the step was not finished"
     line = [line for line in capsys.readouterr().err.splitlines() if "go on with" in line]
     assert len(line) == 1 and line[0].endswith("python grpo.py --out 'a b' --resume"), line
     assert signal.getsignal(signal.SIGINT) is handler, "Ctrl-C stays caught after training"
-    script("grpo", folder, resume=True)
-    assert_same(folder, straight["grpo"])
+    script("grpo", folder, resume=True, steps=4)
+    assert_same(folder, straight("grpo", 4))
 
 
 def interrupting(written, at: int, times: int = 1):
@@ -284,16 +283,16 @@ def killed_in_harness(folder: Path, **options) -> None:
 
 def test_what_the_frozen_judge_said_is_kept(tiny_policy, tmp_path):
     tasks = manager_tasks(world(1, 0), hashed_words(), "turns")[:3]
-    one = make_run(tiny_policy(), tiny_policy(), ManagerAgent(tiny_policy()), 3, tmp_path, tasks)
+    one, other = (
+        make_run(tiny_policy(), tiny_policy(), ManagerAgent(tiny_policy(), max_new_tokens=6), 3,
+                 tmp_path, tasks) for _ in range(2))
     one.agent.outcomes = {(tasks[2], "a"): {"answer": "x"}, (tasks[0], "b"): {"answer": "y"}}
-    other = make_run(tiny_policy(), tiny_policy(), ManagerAgent(tiny_policy()), 3, tmp_path, tasks)
     restore_outcomes(other, numbered_outcomes(one))
     assert other.agent.outcomes == one.agent.outcomes, (
         "judged again in other batches, a near tie may turn out otherwise")
 
 
 # ---- Refused -------------------------------------------------------------------------------------
-
 
 @pytest.fixture(scope="module")
 def unfinished(material) -> Path:
@@ -306,48 +305,43 @@ def unfinished(material) -> Path:
     return folder
 
 
-def refused(capsys, *arguments, **options) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        script(*arguments, **options)
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert stopped.value.code == 2 and len(lines) == 1, f"expected one line of error, got {lines}"
-    return lines[0]
+def refused(*arguments, **options) -> str:
+    return canned.refused(lambda _: script(*arguments, **options))
 
 
-def test_another_run_is_refused_and_what_differs_is_named(unfinished, material, capsys):
-    line = refused(capsys, "grpo", unfinished, resume=True, lr=1e-4, steps=12)
+def test_another_run_is_refused_and_what_differs_is_named(unfinished, material):
+    line = refused("grpo", unfinished, resume=True, lr=1e-4, steps=12)
     assert "--lr 0.001 there, 0.0001 here" in line and "--steps 10 there, 12 here" in line, line
     make_model(seed=1).save_pretrained(material / "other")
     make_tokenizer().save_pretrained(material / "other")
-    line = refused(capsys, "grpo", unfinished, resume=True, model=material / "other")
+    line = refused("grpo", unfinished, resume=True, model=material / "other")
     assert "the start model" in line and "--lr" not in line, line
-    line = refused(capsys, "ppo", unfinished, resume=True)
+    line = refused("ppo", unfinished, resume=True)
     assert "algorithm grpo there, ppo here" in line and "--lam" not in line, line
-    line = refused(capsys, "grpo", unfinished)
+    line = refused("grpo", unfinished)
     assert "--resume" in line and str(unfinished) in line, (
         "a new run would overwrite one that can go on")
     assert len(metrics(unfinished)) == 2, "a refused run changed the folder"
 
 
-def test_a_broken_or_missing_checkpoint_is_refused(unfinished, material, capsys):
-    line = refused(capsys, "grpo", material / "nothing", resume=True)
+def test_a_broken_or_missing_checkpoint_is_refused(unfinished, material):
+    line = refused("grpo", material / "nothing", resume=True)
     assert "nothing to resume" in line and not (material / "nothing").exists(), line
     folder = material / "broken"
     shutil.copytree(unfinished, folder)
     (folder / FILE).write_bytes((folder / FILE).read_bytes()[:9000])
-    assert "cannot be read" in refused(capsys, "grpo", folder, resume=True)
+    assert "cannot be read" in refused("grpo", folder, resume=True)
     whole = (unfinished / FILE).read_bytes()
     middle = len(whole) // 2
     (folder / FILE).write_bytes(whole[:middle] + bytes(500) + whole[middle + 500:])
-    assert "damaged" in refused(capsys, "grpo", folder, resume=True), (
+    assert "damaged" in refused("grpo", folder, resume=True), (
         "weights that rotted on the disk were trained on")
     (folder / FILE).write_bytes(whole)
     (folder / "metrics.csv").write_text("step\n")
-    assert "metrics.csv" in refused(capsys, "grpo", folder, resume=True)
+    assert "metrics.csv" in refused("grpo", folder, resume=True)
 
 
-def test_the_trained_weights_outlive_what_follows(material, capsys):
+def test_the_trained_weights_outlive_what_follows(material):
     """An interrupt, or no memory left, while the trained model is scored."""
     folder, scored = material / "outlived", results.evaluate_test
 
@@ -363,13 +357,13 @@ def test_the_trained_weights_outlive_what_follows(material, capsys):
     assert (folder / "checkpoint" / "model.safetensors").exists(), "trained for nothing"
     with unchanged():
         script("grpo", folder, steps=1)
-    assert "finished run" in refused(capsys, "grpo", folder, steps=1, resume=True)
-    line = refused(capsys, "grpo", folder, model=folder / "checkpoint")
+    assert "finished run" in refused("grpo", folder, steps=1, resume=True)
+    line = refused("grpo", folder, model=folder / "checkpoint")
     assert "--out" in line and "replace" in line, "the run would overwrite its own start model"
 
 
 @pytest.mark.parametrize("trouble", ["full", "forbidden"])
-def test_a_disk_that_takes_no_more(trouble, material, unfinished, capsys):
+def test_a_disk_that_takes_no_more(trouble, material, unfinished):
     folder = material / trouble
     shutil.copytree(unfinished, folder)
     part = (folder / FILE).with_suffix(".part")
@@ -379,7 +373,7 @@ def test_a_disk_that_takes_no_more(trouble, material, unfinished, capsys):
         part.symlink_to("/dev/full")
     else:
         part.mkdir()
-    line = refused(capsys, "grpo", folder, resume=True, **{"save-every": 2})
+    line = refused("grpo", folder, resume=True, **{"save-every": 2})
     assert str(folder / FILE) in line and "last whole one is kept" in line, line
     assert len(torch.load(folder / FILE, weights_only=True)["rows"]) == 2, "the last whole is gone"
     assert len(metrics(folder)) == 4, "the rows behind the checkpoint are cut off when resuming"
@@ -404,7 +398,6 @@ def test_what_a_checkpoint_lacks_is_what_training_writes(unfinished):
 
 # ---- Steps without a finite gradient -------------------------------------------------------------
 
-
 class BrokenAgent(FirstTokenAgent):
     """Pays what is no number in some steps."""
 
@@ -417,9 +410,6 @@ class BrokenAgent(FirstTokenAgent):
         for group in groups if self.step + 1 in self.bad else ():
             group[0].reward = float("nan")
         return groups
-
-
-PROMPTS = [[5, 9, 14], [5, 9, 30, 31], [40, 41, 42, 43, 44], [7, 8]]
 
 
 def broken_run(tiny_policy, folder: Path, *bad: int, **options):
@@ -485,7 +475,7 @@ def test_a_state_is_restored_whole(tiny_policy, tmp_path):
     first.history.append({"step": 1, "skipped": 0})
     one.before = ({"f1": 0.5}, [])
     first.save()
-    saved = torch.load(tmp_path / FILE, weights_only=True)
+    saved = torch.load(tmp_path / FILE, weights_only=True, mmap=True)  # as `read` does
     names = set(saved["modules"]["policy"])
     assert "model.embed_tokens.weight" not in names, "frozen weights are those of the start model"
     drawn = [torch.rand(2, generator=first.generator), torch.rand(2), random.random()]
@@ -506,3 +496,8 @@ def test_a_state_is_restored_whole(tiny_policy, tmp_path):
     assert all(torch.equal(x, y) for x, y in zip(drawn[:2], again)) and drawn[2] == again[2], (
         "a random state was not restored: the sampler's, torch's or Python's")
     assert checkpoints.scores_before(saved) == ({"f1": 0.5}, [])
+    del saved
+    gc.collect()
+    maps = Path("/proc/self/maps")  # Linux
+    assert not maps.exists() or str(tmp_path / FILE) not in maps.read_text(), (
+        "resume.pt is still mapped, and Windows lets nobody replace such a file")

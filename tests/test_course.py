@@ -42,7 +42,6 @@ def problem_of(test: str) -> int:
 
 # ---- the ladder ----------------------------------------------------------------------------------
 
-
 @pytest.fixture(scope="module")
 def variants(tmp_path_factory) -> dict[int, dict]:
     """Outcomes of the public tests with one problem blanked, with none (0) and with all (-1)."""
@@ -90,7 +89,6 @@ def test_whoever_begins_at_the_bottom_needs_nothing_from_above(variants):
 
 # ---- planted bugs --------------------------------------------------------------------------------
 
-
 @needs_fork
 def test_every_planted_bug_is_caught(tmp_path):
     jobs = []
@@ -108,7 +106,6 @@ def test_every_planted_bug_is_caught(tmp_path):
 
 
 # ---- grading -------------------------------------------------------------------------------------
-
 
 @pytest.fixture
 def submission(tmp_path) -> Path:

@@ -19,6 +19,8 @@ from pathlib import Path
 import pytest
 
 import data
+from memory_bank import hashed_words
+from memr1 import answer_tasks
 
 REMEDY = 'benchmarks.others.fetch("locomo")'  # every refusal says how to get the original
 
@@ -72,7 +74,6 @@ def write(folder: Path, content: object) -> Path:
 
 # ---- loading what is right -----------------------------------------------------------------------
 
-
 def test_a_small_file_is_read_whole(tmp_path):
     dialogues = data.load_locomo(write(tmp_path, small_file()))
     assert [dialogue.name for dialogue in dialogues] == ["conv-a", "conv-b", "conv-c"]
@@ -107,6 +108,67 @@ def test_extra_fields_a_byte_order_mark_and_no_observations_are_fine(tmp_path):
     assert dialogues[0].turns == dialogues[2].turns
 
 
+@pytest.mark.parametrize("caption", [None, "", " "])
+def test_a_caption_that_is_missing_is_none(tmp_path, caption):
+    conversations = small_file()
+    turn = conversations[0]["conversation"]["session_9"][1]
+    del turn["blip_caption"]
+    expected = data.load_locomo(write(tmp_path, conversations))
+    turn["blip_caption"] = caption  # as exports of tables write it
+    assert data.load_locomo(write(tmp_path, conversations)) == expected, (
+        f"a caption {caption!r} is no caption: nothing is to be added to the text")
+
+
+@pytest.mark.parametrize("written, expected", [
+    (2023.0, "2023"), (2.5, "2.5"), (7, "7"), (["Rex", "the dog"], "Rex"), ([3.0], "3")])
+def test_answers_become_text(tmp_path, written, expected):
+    conversations = small_file()
+    conversations[0]["qa"][0]["answer"] = written
+    answer = data.load_locomo(write(tmp_path, conversations))[0].questions[0].answer
+    assert answer == expected, f"{answer!r} can never match what an agent says for {expected!r}"
+
+
+def test_evidence_may_be_unknown(tmp_path):
+    conversations = small_file()
+    conversations[0]["qa"][0]["evidence"] = None
+    del conversations[0]["qa"][1]["evidence"]
+    first = data.load_locomo(write(tmp_path, conversations))[0]
+    assert [question.evidence for question in first.questions[:2]] == [(), ()]
+
+
+def test_a_third_speaker_has_memories_of_their_own(tmp_path):
+    conversations = small_file()
+    conversations[0]["conversation"]["session_10"][0]["speaker"] = "Eve"
+    dialogue = data.load_locomo(write(tmp_path, conversations))[0]
+    assert dialogue.speakers == ("Ann", "Bob", "Eve"), "in the order of their turns, behind the two"
+    [task, *_] = answer_tasks([dialogue], hashed_words())
+    prompt = task.messages(distill=True)[-1]["content"]
+    assert "Memories of Eve:\n- 9 May, 2023: Bob's dog is Rex." in prompt, (
+        "what the third speaker said is never shown to the answer agent")
+
+
+def test_json_lines_are_read_as_a_list(tmp_path):
+    conversations = small_file()
+    conversations[0]["conversation"]["session_9"][0]["text"] = "a\u2028b\u2029c\u0085d }"
+    expected = data.load_locomo(write(tmp_path, conversations))
+    for ending in ("\n", "\n\n", "\r\n", "\n \n"):
+        for ascii_only in (True, False):
+            lines = [json.dumps(c, ensure_ascii=ascii_only) for c in conversations]
+            path = tmp_path / "small.jsonl"
+            path.write_bytes(("\ufeff" + ending.join([*lines, ""])).encode())
+            assert data.load_locomo(path) == expected, f"lines that end with {ending!r}"
+    assert data.load_locomo(write(tmp_path, json.dumps(conversations[0]) + "\n")) == expected[:1]
+    path = write(tmp_path, "\n".join([json.dumps(conversations[0]), "", '{"a": 1,}']))
+    with pytest.raises(data.DataError, match="line 3 column 9"):
+        data.load_locomo(path)
+
+
+def test_only_a_line_break_ends_a_line_of_json_lines():
+    text = '{"a": "x\u2028y\u2029z\u0085"}\n\n \n{"b": 1}\r\n'
+    assert [json.loads(line) for line in data.json_lines(text)] == [
+        {"a": "x\u2028y\u2029z\u0085"}, {"b": 1}], "a record was cut inside a text"
+
+
 @pytest.mark.parametrize("written, expected", [
     ("D1:2", ("D1:2",)), ("D1:2; D3:4", ("D1:2", "D3:4")), ("D3:4 D1:2", ("D3:4", "D1:2")),
     ("D3:4,D1:2", ("D3:4", "D1:2")), ("D:1:2", ("D1:2",)), ("D01:002", ("D1:2",)),
@@ -135,7 +197,6 @@ def test_split(tmp_path):
 
 # ---- refusing what is wrong ----------------------------------------------------------------------
 
-
 def set_at(place: list, value: object):
     """A change of the small file: put `value` at the end of the path `place`."""
     def change(conversations: list) -> None:
@@ -160,47 +221,34 @@ TURN = [1, "conversation", "session_9", 1]
 
 @pytest.mark.parametrize("change, pieces", [
     (set_at([1], 7), ["element 1: found 7, expected an object"]),
-    (remove_at([1, "sample_id"]), ["element 1, field 'sample_id': found nothing, expected text"]),
     (set_at([1, "sample_id"], "conv-a"), ["element 1, field 'sample_id'", "no earlier element"]),
     (remove_at([1, "conversation"]), ["(conv-b), field 'conversation': found nothing"]),
-    (set_at([1, "conversation"], []), ["(conv-b), field 'conversation': found []", "an object"]),
-    (remove_at([1, "conversation", "speaker_a"]), ["(conv-b), field 'speaker_a': found nothing"]),
     (set_at([1, "conversation", "speaker_b"], "Ann"), ["field 'speaker_b'", "another name"]),
     (set_at([1, "conversation"], {"speaker_a": "Ann", "speaker_b": "Bob"}), ["no turn in any"]),
     (set_at([1, "conversation", "session_9"], {"a": 1}), ["'session_9': found {'a': 1}, expected"]),
-    (set_at([1, "conversation", "session_9"], None), ["'session_9': found None, expected a list"]),
     (remove_at([1, "conversation", "session_9_date_time"]), ["'session_9_date_time': found"]),
-    (set_at(TURN, "hello"), ["session_9[1]: found 'hello', expected an object"]),
-    (remove_at([*TURN, "speaker"]), ["session_9[1], field 'speaker': found nothing"]),
     (remove_at([*TURN, "text"]), ["session_9[1], field 'text': found nothing"]),
-    (remove_at([*TURN, "dia_id"]), ["session_9[1], field 'dia_id': found nothing"]),
     (set_at([*TURN, "text"], " "), ["session_9[1], field 'text': found blank text"]),
     (set_at([*TURN, "text"], "\ud83d"), ["session_9[1], field 'text'", "surrogate"]),
-    (set_at([*TURN, "speaker"], "Eve"), ["field 'speaker': found 'Eve', expected 'Ann' or 'Bob'"]),
+    (set_at([*TURN, "speaker"], " "), ["session_9[1], field 'speaker': found blank text"]),
     (set_at([*TURN, "dia_id"], "D9:1"), ["field 'dia_id': found 'D9:1'", "no other turn"]),
     (set_at([*TURN, "dia_id"], "D8:2"), ["field 'dia_id': found 'D8:2'", "like 'D9:7'"]),
     (set_at([*TURN, "dia_id"], "D9:02"), ["field 'dia_id': found 'D9:02'"]),
     (set_at([*TURN, "blip_caption"], 3), ["field 'blip_caption': found 3, expected text"]),
-    (set_at([1, "observation"], []), ["(conv-b), field 'observation': found []"]),
-    (set_at([1, "observation", "session_9_observation"], 0), ["observation 'session_9_observ"]),
     (set_at([1, "observation", "session_9_observation", "Ann"], 0), ["'Ann': found 0", "a list"]),
     (set_at([1, "observation", "session_9_observation", "Ann", 0], ["x"]), ["'Ann'[0]: found 1"]),
-    (set_at([1, "observation", "session_9_observation", "Ann", 0, 1], {}), ["'Ann'[0]: found {}"]),
-    (set_at([1, "observation", "session_9_observation", "Ann", 0, 0], 1), ["'Ann'[0]: found 1"]),
     (remove_at([1, "qa"]), ["(conv-b), field 'qa': found nothing, expected a list"]),
-    (set_at([1, "qa", 0], None), ["qa[0]: found None, expected an object"]),
-    (remove_at([1, "qa", 0, "question"]), ["qa[0], field 'question': found nothing"]),
-    (remove_at([1, "qa", 3, "answer"]), ["qa[3], field 'answer': found nothing, expected text"]),
     (set_at([1, "qa", 3, "answer"], True), ["field 'answer': found True", "text or a whole"]),
     (set_at([1, "qa", 3, "answer"], ""), ["qa[3], field 'answer': found blank text"]),
+    (set_at([1, "qa", 3, "answer"], []), ["field 'answer': found an empty list"]),
+    (set_at([1, "qa", 3, "answer"], [None, "x"]), ["answer[0]: found None, expected text or a"]),
+    (set_at([1, "qa", 3, "answer"], [" "]), ["qa[3], field 'answer': found blank text"]),
+    (set_at([1, "qa", 3, "answer"], float("nan")), ["'answer': found nan, expected a finite"]),
     (set_at([1, "qa", 4, "adversarial_answer"], []), ["qa[4], field 'adversarial_answer': found"]),
-    (remove_at([1, "qa", 0, "category"]), ["qa[0], field 'category': found nothing"]),
     (set_at([1, "qa", 0, "category"], 6), ["field 'category': found 6, expected a whole number"]),
     (set_at([1, "qa", 0, "category"], 0), ["qa[0], field 'category': found 0"]),
     (set_at([1, "qa", 0, "category"], True), ["qa[0], field 'category': found True"]),
-    (set_at([1, "qa", 0, "category"], "4"), ["qa[0], field 'category': found '4'"]),
     (set_at([1, "qa", 0, "evidence"], "D9:1"), ["qa[0], field 'evidence': found 'D9:1'", "a list"]),
-    (set_at([1, "qa", 0, "evidence"], [1]), ["qa[0], field 'evidence': found 1, expected text"]),
 ])
 def test_a_broken_place_is_named(tmp_path, change, pieces):
     conversations = small_file()
@@ -320,14 +368,14 @@ def change_at_random(tmp_path: Path, count: int, content: list, load: Callable, 
 
 
 def test_thousands_of_random_changes_load_or_raise_data_error(tmp_path):
-    change_at_random(tmp_path, 4000, small_file(), data.load_locomo, check_loaded, REMEDY)
+    change_at_random(tmp_path, 2000, small_file(), data.load_locomo, check_loaded, REMEDY)
 
 
 def test_thousands_of_damaged_texts_load_or_raise_data_error(tmp_path):
     generator = random.Random(1)
     original = json.dumps(small_file()).encode()
     path = tmp_path / "small.json"
-    for _ in range(3000):
+    for _ in range(1500):
         content = bytearray(original)
         for _ in range(generator.randrange(1, 4)):
             damage = generator.choice(b'"{}[],:019 \\\xff\n\x00eD')
@@ -342,7 +390,6 @@ def test_thousands_of_damaged_texts_load_or_raise_data_error(tmp_path):
 
 
 # ---- the real file -------------------------------------------------------------------------------
-
 
 @pytest.fixture(scope="module")
 def real_path() -> Path:

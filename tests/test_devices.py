@@ -7,7 +7,6 @@ The processes are started as torchrun starts them, by environment variables, and
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -18,7 +17,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from canned import FirstTokenAgent, distance, forkserver, make_run, random_episodes
+from canned import (
+    FirstTokenAgent,
+    distance,
+    forkserver,
+    make_run,
+    metrics_of,
+    random_episodes,
+    refused,
+    small_data,
+)
 from conftest import make_model, make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,7 +48,6 @@ pytestmark = pytest.mark.slow
 
 
 # ---- Processes -----------------------------------------------------------------------------------
-
 
 def as_rank(number: int, port: int, folder: Path, function, arguments: tuple) -> None:
     """One of the processes: what torchrun says to it, and its errors into a file."""
@@ -74,7 +81,6 @@ def errors(folder: Path) -> str:
 
 
 # ---- The gradient --------------------------------------------------------------------------------
-
 
 class ByTask:
     """Hands out the group of episodes that a task is the number of."""
@@ -287,9 +293,8 @@ def test_ranks_sample_different_responses(stepped):
 
 def test_one_rank_writes_what_all_have_sampled(stepped):
     folder, found = stepped
-    with (folder / "plain" / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["step"] for row in rows] == list("1234"), "written by every rank, or by none"
+    steps = [row["step"] for row in metrics_of(folder / "plain")]
+    assert steps == list("1234"), "written by every rank, or by none"
     lines = [json.loads(line) for line in
              (folder / "plain" / "samples.jsonl").read_text().splitlines()]
     assert Counter((line["step"], line["group"]) for line in lines) == {(1, 0): 8, (1, 1): 8}
@@ -323,7 +328,6 @@ def test_a_sharded_run_is_resumed_bit_for_bit(stepped):
 
 # ---- A whole command, and a rank that dies -------------------------------------------------------
 
-
 def command(folder: Path, *argv: str) -> None:
     """grpo.py in every rank; the second kills itself in its third step when told to."""
     results.draw_curve = lambda *picture: None
@@ -342,12 +346,7 @@ def command(folder: Path, *argv: str) -> None:
 def test_a_rank_that_dies_ends_the_run_and_leaves_it_resumable(tmp_path):
     make_model().save_pretrained(tmp_path / "model")
     make_tokenizer().save_pretrained(tmp_path / "model")
-    questions = [{"question": f"Who {does}?", "answer": "Ann", "category": 4, "evidence": ["D1:1"]}
-                 for does in ("skis", "sings", "swims")]
-    conversation = {"speaker_a": "Ann", "speaker_b": "Bob", "session_1_date_time": "8 May, 2023",
-                    "session_1": [{"dia_id": "D1:1", "speaker": "Ann", "text": "I ski."}]}
-    (tmp_path / "data.json").write_text(json.dumps(
-        [{"sample_id": name, "conversation": conversation, "qa": questions} for name in "abc"]))
+    small_data(tmp_path / "data.json", "Who skis?", "Who sings?", "Who swims?")
     argv = ["--shard", *(f"--{key}={value}" for key, value in {
         "model": tmp_path / "model", "data": tmp_path / "data.json", "agent": "answer",
         "questions": 3, "group-size": 4, "steps": 4, "max-new-tokens": 5, "kl": 0.1,
@@ -359,8 +358,7 @@ def test_a_rank_that_dies_ends_the_run_and_leaves_it_resumable(tmp_path):
     assert "Traceback" not in said, said
     codes = together(tmp_path, command, *argv, "--resume")
     assert codes == [0, 0], errors(tmp_path)
-    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
-        assert [row["step"] for row in csv.DictReader(file)] == list("1234")
+    assert [row["step"] for row in metrics_of(tmp_path / "run")] == list("1234")
     weights = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
     shapes = {name: p.shape for name, p in small_policy().model.named_parameters()}
     assert {name: weights[name].shape for name in shapes} == shapes, "a piece, not the whole model"
@@ -368,7 +366,6 @@ def test_a_rank_that_dies_ends_the_run_and_leaves_it_resumable(tmp_path):
 
 
 # ---- Pure functions ------------------------------------------------------------------------------
-
 
 @given(st.lists(st.integers()), st.integers(1, 9))
 def test_every_item_has_one_rank(items, n_ranks):
@@ -417,7 +414,5 @@ def test_advantages_are_whitened_over_all_ranks():
     assert torch.allclose(torch.cat(parts), whiten(everyone))
 
 
-def test_one_device_cannot_shard(capsys, tmp_path):
-    with pytest.raises(SystemExit) as stopped:
-        grpo.main(["--shard", "--out", str(tmp_path / "run")])
-    assert stopped.value.code == 2 and "torchrun" in capsys.readouterr().err
+def test_one_device_cannot_shard(tmp_path):
+    assert "torchrun" in refused(grpo.main, "--shard", "--out", tmp_path / "run")

@@ -8,7 +8,6 @@ model in tiny/ for a few steps.
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import math
@@ -18,10 +17,12 @@ import pytest
 import torch
 from canned import (
     LOG,
+    PROMPTS,
     CannedAgent,
     FirstTokenAgent,
     distance,
     make_run,
+    metrics_of,
     plain_log_probs,
     random_episodes,
 )
@@ -36,7 +37,6 @@ from training.options import EMBEDDED_MODEL
 from trees import Episode, Step, trees_of
 
 # ---- advantages ----------------------------------------------------------------------------------
-
 
 def test_advantages_by_hand():
     # mean 0.25; squared differences 0.5625 + 3 * 0.0625 = 0.75; over 3 (ddof 1) 0.25, root 0.5
@@ -87,7 +87,6 @@ def test_groups_of_one_and_flat_rewards_are_refused():
 
 # ---- loss ----------------------------------------------------------------------------------------
 
-
 @pytest.mark.parametrize("advantage, ratio, slope", [
     (2.0, 1.5, 0.0),  # good and already likely enough: no more
     (2.0, 0.5, -2.0),  # good and less likely than before: push up
@@ -107,13 +106,6 @@ def test_clip_quadrants(advantage, ratio, slope):
     assert metrics["clip_fraction"].item() == (slope == 0), (
         "clip_fraction must count the tokens whose gradient the clip removed, and no others")
     assert metrics["ratio_error"].item() == pytest.approx(0.5), "ratio_error is not |ratio - 1|"
-
-
-def test_at_ratio_one_the_gradient_is_minus_the_advantage():
-    log_probs = torch.tensor([-1.0, -2.0, -0.1], requires_grad=True)
-    advantages = torch.tensor([1.5, -0.5, 0.0])
-    clipped_loss(log_probs, log_probs.detach(), advantages, 0.2)[0].sum().backward()
-    assert torch.allclose(log_probs.grad, -advantages), "at ratio 1 this must be REINFORCE"
 
 
 # ---- KL ------------------------------------------------------------------------------------------
@@ -152,7 +144,6 @@ def test_k3_pulls_towards_the_reference():
 
 # ---- reductions ----------------------------------------------------------------------------------
 
-
 def test_token_weights_by_hand():
     lengths = torch.tensor([1, 3, 0])
     by_hand = {"token": [1 / 4] * 4, "sequence": [1 / 3, 1 / 9, 1 / 9, 1 / 9],
@@ -177,7 +168,6 @@ def test_token_weights_sums(lengths):
 
 
 # ---- the gradient of a whole step ----------------------------------------------------------------
-
 
 def hand_written_gradient(policy: Policy, reference: Policy, groups, reduction: str,
                           beta: float) -> list[torch.Tensor]:
@@ -213,10 +203,10 @@ def test_a_step_has_the_gradient_of_the_definition(tiny_policy, tmp_path, reduct
     wanted = hand_written_gradient(tiny_policy(), reference, groups, reduction, beta=0.1)
     for row_budget, micro_batch_tokens in ((4096, 16384), (20, 16384), (4096, 30), (12, 1)):
         policy = tiny_policy(row_budget=row_budget, micro_batch_tokens=micro_batch_tokens)
-        # At this rate nothing moves: the gradient left behind is that of the last of four updates,
+        # At this rate nothing moves: the gradient left behind is that of the last of two updates,
         # and each must be the same.
         run = make_run(policy, reference, CannedAgent(groups), 3, tmp_path / "run", group_size=4,
-                       kl=0.1, reduction=reduction, lr=1e-12, epochs=2, steps=2)
+                       kl=0.1, reduction=reduction, lr=1e-12, epochs=2)
         train(run)
         found = [parameter.grad for parameter in policy.model.parameters()]
         assert distance(found, wanted) < 1e-4, (
@@ -263,9 +253,6 @@ def test_the_expected_gradient_is_the_policy_gradient(tiny_policy):
 
 # ---- real steps with a random model --------------------------------------------------------------
 
-PROMPTS = [[5, 9, 14], [5, 9, 30, 31], [40, 41, 42, 43, 44], [7, 8]]
-
-
 def test_two_real_steps(tiny_policy, tmp_path):
     policy, reference = tiny_policy(), tiny_policy()
     before = [parameter.clone() for parameter in policy.model.parameters()]
@@ -283,17 +270,6 @@ def test_two_real_steps(tiny_policy, tmp_path):
     assert rows[1]["kl"] > 1e-6, "the KL stayed 0: does the reference share the policy's weights?"
     for a, b in zip(reference.model.parameters(), tiny_policy().model.parameters()):
         assert torch.equal(a, b), "the reference was trained too"
-
-
-def test_a_step_makes_good_responses_likelier(tiny_policy, tmp_path):
-    policy, reference = tiny_policy(), tiny_policy()
-    run = make_run(policy, reference, FirstTokenAgent(), 4, tmp_path / "run", PROMPTS, steps=12,
-                   group_size=16, lr=3e-3, max_grad_norm=1.0, kl=0.0)
-    rows, _ = train(run)
-    first, last = rows[0]["reward"], rows[-1]["reward"]
-    assert last > first + 0.2, (
-        f"odd first tokens are paid and their share went from {first:.2f} to {last:.2f}; a falling "
-        "share means the loss has the wrong sign")
 
 
 def test_the_end_token_is_trained_though_it_pads(tiny_policy, tmp_path):
@@ -355,21 +331,16 @@ def learned(tmp_path_factory) -> tuple[Path, dict]:
     if not (EMBEDDED_MODEL / "config.json").exists():
         pytest.skip("the embedded model tiny/ is not there; python -m making.manager makes it")
     folder = tmp_path_factory.mktemp("learned") / "run"
-    summary = grpo.main(["--steps", "6", "--questions", "16", "--limit", "48", "--seed", "0",
+    summary = grpo.main(["--steps", "4", "--questions", "12", "--limit", "24", "--seed", "0",
                          "--out", str(folder)])
     return folder, summary
 
 
-def read_metrics(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_the_embedded_model_learns(learned):
     folder, summary = learned
-    rewards = [float(row["reward"]) for row in read_metrics(folder)]
+    rewards = [float(row["reward"]) for row in metrics_of(folder)]
     before, after = summary["before"]["exact_match"], summary["after"]["exact_match"]
-    assert sum(rewards[-3:]) > sum(rewards[:3]) or after > before, (
+    assert sum(rewards[-2:]) > sum(rewards[:2]) or after > before, (
         f"rewards {rewards}, held-out exact match {before:.3f} -> {after:.3f}: nothing was learned")
     assert after >= before - 0.1, f"held-out exact match fell from {before:.3f} to {after:.3f}"
 
@@ -385,7 +356,7 @@ def test_summary(learned):
         for scores in (summary[when], *summary[when]["by_category"].values()):
             for name in ("exact_match", "f1", "bleu1"):
                 assert 0 <= scores[name] <= 1, f"{when}, {name}: {scores[name]} is not in 0..1"
-        assert summary[when]["count"] == summary["test_questions"] == 48, "--limit 48 was not kept"
+        assert summary[when]["count"] == summary["test_questions"] == 24, "--limit 24 was not kept"
         assert set(summary[when]["by_category"]) <= set("1234"), "categories are LoCoMo's numbers"
     assert summary["tokens_per_second"] > 0 and summary["peak_memory_bytes"] > 10 ** 8
     assert summary["train_questions"] == 152, "the world trains on as many questions as the paper"
@@ -393,8 +364,8 @@ def test_summary(learned):
 
 def test_run_folder(learned):
     folder, _ = learned
-    rows = read_metrics(folder)
-    assert [row["step"] for row in rows] == [str(n) for n in range(1, 7)], "one row a training step"
+    rows = metrics_of(folder)
+    assert [row["step"] for row in rows] == [str(n) for n in range(1, 5)], "one row a training step"
     for row in rows:
         assert None not in row and None not in row.values(), "a row has more or fewer columns"
         assert all(math.isfinite(float(value)) for value in row.values()), f"not finite: {row}"
@@ -403,7 +374,7 @@ def test_run_folder(learned):
         "the KL stayed 0: the reference shares the weights that learn (pitfall 28)")
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     assert samples and {"step", "group", "reward", "prompt", "response"} <= set(samples[0])
-    assert json.loads((folder / "config.json").read_text())["steps"] == 6, "not what was run"
+    assert json.loads((folder / "config.json").read_text())["steps"] == 4, "not what was run"
     assert (folder / "curve.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n", "curve.png is no PNG"
 
 

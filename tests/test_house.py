@@ -32,11 +32,11 @@ ROOMS = {"backend": 0, **dict.fromkeys(CORE, 1), "benchmarks": 2, "training": 3,
 # Read as text or ids, never as tensors: a student may study them without knowing torch.
 NO_TENSORS = ("memory_bank", "metrics", "data", "world", "prompts", "environments",
               "benchmarks.shop", "comparisons.intervals")
-# What is imported where it is used: packages that a user need not have, and two parts of the
-# standard library that Windows lacks. Without the package tensorboard, torch's writer for it raises
-# an ImportError.
+# What is imported where it is used: packages that a user need not have, and parts of the standard
+# library that Windows alone has, or lacks. Without the package tensorboard, torch's writer for it
+# raises an ImportError.
 OPTIONAL = {"torch.utils.tensorboard", "wandb", "web_agent_site", "faiss", "trl", "datasets",
-            "resource", "readline"}
+            "resource", "readline", "fcntl", "msvcrt"}
 
 
 def module_paths() -> dict[str, Path]:
@@ -84,7 +84,6 @@ def own_imports(name: str) -> set[str]:
 
 
 # ---- Rooms ---------------------------------------------------------------------------------------
-
 
 def test_the_root_holds_what_a_student_reads():
     at_root = {path.stem for path in ROOT.glob("*.py")}
@@ -154,7 +153,6 @@ for name in {NO_TENSORS}:
 
 
 # ---- What is in them -----------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstrings_and_their_examples(name):

@@ -39,7 +39,7 @@ from backend.lora import (
 )
 from grpo import GRPOOptions
 from policy import Policy, head_log_probs, load_policy, picked_log_probs
-from ppo import Critic, PPOOptions
+from ppo import PPOOptions
 from training.options import parse_options, resolve
 from training.run import prepare
 from trees import Step, tree_mask
@@ -333,7 +333,7 @@ def test_an_algorithm_learns_with_adapters_alone(tiny_policy, tmp_path, algorith
     add_adapters(policy.model, 4)
     options = {"kind": PPOOptions, "critic": critic, "critic_lr": 1e-2} if critic else {}
     run = make_run(policy, tiny_policy(), FirstTokenAgent(), 4, tmp_path / "run", PROMPTS,
-                   steps=14, group_size=16, lr=1e-2, kl=0.01, max_grad_norm=1.0, lora=4, **options)
+                   steps=10, group_size=16, lr=1e-2, kl=0.01, max_grad_norm=1.0, lora=4, **options)
     run.reference = policy.start()
     rows, _ = algorithm.train(run)
     assert rows[-1]["reward"] > rows[0]["reward"] + 0.2, [row["reward"] for row in rows]
@@ -360,15 +360,6 @@ def test_the_command_gives_a_real_model_adapters_and_tiny_none(model_folder, tmp
         "frozen as a whole, or an option that is not handed on")
     assert any("forward" in vars(m) for m in run.policy.model.modules()), (
         "--checkpointing did not arrive")
-
-
-def test_the_critics_own_adapters_are_all_that_it_adds(tiny_policy):
-    policy = tiny_policy()
-    add_adapters(policy.model, 4)
-    critic = Critic(policy.second(), shared=False)
-    head = sum(p.numel() for p in critic.head.parameters())
-    assert sum(p.numel() for p in learned(critic)) - head == sum(
-        p.numel() for p in learned(policy.model)), "one more set of adapters"
 
 
 # ---- Computed again instead of kept --------------------------------------------------------------

@@ -9,8 +9,10 @@ import random
 import re
 import signal
 
+import canned
 import pytest
 import torch
+from canned import plain_log_probs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_environments import small_task
@@ -20,25 +22,29 @@ from benchmarks.shop import Store, catalogue, goals, solve
 from comparisons.harnesses import by_objectives
 from environments import Environment, Search
 from mem1 import (
-    INSTRUCTIONS,
     NOTES,
     STOP,
-    WINDOW,
     Mem1Agent,
     Mem1Turn,
-    Trajectory,
     parse_turn,
     turn_messages,
 )
 from memory_bank import hashed_words
-from policy import Policy
 from trees import Step, pack
 from world import world
 
 EMBED = hashed_words()
 
-# ---- text ----------------------------------------------------------------------------------------
 
+class Scripted(canned.Scripted):
+    """Writes what a function makes of the prompt, and is always told where to stop."""
+
+    def sample(self, *given, stop_texts=(), **options):
+        assert stop_texts == STOP, "text must stop at the closing tag (pitfall 35)"
+        return super().sample(*given, **options)
+
+
+# ---- text ----------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("text, wanted", [
     ("<IS> a | b</IS><query> who? </query>", ("a | b", "query", "who?")),
@@ -134,7 +140,6 @@ def test_the_hint_counts_down_and_the_last_turn_asks_for_the_answer():
 
 # ---- the shop ------------------------------------------------------------------------------------
 
-
 def test_the_shop_is_worked_through_by_its_oracle():
     products = catalogue()
     chosen = goals(6, seed=3, products=products)
@@ -148,7 +153,7 @@ def test_the_shop_is_worked_through_by_its_oracle():
         action = plan[n_done].replace("< prev", "prev").replace("next >", "next")
         return f"<IS> {n_done}</IS><query> {action}</query>"
 
-    groups = Mem1Agent(Store).rollout(Scripted(respond), chosen, 1, 0.0)
+    groups = Mem1Agent(Store, max_new_tokens=160).rollout(Scripted(respond), chosen, 1, 0.0)
     for goal, [episode] in zip(chosen, groups):
         assert episode.reward == 1 and len(episode.steps) == len(plans[goal.instruction]), (
             f"{plans[goal.instruction]}: an action did not reach the shop as it was written")
@@ -159,33 +164,13 @@ def test_the_shop_is_worked_through_by_its_oracle():
 def test_a_shopper_who_buys_nothing_gets_nothing():
     [goal] = goals(1, seed=3)
     for response in ("<IS> a</IS><query> search[shirt]</query>", "<IS> a</IS><answer> 1</answer>"):
-        [[episode]] = Mem1Agent(Store).rollout(Scripted(lambda p: response), [goal], 1, 0.0)
+        [[episode]] = Mem1Agent(Store, max_new_tokens=160).rollout(
+            Scripted(lambda p: response), [goal], 1, 0.0)
         assert episode.reward == 0 and len(episode.steps) == 10, response
         assert episode.log["operations"]["invalid"] == 1
 
 
 # ---- the agent -----------------------------------------------------------------------------------
-
-
-class Scripted(Policy):
-    """A policy that writes what a function makes of the prompt; tokens are characters."""
-
-    def __init__(self, respond):
-        self.respond, self.prompts = respond, []
-
-    def encode(self, messages):
-        return [ord(letter) for letter in messages[-1]["content"]]
-
-    def decode(self, ids):
-        return "".join(map(chr, ids))
-
-    def sample(self, prompts, group_size=1, max_new_tokens=64, temperature=1.0, generator=None,
-               stop_texts=()):
-        assert stop_texts == STOP, "text must stop at the closing tag (pitfall 35)"
-        self.prompts += prompts
-        return [[Step(prompt, [ord(letter) for letter in self.respond(self.decode(prompt))], True,
-                      [])] for prompt in prompts]
-
 
 def diligent(prompt: str) -> str:
     """Asks the questions one by one and keeps all answers in its note."""
@@ -207,7 +192,7 @@ def diligent(prompt: str) -> str:
 def test_a_task_is_worked_through(harness):
     policy = Scripted(diligent)
     tasks = [small_task(2), small_task(8)]
-    groups = Mem1Agent(harness=harness).rollout(policy, tasks, 2, 1.0)
+    groups = Mem1Agent(harness=harness, max_new_tokens=160).rollout(policy, tasks, 2, 1.0)
     assert [[episode.reward for episode in group] for group in groups] == [[2, 2], [8, 8]]
     for group, task in zip(groups, tasks):
         for episode in group:
@@ -223,7 +208,8 @@ def test_a_task_is_worked_through(harness):
                                              ("full_context", list(range(9)))])
 def test_what_is_in_context(harness, n_past):
     policy = Scripted(diligent)
-    [[episode]] = Mem1Agent(harness=harness).rollout(policy, [small_task(8)], 1, 0.0)
+    [[episode]] = Mem1Agent(harness=harness, max_new_tokens=160).rollout(
+        policy, [small_task(8)], 1, 0.0)
     tag = NOTES["mem1" if harness == "mem1" else "full_context"]
     prompts = [policy.decode(step.prompt_ids) for step in episode.steps]
     bodies = [prompt.rsplit("\n", 1)[0] for prompt in prompts]
@@ -239,22 +225,45 @@ def test_what_is_in_context(harness, n_past):
 
 
 def test_truncation_keeps_the_task_and_the_last_turns():
-    policy = Scripted(diligent)
-    [[episode]] = Mem1Agent(harness="truncation").rollout(policy, [small_task(8)], 1, 0.0)
+    policy, window = Scripted(diligent), 160
+    agent = Mem1Agent(harness="truncation", max_new_tokens=window)
+    [[episode]] = agent.rollout(policy, [small_task(8)], 1, 0.0)
     first = len(episode.steps[0].prompt_ids)
     for step in episode.steps:
         prompt = policy.decode(step.prompt_ids)
         assert prompt.startswith("Questions: 1. Where does Anna live?"), "the task was cut away"
-        assert len(step.prompt_ids) <= first + WINDOW or prompt.count("<info>\n") == 1, (
+        assert len(step.prompt_ids) <= first + window or prompt.count("<info>\n") == 1, (
             "more than the last tokens, though a turn could have been dropped")
     assert prompt.count("<query> ") == 2 and "Helen" in prompt.split("<query>")[1], (
         "the oldest turns go first")
+    assert episode.log["dropped"] == 0, "truncation drops turns in any model: nothing did not fit"
+
+
+def test_turns_that_the_model_has_no_positions_for_are_dropped_and_counted():
+    unlimited, policy = Scripted(diligent), Scripted(diligent)
+    agent = Mem1Agent(harness="full_context", max_new_tokens=100)
+    [[free]] = agent.rollout(unlimited, [small_task(8)], 1, 0.0)
+    policy.positions = len(free.steps[3].prompt_ids) + 100 + 5
+    [[episode]] = agent.rollout(policy, [small_task(8)], 1, 0.0)
+    sizes = [len(step.prompt_ids) + 100 for step in episode.steps]
+    assert max(sizes) <= policy.positions, f"{max(sizes)} tokens, {policy.positions} positions"
+    assert max(sizes[4:]) > 0.7 * policy.positions, "more is dropped than must be"
+    assert [s.prompt_ids for s in episode.steps[:4]] == [s.prompt_ids for s in free.steps[:4]], (
+        "a prompt that fits is changed")
+    kept = [turn["kept"] for turn in episode.log["turns"]]
+    assert min(kept[1:]) >= 1, "the last turn must stay: the agent must see what came back"
+    assert episode.log["dropped"] == len(kept) - 1 - kept[-1] > 0, (
+        "the turns that are missing in the last prompt are counted")
+    asked = re.findall(r"^<query> (\d)\.", policy.decode(episode.steps[-1].prompt_ids), re.M)
+    assert asked == [str(n) for n in range(9 - len(asked), 9)], "not the oldest turns went"
+    assert free.log["dropped"] == 0
 
 
 @pytest.mark.parametrize("response, answer", [
     ("<IS> a</IS>", ""), ("no tags", ""), ("<IS> a</IS><query> Anna</query>", "")])
 def test_unusable_turns_end_the_episode_with_nothing(response, answer):
-    [[episode]] = Mem1Agent().rollout(Scripted(lambda prompt: response), [small_task()], 1, 1.0)
+    [[episode]] = Mem1Agent(max_new_tokens=160).rollout(
+        Scripted(lambda prompt: response), [small_task()], 1, 1.0)
     n_turns = Search().turns(small_task()) if "<query>" in response else 1
     assert len(episode.steps) == n_turns == (6 if "<query>" in response else 1)
     assert episode.reward == 0 and episode.log["operations"]["invalid"] == 1, (
@@ -266,7 +275,7 @@ def test_unusable_turns_end_the_episode_with_nothing(response, answer):
 def test_each_trajectory_has_an_environment_of_its_own():
     answers = iter(["Oslo0; Oslo1", "x; y"])
     policy = Scripted(lambda prompt: f"<IS> a</IS><answer> {next(answers)}</answer>")
-    [group] = Mem1Agent().rollout(policy, [small_task()], 2, 1.0)
+    [group] = Mem1Agent(max_new_tokens=160).rollout(policy, [small_task()], 2, 1.0)
     assert [episode.reward for episode in group] == [2.0, 0.0]
 
 
@@ -294,7 +303,7 @@ def test_any_class_like_environment_will_do():
     assert {name for name in vars(Countdown) if not name.startswith("_")} == wanted, (
         "this environment is the smallest one: the protocol asks for other names")
     assert all(hasattr(kind, name) for kind in (Search, Store) for name in wanted)
-    [[episode]] = Mem1Agent(Countdown).rollout(
+    [[episode]] = Mem1Agent(Countdown, max_new_tokens=160).rollout(
         Scripted(lambda prompt: "<IS> a</IS><query> less</query>"), [3], 1, 1.0)
     assert episode.reward == 1.0 and len(episode.steps) == 3, "one step down a turn, paid at 0"
     assert [turn["info"] for turn in episode.log["turns"]] == ["at 2", "at 1", "at 0"]
@@ -329,7 +338,6 @@ def diligent_of_the_world(prompt: str) -> str:
 
 # ---- training is exact ---------------------------------------------------------------------------
 
-
 def trajectory(n_turns: int, seed: int) -> list[Step]:
     """Turns as MEM1 samples them: each prompt holds the task and a copy of the last turn alone."""
     draw = random.Random(seed)
@@ -345,23 +353,12 @@ def trajectory(n_turns: int, seed: int) -> list[Step]:
     return steps
 
 
-def plain_log_probs(policy: Policy, steps) -> torch.Tensor:
-    """The oracle: each turn in a row of its own."""
-    found = []
-    for step in steps:
-        logits = policy.model(torch.tensor([step.prompt_ids + step.response_ids])).logits[0]
-        first = len(step.prompt_ids) - 1
-        rows = logits[first:first + len(step.response_ids)].log_softmax(-1)
-        found.append(rows.gather(-1, torch.tensor(step.response_ids)[:, None])[:, 0])
-    return torch.cat(found)
-
-
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
-@pytest.mark.parametrize("n_turns", [1, 2, 5, 16])
+@pytest.mark.parametrize("n_turns", [1, 3, 16])
 def test_a_packed_trajectory_is_exact(tiny_policy, kind, n_turns):
     policy = tiny_policy(kind)
     steps = [*trajectory(n_turns, 1), *trajectory(n_turns, 1)[:1]]  # and a sibling that begins so
-    wanted = plain_log_probs(policy, steps)
+    wanted = torch.cat([plain_log_probs(policy, step) for step in steps])
     weights = torch.linspace(-1, 1, len(wanted))
     expected = torch.autograd.grad((wanted * weights).sum(), list(policy.model.parameters()))
     for width in (32, 10 ** 6):  # rows as they are cheapest, and all turns in one tree
@@ -388,7 +385,7 @@ def test_one_copy_of_each_state_is_not_exact(tiny_policy):
     turns = [tuple([draw.randrange(3, 320) for _ in range(n)] for n in (8, 9))
              for _ in range(4)]  # what was written, what came back
     steps = [Step(task + (sum(turns[i - 1], []) if i else []), turns[i][0], True) for i in range(4)]
-    wanted = plain_log_probs(policy, steps).split([8] * 4)
+    wanted = [plain_log_probs(policy, step) for step in steps]
     ids, owner = list(task), [-1] * len(task)  # -1 the task, j what belongs to turn j
     for number, (written, returned) in enumerate(turns):
         ids += written + returned
@@ -408,16 +405,3 @@ def test_one_copy_of_each_state_is_not_exact(tiny_policy):
     assert errors[0] < 1e-5 and errors[1] < 1e-5, f"{errors}: two turns are still exact"
     assert min(errors[2:]) > 1e-3, (
         f"{errors}: nothing leaks through a single copy? Then the docstring of mem1.py is wrong")
-
-
-def test_the_instructions_name_the_tags():
-    for kind, text in INSTRUCTIONS.items():
-        assert f"<{NOTES[kind]}>" in text and "<query>" in text and "<answer>" in text
-
-
-def test_a_trajectory_that_is_over_has_no_turns_left():
-    task = small_task()
-    environment = Search()
-    found = Trajectory(environment, environment.reset(task), 6)
-    found.advance(Step([1], [2], True), "<answer>Oslo0; Oslo1</answer>", "mem1")
-    assert found.done and found.reward == 2.0 and found.answer == "Oslo0; Oslo1"

@@ -4,23 +4,22 @@
 
 A scripted model makes every reward predictable. `WorldReader` is a perfect answer agent for the
 synthetic world: it sees nothing but the prompt, and so proves what a prompt holds. The oracle
-manager is `world.advance`, the vanilla one overwrites the first dog with the second.
+manager is `sft.right_operation`, the vanilla one overwrites the first dog with the second.
 """
 
 from __future__ import annotations
 
 import json
-import random
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 import memr1
-from data import Dialogue, Question, Turn, load_locomo
+from data import Dialogue, Question, Turn
 from memory_bank import MemoryBank, hashed_words
 from memr1 import (
     AnswerAgent,
@@ -29,21 +28,22 @@ from memr1 import (
     ManagerTask,
     MemoryR1,
     Reading,
+    Response,
+    Statement,
     answer_all,
-    answer_tasks,
     apply_operations,
     build_banks,
     candidates,
+    facts_of,
     greedy,
-    guard_place,
-    manager_tasks,
     observe_all,
-    turn_facts,
 )
 from metrics import f1
 from policy import Step
-from prompts import Operation, format_operation, manager_messages
-from world import EVENTS, INFERENCES, RELATIONS, advance, oracle_memories, sentence, world
+from prompts import Operation, format_operation, manager_messages, parse_operations
+from sft import right_operation
+from training.tasks import add_everything, answer_tasks, manager_tasks
+from world import EVENTS, INFERENCES, RELATIONS, oracle_memories, sentence, world
 
 EMBED = hashed_words()
 
@@ -51,8 +51,11 @@ EMBED = hashed_words()
 class Scripted:
     """A policy whose response is `respond(user message, number in its group)`; ids are letters."""
 
+    positions = math.inf
+
     def __init__(self, respond: Callable[[str, int], str]):
         self.respond, self.read, self.calls = respond, [], []
+        self.lengths, self.finished = [], True
 
     def encode(self, messages: list[dict[str, str]]) -> list[int]:
         return [ord(letter) for letter in messages[-1]["content"]]
@@ -62,9 +65,10 @@ class Scripted:
 
     def sample(self, prompts, group_size=1, max_new_tokens=64, temperature=1.0, generator=None):
         self.calls.append((group_size, temperature))
+        self.lengths.append(max_new_tokens)
         self.read += [self.decode(prompt) for prompt in prompts]
         return [[Step(prompt, [ord(letter) for letter in self.respond(self.decode(prompt), number)],
-                      True) for number in range(group_size)] for prompt in prompts]
+                      self.finished) for number in range(group_size)] for prompt in prompts]
 
 
 def always(*responses: str) -> Scripted:
@@ -121,23 +125,13 @@ def managers(dialogues: Sequence[Dialogue]) -> tuple[dict[str, str], dict[str, s
     """Prompt -> response of the oracle manager and of the vanilla one, along the right banks."""
     oracle, vanilla = {}, {}
     for dialogue in dialogues:
-        state: dict = {}
         for place, turn in enumerate(dialogue.turns):
-            bank = MemoryBank(EMBED)
-            bank.add_many(oracle_memories(dialogue.turns[:place]).values())
-            fact = f"{turn.speaker}: {turn.text}"
-            shown = bank.search(fact, memr1.SIMILAR, turn.speaker)
-            prompt = manager_messages(fact, shown)[-1]["content"]
-            old, new = advance(state, turn)
-            place_of = {memory.text: number for number, memory in enumerate(shown)}
-            if old is None:
-                event, number, text = ("ADD", None, new) if new else ("NOOP", None, "")
-            else:
-                event, number, text = "UPDATE" if new else "DELETE", place_of.get(old), new or ""
-            oracle[prompt] = format_operation(Operation(event, number, text))
-            if event == "UPDATE":  # what the turn says, whatever the entry already held
-                text = turn.facts[0]
-            vanilla[prompt] = format_operation(Operation(event, number, text))
+            messages, response = right_operation(dialogue, place, EMBED)
+            [operation], _ = parse_operations(response, memr1.SIMILAR)
+            if operation.event == "UPDATE":  # what the turn says, whatever the entry already held
+                operation = Operation("UPDATE", operation.number, turn.facts[0])
+            prompt = messages[-1]["content"]
+            oracle[prompt], vanilla[prompt] = response, format_operation(operation)
     return oracle, vanilla
 
 
@@ -218,10 +212,67 @@ def test_candidates_are_thirty_of_the_speaker_in_the_order_of_the_bank() -> None
     assert len(candidates(bank, "b?", ("Anna",), 2)["Anna"]) == 2
 
 
+def numbered(prompt: str) -> set[int]:
+    """The numbers behind "apple" in a prompt's memories."""
+    return {int(number) for number in re.findall(r"apple (\d+)", prompt)}
+
+
+def test_an_answer_agent_drops_the_least_similar_memories_of_all_speakers() -> None:
+    bank = MemoryBank(EMBED)
+    for i in range(40):  # the later, the more words of the question
+        words = "red sweet ripe big apples of the old tree".split()[: i // 5 + 1]
+        bank.add(f"{' '.join(words)} and apple {i}", ("Anna", "Bob")[i % 2], "8 May 2023")
+    text = "Who has red sweet ripe big apples of the old tree?"
+    task = AnswerTask(bank, Question(text, "a", 4, ()), ("Anna", "Bob"))
+    policy = always("**Answer:** a")
+    [whole] = answer_all(policy, [task], max_new_tokens=20)
+    assert whole.n_dropped == 0 and len(whole.memories) == 40
+    for room in (len(whole.prompt) - 1, len(whole.prompt) // 2, len(whole.prompt) // 5):
+        policy.positions = room + 20
+        [answer] = answer_all(policy, [task], max_new_tokens=20)
+        [[episode]] = AnswerAgent(max_new_tokens=20).rollout(policy, [task], 1, 0.0)
+        assert answer.prompt == episode.log["prompt"], "training reads another prompt"
+        assert room - 120 < len(answer.prompt) <= room, (
+            "the prompt must leave room for the response, and drop no more than it must")
+        assert answer.n_dropped == episode.log["dropped"] == 40 - len(answer.memories) > 0
+        shown = numbered(answer.prompt)
+        assert shown == {m.id for m in answer.memories} and len(shown) == len(answer.memories)
+        for speaker, remainder in (("Anna", 0), ("Bob", 1)):
+            own = {i for i in shown if i % 2 == remainder}
+            best = [memory.id for memory in bank.search(text, len(own), speaker)]
+            assert own == set(best), f"{speaker}: not the most similar memories stay"
+            assert abs(2 * len(own) - len(shown)) <= 1, "one speaker pays for the other"
+        ids = [int(n) for n in re.findall(r"apple (\d+)", answer.prompt)]
+        assert ids == sorted(ids, key=lambda i: (i % 2, i)), "what stays is no timeline"
+
+
+def test_a_manager_drops_the_least_similar_memories_and_cannot_touch_them() -> None:
+    fact = Statement("Anna: I have apple trees", "Anna", "8 May 2023")
+    bank = bank_of(*(f"Anna has {'apple trees ' * (5 - i)}and apple {i}" for i in range(5)))
+    task = ManagerTask(bank, fact, Question("Who?", "a", 4, ()), ("Anna",))
+    similar = task.memories
+    whole = len(manager_messages(fact.text, similar)[-1]["content"])
+    policy = always('[{"event": "DELETE", "id": 1}, {"event": "DELETE", "id": 3}]')
+    policy.positions = whole + 20 - len(similar[-1].text) - len(similar[-2].text)
+    agent = ManagerAgent(always("**Answer:** a"), max_new_tokens=20)
+    [[episode]] = agent.rollout(policy, [task], 1, 0.0)
+    [observation] = observe_all(policy, [bank.copy()], [fact], max_new_tokens=20)
+    n_read = len(observation.memories)
+    assert 0 < n_read < 4 and observation.memories == similar[:n_read], "the most similar stay"
+    assert numbered(episode.log["prompt"]) == {memory.id for memory in similar[:n_read]}
+    assert episode.log["dropped"] == observation.counts["dropped"] == 5 - n_read, "not counted"
+    for counts in (episode.log["operations"], observation.counts):
+        assert counts["invalid"] >= 1, "it changed a memory that it did not read"
+    agent.frozen.positions = 20 + 200
+    [[both]] = agent.rollout(always("no JSON"), [replace(task, bank=bank.copy())], 1, 0.0)
+    assert both.log["dropped"] > 0, "what the answer agent could not read is counted too"
+
+
 def test_greedy_answers_equal_prompts_once() -> None:
     policy = Scripted(lambda prompt, number: prompt.upper())
     prompts = [policy.encode([{"content": text}]) for text in ("a", "b", "a", "c", "b", "a")]
-    assert greedy(policy, prompts, 8) == ["A", "B", "A", "C", "B", "A"], "answers in wrong order"
+    assert greedy(policy, prompts, 8) == [Response(text, False) for text in "ABACBA"], (
+        "answers in wrong order")
     assert sorted(policy.read) == ["a", "b", "c"], "equal prompts cost a model call each"
     assert policy.calls == [(1, 0)], "greedy means one call, one sample, temperature 0"
 
@@ -233,39 +284,80 @@ def test_answers_come_from_the_prompt_alone(dialogues: list[Dialogue]) -> None:
         bank = MemoryBank(EMBED)
         bank.add_many(oracle_memories(dialogue.turns).values())
         tasks += [AnswerTask(bank, question, dialogue.speakers) for question in dialogue.questions]
-    answers = answer_all(WorldReader(), tasks)
+    answers = answer_all(WorldReader(), tasks, max_new_tokens=64)
     for task, answer in zip(tasks, answers):
         assert answer.text == task.question.answer, f"{task.question}: {answer}"
         assert answer.selected or answer.text == "nothing", "the selected memories got lost"
         assert answer.prompt.endswith("Select the useful memories, then answer.")
-    plain = answer_all(always("**Answer:** x"), tasks[:1], distill=False)
+    plain = answer_all(always("**Answer:** x"), tasks[:1], False, max_new_tokens=64)
     assert plain[0].prompt.endswith("Answer directly."), "--no-distill does not reach the prompt"
 
 
 def test_sources_of_facts() -> None:
     turn = Turn("D1:1", "Anna", "I moved to Oslo. Rex came too!", "8 May 2023",
                 ("Anna lives in Oslo", "Anna has a dog named Rex"))
-    assert turn_facts(turn, "turns") == ["Anna: I moved to Oslo. Rex came too!"], (
+
+    def texts(turns: list[Turn], *how) -> list[list[str]]:
+        facts = facts_of(turns, *how)
+        assert {f[1:] for of_turn in facts for f in of_turn} <= {("Anna", "8 May 2023")}
+        return [[fact.text for fact in of_turn] for of_turn in facts]
+
+    assert texts([turn], "turns") == [["Anna: I moved to Oslo. Rex came too!"]], (
         "a raw turn names its speaker, or nobody knows who I is")
-    assert turn_facts(turn, "observations") == list(turn.facts)
-    assert turn_facts(replace(turn, facts=()), "observations") == [], "no observation, no fact"
+    assert texts([turn, replace(turn, facts=())], "observations") == [list(turn.facts), []], (
+        "no observation, no fact")
     model = always('{"facts": ["Anna moved to Oslo", ""]}')
-    assert turn_facts(turn, "llm", model) == ["Anna moved to Oslo"]
+    assert texts([turn], "llm", model, 300) == [["Anna moved to Oslo"]]
     assert model.read == ["Date: 8 May 2023\nAnna: I moved to Oslo. Rex came too!"]
-    assert turn_facts(turn, "llm", always("no idea")) == [], "no JSON from the model, no fact"
+    assert texts([turn], "llm", always("no idea"), 300) == [[]], "no JSON, no fact"
+    many = always('{"facts": ["x"]}')
+    assert len(texts([replace(turn, text=f"I have {n} cats.") for n in range(70)], "llm", many,
+                     300)) == 70 and len(many.calls) == 3, "turns are extracted in batches"
     with pytest.raises(ValueError, match="oracle"):
-        turn_facts(turn, "oracle")
+        facts_of([turn], "oracle")
+
+
+def test_every_agent_writes_as_many_tokens_as_it_is_told(dialogues: list[Dialogue]) -> None:
+    """The lengths that reach `sample`, of every agent and its judge: fault of a real run."""
+    task = AnswerTask(DOG.bank, DOG.question, DOG.speakers)
+    short = replace(dialogues[0], turns=dialogues[0].turns[:2])
+    policy = always("[]")
+    system = MemoryR1(policy, policy, EMBED, ("Anna",), "llm", max_new_tokens=77)
+    for name, act in {
+            "manager and judge": lambda: ManagerAgent(policy, max_new_tokens=77).rollout(
+                policy, [DOG], 1, 1.0),
+            "answer agent": lambda: AnswerAgent(max_new_tokens=77).rollout(policy, [task], 1, 1.0),
+            "chat": lambda: (system.observe(short.turns[0]), system.answer("Who?")),
+            "whole dialogues": lambda: build_banks(policy, [short], EMBED, "llm",
+                                                   max_new_tokens=77)}.items():
+        policy.lengths.clear()
+        act()
+        assert policy.lengths and set(policy.lengths) == {77}, (
+            f"{name}: --max-new-tokens 77 came as {policy.lengths}; a judge that is cut before its "
+            "**Answer:** pays nothing for a right memory")
+
+
+def test_a_cut_answer_of_the_judge_is_logged() -> None:
+    judge = Scripted(lambda prompt, number: "**Memories:** and no end")
+    for finished in (True, False):
+        judge.finished = finished
+        [[episode]] = ManagerAgent(judge, max_new_tokens=5).rollout(always("[]"), [DOG], 1, 1.0)
+        assert episode.log["answer_cut"] is not finished, "answer_cut is about the judge's limit"
 
 
 def test_the_manager_sees_similar_memories_of_the_speaker_alone() -> None:
     bank = bank_of(*[f"Anna plays {word}" for word in "a bb cc dd ee ff gg hh".split()])
     bank.add("Anna plays chess well", "Bob", "8 May 2023")
     before = [m.text for m in bank.search("Anna: I play chess", memr1.SIMILAR, "Anna")]
-    manager = always('[{"event": "UPDATE", "id": 4, "text": "x"}, {"event": "DELETE", "id": 5}]')
-    [seen] = observe_all(manager, [bank], [("Anna: I play chess", "Anna", "9 May 2023")])
+    manager = always('[{"event": "UPDATE", "id": 4, "text": "new"}, '
+                     '{"event": "UPDATE", "id": 5, "text": "lost"}]')
+    [seen] = observe_all(manager, [bank],
+                         [Statement("Anna: I play chess", "Anna", "9 May 2023")],
+                         max_new_tokens=64)
     assert [m.text for m in seen.memories] == before and len(before) == 5, (
         "five memories, of this speaker: memories of Bob are another bank in the paper")
-    assert before[4] not in [m.text for m in bank] and len(bank) == 9, (
+    texts = [m.text for m in bank]
+    assert before[4] not in texts and "new" in texts and "lost" not in texts, (
         "number 4 is the fifth memory shown; number 5 was not shown and must do nothing")
     assert dict(seen.counts) == {"UPDATE": 1, "invalid": 1}
 
@@ -279,10 +371,11 @@ def test_build_banks_in_step_is_observing_one_by_one(dialogues: list[Dialogue]) 
 
     ragged = [replace(d, turns=d.turns[:n]) for d, n in zip(dialogues, (25, 0, 40, 7))]
     for facts in ("turns", "observations"):
-        reading = build_banks(Scripted(respond), ragged, EMBED, facts)
+        reading = build_banks(Scripted(respond), ragged, EMBED, facts, max_new_tokens=64)
         total: Counter[str] = Counter()
         for dialogue, bank in zip(ragged, reading.banks, strict=True):
-            system = MemoryR1(Scripted(respond), None, EMBED, dialogue.speakers, facts)
+            system = MemoryR1(Scripted(respond), None, EMBED, dialogue.speakers, facts,
+                              max_new_tokens=64)
             for turn in dialogue.turns:
                 for seen in system.observe(turn):
                     total += seen.counts + Counter(facts=1)
@@ -290,7 +383,8 @@ def test_build_banks_in_step_is_observing_one_by_one(dialogues: list[Dialogue]) 
                 "dialogues that go in step must not see each other's memories or change order")
         counts = reading.counts
         assert counts == total and counts["invalid"] and counts["DELETE"], f"{counts} != {total}"
-    assert build_banks(Scripted(respond), [], EMBED, "turns") == Reading([], [], Counter())
+    assert build_banks(Scripted(respond), [], EMBED, "turns", max_new_tokens=64) == Reading(
+        [], [], Counter())
 
 
 def test_the_whole_system_with_oracle_and_vanilla_manager(dialogues: list[Dialogue]) -> None:
@@ -301,7 +395,7 @@ def test_the_whole_system_with_oracle_and_vanilla_manager(dialogues: list[Dialog
         for dialogue in dialogues:
             noop = '[{"event": "NOOP"}]'  # vanilla banks go astray: then the book has no entry
             manager = Scripted(lambda prompt, number: book.get(prompt, noop))
-            system = MemoryR1(manager, WorldReader(), EMBED, dialogue.speakers)
+            system = MemoryR1(manager, WorldReader(), EMBED, dialogue.speakers, max_new_tokens=64)
             for turn in dialogue.turns:
                 system.observe(turn)
             if name == "oracle":
@@ -314,136 +408,23 @@ def test_the_whole_system_with_oracle_and_vanilla_manager(dialogues: list[Dialog
     assert scores["vanilla"] < 0.9, f"{scores}: a manager that overwrites must lose something"
 
 
-# ---- tasks ---------------------------------------------------------------------------------------
-
-def check_manager_tasks(dialogue: Dialogue, tasks: list[ManagerTask], facts: str) -> None:
-    """One task a question with evidence, in order; its bank knows the past and nothing else."""
-    questions = [q for q in dialogue.questions if q.evidence]
-    assert [task.question for task in tasks] == questions, "one task for each such question"
-    order = {turn.turn_id: place for place, turn in enumerate(dialogue.turns)}
-    for task in tasks:
-        place = max(order[turn_id] for turn_id in task.question.evidence)
-        before, turn = dialogue.turns[:place], dialogue.turns[place]
-        assert (task.speaker, task.timestamp) == (turn.speaker, turn.timestamp)
-        assert task.speakers == dialogue.speakers
-        said = f"{turn.speaker}: {turn.text}"
-        assert task.fact == (said if facts == "turns" else " ".join(turn.facts) or said), (
-            "the fact is that of the last turn of the evidence: before it nobody can answer")
-        got = [(m.text, m.speaker, m.timestamp) for m in task.bank]
-        if turn.fact is not None:
-            assert got == list(oracle_memories(before).values()), (
-                f"{task.question}: the bank must be the right one just before {turn.turn_id}")
-        else:
-            wanted = [(fact, t.speaker, t.timestamp) for t in before
-                      for fact in t.facts or (f"{t.speaker}: {t.text}",)]
-            assert got == wanted, (
-                f"{task.question}: the bank must hold every fact before {turn.turn_id}, no later")
-
-
-def test_manager_tasks_of_the_world(dialogues: list[Dialogue], tasks: list[ManagerTask]) -> None:
-    assert len(tasks) == sum(len(d.questions) for d in dialogues)
-    for facts, found in (("turns", tasks),
-                         ("observations", manager_tasks(dialogues, EMBED, "observations"))):
-        for dialogue in dialogues:
-            own = {id(question) for question in dialogue.questions}
-            check_manager_tasks(dialogue, [t for t in found if id(t.question) in own], facts)
-    # The last turn may only enter by the fact: an answer agent without it must fail.
-    blind = answer_all(WorldReader(), [AnswerTask(t.bank, t.question, t.speakers) for t in tasks])
-    known = [t.question for t, a in zip(tasks, blind) if a.text == t.question.answer]
-    leaked = [q for q in known if q.category != 3 and q.answer != "nothing"]  # Oslo, Bergen: Norway
-    assert not leaked, f"answered before the deciding turn, so the future leaked: {leaked[:3]}"
-
-
-def small_locomo(tmp_path: Path) -> list[Dialogue]:
-    """One conversation in LoCoMo's format, with every kind of evidence."""
-    def turn(turn_id: str, speaker: str, text: str) -> dict:
-        return {"dia_id": turn_id, "speaker": speaker, "text": text}
-
-    qa = [("Where does Ann live?", "Oslo", ["D1:1"], 4),
-          ("Which dogs?", "Rex, Bo", ["D2:2", "D1:3"], 1), ("Is Bob kind?", "yes", [], 3),
-          ("When did Bob ski?", "8 May", ["D2:1"], 2)]
-    record = {
-        "sample_id": "conv-x",
-        "conversation": {
-            "speaker_a": "Ann", "speaker_b": "Bob",
-            "session_1_date_time": "1 pm on 1 May, 2023", "session_2_date_time": "8 May, 2023",
-            "session_1": [turn("D1:1", "Ann", "I live in Oslo."), turn("D1:2", "Bob", "Nice!"),
-                          turn("D1:3", "Ann", "This is Rex.")],
-            "session_2": [turn("D2:1", "Bob", "I skied."), turn("D2:2", "Ann", "And here is Bo!")]},
-        "observation": {"session_1_observation": {
-            "Ann": [["Ann lives in Oslo.", "D1:1"], ["Ann has a dog, Rex.", "D1:3"],
-                    ["Ann posts photos.", "D1:3"]], "Bob": []}},
-        "qa": [{"question": q, "answer": a, "evidence": e, "category": c} for q, a, e, c in qa]
-        + [{"question": "Trap?", "evidence": ["D1:1"], "category": 5, "adversarial_answer": "x"}]}
-    path = tmp_path / "small.json"
-    path.write_text(json.dumps([record]), encoding="utf-8")
-    return load_locomo(path)
-
-
-def test_manager_tasks_of_a_locomo_file(tmp_path: Path) -> None:
-    [dialogue] = small_locomo(tmp_path)
-    for facts in ("turns", "observations"):
-        tasks = manager_tasks([dialogue], EMBED, facts)
-        check_manager_tasks(dialogue, tasks, facts)
-        assert [len(list(t.bank)) for t in tasks] == [0, 5, 4], (
-            "the latest turn of the evidence decides, in whatever order the evidence names them")
-        assert all(t.merged == "" for t in tasks), "only the world knows what ought to be merged"
-    model = always('{"facts": ["one", "two"]}')
-    assert manager_tasks([dialogue], EMBED, "llm", model)[0].fact == "one two", (
-        "several facts of one turn are one decision, and one prompt")
-    assert manager_tasks([dialogue], EMBED, "llm", always(""))[0].fact == "Ann: I live in Oslo.", (
-        "a turn from which nothing was extracted is shown as it was said")
-
-
-def test_answer_tasks_keep_everything(dialogues: list[Dialogue], tmp_path: Path) -> None:
-    found = answer_tasks(dialogues, EMBED)
-    assert [t.question for t in found] == [q for d in dialogues for q in d.questions]
-    wanted = [(turn.facts[0], turn.speaker, turn.timestamp) for turn in dialogues[0].turns]
-    got = [(m.text, m.speaker, m.timestamp) for m in found[0].bank]
-    assert got == wanted, "the answer agent's bank keeps what is stale: telling is its task"
-    assert found[0].speakers == dialogues[0].speakers
-    texts = [m.text for m in answer_tasks(small_locomo(tmp_path), EMBED)[0].bank]
-    assert texts == ["Ann lives in Oslo.", "Bob: Nice!", "Ann has a dog, Rex.", "Ann posts photos.",
-                     "Bob: I skied.", "Ann: And here is Bo!"], "a turn without facts is kept itself"
-
-
 # ---- episodes ------------------------------------------------------------------------------------
 
 DOG = ManagerTask(bank_of("Anna has a dog named Rex", "Anna lives in Oslo"),
-                  "Anna: I adopted a dog named Milo.", "Anna", "9 May 2023",
+                  Statement("Anna: I adopted a dog named Milo.", "Anna", "9 May 2023"),
                   Question("What dogs does Anna have?", "Rex and Milo", 1, ("D1:1", "D1:2")),
                   ("Anna", "Bob"), "Anna has dogs named Rex and Milo")
-
-
-def test_guards_are_turns_that_nothing_is_more_similar_to() -> None:
-    dialogue, draw, found = world(1, seed=5)[0], random.Random(0), 0
-    turns = dialogue.turns
-    for place in range(0, len(turns), 7):
-        guard = guard_place(dialogue, place, EMBED, draw)
-        said = [at for at, turn in enumerate(turns) if turn.speaker == turns[place].speaker]
-        nearest = {}  # turn -> the earlier one of its speaker most similar to it, by brute force
-        for at in said[1:]:
-            earlier = MemoryBank(EMBED)
-            earlier.add_many((turns[other].text, "", "") for other in said if other < at)
-            nearest[at] = said[earlier.search(turns[at].text, 1)[0].id]
-        mistaken = [at for at in nearest if nearest[at] == place and at > place]
-        assert guard is None or guard in said and guard > place, "not a later turn of this speaker"
-        if mistaken:
-            assert guard in mistaken, f"turn {guard} would not overwrite turn {place} first"
-            found += 1
-    assert found, "no turn of this dialogue is nearest to a later one"
-    assert guard_place(dialogue, len(turns) - 1, EMBED, draw) is None, "nothing comes after the end"
 
 
 def test_the_reward_is_the_exact_match_of_the_frozen_agents_answer() -> None:
     for answer, reward in [("Rex and Milo", 1.0), ("the rex and  milo.", 1.0), ("Milo", 0.0),
                            ("Rex and Milo and Bo", 0.0), ("Milo and Rex", 0.0), ("", 0.0)]:
         frozen = always(f"**Memories:**\nx\n**Answer:** {answer}")
-        [[episode]] = ManagerAgent(frozen).rollout(always("[]"), [DOG], 1, 1.0)
+        [[episode]] = ManagerAgent(frozen, max_new_tokens=64).rollout(always("[]"), [DOG], 1, 1.0)
         assert type(episode.reward) is float and episode.reward == reward, (
             f"{answer!r} earned {episode.reward}: the reward is SQuAD's exact match with the gold "
             "answer, 0 or 1, and nothing else is paid (pitfall 42)")
-        [[episode]] = AnswerAgent().rollout(
+        [[episode]] = AnswerAgent(max_new_tokens=64).rollout(
             frozen, [AnswerTask(DOG.bank, DOG.question, DOG.speakers)], 1, 1.0)
         assert type(episode.reward) is float and episode.reward == reward, (
             f"answer agent: {answer!r} earned {episode.reward}")
@@ -453,8 +434,9 @@ def test_neither_format_nor_length_is_paid() -> None:
     decisions = ("[]", '[{"event": "NOOP"}]', "no JSON at all", "", "[] " + 50 * "and so on ")
     answers = ("**Answer:** x", "**Memories:**\n- a\n**Answer:** x", "", 40 * "long x")
     asked = AnswerTask(DOG.bank, DOG.question, DOG.speakers)
-    for agent, task, responses in ((ManagerAgent(always(answers[1])), DOG, decisions),
-                                   (AnswerAgent(), asked, answers)):
+    manager = ManagerAgent(always(answers[1]), max_new_tokens=64)
+    for agent, task, responses in ((manager, DOG, decisions),
+                                   (AnswerAgent(max_new_tokens=64), asked, answers)):
         [group] = agent.rollout(always(*responses), [task], len(responses), 1.0)
         rewards = {response: episode.reward for response, episode in zip(responses, group)}
         assert not any(rewards.values()), (
@@ -465,8 +447,9 @@ def test_neither_format_nor_length_is_paid() -> None:
 def test_a_softer_reward_pays_for_half_an_answer() -> None:
     frozen = always("**Memories:**\nx\n**Answer:** Milo")
     for agent, task in [
-            (ManagerAgent(frozen, reward=f1), DOG),
-            (AnswerAgent(reward=f1), AnswerTask(DOG.bank, DOG.question, DOG.speakers))]:
+            (ManagerAgent(frozen, reward=f1, max_new_tokens=64), DOG),
+            (AnswerAgent(reward=f1, max_new_tokens=64),
+             AnswerTask(DOG.bank, DOG.question, DOG.speakers))]:
         [[episode]] = agent.rollout(frozen, [task], 1, 1.0)
         assert episode.reward == pytest.approx(f1("Milo", "Rex and Milo")), "--reward f1"
         assert 0 < episode.reward < 1
@@ -483,7 +466,7 @@ def test_rewards_depend_on_the_operations() -> None:
         '[{"event": "UPDATE", "id": 0, "text": "Anna has dogs named Milo and Rex"}]': (0, False),
     }
     before, frozen, manager = contents(DOG.bank), WorldReader(), always(*responses)
-    [group] = ManagerAgent(frozen).rollout(manager, [DOG], len(responses), 0.7)
+    [group] = ManagerAgent(frozen, max_new_tokens=64).rollout(manager, [DOG], len(responses), 0.7)
     assert manager.calls == [(len(responses), 0.7)], "group size or temperature got lost"
     assert frozen.calls == [(1, 0)], "the frozen agent answers greedily, all banks in one call"
     for episode, (response, (reward, merged)) in zip(group, responses.items(), strict=True):
@@ -502,12 +485,13 @@ def test_rewards_depend_on_the_operations() -> None:
 
 def test_equal_decisions_are_answered_once(tasks: list[ManagerTask]) -> None:
     frozen = WorldReader()
-    ManagerAgent(frozen).rollout(always("x", "x", "y", "x"), [DOG, tasks[0]], 8, 1.0)
+    manager = always("x", "x", "y", "x")
+    ManagerAgent(frozen, max_new_tokens=64).rollout(manager, [DOG, tasks[0]], 8, 1.0)
     assert len(frozen.read) == 2, (
         "invalid responses leave equal banks: two tasks ask two different questions, not 16")
     frozen = WorldReader()
     add = '[{"event": "ADD", "text": "Anna has a dog named Bo"}]'
-    ManagerAgent(frozen).rollout(always(add, "x", add, add), [DOG], 8, 1.0)
+    ManagerAgent(frozen, max_new_tokens=64).rollout(always(add, "x", add, add), [DOG], 8, 1.0)
     assert len(frozen.read) == 2, "two different responses in a group of 8: two answers to ask for"
 
 
@@ -519,19 +503,11 @@ def test_an_interrupted_answer_is_asked_for_again(tasks: list[ManagerTask]) -> N
                 raise KeyboardInterrupt
             return super().sample(*given, **how)
 
-    agent = ManagerAgent(Interrupted())
+    agent = ManagerAgent(Interrupted(), max_new_tokens=64)
     with pytest.raises(KeyboardInterrupt):
         agent.rollout(always("x"), [DOG], 1, 1.0)
     [[episode]] = agent.rollout(always("x"), [DOG], 1, 1.0)
     assert "answer" in episode.log, "half an outcome was kept"
-
-
-def test_no_rollout_changes_a_bank(dialogues: list[Dialogue], tasks: list[ManagerTask]) -> None:
-    before = [contents(task.bank) for task in tasks]
-    busy = always('[{"event": "DELETE", "id": 0}, {"event": "UPDATE", "id": 1, "text": "x"}, '
-                  '{"event": "ADD", "text": "y"}]', '[{"event": "ADD", "text": "z"}]')
-    ManagerAgent(WorldReader()).rollout(busy, tasks, 2, 1.0)
-    assert [contents(task.bank) for task in tasks] == before, "a rollout must work on copies"
 
 
 def test_oracle_and_vanilla_managers_in_rollouts(dialogues: list[Dialogue],
@@ -540,7 +516,7 @@ def test_oracle_and_vanilla_managers_in_rollouts(dialogues: list[Dialogue],
     means, merged = {}, {}
     for name, book in zip(("oracle", "vanilla"), managers(dialogues)):
         manager = Scripted(lambda prompt, number: book[prompt])  # KeyError: another prompt
-        groups = ManagerAgent(WorldReader()).rollout(manager, tasks, 2, 1.0)
+        groups = ManagerAgent(WorldReader(), max_new_tokens=64).rollout(manager, tasks, 2, 1.0)
         assert [len(group) for group in groups] == [2] * len(tasks)
         for task, group in zip(tasks, groups):
             assert ("merged" in group[0].log) == bool(task.merged)
@@ -557,9 +533,10 @@ def test_oracle_and_vanilla_managers_in_rollouts(dialogues: list[Dialogue],
 
 
 def test_episodes_of_the_answer_agent(dialogues: list[Dialogue]) -> None:
-    tasks = answer_tasks(dialogues[:1], EMBED)
+    reading = add_everything(dialogues[:1], EMBED, "observations")
+    tasks = answer_tasks(dialogues[:1], reading.banks)
     policy = Scripted(lambda prompt, number: WorldReader.write(prompt) if number % 2 else "no idea")
-    groups = AnswerAgent().rollout(policy, tasks, 4, 0.9)
+    groups = AnswerAgent(max_new_tokens=64).rollout(policy, tasks, 4, 0.9)
     assert policy.calls == [(4, 0.9)], "all questions go to the model in one call"
     for task, group in zip(tasks, groups, strict=True):
         assert [e.log["response"] == "no idea" for e in group] == [True, False] * 2
@@ -573,22 +550,5 @@ def test_episodes_of_the_answer_agent(dialogues: list[Dialogue]) -> None:
     assert 0 < sum(g[1].reward for g in groups) < len(groups), (
         "reading the last line is right for told-once facts and wrong for lists")
     direct = always("**Answer:** x")
-    AnswerAgent(distill=False).rollout(direct, tasks[:1], 2, 1.0)
+    AnswerAgent(False, max_new_tokens=64).rollout(direct, tasks[:1], 2, 1.0)
     assert direct.read[0].endswith("Answer directly."), "--no-distill does not reach the prompt"
-
-
-def test_a_real_model_goes_through_both_agents(tiny_policy: Callable,
-                                               tasks: list[ManagerTask]) -> None:
-    """Random weights write noise: nothing may raise, and ids and lengths must fit."""
-    policy, generator = tiny_policy(), None
-    groups = ManagerAgent(policy, max_new_tokens=5).rollout(policy, tasks[:2], 3, 1.0, generator)
-    task = AnswerTask(tasks[-1].bank, tasks[-1].question, tasks[-1].speakers)
-    groups += AnswerAgent(max_new_tokens=5).rollout(policy, [task], 3, 1.0, generator)
-    for group in groups:
-        assert len(group) == 3
-        for episode in group:
-            [step] = episode.steps
-            assert 1 <= len(step.response_ids) <= 5 == max(5, len(step.log_probs))
-            assert episode.log["response"] == policy.decode(step.response_ids)
-            assert step.prompt_ids == group[0].steps[0].prompt_ids, "a group shares one prompt"
-            assert episode.reward in (0.0, 1.0)

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import io
+import json
 import re
+import shutil
+import sys
 
 import pytest
 from canned import call, refused
 
 import ppo
 from training.options import (
+    EMBEDDED_MEM1,
     EMBEDDED_MODEL,
     PRESETS,
     TINY,
@@ -101,6 +106,8 @@ def test_bad_numbers_and_choices_of_grpo(arguments, expected):
     ("grpo --agent mem1 --no-distill", "with --agent manager or answer"),
     ("grpo --agent mem1 --env shop --objectives 4", "with --env search"),
     ("grpo --agent mem1 --env shop --train-questions 19", "with --env search"),
+    ("grpo --agent mem1 --env shop --data locomo", "with --env search"),
+    ("sft --trajectories chats.jsonl --train-questions 19", "without --trajectories"),
     ("grpo --agent mem1 --env shop --compare", "with --env search"),
     ("evaluate --agent mem1 --manager tiny", "without --agent"),
     ("evaluate --agent mem1 --answerer tiny", "without --agent"),
@@ -115,6 +122,33 @@ def test_an_option_that_the_run_does_not_read_is_refused(typed, readers, tmp_pat
     line = refused(name, *arguments, "--out", tmp_path / "run")
     assert f"{unread}: is read only {readers}" in line, (
         f"{typed}: {line!r}; a student would believe that {unread} was tried")
+
+
+@pytest.mark.parametrize("typed, said", [
+    ("--bank --prompts 9", "--prompts: is read only with --memory or without --bank"),
+    ("--bank --model tiny", "--model: is read only with --memory or with --curves or without"),
+    ("--memory --sizes 5", "--sizes: is read only with --bank"),
+    ("--curves --lora 8", "--lora: is read only with --memory or without"),
+    ("--out x.png", "--out: is read only with --curves"),
+    ("--memory --repetitions 9", "--repetitions: is read only with --curves or without --bank"),
+])
+def test_a_bench_refuses_what_it_does_not_read(typed, said):
+    assert said in refused("tools.bench.__main__", *typed.split())
+
+
+@pytest.mark.parametrize("name", ["grpo", "evaluate", "comparisons.compare", "comparisons.recall",
+                                  "claims.__main__", "tools.report", "training.pictures",
+                                  "tools.bench.__main__", "making.manager"])
+def test_no_character_ends_a_command(name, monkeypatch):
+    """A log file on Windows: its 256 characters do not hold all that a model writes."""
+    log = io.TextIOWrapper(io.BytesIO(), encoding="cp1252", errors="strict")
+    monkeypatch.setattr(sys, "stdout", log)
+    with pytest.raises(SystemExit):
+        importlib.import_module(name).main(["--help"])
+    print("\u2192 \u4eac", file=sys.stdout)  # a transcript, hours later
+    log.flush()
+    assert log.buffer.getvalue().decode("cp1252").rstrip().endswith("? ?"), (
+        "a run would end here, after all its training, and again with --resume")
 
 
 def test_numbers_words_and_switches_are_read():
@@ -139,6 +173,10 @@ def test_resolve():
         "the embedded model learns in the synthetic world, from turns as they were said")
     # The folder by another name is the same model.
     assert resolve(Options(model=str(EMBEDDED_MODEL / ".." / "tiny")), "grpo").data == "world"
+    answer = resolve(Options(agent="answer"), "grpo")
+    assert answer.facts == "observations", "its bank holds what a manager would write of a turn"
+    with_manager = resolve(Options(agent="answer", manager="some/model"), "grpo")
+    assert with_manager.facts == "turns", "a manager of the world reads turns"
     shopping = resolve(Options(model="some/hub-model", agent="mem1", env="shop"), "grpo")
     assert shopping.data == "world", "a shop needs no dialogues: nothing is to be downloaded"
     other = resolve(Options(model="some/model", agent="answer"), "ppo")
@@ -154,9 +192,33 @@ def test_resolve():
     assert (given.data, given.steps, given.lr, given.facts, given.out, given.max_new_tokens) == (
         "world", 0, 0.1, "llm", "here", 7), "an option that was given was overwritten"
     assert resolve(Options(data="my.json"), "grpo").facts == "observations"
-    open_ended = ("limit", "train_questions")  # None is "all"
+    # None is "all", or "no other model".
+    open_ended = ("limit", "train_questions", "manager", "answerer")
     assert None not in {v for k, v in vars(embedded).items() if k not in open_ended}, (
         "something is still undecided; config.json would not tell what was run")
+
+
+def test_what_a_model_is_decides_and_not_where_it_lies(tmp_path):
+    """README's own command goes on from a checkpoint of tiny/, which is no real model."""
+    for agent, start in (("manager", EMBEDDED_MODEL), ("mem1", EMBEDDED_MEM1)):
+        checkpoint = tmp_path / agent / "checkpoint"
+        shutil.copytree(start, checkpoint)
+        moved = resolve(Options(agent=agent, model=str(checkpoint)), "grpo")
+        wanted = resolve(Options(agent=agent), "grpo")
+        for name in ("data", "lr", "steps", "max_new_tokens", "lora"):
+            assert getattr(moved, name) == getattr(wanted, name), (
+                f"--{name}: {start} trained on is taken for a real model")
+    config = json.loads((EMBEDDED_MODEL / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_size": 64}))
+    assert resolve(Options(model=str(tmp_path)), "grpo").data == "locomo", "another model"
+
+
+def test_a_file_is_read_as_the_benchmark_of_its_form(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('[{"question_date": "2023/05/20"}]')
+    for data in ("longmemeval", str(path)):
+        assert resolve(Options(data=data), "grpo").facts == "llm", (
+            f"{data}: the same data by name and by path must have facts from one source")
 
 
 def test_presets_are_one_table_in_plain_sight():

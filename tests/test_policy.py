@@ -13,19 +13,30 @@ import random
 import shutil
 import warnings
 from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import make_model, make_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, BertModel, Cache
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BertConfig,
+    BertLMHeadModel,
+    BertModel,
+    Cache,
+)
 
 import policy as policy_module
 from backend import devices
-from backend.attention import cache_argument
-from backend.loading import PolicyError
-from policy import Policy, draw_tokens, load_policy
-from trees import Step, pad_right, prompt_rows, tree_mask
+from backend.attention import RoomyLayer, cache_argument
+from backend.loading import PolicyError, n_positions
+from policy import Policy, draw_tokens, fit, load_policy
+from trees import Step, pad_right, prompt_rows
 
 VOCABULARY = 320
 
@@ -133,17 +144,6 @@ def test_packed_trees_have_the_log_probs_and_gradients_of_plain_rows(tiny_policy
         "mask, or positions that are not the depths in the tree (pitfall 20)")
 
 
-def test_a_mask_of_ones_and_zeros_is_not_a_mask(budgets, monkeypatch):
-    policy, groups = budgets(4096, 16384), mixed_groups()[:2]
-    wanted = policy.token_log_probs(groups).detach()
-    monkeypatch.setattr(policy_module, "tree_mask",
-                        lambda ends, dtype: (tree_mask(ends, dtype) == 0).to(dtype))
-    error = (policy.token_log_probs(groups) - wanted).abs().max().item()
-    assert error > 0.1, (
-        f"a 0/1 mask changed the log-probs by only {error:.1e}: the mask is not the one used, or "
-        "the exactness tests could not see a wrong one")
-
-
 def test_entropies_are_those_of_the_tempered_distribution_and_carry_no_gradient(qwen2):
     group = group_of_samples(random.Random(2), 3, 6, 5)
     [row] = qwen2.rows([group])
@@ -193,15 +193,6 @@ def test_special_ids_inside_a_response_are_scored_like_any_other(qwen2):
     assert len(got) == 9, "every response token counts, the end id too (pitfall 16: pad == eos)"
     wanted = plain_log_probs(qwen2.model, steps, 1.0)
     assert (got - wanted).abs().max() < 1e-5, "padding or end ids are told from ids, not lengths"
-
-
-def test_token_log_probs_come_in_the_order_of_the_steps(budgets):
-    draw = random.Random(5)  # long first, so that sorting rows by length turns the order around
-    groups = [[Step(words(draw, n), words(draw, 3), False)] for n in (20, 3, 12, 1)]
-    policy = budgets(4096, 24)
-    wanted = plain_log_probs(policy.model, flat(groups), 1.0)
-    assert (policy.token_log_probs(groups) - wanted).abs().max() < 1e-5, (
-        "micro-batches sort rows by length; the result must go back to the order of the steps")
 
 
 # ---- Sampling ------------------------------------------------------------------------------------
@@ -288,6 +279,37 @@ def test_prompts_that_leave_the_batch_disturb_nobody(tiny_policy, monkeypatch):
     claimed = torch.tensor([p for step in flat(groups) for p in step.log_probs])
     assert (claimed - plain_log_probs(policy.model, flat(groups), 1.0)).abs().max() < 1e-4, (
         "after prompts left the batch, the others go on with the wrong cache, mask or position")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_cache_never_has_more_places_than_the_budget(tiny_policy, monkeypatch, seed):
+    policy, draw = tiny_policy(), random.Random(seed)
+    policy.end_ids = {2}  # most branches go on until the limit
+    beginnings = [words(draw, draw.randint(1, 40)) for _ in range(3)]
+    prompts = [[*draw.choice(beginnings), *words(draw, draw.randint(1, 6))] for _ in range(16)]
+    group_size, new = draw.randint(1, 3), draw.randint(1, 12)
+    free = policy.sample(prompts, group_size, new, 0)
+    places = []
+    update = RoomyLayer.update
+
+    def recorded(self, *given, **how):
+        result = update(self, *given, **how)
+        rows, _, columns, _ = self.room[0].shape
+        places.append(rows * columns)
+        return result
+
+    monkeypatch.setattr(RoomyLayer, "update", recorded)
+    for micro_batch_tokens in (150, 40):
+        policy.micro_batch_tokens = micro_batch_tokens
+        places.clear()
+        assert policy.sample(prompts, group_size, new, 0) == [
+            [replace(step, log_probs=pytest.approx(step.log_probs, abs=1e-4)) for step in steps]
+            for steps in free], "smaller batches changed a response"
+        budget = 2 * micro_batch_tokens
+        longest = max(map(len, prompts)) + group_size * new  # of a single prompt
+        assert max(places) <= max(budget, longest), (
+            f"{max(places)} places were allocated, {budget} allowed: what branches write, padding "
+            "or the room to grow is not counted")
 
 
 def exact_distribution(policy: Policy, prompt: list[int], length: int,
@@ -387,6 +409,63 @@ def test_an_empty_prompt_is_refused(qwen2):
     for prompts, new in (([[1], []], 4), ([[1]], 0)):
         with pytest.raises(PolicyError, match="prompt is empty or max_new_tokens"):
             qwen2.sample(prompts, max_new_tokens=new)
+
+
+POSITIONS = [  # model type, what its configuration says, the tokens that it can read
+    ("qwen2", {"max_position_embeddings": 24}, 24),
+    ("llama", {"max_position_embeddings": 24}, 24),
+    ("gpt_neox", {"max_position_embeddings": 24}, 24),
+    ("opt", {"max_position_embeddings": 24, "ffn_dim": 64, "word_embed_proj_dim": 32}, 24),
+    ("gpt2", {"n_positions": 24, "max_position_embeddings": 24}, 24),
+    ("mpt", {"max_seq_len": 24, "d_model": 32, "n_heads": 4, "n_layers": 2,
+             "max_position_embeddings": None}, 24),
+    ("bloom", {"max_position_embeddings": None}, math.inf),
+    ("mamba", {"state_size": 8, "max_position_embeddings": None}, math.inf),
+    ("qwen2", {"max_position_embeddings": 24, "rope_parameters": {
+        "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 24,
+        "rope_theta": 1e4}}, 96),  # as Qwen2.5's page says
+    ("llama", {"max_position_embeddings": 64, "rope_parameters": {
+        "rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 16,
+        "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 1e4}}, 64)]
+
+
+@pytest.mark.parametrize("kind, options, wanted", POSITIONS)
+def test_a_model_says_how_much_it_can_read(kind, options, wanted):
+    assert n_positions(AutoConfig.for_model(kind, **options)) == wanted
+
+
+@pytest.mark.parametrize("kind, options, limit", POSITIONS[:5])
+def test_every_position_is_used_and_none_beyond(tiny_policy, kind, options, limit):
+    """The last position works: OPT's table is longer than its limit. One more is refused."""
+    policy, messages = tiny_policy(kind, **options), [{"role": "user", "content": "Where?"}]
+    assert policy.positions == limit
+    prompt = list(range(3, 3 + limit - 4))
+    [[step]] = policy.sample([prompt], 1, 4, 0)
+    assert len(step.log_probs) == len(step.response_ids)
+    response = list(range(3, 7))
+    policy.token_log_probs([[Step(prompt, response, False)]])
+    too_long = policy.decode(range(200, 200 + limit))
+    for call in (lambda: policy.sample([[3], prompt], 2, 5, 0),
+                 lambda: policy.token_log_probs([[Step(prompt, [*response, 7], False)]]),
+                 lambda: policy.lesson(messages, too_long)):
+        with pytest.raises(PolicyError, match=f"a prompt of .* {limit} positions") as caught:
+            call()
+        assert "\n" not in str(caught.value) and "--max-new-tokens" in str(caught.value)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.integers(0, 9), max_size=12), st.integers(0, 60))
+def test_a_prompt_keeps_as_many_of_its_parts_as_fit(sizes, room):
+    encoded = []
+    policy = SimpleNamespace(encode=lambda message: encoded.append(message) or [0] * len(message))
+    prompt = fit(policy, lambda parts: "head " + "".join("x" * size for size in parts), sizes, room)
+    n_kept = len(prompt.parts)
+    assert list(prompt.parts) == sizes[:n_kept] and n_kept + prompt.n_dropped == len(sizes)
+    assert len(prompt.ids) == 5 + sum(prompt.parts) == len(prompt.messages)
+    assert len(prompt.ids) <= room or n_kept == 0 or 5 > room, "does not fit"
+    assert n_kept == len(sizes) or 5 + sum(sizes[:n_kept + 1]) > room, "one more would have fitted"
+    if len(prompt.ids) <= room and not prompt.n_dropped:
+        assert len(encoded) == 1, "what fits is encoded twice"
 
 
 def test_pad_id_equal_to_end_id_is_harmless(tiny_policy):

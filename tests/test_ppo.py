@@ -15,6 +15,7 @@ import pytest
 import torch
 from canned import (
     LOG,
+    PROMPTS,
     CannedAgent,
     FirstTokenAgent,
     distance,
@@ -45,7 +46,6 @@ from trees import Episode, Step, trees_of
 
 # ---- rewards of tokens ---------------------------------------------------------------------------
 
-
 def test_the_reward_stands_on_the_last_response_token():
     found = token_rewards(torch.tensor([1.0, 0.5, 2.0]), torch.tensor([3, 0, 2]), torch.zeros(5),
                           torch.zeros(5), 0.1)
@@ -67,7 +67,6 @@ def test_drifting_from_the_reference_costs_its_kl():
 
 
 # ---- advantages ----------------------------------------------------------------------------------
-
 
 def one_episode(rewards, values, last, gamma, lam) -> tuple[list[float], list[float]]:
     advantages, returns = gae(torch.tensor(rewards), torch.tensor(values),
@@ -124,16 +123,6 @@ def test_gae_is_its_definition(episodes, last, lam, gamma):
     assert torch.allclose(returns, advantages + flat[:, 1], atol=1e-5)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=8))
-def test_lambda_one_is_return_minus_value(pairs):
-    rewards, values = [r for r, _ in pairs], [v for _, v in pairs]
-    advantages, returns = one_episode(rewards, values, 0.0, 1.0, 1.0)
-    to_go = [sum(rewards[t:]) for t in range(len(rewards))]
-    assert returns == pytest.approx(to_go, abs=1e-4), "with lambda 1 returns are rewards to go"
-    assert advantages == pytest.approx([g - v for g, v in zip(to_go, values)], abs=1e-4)
-
-
 def test_whitening():
     found = whiten(torch.tensor([1.0, 2.0, 6.0]))
     assert found.mean().item() == pytest.approx(0, abs=1e-6)
@@ -146,7 +135,6 @@ def test_whitening():
 
 
 # ---- losses --------------------------------------------------------------------------------------
-
 
 def test_the_policy_loss_is_that_of_grpo():
     draw = torch.Generator().manual_seed(0)
@@ -190,7 +178,6 @@ def test_explained_variance():
 
 
 # ---- the critic ----------------------------------------------------------------------------------
-
 
 def random_critic(trunk: Policy, shared: bool = False) -> Critic:
     critic = Critic(trunk, shared)
@@ -250,7 +237,6 @@ def test_what_is_expected_behind_a_cut(tiny_policy):
 
 
 # ---- a whole step --------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("bootstrap", [False, True])
 def test_collect_by_the_definition(tiny_policy, tmp_path, bootstrap):
@@ -319,7 +305,7 @@ def test_a_step_has_the_gradient_of_the_definition(tiny_policy, tmp_path, monkey
     for row_budget, micro_batch_tokens in ((4096, 16384), (20, 16384), (4096, 30), (12, 1)):
         policy = tiny_policy(row_budget=row_budget, micro_batch_tokens=micro_batch_tokens)
         run = make_run(policy, reference, CannedAgent(groups), 3, tmp_path / "run", epochs=2,
-                       steps=2, **options)
+                       **options)
         train(run)
         found = [parameter.grad for parameter in policy.model.parameters()]
         assert distance(found, wanted) < 1e-4, (
@@ -329,15 +315,12 @@ def test_a_step_has_the_gradient_of_the_definition(tiny_policy, tmp_path, monkey
             "the KL count once, in the reward only (pitfall 12)?")
 
 
-PROMPTS = [[5, 9, 14], [5, 9, 30, 31], [40, 41, 42, 43, 44], [7, 8]]
-
-
 @pytest.mark.parametrize("critic", ["own", "shared"])
 def test_real_steps_make_good_responses_likelier(tiny_policy, tmp_path, monkeypatch, critic):
     monkeypatch.setattr(ppo, "load_or_stop", lambda *_: tiny_policy())
     policy = tiny_policy()
     run = make_run(policy, tiny_policy(), FirstTokenAgent(), 4, tmp_path / "run", PROMPTS,
-                   kind=PPOOptions, steps=14, group_size=16, lr=3e-3, critic_lr=1e-2, kl=0.0,
+                   kind=PPOOptions, steps=10, group_size=16, lr=4e-3, critic_lr=1e-2, kl=0.0,
                    max_grad_norm=1.0, critic=critic)
     rows, _ = train(run)
     first, last = rows[0]["reward"], rows[-1]["reward"]
@@ -396,7 +379,6 @@ def test_an_empty_batch_is_finite(tiny_policy, tmp_path, monkeypatch):
 
 
 # ---- it learns -----------------------------------------------------------------------------------
-
 
 @pytest.mark.slow
 def test_the_embedded_model_learns(tmp_path):

@@ -7,17 +7,25 @@ The tests on LoCoMo are skipped without ../shared/data/locomo10.json.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from canned import refused
 
 from benchmarks.splits import held_out, shorten
 from comparisons.recall import MEASURED, main, search_recall, shown_by, systems_recall
 from data import Dialogue, Question, Turn
+from memory_bank import Embedder, hashed_words
 
 LOCOMO = Path(__file__).resolve().parent.parent / "../shared/data/locomo10.json"
 needs_locomo = pytest.mark.skipif(not LOCOMO.exists(), reason="needs LoCoMo")
 WORDS = "oak elm harp ash fir yew box ivy bay fig nut pea".split()
+
+
+def plain(lines: Sequence[str]) -> Embedder:
+    """Hashed words, which weigh every word alike."""
+    return hashed_words()
 
 
 def spoken(texts: list[str], question: str, *evidence: str) -> Dialogue:
@@ -33,7 +41,7 @@ def test_search_recall_by_hand():
                   for i, word in enumerate(WORDS, start=1))
     questions = (Question("harp", "", 4, ("D1:3", "D1:12")), Question("harp", "", 4, ("D1:3",)),
                  Question("harp", "", 3, ()))
-    recall = search_recall([Dialogue("d", ("Ann", "Bob"), turns, questions)])
+    recall = search_recall([Dialogue("d", ("Ann", "Bob"), turns, questions)], plain)
     assert recall["raw turns"] == {"10": 0.75, "60": 1.0, "30 a speaker": 1.0}, (
         "by hand: at 10 half of the first question's evidence and all of the second's")
     assert recall["facts"] == {"10": 0.75, "60": 0.75, "30 a speaker": 0.75}, (
@@ -45,7 +53,8 @@ def test_every_system_shows_what_it_would_show_and_no_more():
     not."""
     said = [f"{WORDS[i % 12]} number{i}" for i in range(40)]
     dialogue = spoken(said, "number7?", "D1:8", "D1:31")
-    turns_of = {name: shown_by(name, dialogue, lambda turn: [turn.text])[0][0] for name in MEASURED}
+    turns_of = {name: shown_by(name, dialogue, lambda turn: [turn.text], plain)[0][0]
+                for name in MEASURED}
     assert all("D1:8" in turns for turns in turns_of.values()), (
         f"the best match is shown by every system, or its memory counts as another turn's: "
         f"{[name for name, turns in turns_of.items() if 'D1:8' not in turns]}")
@@ -59,16 +68,17 @@ def test_chunks_of_rag_are_told_apart():
     """Chunks of 500 tokens: a line of 120 words fills a chunk with three others."""
     texts = [" ".join([f"word{i}", *["and"] * 119]) for i in range(12)]
     dialogue = spoken(texts, "word9?", "D1:10")
-    found = [shown_by(f"locomo-rag, k = {k}", dialogue, lambda turn: [turn.text])[0]
+    found = [shown_by(f"locomo-rag, k = {k}", dialogue, lambda turn: [turn.text], plain)[0]
              for k in (1, 2, 4)]
     assert [len(turns) for turns, _ in found] == [4, 8, 12], "chunks of four lines, k of them"
     assert "D1:10" in found[0][0] and found[0][1] < 520
     assert found[1][1] == pytest.approx(2 * found[0][1], rel=0.05), "tokens of what is shown"
 
 
+@pytest.mark.slow
 @needs_locomo
 def test_recall_on_locomo():
-    recall = search_recall(held_out(str(LOCOMO)))
+    recall = search_recall(held_out(str(LOCOMO)), plain)
     promised = {"raw turns": (0.52, 0.74), "facts": (0.59, 0.72)}  # memory_bank.py's table
     for name, (at_10, at_60) in promised.items():
         found = recall[name]["10"], recall[name]["60"]
@@ -76,9 +86,11 @@ def test_recall_on_locomo():
             f"{name}: {found}, but the docstring of memory_bank.py says {at_10} and {at_60}")
 
 
+@pytest.mark.slow
 @needs_locomo
 def test_systems_on_a_conversation_of_locomo():
-    found = systems_recall(shorten(held_out(str(LOCOMO)), 15, 150))  # the first 150 turns of one
+    first_turns = shorten(held_out(str(LOCOMO)), 15, 150)  # 150 of one conversation
+    found = systems_recall(first_turns, plain)
     chunks = [found[f"locomo-rag, k = {k}"]["raw turns"] for k in (1, 2, 4, 8)]
     assert chunks == sorted(chunks) and chunks[0] < chunks[-1], "more chunks show more"
     assert found["full-context"]["raw turns"] == 1.0, "150 turns fit, and nothing is lost"
@@ -92,7 +104,4 @@ def test_the_command_needs_no_model(capsys):
     assert "a quick look, not the full test" in printed and "zep" in printed, printed
     assert 0 < recall["raw turns"]["10"] <= recall["raw turns"]["60"] <= 1
     assert set(recall["systems"]) == set(MEASURED)
-    with pytest.raises(SystemExit):
-        main(["--model", "no/such/model"])
-    error = capsys.readouterr().err
-    assert "--model" in error and error.count("\n") == 1, "an option that nobody reads was taken"
+    assert "--model" in refused(main, "--model", "no/such/model"), "an option that nobody reads"

@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import csv
 import hashlib
 import io
 import json
+import math
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import torch
 from browser import Browser, find_browser
+from canned import Scripted, metrics_of, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_house import ROOT
@@ -38,6 +38,7 @@ from memory_bank import MemoryBank, hashed_words
 from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask
 from policy import Policy
 from tools import report
+from training import results
 from training.options import EMBEDDED_MEM1, resolve
 from training.results import case_places, describe, finish, save, validate
 from training.run import Run
@@ -46,27 +47,6 @@ from trees import Episode, Step
 
 EMBED = hashed_words()
 EVIL = '</script><script>document.title="owned"</script><img src=x onerror="document.title=2">&amp;'
-
-
-class Scripted:
-    """A policy whose response is `respond(user message)`; ids are letters."""
-
-    def __init__(self, respond: Callable[[str], str]):
-        self.respond, self.model = respond, torch.nn.Module()
-
-    def encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        return [ord(letter) for letter in messages[-1]["content"]]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return "".join(map(chr, ids))
-
-    def sample(self, prompts, group_size=1, max_new_tokens=64, temperature=1.0, generator=None,
-               stop_texts=()):
-        written = [[ord(letter) for letter in self.respond(self.decode(p))] for p in prompts]
-        return [[Step(prompt, ids, True)] * group_size for prompt, ids in zip(prompts, written)]
-
-    def save(self, folder: Path, weights: object = None) -> None:
-        folder.mkdir(exist_ok=True)
 
 
 def newest(prompt: str) -> str:
@@ -91,7 +71,7 @@ def manager_folder(folder: Path, evil: str = EVIL) -> Path:
     update = '[{"event": "UPDATE", "id": 0, "text": %s}]'
     responses = [update % json.dumps(f"Anna has a dog named Milo {evil}"),
                  update % json.dumps(f"Anna has dogs named Rex and Milo {evil}"), f"oh {evil}"]
-    agent = ManagerAgent(Scripted(newest))
+    agent = ManagerAgent(Scripted(newest), max_new_tokens=64)
     turns = tuple(Turn(f"D1:{n}", "Anna", f"I have a dog named {name} {evil}", f"{n} May 2023")
                   for n, name in enumerate(("Rex", "Milo"), start=1))
     dialogue = Dialogue(f"talk {evil}", ("Anna",), turns, (question,))
@@ -104,13 +84,13 @@ def answer_folder(folder: Path, evil: str = EVIL) -> Path:
     tasks = [AnswerTask(bank_of(*texts), Question("What dog?", f"Rex {evil}", 4, ()), ("Anna",))]
     wrote = [f"**Memories:**\n- {texts[0]}\n- made up {evil}\n**Answer:** Rex {evil}",
              f"**Memories:**\n- Bob skied\n**Answer:** {evil}", f"{evil}"]
-    return written_run(folder, "answer", AnswerAgent(), tasks, wrote, [], evil)
+    return written_run(folder, "answer", AnswerAgent(max_new_tokens=64), tasks, wrote, [], evil)
 
 
 def mem1_folder(folder: Path, evil: str = EVIL) -> Path:
     """MEM1's run: it asks twice and answers, then writes rubbish."""
     task = SearchTask(("Where does Anna live?", "Where does Bob live?"), ("Oslo", f"Rome {evil}"),
-                      (4, 4), bank_of(f"Anna lives in Oslo {evil}", "Bob lives in Rome"))
+                      (4, 4), (f"Anna lives in Oslo {evil}", "Bob lives in Rome"), EMBED)
 
     def good(prompt: str) -> str:
         if "Turns left: 6" in prompt:
@@ -119,8 +99,8 @@ def mem1_folder(folder: Path, evil: str = EVIL) -> Path:
             return f"<IS> Oslo {evil}</IS><query> Where does Bob {evil} live?</query>"
         return "<IS> Oslo, Rome</IS><answer> Oslo; Rome</answer>"
 
-    return written_run(folder, "mem1", Mem1Agent(), [task], [good, f"rubbish {evil}", good],
-                       [], evil)
+    agent = Mem1Agent(max_new_tokens=160)
+    return written_run(folder, "mem1", agent, [task], [good, f"rubbish {evil}", good], [], evil)
 
 
 def written_run(folder: Path, agent_name: str, agent, tasks: list, responses: Sequence,
@@ -144,7 +124,8 @@ def written_run(folder: Path, agent_name: str, agent, tasks: list, responses: Se
         run.log_step(rows[-1])
     score = {"exact_match": 0.25, "f1": 0.5, "bleu1": 0.5, "count": 4, "reward": 0.25}
     by = {**score, "by_category": {1: score, f"type {evil}": score}}
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(results, "draw_curve", lambda *picture: None)  # half a second each
         save(run.policy, folder / "checkpoint")
         finish(run, (by, []), ({**by, "exact_match": 0.75}, []), rows, scores, None)
     return folder
@@ -210,18 +191,7 @@ def page_of(*folders: Path) -> Page:
     return Page(report.render([report.read_run(folder) for folder in folders]))
 
 
-def refused(*arguments: object) -> str:
-    """The one line with which the command refuses its arguments."""
-    err = io.StringIO()
-    with contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stopped:
-        report.main([str(argument) for argument in arguments])
-    lines = err.getvalue().splitlines()
-    assert stopped.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0]
-
-
 # ---- the page ------------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("agent", FOLDERS)
 def test_texts_are_shown_and_never_run(agent, evil):
@@ -295,12 +265,13 @@ def test_the_command_writes_the_page(evil, tmp_path, capsys):
     assert str(folder / "report.html") in capsys.readouterr().out
     report.main([str(folder), "--out", str(tmp_path / "other.html")])
     assert (folder / "report.html").read_bytes() == (tmp_path / "other.html").read_bytes()
-    assert "no.such" in refused(tmp_path / "no.such")
-    assert "config.json" in refused(tmp_path), "a folder that is no run's"
-    assert "--out" in refused(folder, "--out", tmp_path / "missing" / "x.html")
-    assert "--out" in refused(folder, "--out", tmp_path), "a folder cannot become a page"
+    assert "no.such" in refused(report.__name__, tmp_path / "no.such")
+    assert "config.json" in refused(report.__name__, tmp_path), "a folder that is no run's"
+    missing = tmp_path / "missing" / "x.html"
+    for out in (missing, tmp_path):  # a folder cannot become a page either
+        assert "--out" in refused(report.__name__, folder, "--out", out)
     assert not list(tmp_path.glob("**/.*")), "half a page was left behind"
-    assert "--help" in refused()
+    assert "--help" in refused(report.__name__)
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.csv", "summary.json", "cases.jsonl",
@@ -316,10 +287,10 @@ def test_broken_files_are_named(name, spoil, evil, tmp_path):
     with contextlib.suppress(SystemExit):  # some are still a run's files, only shorter
         report.main([str(folder)])
         return
-    assert str(path) in refused(folder), "the line does not name the broken file"
+    assert str(path) in refused(report.__name__, folder), "the line does not name the broken file"
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(st.data())
 def test_a_missing_or_strange_field_is_no_traceback(evil, tmp_path_factory, data):
     """Anywhere in any of the files: the page can do without, or one line refuses it."""
@@ -371,7 +342,6 @@ def test_half_a_character_can_be_written(plain, tmp_path):
 
 # ---- the cases -----------------------------------------------------------------------------------
 
-
 def cases_of(folder: Path) -> list[dict]:
     return report.read_run(folder).cases
 
@@ -414,6 +384,8 @@ def test_what_mem1_dropped(plain):
 class TokenizerOnly(Policy):
     """A policy that only reads."""
 
+    positions = math.inf
+
     def __init__(self):
         self.tokenizer = load_tokenizer(EMBEDDED_MEM1)
 
@@ -424,9 +396,9 @@ def test_tokens_had_all_turns_been_kept(harness):
     if not (EMBEDDED_MEM1 / "config.json").exists():
         pytest.skip("the embedded model tiny/mem1/ is not there; `python -m making.mem1` makes it")
     policy, environment = TokenizerOnly(), Search()
-    bank = bank_of(*(f"Anna has a dog named {name} and lives in Oslo" for name in "ABCDEFGHIJKL"))
-    task = SearchTask(("Where does Anna live?",) * 3, ("Oslo",) * 3, (4,) * 3, bank)
-    agent = Mem1Agent(harness=harness)
+    passages = tuple(f"Anna has a dog named {name} and lives in Oslo" for name in "ABCDEFGHIJKL")
+    task = SearchTask(("Where does Anna live?",) * 3, ("Oslo",) * 3, (4,) * 3, passages, EMBED)
+    agent = Mem1Agent(harness=harness, max_new_tokens=160)
     trajectory = Trajectory(environment, environment.reset(task), environment.turns(task))
     tag, wanted, written = ("IS" if harness == "mem1" else "think"), [], []
     while not trajectory.done:
@@ -469,7 +441,6 @@ def test_the_same_cases_of_every_kind_at_every_step():
 
 # ---- the timeline --------------------------------------------------------------------------------
 
-
 def test_a_timeline_tells_what_was_lost():
     """A manager that adds twice and then deletes: right after its turn, wrong in the end."""
     turns = tuple(Turn(f"D1:{n}", "Anna", text, f"{n} May 2023") for n, text in enumerate(
@@ -481,7 +452,7 @@ def test_a_timeline_tells_what_was_lost():
                        '[{"event": "UPDATE", "id": 0, "text": "a cat named Tom"}]',
                        '[{"event": "DELETE", "id": 0}, {"event": "DELETE", "id": 0}]'])
     found = reading(Scripted(lambda prompt: next(operations)), Scripted(newest),
-                    Dialogue("talk", ("Anna",), turns, questions), EMBED)
+                    Dialogue("talk", ("Anna",), turns, questions), EMBED, "turns", True, 30, 64)
     happened = [turn["facts"][0]["changes"] for turn in found["turns"]]
     assert happened == [
         [{"event": "ADD", "before": "", "after": "a dog named Rex"}],
@@ -527,7 +498,6 @@ def test_changes_lead_from_one_bank_to_the_other(edits):
 
 # ---- charts --------------------------------------------------------------------------------------
 
-
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.floats(-1e9, 1e9), st.floats(0, 1e9))
 def test_ticks_surround_what_is_drawn(low, size):
@@ -558,8 +528,7 @@ def test_numbers_that_are_none_are_left_out(plain):
     folder = plain["manager"]
     found = report.read_run(folder).metrics
     assert "add" not in found and len(found["kl"]) == 3, "NaN cannot be drawn"
-    with (folder / "metrics.csv").open(newline="") as file:
-        assert next(csv.DictReader(file))["add"] == "nan", "the test itself: there must be a NaN"
+    assert metrics_of(folder)[0]["add"] == "nan", "the test itself: there must be a NaN"
 
 
 def test_every_logged_column_is_explained():
@@ -582,7 +551,6 @@ def test_the_page_on_metrics_says_the_same():
 
 
 # ---- in a browser --------------------------------------------------------------------------------
-
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory) -> Iterator[Browser]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import json
@@ -12,11 +13,14 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from canned import call, refused
 
+from backend.files import lock, release_locks
+from claims import runner
 from grpo import GRPOOptions
 from memory_bank import hashed_words
 from training.options import EMBEDDED_MODEL, Options, resolve
@@ -135,7 +139,8 @@ def test_a_new_run_leaves_nothing_of_the_old_one(tmp_path, model_folder):
     (tmp_path / "notes.txt").write_text("mine")
     prepare(GRPOOptions(model=str(model_folder), data="world", agent="answer", steps=1,
                         out=str(tmp_path)), "grpo")
-    assert sorted(path.name for path in tmp_path.glob("*.*")) == ["config.json", "notes.txt"], (
+    left = sorted(path.name for path in tmp_path.glob("*.*"))
+    assert left == [".lock", "config.json", "notes.txt"], (
         "interrupted, this run would be shown with the scores and pictures of the last")
 
 
@@ -152,12 +157,61 @@ def test_a_limit_is_for_validation_and_test_alone(tmp_path, model_folder):
 def test_no_steps_leave_everything_as_it_was(tmp_path, model_folder):
     path = small_file(tmp_path / "small.json", [
         {"question": "Who skis?", "answer": "Ann", "category": 4, "evidence": ["D1:1"]}])
+    silent = refused("grpo", "--data", path, "--model", model_folder, "--out", tmp_path / "no")
+    assert "no observations" in silent and "--facts turns" in silent
     code, out, err = call("grpo", "--steps", "0", "--data", path, "--model", model_folder,
-                          "--max-new-tokens", "4", "--out", tmp_path / "run")
+                          "--facts", "turns", "--max-new-tokens", "4", "--out", tmp_path / "run")
     assert code == 0, err
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["before"] == summary["after"], "no training step, and yet the scores changed"
     assert (tmp_path / "run/checkpoint/config.json").exists() and "grpo manager: held-out" in out
+
+
+# ---- one run in a folder -------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def another_run(folder: Path, name: str = ".lock") -> Iterator[subprocess.Popen]:
+    """A process that holds the lock of a run folder, as a run does, until it is killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    script = ("import sys, time; from pathlib import Path; from backend.files import lock;"
+              "lock(Path(sys.argv[1])); print('locked', flush=True); time.sleep(600)")
+    process = subprocess.Popen([sys.executable, "-c", script, folder / name], cwd=ROOT,
+                               stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "locked\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_second_run_in_a_folder_is_refused(tmp_path, model_folder, monkeypatch):
+    folder = tmp_path / "run"
+    common = ("--data", "world", "--model", model_folder, "--limit", "1", "--max-new-tokens", "4")
+    monkeypatch.setattr(runner, "FOLDER", folder)
+    with another_run(folder) as process:
+        (folder / "metrics.csv").write_text("step\n1\n")
+        for name, *options in (("grpo",), ("sft", "--resume"), ("evaluate",),
+                               ("evaluate", "--agent", "mem1"), ("comparisons.compare",)):
+            line = refused(name, *options, *common, "--out", folder)
+            assert f"in use by process {process.pid} " in line, (
+                f"{name}: {line!r}; two runs would write into the same files")
+        assert f"in use by process {process.pid} " in refused("claims.__main__", "1")
+        assert (folder / "metrics.csv").read_text() == "step\n1\n", "the other's file was touched"
+    # Killed, and its lock file still there: nobody is barred.
+    code, _, err = call("evaluate", *common, "--out", folder)
+    assert code == 0, f"a lock outlived its process: {err}"
+    with another_run(folder):
+        pass  # this process has let go of the folder, though it lives on
+    release_locks()
+
+
+def test_a_lock_of_ones_own_is_no_obstacle(tmp_path):
+    for _ in range(2):
+        lock(tmp_path / ".lock")  # a run that was stopped and goes on in the same process
+    release_locks()
 
 
 def test_embedded_model_is_beside_the_modules():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.others import load
-from benchmarks.splits import dialogues_to_test, held_out, shorten, splits
+from benchmarks.splits import dialogues_to_test, held_out, shop_splits, shorten, splits
 from data import DataError, Dialogue, Question, Turn
 from world import KINDS
 
@@ -139,6 +139,14 @@ def test_training_questions_are_counted_off_from_the_first(tmp_path):
     assert names_of(splits(data, 4)[0]) == ["q0", "q1", "q2", "q3"]
     with pytest.raises(DataError, match="--train-questions 7, but there are 6"):
         splits(data, 7)
+
+
+def test_no_purchase_is_in_two_parts_of_the_shop():
+    parts = shop_splits()
+    assert [len(part) for part in parts] == [152, 81, 250]
+    train, validation, test = ({goal.instruction for goal in part} for part in parts)
+    assert not (train & validation or train & test or validation & test), (
+        "a choice made on the validation goals would be made on test goals")
 
 
 # ---- A quick look --------------------------------------------------------------------------------

@@ -10,9 +10,8 @@ import re
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from canned import refused
 
-from backend.loading import load_tokenizer
 from benchmarks.shop import Store, goals
 from environments import Search, search_tasks
 from making import manager, mem1
@@ -20,10 +19,11 @@ from making.lessons import make_folder, make_parser, teach
 from making.wiring import HEAD_DIMS, SUPPRESSOR, build_model, build_tokenizer, ridge
 from mem1 import NOTES, Mem1Agent, Trajectory
 from memory_bank import MemoryBank, hashed_words
-from memr1 import AnswerTask, ManagerAgent, answer_all, manager_tasks
+from memr1 import AnswerTask, ManagerAgent, answer_all
 from metrics import squad_exact_match
 from policy import Policy, load_policy
 from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL
+from training.tasks import manager_tasks
 from trees import Step
 from world import oracle_memories, probes, world, world_splits
 
@@ -48,28 +48,21 @@ def test_it_is_packed_and_every_name_is_one_token_everywhere(policy):
         f"{tokens}: the tokenizer cuts text another way than in training")
 
 
-def test_autotokenizer_would_cut_text_another_way():
-    text = "\n- 8 May 2023: Anna married"
-    ours, theirs = (t.encode(text) for t in (
-        load_tokenizer(EMBEDDED_MODEL), AutoTokenizer.from_pretrained(EMBEDDED_MODEL)))
-    assert ours != theirs, "AutoTokenizer reads tokenizer.json again: load_tokenizer may go"
-
-
 def test_it_answers_from_right_memories(policy):
     tasks = []
-    for dialogue in world_splits()[2][:12]:
+    for dialogue in world_splits()[2][:5]:
         bank = MemoryBank(EMBED)
         bank.add_many(oracle_memories(dialogue.turns).values())
         tasks += [AnswerTask(bank, question, dialogue.speakers) for question in dialogue.questions]
     right = [squad_exact_match(answer.text, task.question.answer)
-             for answer, task in zip(answer_all(policy, tasks), tasks)]
+             for answer, task in zip(answer_all(policy, tasks, max_new_tokens=64), tasks)]
     assert sum(right) / len(right) >= 0.95, (
         f"{sum(right)} of {len(right)} right: the prompts differ from those of its training?")
 
 
 def test_it_decides_like_the_vanilla_manager_but_sometimes_better(policy):
-    tasks = [t for t in manager_tasks(world_splits()[2][:12], EMBED, "turns") if t.merged]
-    agent = ManagerAgent(policy)
+    tasks = [t for t in manager_tasks(world_splits()[2][:6], EMBED, "turns") if t.merged]
+    agent = ManagerAgent(policy, max_new_tokens=64)
     greedy = [g[0].log["merged"] for g in agent.rollout(policy, tasks, 1, 0.0)]
     assert sum(greedy) <= 0.2 * len(greedy), "it merges already: nothing left to learn"
     sampled = [e.log["merged"] for g in agent.rollout(
@@ -77,6 +70,7 @@ def test_it_decides_like_the_vanilla_manager_but_sometimes_better(policy):
     assert sum(sampled) >= 0.1 * len(sampled), "it never merges: nothing to reinforce"
 
 
+@pytest.mark.slow
 def test_it_leaves_out_of_a_list_what_ended(policy):
     """And that it does is the work of one head: without it, it writes either value."""
     draw = random.Random(0)
@@ -150,10 +144,11 @@ def test_lessons_are_right_where_the_memories_are_right(policy):
             assert answers.get(question, "nothing") == answer, f"{question}: taught {answer}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harness", ["mem1", "full_context"])
 def test_the_mem1_model_reads_well_and_remembers_badly(harness):
     policy = load_policy(EMBEDDED_MEM1)
-    agent = Mem1Agent(harness=harness)
+    agent = Mem1Agent(harness=harness, max_new_tokens=160)
     right = {}
     for n_objectives in (1, 2):
         tasks = search_tasks(world_splits()[2][:3], n_objectives, EMBED)
@@ -199,7 +194,7 @@ def test_lessons_of_mem1_are_turns_of_the_agent():
         environment.reset(task)
         trajectory = Trajectory(environment, text, left)
         for prompt, response in zip(prompts, responses):
-            made = Mem1Agent(harness=kind).prompt(policy, trajectory)
+            made = Mem1Agent(harness=kind, max_new_tokens=160).prompt(policy, trajectory)
             assert made == policy.encode(prompt), policy.decode(made)
             assert f"<{tag}>" in response
             trajectory.advance(Step([1], [2], True), response, kind)
@@ -208,20 +203,15 @@ def test_lessons_of_mem1_are_turns_of_the_agent():
 
 # ---- The commands --------------------------------------------------------------------------------
 
-
 @pytest.mark.parametrize("main", [manager.main, mem1.main])
-def test_nothing_is_replaced_that_nobody_asked_to_replace(main, tmp_path, monkeypatch, capsys):
+def test_nothing_is_replaced_that_nobody_asked_to_replace(main, tmp_path, monkeypatch):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "config.json").write_text("an older model")
     (tmp_path / "file").write_text("x")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("making.wiring.Qwen2ForCausalLM", None)  # whatever is built is too much
     for out in ("full", "file", "file/below"):
-        with pytest.raises(SystemExit) as stopped:
-            main(["--out", out])
-        error = capsys.readouterr().err
-        assert stopped.value.code == 2 and error.startswith(f"error: --out {out}: "), (
-            f"{error!r}: the folder must be refused before the work")
+        assert refused(main, "--out", out).startswith(f"error: --out {out}: ")
     assert (tmp_path / "full" / "config.json").read_text() == "an older model"
     default = make_parser("", "", 1, "runs/making").parse_args([]).out
     assert not default.exists(), "by default the model goes into a new folder, never into tiny/"

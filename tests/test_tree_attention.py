@@ -33,6 +33,44 @@ def test_blocks_equal_the_whole_square(short_blocks, size):
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, wanted)), "wrong gradients"
 
 
+@pytest.mark.parametrize("n_heads, n_key_heads", [(6, 3), (9, 3), (4, 1), (14, 2)])
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_groups_beside_the_queries_equal_repeated_keys(n_heads, n_key_heads, size):
+    torch.manual_seed(n_heads + size)
+    query = torch.randn(2, n_heads, size, 4)
+    key, value = (torch.randn(2, n_key_heads, 17, 4) for _ in range(2))
+    mask = torch.zeros(2, 1, size, 17).masked_fill(torch.rand(2, 1, size, 17) < 0.5, -1e9)
+    module = torch.nn.Module()
+    module.num_key_value_groups = n_heads // n_key_heads
+    wanted = sdpa_attention_forward(module, query, key, value, mask)[0]
+    found = tree_attention.tree_attention(module, query, key, value, mask)[0]
+    assert found.shape == wanted.shape == (2, size, n_heads, 4)
+    assert torch.allclose(found, wanted, atol=1e-6), (
+        "a query met the keys of another group, the mask of another query, or came back elsewhere")
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+def test_sampling_copies_no_keys_for_groups(tiny_policy, monkeypatch, kind):
+    policy = tiny_policy(kind, num_attention_heads=8, num_key_value_heads=2)
+    draw = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(3, 320, (n,), generator=draw).tolist() for n in (40, 41, 40)]
+    prompts.append([*prompts[0], 7])
+    sampled = policy.sample(prompts, 3, 12, 1.0, torch.Generator().manual_seed(1))
+    claimed = torch.tensor([p for steps in sampled for step in steps for p in step.log_probs])
+    policy.model.set_attn_implementation("sdpa")  # the library repeats keys
+    assert (claimed - policy.token_log_probs(sampled)).abs().max() < 1e-5, (
+        "another distribution than the library's own attention gives")
+    policy.model.set_attn_implementation("tree")
+    shapes = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda q, k, v, **how:
+                        shapes.append((q.shape, k.shape, v.shape)) or attend(q, k, v, **how))
+    policy.sample(prompts, 3, 12, 1.0, torch.Generator().manual_seed(1))
+    steps = [(q, k, v) for q, k, v in shapes if k[2] > 41 + 1]  # all but the reading of prompts
+    assert len(steps) > 8 and all(k[1] == v[1] == 2 for _, k, v in steps), (
+        f"2 key heads were copied for the 8 query heads: {steps[-1]}")
+
+
 def test_a_policy_reads_its_trees_in_blocks(short_blocks, tiny_policy, monkeypatch):
     policy = tiny_policy()
     assert policy.model.config._attn_implementation == "tree", "blocks are not used"

@@ -2,6 +2,7 @@
 
     python memr1.py                                         a chat: state facts, ask questions
     python memr1.py --model runs/grpo-manager/checkpoint    the same with the trained manager
+    python memr1.py --bank anna.json                        the memories stay for the next chat
     python mem1.py                                          tasks turn by turn: once in constant
                                                             context, once with everything kept
 
@@ -18,20 +19,26 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
+from pathlib import Path
 
 from backend.devices import exit_with
+from backend.files import LOCK, lock, release_locks
+from backend.loading import PolicyError
+from benchmarks.encoders import EMBEDDER_HELP
+from comparisons.compare import leaves_out_instructions
 from data import Turn
 from environments import Search, SearchTask, search_tasks
 from mem1 import STOP, Mem1Agent, Trajectory, parse_turn
-from memory_bank import Memory, MemoryBank, hashed_words
+from memory_bank import Embedder, Memory, MemoryBank
 from memr1 import MemoryR1, Observation
 from policy import Policy
 from prompts import one_line, parse_operations
-from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL
-from training.run import load_or_stop
+from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL, preset_of
+from training.run import embedder_or_stop, load_or_stop
 from training.timeline import bank_changes
 from world import MONTHS, RELATIONS, world_splits
 
@@ -98,51 +105,115 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     return parser.parse_args(argv)
 
 
+def add_embedder(parser: argparse.ArgumentParser) -> None:
+    """Tell the parser of `--embedder`, which both demos have."""
+    parser.add_argument("--embedder", metavar="NAME", default="hashed",
+                        help=f"{EMBEDDER_HELP} (default: hashed)")
+
+
 # ---- Memory-R1 -----------------------------------------------------------------------------------
 
 FIRST_DAY = date(2023, 5, 8)  # of the years that the embedded model has seen
 HELP = """\
-State facts about yourself or others, one a line, each a day after the last: the manager decides
-what becomes of it. A line that ends in "?" (or ？ or ؟) is a question for the answer agent.
+State facts about yourself or others, one a line: the manager decides what becomes of it. A line
+that ends in "?" (or ？ or ؟) is a question for the answer agent.
 /bank shows the memories, /help this text, /quit or the end of input leaves. Ctrl-C stops a model
-that is writing.
+that is writing."""
+EMBEDDED_HELP = """\
 The embedded model understands only the language of the synthetic world (world.py), in which people
-are called by their names. Four lines of it:"""
+are called by their names. Each fact is said a day after the last. Four lines of it:"""
 
 
-def talk(system: MemoryR1) -> None:
-    """Hand lines from `input` to a system with one speaker, until /quit or the end of input."""
+def talk(system: MemoryR1, is_embedded: bool = True, path: Path | None = None) -> None:
+    """Hand lines from `input` to a system, until /quit or the end of input.
+
+    The first of the system's speakers is the one who types. Its bank is saved at `path` after every
+    change. `is_embedded` is for the embedded model and what was trained from it: the help shows
+    their language, and the days are those that they know.
+    """
     name, n_facts = system.speakers[0], 0
+    first_day = days_after(system.bank) if is_embedded else None
     lives, dogs = RELATIONS["lives"], RELATIONS["dogs"]
     examples = [lives.said[0].format(v="Oslo"), dogs.said[1].format(v="Rex"),
                 dogs.said[1].format(v="Milo"), dogs.question.format(s=name)]
     print("Memory-R1: state facts, ask questions. /help shows how, /quit leaves.")
     for line in typed_lines(f"{name}> "):
         if line == "/help":
-            print(HELP, *examples, sep="\n  ")
+            print(HELP)
+            if is_embedded:
+                print(EMBEDDED_HELP, *examples, sep="\n  ")
         elif line == "/bank":
             show_bank(system.bank, list(system.bank))
         elif line.startswith("/"):
             refuse_command(line)
         elif line:
+            before = list(system.bank)
             try:
                 if line.endswith(QUESTION_MARKS):
-                    show_answer(system, line)
+                    show_answer(system, line, "" if first_day else written(date.today()))
                 else:
                     n_facts += 1
-                    tell(system, Turn(f"D1:{n_facts}", name, line, day_after(n_facts - 1)))
+                    day = written(date.today() if first_day is None
+                                  else first_day + timedelta(days=n_facts - 1))
+                    tell(system, Turn(f"D1:{n_facts}", name, line, day))
             except KeyboardInterrupt:
-                print("\n  Stopped; the memory is as it was.")
+                is_same = list(system.bank) == before
+                print("\n  Stopped; the memory is as it was." if is_same else
+                      "\n  Stopped; what is shown above has become of the memory.")
+            except PolicyError as error:  # a line too long for the model
+                print(f"  {error}")
+            if path and list(system.bank) != before:
+                save_or_say(system.bank, path)
 
 
-def day_after(n_days: int) -> str:
-    """The date some days after `FIRST_DAY`, written as in the synthetic world.
+def written(day: date) -> str:
+    """A date as in the synthetic world.
 
-    >>> day_after(0), day_after(30)
-    ('8 May 2023', '7 June 2023')
+    >>> written(date(2023, 6, 7))
+    '7 June 2023'
     """
-    day = FIRST_DAY + timedelta(days=n_days)
     return f"{day.day} {MONTHS[day.month - 1]} {day.year}"
+
+
+def days_after(bank: MemoryBank) -> date:
+    """The day after the last that a bank of the embedded model names, or `FIRST_DAY`."""
+    days = [FIRST_DAY]
+    for memory in bank:
+        match = re.fullmatch(rf"([0-9]{{1,2}}) ({'|'.join(MONTHS)}) ([0-9]{{4}})", memory.timestamp)
+        with contextlib.suppress(ValueError):  # 31 June: somebody has edited the file
+            if match:
+                day = date(int(match[3]), MONTHS.index(match[2]) + 1, int(match[1]))
+                days.append(day + timedelta(days=1))
+    return max(days)
+
+
+def open_bank(path: Path, embed: Embedder) -> MemoryBank:
+    """The bank of an earlier chat, or a new one in a new file; no other chat may have it open.
+
+    Stops the program with one line if the file is no bank, and leaves it as it is.
+    """
+    try:
+        lock(path.with_name(f".{path.name}{LOCK}"))
+        bank = MemoryBank.load(path, embed) if path.exists() else MemoryBank(embed)
+        bank.save(path)  # before anything is typed, because the file might not be writable
+    except BlockingIOError as error:
+        exit_with(f"--bank {printable(str(path))} is in use by {printable(str(error))}; end that "
+                  "chat, or take another file")
+    except OSError as error:
+        exit_with(f"--bank {printable(str(path))}: cannot be read and written "
+                  f"({error.strerror or error}); name a file in a folder of yours")
+    except ValueError as error:
+        exit_with(printable(str(error)))
+    print(f"{printable(str(path))}: {len(bank)} memories of earlier chats")
+    return bank
+
+
+def save_or_say(bank: MemoryBank, path: Path) -> None:
+    """Save the bank; a full disk ends no chat, because the next change is saved with this one."""
+    try:
+        bank.save(path)
+    except OSError as error:
+        print(paint(f"  Not saved in {path}: {error.strerror}", "invalid"))
 
 
 def tell(system: MemoryR1, turn: Turn) -> None:
@@ -154,9 +225,9 @@ def tell(system: MemoryR1, turn: Turn) -> None:
         before = list(system.bank)
 
 
-def show_answer(system: MemoryR1, question: str) -> None:
+def show_answer(system: MemoryR1, question: str, asked: str) -> None:
     """Print what the answer agent selected, and its answer."""
-    answer = system.answer(question)
+    answer = system.answer(question, asked)
     selected = [line.strip().removeprefix("- ") for line in answer.selected.splitlines()]
     print("  selected:", printable(" | ".join(selected) or "nothing"))
     print("  answer:  ", paint(answer.text, "strong") if answer.text else
@@ -193,15 +264,30 @@ def talk_main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="memr1.py", description="Talk to Memory-R1.",
                                      allow_abbrev=False)
     parser.add_argument("--model", metavar="FOLDER", default=EMBEDDED_MODEL,
-                        help="Hugging Face folder or hub name (default: tiny/)")
+                        help="Hugging Face folder or hub name, a .gguf file, or smollm2 "
+                             "(default: tiny/)")
+    add_embedder(parser)
+    parser.add_argument("--bank", metavar="FILE", help="keep the memories in this file, and begin "
+                        "with those that it holds (default: they end with the chat)")
     parser.add_argument("--name", default="Anna", help="who you are in the chat (default: Anna)")
     options = parse(parser, argv)
     name = printable(one_line(options.name.encode(errors="replace").decode()))
     if not name:
         parser.error("--name is blank: give a name, such as Anna")
-    policy = load_or_stop(options.model)
+    path = None if options.bank is None else Path(options.bank)
+    if path is not None and (not path.name or path.is_dir()):
+        parser.error(f"--bank {options.bank}: must be a file")
+    embed = embedder_or_stop(options.embedder)
     prepare_terminal()
-    talk(MemoryR1(policy, policy, hashed_words(), [name]))
+    bank = MemoryBank(embed) if path is None else open_bank(path, embed)
+    policy = load_or_stop(options.model)
+    # Others who have talked to this bank are asked about too.
+    speakers = dict.fromkeys([name, *(memory.speaker for memory in bank)])
+    length = preset_of(options, options.model)["max_new_tokens"]
+    system = MemoryR1(policy, policy, embed, list(speakers), max_new_tokens=length)
+    system.bank = bank
+    talk(system, leaves_out_instructions(policy), path)
+    release_locks()
 
 
 # ---- MEM1 ----------------------------------------------------------------------------------------
@@ -215,15 +301,15 @@ model that is writing."""
 TOKENS_A_MARK = 20  # of the bars
 
 
-def work(policy: Policy, task: SearchTask, harness: str, n_gold: int) -> int:
+def work(policy: Policy, agent: Mem1Agent, task: SearchTask, n_gold: int) -> int:
     """Work through one task and print every turn as it is made; returns the peak of tokens.
 
     The first `n_gold` answers of the task are known; with none, nothing is said of what is right.
     """
-    agent, environment = Mem1Agent(harness=harness), Search()
+    environment = Search()
     trajectory = Trajectory(environment, environment.reset(task), environment.turns(task))
     print()
-    print(paint(f"== {harness} ==", "strong"))
+    print(paint(f"== {agent.harness} ==", "strong"))
     print(printable(trajectory.text))
     peak = n_dropped = 0
     while not trajectory.done:
@@ -260,22 +346,24 @@ def show_turn(response: str, kind: str, info: str) -> None:
         print(paint(f"    {line}", "quiet"))
 
 
-def compare(policy: Policy, task: SearchTask, n_gold: int) -> None:
+def compare(policy: Policy, agents: Sequence[Mem1Agent], task: SearchTask, n_gold: int) -> None:
     """Work through one task twice, with a state and with everything kept; Ctrl-C stops it."""
     try:
-        with_state, with_all = (work(policy, task, harness, n_gold)
-                                for harness in ("mem1", "full_context"))
+        with_state, with_all = (work(policy, agent, task, n_gold) for agent in agents)
         print(f"\nMost tokens in context: {with_state} with a state, {with_all} with everything "
               "kept.")
     except KeyboardInterrupt:
         print("\n  Stopped.")
+    except PolicyError as error:  # what was found is too long for the model
+        print(f"  {error}")
 
 
-def watch(policy: Policy, tasks: Sequence[SearchTask], first: int) -> None:
+def watch(policy: Policy, agents: Sequence[Mem1Agent], tasks: Sequence[SearchTask],
+          first: int) -> None:
     """Work through task `first`, and then through what `input` asks for, until the end of input."""
     place, task = first, tasks[first]
     print(f"MEM1: {len(tasks)} held-out tasks; Enter for the next, /help for more, /quit leaves.")
-    compare(policy, task, len(task.questions))
+    compare(policy, agents, task, len(task.questions))
     for line in typed_lines("mem1> "):
         if line == "/help":
             print(MEM1_HELP)
@@ -289,11 +377,11 @@ def watch(policy: Policy, tasks: Sequence[SearchTask], first: int) -> None:
                 print(f"  There is no task {number}: 0 to {len(tasks) - 1}.")
                 continue
             place, task = number, tasks[number]
-            compare(policy, task, len(task.questions))
+            compare(policy, agents, task, len(task.questions))
         elif questions := tuple(filter(None, map(str.strip, line.split(";")))):
             n = len(questions)  # nobody knows their answers
-            task = SearchTask(questions, ("",) * n, (0,) * n, task.corpus)
-            compare(policy, task, n_gold=0)
+            task = SearchTask(questions, ("",) * n, (0,) * n, task.passages, task.embed)
+            compare(policy, agents, task, n_gold=0)
 
 
 def watch_main(argv: Sequence[str] | None = None) -> None:
@@ -301,17 +389,23 @@ def watch_main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="mem1.py", description="Watch MEM1 work.",
                                      allow_abbrev=False)
     parser.add_argument("--model", metavar="FOLDER", default=EMBEDDED_MEM1,
-                        help="Hugging Face folder or hub name (default: tiny/mem1/)")
+                        help="Hugging Face folder or hub name, a .gguf file, or smollm2 "
+                             "(default: tiny/mem1/)")
+    add_embedder(parser)
     parser.add_argument("--objectives", type=int, default=4,
                         help="questions in a task, 1 to 16 (default: 4)")
     parser.add_argument("--task", type=int, default=0, help="the first task, from 0 (default: 0)")
     options = parse(parser, argv)
     if options.objectives < 1:
         parser.error(f"--objectives {options.objectives}: must be at least 1")
-    tasks = search_tasks(world_splits()[2], options.objectives, hashed_words())
+    embed = embedder_or_stop(options.embedder)
+    tasks = search_tasks(world_splits()[2], options.objectives, embed)
     if not 0 <= options.task < len(tasks):
         parser.error(f"--task {options.task}: there are {len(tasks)} tasks of "
                      f"{options.objectives} questions")
     policy = load_or_stop(options.model)
     prepare_terminal()
-    watch(policy, tasks, options.task)
+    length = preset_of(argparse.Namespace(agent="mem1"), options.model)["max_new_tokens"]
+    agents = [Mem1Agent(harness=harness, max_new_tokens=length)
+              for harness in ("mem1", "full_context")]
+    watch(policy, agents, tasks, options.task)

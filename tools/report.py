@@ -39,9 +39,9 @@ from typing import Any, TypeVar
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from markupsafe import Markup, escape
 
-from backend.devices import exit_with
+from backend.devices import exit_with, print_anything
 from backend.files import write_whole
-from data import category_name
+from data import category_name, json_lines
 from mem1 import parse_turn
 from prompts import parse_answer, parse_operations
 from training.model_card import start_model
@@ -63,6 +63,7 @@ METRICS = {
     "skipped": "1 if an update was left out because its gradient was not finite",
     "response_length": "tokens a response",
     "finished": "share of responses that ended by themselves",
+    "answer_cut": "share of the judge's answers that the limit of tokens cut: they pay 0",
     "value_loss": "the critic's: half its squared error",
     "explained_variance": "of the critic: 1 if it foresaw all, 0 if no more than the mean",
     "advantage_std": "spread of the advantages before whitening: it shrinks as the critic learns",
@@ -163,7 +164,7 @@ def read_summary(text: str) -> dict[str, Any]:
 
 def read_cases(text: str, agent: str) -> tuple[list[int], list[float], list[dict]]:
     """Steps and scores of the validations in cases.jsonl, and the cases over all of them."""
-    lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+    lines = [json.loads(line) for line in json_lines(text)]
     view = {"manager": manager_case, "answer": answer_case, "mem1": mem1_case}[agent]
     # zip turns a line a step, each with all cases, into one tuple a case, with all steps.
     cases = [case_view(logs, view) for logs in zip(*(line["cases"] for line in lines))]
@@ -395,6 +396,7 @@ def render(runs: Sequence[LoggedRun]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the page."""
+    print_anything()
     parser = argparse.ArgumentParser(prog="python -m tools.report", allow_abbrev=False,
                                      description="Make one web page of training runs.")
     parser.error = lambda message: exit_with(f"{message}; --help lists all options")

@@ -40,17 +40,22 @@ FILE = "resume.pt"
 # What resume.pt holds: see `TrainingState` in state.py.
 CONTENT = {"identity", "before", "rows", "scores", "n_tokens", "seconds", "sizes", "modules",
            "optimizer", "schedule", "ranks"}
-FREE = ("model", "out", "resume", "save_every")  # options that may change on resuming
+# Options that may change on resuming. Micro-batches change memory only, never a result.
+FREE = ("model", "out", "resume", "save_every", "micro_batch_tokens")
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be written or used; the message is one line."""
 
 
-def fingerprint(model: torch.nn.Module) -> str:
+def fingerprint(model: torch.nn.Module, with_adapters: bool = True) -> str:
     """Twelve hexadecimal digits that tell models apart: a hash of 1,000 numbers of each tensor."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
+        if not with_adapters:
+            if ".lora_" in name:
+                continue
+            name = name.replace(".base.", ".")  # as it was before it had adapters
         values = parameter.detach().flatten()
         values = values[:: max(1, len(values) // 1000)].float().cpu()
         digest.update(f"{name} {tuple(parameter.shape)}".encode() + values.numpy().tobytes())

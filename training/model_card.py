@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from backend.gguf import SMOLLM2, SMOLLM2_ON_HUB
+
 
 def start_model(name: str) -> str:
     """A model's name for others: as on the hub, or without the path to this project."""
     home = Path(__file__).resolve().parent.parent
     path = Path(name).resolve()
-    if not path.is_dir():
-        return name
+    if not path.exists():
+        return SMOLLM2_ON_HUB if name == SMOLLM2 else name
     return path.relative_to(home).as_posix() if path.is_relative_to(home) else path.name
 
 
@@ -32,7 +34,7 @@ def model_card(options: Mapping[str, Any], algorithm: str, n_questions: int, sco
     method = {"grpo": "GRPO", "ppo": "PPO", "sft": "imitation (Memory-SFT)"}[algorithm]
     header = {"library_name": "transformers", "pipeline_tag": "text-generation",
               "tags": ["memory", "agent", algorithm, options["agent"]]}
-    if not Path(options["model"]).is_dir():
+    if not Path(options["model"]).exists():
         header["base_model"] = start
     data = f"{n_questions} questions of {Path(options['data']).name}"
     if options["agent"] == "mem1" and options["env"] != "search":
@@ -50,7 +52,9 @@ def model_card(options: Mapping[str, Any], algorithm: str, n_questions: int, sco
         "- Made for: its own prompts (prompts.py and mem1.py of the project). As a general "
         "assistant the model is no better than the one it started from.",
         "- Load with: `policy.load_policy(folder)`, or `AutoModelForCausalLM` and "
-        "`PreTrainedTokenizerFast`", "",
+        "`PreTrainedTokenizerFast`. transformers 5 reads it; so does 4.57, unless config.json has "
+        "`rope_parameters` for each kind of layer. transformers 5 may replace the way a Qwen2 "
+        "tokenizer cuts text if it is loaded by `AutoTokenizer`.", "",
         "## Scores", "", "```", scores, "```", "",
         "## Options", "", "| option | value |", "|---|---|",
         *(f"| `--{name.replace('_', '-')}` | `{value}` |"

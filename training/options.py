@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from backend.devices import exit_with
+from backend.devices import exit_with, print_anything
 from backend.loading import usual_precision
-from benchmarks.others import LOADERS
+from benchmarks.encoders import EMBEDDER_HELP
+from benchmarks.others import form_of
 from mem1 import HARNESSES
+from memr1 import PER_SPEAKER
 from world import KINDS
 
 EMBEDDED_MODEL = Path(__file__).resolve().parent.parent / "tiny"
 EMBEDDED_MEM1 = EMBEDDED_MODEL / "mem1"
+SHAPE = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
 
 # ---- Defaults that depend on the model -----------------------------------------------------------
 
@@ -84,21 +88,30 @@ def option(default: Any, text: str, *choices: str, low: float | None = None,
 class Options:
     """The options of every training command; None stands for "depends on the model"."""
 
-    model: str | None = option(None, "Hugging Face folder or hub name; default: tiny/, and "
-                                     "tiny/mem1/ for mem1")
+    model: str | None = option(None, "Hugging Face folder or hub name, a .gguf file, or smollm2; "
+                                     "default: tiny/, and tiny/mem1/ for mem1")
     data: str | None = option(None, "world, world-part, locomo or (mem1) hotpotqa, downloaded "
                                     "once, or a file of theirs")
     agent: str = option("manager", "which agent learns: manager, answer or mem1",
                         "manager", "answer", "mem1")
-    facts: str | None = option(None, "manager: of a turn: as said (turns), the data's observations "
-                               "or llm; default: turns for the world, observations for LoCoMo, "
-                               "else llm", "turns", "observations", "llm", agents=("manager",))
+    facts: str | None = option(None, "manager and answer: of a turn: as said (turns), the data's "
+                               "observations or llm; default: turns for the world (answer without "
+                               "--manager: observations), observations for LoCoMo, else llm",
+                               "turns", "observations", "llm", agents=("manager", "answer"))
+    manager: str | None = option(None, "answer: learn on the banks that this model makes of the "
+                                       "dialogues; default: on banks that keep every fact",
+                                 agents=("answer",))
+    answerer: str | None = option(None, "manager: the model whose answers pay; default: the start "
+                                        "model", agents=("manager",))
+    embedder: str = option("hashed", EMBEDDER_HELP)
     train_questions: int | None = option(None, "learn from the first so many questions, 19 to 304; "
                                                "default: 152 in the world, all of a file's")
     reward: str = option("exact_match", "manager and answer: what pays, exact_match or the softer "
                                         "f1", "exact_match", "f1", agents=("manager", "answer"))
     distill: bool = option(True, "manager and answer: select memories, then answer; or answer "
                                  "directly", agents=("manager", "answer"))
+    memories: int = option(PER_SPEAKER, "manager and answer: memories of each speaker that the "
+                                        "answer agent reads, 5 to 30", agents=("manager", "answer"))
     steps: int | None = option(None, "training steps, 10 to 200", low=0)
     questions: int | None = option(None, "questions a step, 8 to 128")
     lr: float | None = option(None, "learning rate, 1e-6 to 1e-3", low=1e-12)
@@ -200,6 +213,7 @@ def parse_options(cls: type, description: str, argv: Sequence[str] | None):
 
     Stops the program with one line if an option has a wrong value, or one that nothing would read.
     """
+    print_anything()
     fields = dataclasses.fields(cls)
     # Only options of training have presets; `lora` is one of them.
     epilog = presets_table() if any(f.name == "lora" for f in fields) else None
@@ -223,11 +237,25 @@ def parse_options(cls: type, description: str, argv: Sequence[str] | None):
     return options
 
 
+def is_embedded(model: str) -> bool:
+    """Whether a model is tiny/ or tiny/mem1/, as it is or trained: its shape says so.
+
+    A checkpoint lies anywhere, so its place would say nothing.
+    """
+    shapes = []
+    for folder in (Path(model), EMBEDDED_MODEL, EMBEDDED_MEM1):
+        try:
+            config = json.loads((folder / "config.json").read_bytes())
+            shapes.append([config.get(key) for key in SHAPE])
+        except (OSError, ValueError, AttributeError):  # a name of the hub, or no model at all
+            return False
+    return shapes[0] in shapes[1:]
+
+
 def preset_of(options: Any, model: str) -> dict[str, Any]:
     """The defaults of these options' model and agent, each under its option's own name."""
     agent = getattr(options, "agent", None) or "manager"
-    is_embedded = Path(model).resolve() in (EMBEDDED_MODEL.resolve(), EMBEDDED_MEM1.resolve())
-    if is_embedded:
+    if is_embedded(model):
         preset = dict(PRESETS[f"tiny/{agent}"])
     else:
         preset = dict(PRESETS["real/mem1" if agent == "mem1" else "real"])
@@ -244,14 +272,16 @@ def preset_of(options: Any, model: str) -> dict[str, Any]:
     return preset
 
 
-def usual_facts(data: str) -> str:
-    """Where facts come from without --facts: observations only of LoCoMo, or of a file.
+def usual_facts(options: Any, data: str) -> str:
+    """Where facts come from without --facts: observations only where the data has some.
 
-    A file counts as one in LoCoMo's form; evaluate.py refuses it if it has no observations.
+    A file in LoCoMo's form counts as one that has; the commands refuse it if it has none. In the
+    world a manager reads turns. An answer agent without a manager reads what one would write.
     """
     if data in KINDS:
-        return "turns"
-    return "llm" if data in LOADERS and data != "locomo" else "observations"
+        is_answer = getattr(options, "agent", None) == "answer"
+        return "observations" if is_answer and not options.manager else "turns"
+    return "observations" if form_of(data) == "locomo" else "llm"
 
 
 def resolve(options: Any, algorithm: str):
@@ -263,7 +293,7 @@ def resolve(options: Any, algorithm: str):
         if hasattr(options, name):
             values.setdefault(name, default)
     if hasattr(options, "facts"):
-        values.setdefault("facts", usual_facts(values["data"]))
+        values.setdefault("facts", usual_facts(options, values["data"]))
     # evaluate.py mostly runs without --agent; its folder is then named after the data.
     values.setdefault("out", f"runs/{algorithm}-{agent or Path(values['data']).stem}")
     return replace(options, **values)

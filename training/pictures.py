@@ -16,7 +16,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from backend.devices import exit_with
+from backend.devices import exit_with, print_anything
 from backend.files import check_writable
 from data import category_name
 from trees import Episode
@@ -233,6 +233,7 @@ def check_picture(path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the rewards of some runs into one picture."""
+    print_anything()
     parser = argparse.ArgumentParser(prog="python -m training.pictures", allow_abbrev=False,
                                      description="Compare runs in one picture.")
     parser.error = lambda message: exit_with(f"{message}; --help lists all options")

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from backend import devices
+from backend.files import release_locks
 from environments import SearchTask
 from mem1 import HARNESSES
 from memr1 import AnswerTask, ManagerTask, answer_all, build_banks
@@ -26,6 +27,7 @@ from training.checkpoints import FILE
 from training.model_card import model_card
 from training.pictures import draw_curve, draw_objectives, objectives_table, table, transcripts
 from training.run import Run, Task
+from training.tasks import answer_tasks
 from training.timeline import reading
 from trees import Episode
 from world import KINDS
@@ -48,13 +50,15 @@ def score(episodes: Sequence[Episode]) -> dict:
 
 
 def describe(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
-    """What a batch looks like: rewards, lengths, and a manager's operations."""
+    """What a batch looks like: rewards, lengths, a manager's operations, and what did not fit."""
     episodes = [episode for group in groups for episode in group]
     rewards = torch.tensor([[float(e.reward) for e in group] for group in groups])  # (P, G)
     lengths = torch.tensor([sum(len(s.response_ids) for s in e.steps) for e in episodes])  # (E,)
     operations = Counter()
     for episode in episodes:
         operations.update(episode.log.get("operations", {}))
+    # Of a manager's judge, the answers that the limit of tokens ended: they pay 0 undeserved.
+    cut = [episode.log["answer_cut"] for episode in episodes if "answer_cut" in episode.log]
     return {
         "reward": rewards.mean().item(),
         "reward_std": rewards.std().item() if rewards.numel() > 1 else 0.0,
@@ -63,6 +67,8 @@ def describe(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
         "finished": sum(e.steps[-1].finished for e in episodes if e.steps) / len(episodes),
         **{name.lower(): operations[name] / len(episodes)
            for name in ("ADD", "UPDATE", "DELETE", "NOOP", "invalid")},
+        "dropped": sum(e.log.get("dropped", 0) for e in episodes) / len(episodes),
+        **({"answer_cut": sum(cut) / len(cut)} if cut else {}),
     }
 
 
@@ -114,11 +120,12 @@ def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
     if run.options.agent == "manager" and run.options.data in KINDS and not run.options.limit:
         dialogues = devices.spread(run.test_dialogues)
         with devices.gathered(run.policy.model, run.reference.model):
-            banks = build_banks(run.policy, dialogues, run.embed, run.options.facts).banks
-            tasks = [AnswerTask(bank, question, dialogue.speakers)
-                     for bank, dialogue in zip(banks, dialogues)
-                     for question in dialogue.questions]
-            answers = answer_all(run.reference, tasks, run.options.distill)
+            length = run.options.max_new_tokens
+            banks = build_banks(run.policy, dialogues, run.embed, run.options.facts,
+                                max_new_tokens=length).banks
+            tasks = answer_tasks(dialogues, banks, run.options.memories)
+            answers = answer_all(run.agent.frozen, tasks, run.options.distill,
+                                 max_new_tokens=length)
         rows = devices.gather([(answer.text, task.question.answer, task.question.category)
                                for answer, task in zip(answers, tasks)])
         sizes = devices.gather([len(bank) for bank in banks])
@@ -194,8 +201,8 @@ def save_dialogue(run: Run) -> None:
         if not devices.is_main():
             return
         for when, manager in (("before", run.reference), ("after", run.policy)):
-            record[when] = reading(manager, run.reference, dialogue, run.embed, options.facts,
-                                   options.distill)
+            record[when] = reading(manager, run.agent.frozen, dialogue, run.embed, options.facts,
+                                   options.distill, options.memories, options.max_new_tokens)
     (run.folder / "dialogue.json").write_text(
         json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
@@ -239,6 +246,7 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
     save_card(run, table(before[0], after[0]))
     for folder in (run.folder, *(run.folder / harness for harness in HARNESSES)):
         (folder / FILE).unlink(missing_ok=True)  # because a finished run has nothing to resume
+    release_locks()
     print(f"\n{run.algorithm} {options.agent}: held-out {headline} "
           f"{before[0][run.headline]:.3f} -> {after[0][run.headline]:.3f} in {seconds:.0f} s, "
           f"{peak_memory_bytes() / 2**30:.1f} GiB; run folder {run.folder}")

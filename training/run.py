@@ -26,22 +26,27 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from backend import devices
 from backend.devices import exit_with
-from backend.loading import PolicyError, check_model
-from benchmarks.shop import Goal, Store, goals
+from backend.files import LOCK, lock
+from backend.loading import PolicyError, check_model, is_out_of_memory
+from benchmarks.encoders import embedder_of
+from benchmarks.shop import Goal, Store
+from benchmarks.splits import SHOP_GOALS, shop_splits, shorten
 from benchmarks.splits import splits as data_splits
 from benchmarks.webshop import WebShopGoal, webshop_tasks
 from data import DataError, Dialogue, OpenQuestion
 from environments import Environment, Search, SearchTask, search_tasks
 from mem1 import Mem1Agent
-from memory_bank import Embedder, hashed_words
-from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, answer_tasks, manager_tasks
+from memory_bank import Embedder
+from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, Reading, build_banks
 from metrics import f1, squad_exact_match
 from policy import Policy, load_policy
 from training.checkpoints import (
@@ -52,7 +57,9 @@ from training.checkpoints import (
     resume_command,
     scores_before,
 )
+from training.kept import KeptPolicy
 from training.options import Options, flag, resolve
+from training.tasks import add_everything, answer_tasks, manager_tasks
 from training.trackers import Tracker, TrackerError, tensorboard, wandb
 from trees import Episode
 
@@ -62,7 +69,6 @@ REWARDS = {"exact_match": squad_exact_match, "f1": f1}
 # MEM1's training questions are grouped anew so many times, because a model would learn a task that
 # comes back unchanged by heart.
 TRAINING_ROUNDS = 6
-SHOP_GOALS = (152, 81, 250)  # of training, validation and test
 OF_A_RUN = ("metrics.csv", "samples.jsonl", "cases.jsonl", "dialogue.json", "summary.json",
             "curve.png", "objectives.png")
 
@@ -82,6 +88,25 @@ def load_or_stop(name: str, options: Options | None = None) -> Policy:
         exit_with(str(error))
 
 
+def embedder_or_stop(name: str) -> Embedder:
+    """The embedder that `--embedder` names; stops the program with one line if it is not there."""
+    try:
+        return embedder_of(name)
+    except ValueError as error:
+        exit_with(str(error))
+
+
+def lock_or_stop(folder: Path) -> None:
+    """Keep other runs out of a folder while this one lasts (`release_locks`). Raises OSError.
+
+    Stops the program with one line if another run is in it, because both would write metrics.csv.
+    """
+    try:
+        lock(folder / LOCK)
+    except BlockingIOError as error:
+        exit_with(f"{folder} is in use by {error}; wait until it ends, or take another folder")
+
+
 @dataclass
 class Run:
     """A resolved run: models, tasks, and the folder that keeps what happens."""
@@ -89,7 +114,7 @@ class Run:
     options: Options
     algorithm: str
     policy: Policy
-    reference: Policy  # the start model, frozen: for KL, and as the manager's answer agent
+    reference: Policy  # the start model, frozen: for KL, and mostly the manager's answer agent
     agent: Agent
     train: list[Task]
     validation: list[Task]
@@ -97,6 +122,7 @@ class Run:
     test_dialogues: list[Dialogue] | list[OpenQuestion]
     embed: Embedder
     folder: Path
+    train_banks: Reading | None = None  # of an answer agent, with the turns behind each memory
     started: float = field(default_factory=time.time)
     n_tokens: int = 0  # response tokens trained on
     identity: dict[str, Any] = field(default_factory=dict)  # what must be equal for --resume
@@ -157,8 +183,7 @@ def long_tasks(options: Options, splits: Sequence[Sequence[Dialogue]], embed: Em
                                      TRAINING_ROUNDS if split is splits[0] else 1)
                         for split in splits]
     if options.env == "shop":
-        return Store, [goals(count, seed, held_out=seed > 0)
-                       for seed, count in enumerate(SHOP_GOALS)]
+        return Store, list(shop_splits())
     try:
         return webshop_tasks(SHOP_GOALS)
     except ImportError as error:
@@ -166,19 +191,67 @@ def long_tasks(options: Options, splits: Sequence[Sequence[Dialogue]], embed: Em
                   "github.com/princeton-nlp/WebShop, or take --env shop")
 
 
-def agent_and_tasks(options: Options, splits: Sequence[Sequence[Dialogue]], reference: Policy,
-                    embed: Embedder) -> tuple[Agent, list[list[Task]]]:
-    """The agent that learns, and its tasks to train, validate and test on."""
-    reward = REWARDS[options.reward]
-    if options.agent == "manager":
-        agent = ManagerAgent(reference, options.distill, options.max_new_tokens, reward)
-        return agent, [manager_tasks(split, embed, options.facts, reference,
-                                     guards=split is splits[0]) for split in splits]
+def show_bar(steps: range, name: str) -> tqdm:
+    """The steps behind a progress bar, on one of all devices."""
+    return tqdm(steps, desc=name, ncols=100, disable=not devices.is_main())
+
+
+def banks_of(options: Options, parts: Sequence[Sequence[Dialogue]], reader: KeptPolicy | None,
+             embed: Embedder) -> list[Reading]:
+    """The banks that an answer agent reads, for the dialogues of each part: see `--manager`."""
+    if options.manager:
+        # All parts in one call, because a manager reads any number of dialogues in step.
+        reading = build_banks(reader, [dialogue for part in parts for dialogue in part], embed,
+                              options.facts, show_bar, max_new_tokens=options.max_new_tokens)
+        banks, sources = iter(reading.banks), iter(reading.sources)
+        print(f"banks of {options.manager}: {len(reading.banks)} dialogues, "
+              f"{reading.counts['facts']:,} facts, {sum(map(len, reading.banks)):,} memories; "
+              f"{reader.n_kept:,} responses from disk, {reader.n_new:,} new")
+        return [Reading(list(islice(banks, len(part))), list(islice(sources, len(part))),
+                        reading.counts) for part in parts]
+    return [add_everything(part, embed, options.facts, reader, options.max_new_tokens)
+            for part in parts]
+
+
+def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference: Policy,
+              embed: Embedder) -> tuple[Agent, list[list[Task]], Reading | None]:
+    """An agent of Memory-R1, its tasks to train, validate and test on, and its training banks."""
+    asked = [dialogue for dialogue in splits[0] if dialogue.questions]
+    if options.facts == "observations" and asked and not any(t.facts for d in asked
+                                                             for t in d.turns):
+        exit_with(f"{options.data}: holds no observations to read; use --facts turns or llm")
+    reader = None
+    if options.manager or options.facts == "llm":
+        reader = KeptPolicy(load_or_stop(options.manager) if options.manager else reference)
+    length, reward = options.max_new_tokens, REWARDS[options.reward]
     if options.agent == "answer":
-        agent = AnswerAgent(options.distill, options.max_new_tokens, reward)
-        return agent, [answer_tasks(split, embed) for split in splits]
+        if options.limit:  # a manager needs minutes for a dialogue that nobody asks about
+            splits = [splits[0], *(shorten(part, options.limit, None) for part in splits[1:])]
+        with devices.main_first():
+            readings = banks_of(options, splits, reader, embed)
+        agent = AnswerAgent(options.distill, reward, max_new_tokens=length)
+        return agent, [answer_tasks(part, reading.banks, options.memories)
+                       for part, reading in zip(splits, readings)], readings[0]
+    judge = load_or_stop(options.answerer) if options.answerer else reference
+    if options.answerer:
+        judge.model.requires_grad_(False)
+    agent = ManagerAgent(judge, options.distill, reward, options.memories, max_new_tokens=length)
+    with devices.main_first():
+        tasks = [manager_tasks(part, embed, options.facts, reader, length,
+                               guards=part is splits[0]) for part in splits]
+    n_questions = sum(len(dialogue.questions) for dialogue in splits[0])
+    n_left_out = n_questions - len({id(task.question) for task in tasks[0]})
+    if n_left_out:
+        print(f"{n_left_out} of {n_questions} questions to learn from are left out: no turn of "
+              "their evidence states a fact")
+    return agent, tasks, None
+
+
+def mem1(options: Options, splits: Sequence[Sequence[Dialogue]], embed: Embedder,
+         ) -> tuple[Agent, list[list[Task]]]:
+    """MEM1, and its tasks to train, validate and test on."""
     environment, tasks = long_tasks(options, splits, embed)
-    return Mem1Agent(environment, options.harness, options.max_new_tokens), tasks
+    return Mem1Agent(environment, options.harness, max_new_tokens=options.max_new_tokens), tasks
 
 
 def check_options(options: Options) -> None:
@@ -193,15 +266,19 @@ def check_options(options: Options) -> None:
         exit_with(f"--questions {options.questions}: fewer than the {n_devices} devices they are "
                   "for")
     if options.env != "search":  # a shop has goals of its own, and no questions
-        for name in ("compare", "objectives", "train_questions"):
+        for name in ("compare", "embedder", "objectives", "train_questions"):
             if getattr(options, name) != getattr(Options, name):
                 exit_with(f"{flag(name)}: is read only with --env search; leave it out")
+        if options.data != "world":  # what a shop's preset says
+            exit_with("--data: is read only with --env search; leave it out")
     if not options.resume and (folder / FILE).exists():
         exit_with(f"{folder} holds an unfinished run: go on with it (--resume), delete {FILE} "
                   "there, or choose another --out")
-    if Path(options.model).resolve().is_relative_to((folder / "checkpoint").resolve()):
-        exit_with(f"--model {options.model} lies in the run folder {folder}, where the trained "
-                  "model will replace it; choose another --out")
+    for name in ("model", "manager", "answerer"):
+        model = getattr(options, name)
+        if model and Path(model).resolve().is_relative_to((folder / "checkpoint").resolve()):
+            exit_with(f"{flag(name)} {model} lies in the run folder {folder}, where the trained "
+                      "model will replace it; choose another --out")
 
 
 def open_folder(folder: Path, options: Options, this_run: dict[str, Any]) -> dict[str, Any] | None:
@@ -210,10 +287,12 @@ def open_folder(folder: Path, options: Options, this_run: dict[str, Any]) -> dic
     Stops the program if the folder cannot be written to, or if --resume meets another run in it.
     """
     try:
+        if devices.is_main() and (folder.exists() or not options.resume):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock_or_stop(folder)
         if options.resume:
             return read(folder, this_run)
         if devices.is_main():
-            folder.mkdir(parents=True, exist_ok=True)
             for name in OF_A_RUN:  # a new run keeps nothing of an older one
                 (folder / name).unlink(missing_ok=True)
             (folder / "config.json").write_text(json.dumps(vars(options), indent=2) + "\n")
@@ -247,7 +326,8 @@ def prepare(options: Options, algorithm: str) -> Run:
     check_options(options)
     torch.manual_seed(options.seed)
     try:
-        check_model(options.model)  # before anything is downloaded
+        for model in filter(None, (options.model, options.manager, options.answerer)):
+            check_model(model)  # before anything is downloaded
         splits = data_splits(options.data, options.train_questions)
     except (PolicyError, DataError) as error:
         exit_with(str(error))
@@ -259,8 +339,12 @@ def prepare(options: Options, algorithm: str) -> Run:
     else:
         reference = load_or_stop(options.model, options)
         reference.model.requires_grad_(False)
-    embed = hashed_words()
-    agent, (train, validation, test) = agent_and_tasks(options, splits, reference, embed)
+    embed = embedder_or_stop(options.embedder)
+    train_banks = None
+    if options.agent == "mem1":
+        agent, (train, validation, test) = mem1(options, splits, embed)
+    else:
+        agent, (train, validation, test), train_banks = memory_r1(options, splits, reference, embed)
     if not train or not test:  # for example because no question of a manager's names its evidence
         exit_with(f"{options.data}: no usable question to {'test on' if train else 'learn from'}")
     this_run = identity(options, algorithm, policy.model, len(train))
@@ -273,8 +357,8 @@ def prepare(options: Options, algorithm: str) -> Run:
         if reference.model is not policy.model:
             devices.shard(reference)
     return Run(options, algorithm, policy, reference, agent, train, validation[: options.limit],
-               test[: options.limit], splits[2], embed, folder, identity=this_run, saved=saved,
-               before=scores_before(saved), trackers=trackers)
+               test[: options.limit], splits[2], embed, folder, train_banks, identity=this_run,
+               saved=saved, before=scores_before(saved), trackers=trackers)
 
 
 def launch(main: Callable[[], Any]) -> None:
@@ -292,6 +376,10 @@ def launch(main: Callable[[], Any]) -> None:
                       f"go on from the last checkpoint (--save-every) with: {resume_command()}",
                       file=sys.stderr, flush=True)
             os._exit(1)  # at once, because closing the broken connection could wait for ever
+        if is_out_of_memory(error):
+            exit_with("out of memory: lower --micro-batch-tokens, which changes no result; a run "
+                      "that was saved (--save-every) goes on with "
+                      f"{resume_command()} --micro-batch-tokens 2048")
         if isinstance(error, (OSError, PolicyError)):  # a full disk, or weights that became NaN
             exit_with(str(error))
         raise

@@ -231,8 +231,9 @@ class TrainingState:
             for key, value in trained(module).items():
                 value.copy_(devices.piece(saved["modules"][name][key], value))
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        state = {number: {name: devices.piece(value, parameters[number]) if value.ndim else value
-                          for name, value in moments.items()}
+        # Copies, because a file that is still mapped cannot be replaced on Windows.
+        state = {number: {name: (devices.piece(value, parameters[number]) if value.ndim
+                                 else value).clone() for name, value in moments.items()}
                  for number, moments in saved["optimizer"]["state"].items()}
         self.optimizer.load_state_dict({**saved["optimizer"], "state": state})
         self.schedule.load_state_dict(saved["schedule"])

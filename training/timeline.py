@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from data import Dialogue, Question
 from memory_bank import Embedder, Memory, MemoryBank
-from memr1 import AnswerTask, answer_all, observe_all, turn_facts
+from memr1 import AnswerTask, answer_all, facts_of, observe_all
 from metrics import squad_exact_match
 from policy import Policy
 
@@ -53,7 +53,7 @@ def deciding_questions(dialogue: Dialogue) -> dict[int, list[Question]]:
 
 
 def reading(manager: Policy, answerer: Policy, dialogue: Dialogue, embed: Embedder,
-            facts: str = "turns", distill: bool = True) -> dict:
+            facts: str, distill: bool, per_speaker: int, max_new_tokens: int) -> dict:
     """{"turns": [...], "bank": [...]} of the first `LONGEST` turns and what they can answer.
 
     A turn is {"date", "speaker", "facts", "size", "questions"}: a fact {"fact", "response",
@@ -64,13 +64,15 @@ def reading(manager: Policy, answerer: Policy, dialogue: Dialogue, embed: Embedd
     bank, rows = MemoryBank(embed), []
     # (row of the question, "before" or "after" or "end", what the answer agent reads)
     pending: list[tuple[dict, str, AnswerTask]] = []
-    for place, turn in enumerate(dialogue.turns[:LONGEST]):
+    turns = dialogue.turns[:LONGEST]
+    for place, (turn, turn_facts) in enumerate(
+            zip(turns, facts_of(turns, facts, manager, max_new_tokens))):
         before_turn, fact_rows = bank.copy(), []
-        for fact in turn_facts(turn, facts, manager):
+        for fact in turn_facts:
             before_fact = list(bank)
-            [observation] = observe_all(manager, [bank], [(fact, turn.speaker, turn.timestamp)])
+            [observation] = observe_all(manager, [bank], [fact], max_new_tokens=max_new_tokens)
             fact_rows.append({
-                "fact": fact, "response": observation.response,
+                "fact": fact.text, "response": observation.response,
                 "invalid": observation.counts["invalid"],
                 "changes": [{"event": event, "before": old.text if old else "",
                              "after": new.text if new else ""}
@@ -83,9 +85,11 @@ def reading(manager: Policy, answerer: Policy, dialogue: Dialogue, embed: Embedd
             rows[-1]["questions"].append(row)
             # `bank` still changes: the questions are asked when the dialogue is over, and in one
             # batch.
-            pending += [(row, when, AnswerTask(state, question, dialogue.speakers)) for when, state
-                        in (("before", before_turn), ("after", after_turn), ("end", bank))]
-    answers = answer_all(answerer, [task for _, _, task in pending], distill)
+            pending += [
+                (row, when, AnswerTask(state, question, dialogue.speakers, per_speaker))
+                for when, state in (("before", before_turn), ("after", after_turn), ("end", bank))]
+    answers = answer_all(answerer, [task for _, _, task in pending], distill,
+                         max_new_tokens=max_new_tokens)
     for (row, when, task), answer in zip(pending, answers):
         row[when] = {"answer": answer.text,
                      "right": squad_exact_match(answer.text, task.question.answer) == 1}

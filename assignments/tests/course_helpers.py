@@ -11,6 +11,7 @@ import importlib.util
 import os
 import sys
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 
 import torch
@@ -133,6 +134,8 @@ class Scripted:
     `number` counts the samples of one prompt. Tokens are letters. A written letter has another id
     than a read one, so that text which is encoded again becomes other tokens.
     """
+
+    positions = inf
 
     def __init__(self, respond):
         self.respond, self.calls = respond, []

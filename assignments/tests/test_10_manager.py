@@ -20,9 +20,9 @@ def bank_of(*texts: str):
 
 def task_of(bank, fact=NEW, answer="dog and boat", **more):
     from data import Question
-    from memr1 import ManagerTask
+    from memr1 import ManagerTask, Statement
     question = Question("What does Ann have?", answer, 1, ())
-    return ManagerTask(bank, fact, "Ann", "2 May", question, ("Ann",), **more)
+    return ManagerTask(bank, Statement(fact, "Ann", "2 May"), question, ("Ann",), **more)
 
 
 def operations(*entries):
@@ -49,7 +49,7 @@ DELETE = json.dumps([{"event": "DELETE", "id": 0}])
 def agent_of(frozen=None, **options):
     work("memr1.ManagerAgent.rollout")
     from memr1 import ManagerAgent
-    return ManagerAgent(frozen or Scripted(reader), **options)
+    return ManagerAgent(frozen or Scripted(reader), **{"max_new_tokens": 64, **options})
 
 
 # ---- operations on a bank ------------------------------------------------------------------------

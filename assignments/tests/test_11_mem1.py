@@ -34,7 +34,7 @@ def play(*responses: str, harness: str = "mem1", task: str = "who?"):
     from mem1 import Mem1Agent
     written = iter(responses)
     policy = Scripted(lambda prompt, number: next(written))
-    [[episode]] = Mem1Agent(Desk, harness).rollout(policy, [task], 1, 1.0)
+    [[episode]] = Mem1Agent(Desk, harness, max_new_tokens=160).rollout(policy, [task], 1, 1.0)
     return episode, [prompt for call in policy.calls for prompt in call["prompts"]]
 
 

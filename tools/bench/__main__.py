@@ -27,7 +27,8 @@ from pathlib import Path
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from backend.devices import exit_with
+from backend.devices import exit_with, print_anything
+from backend.gguf import GgufError, model_folder
 from backend.loading import PolicyError
 from tools.bench.bank import bank_table, measure_bank
 from tools.bench.memory import computed, measured, memory_report, read_config
@@ -193,6 +194,7 @@ def bench_curves(folder: Path, out: Path, repetitions: int) -> dict:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, checked."""
+    print_anything()
     parser = argparse.ArgumentParser(prog="python -m tools.bench", allow_abbrev=False,
                                      description="Measure what things cost.")
     parser.error = lambda message: exit_with(f"{message}; --help lists all options")
@@ -222,16 +224,32 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="behind a warm-up (default: 5)")
     parser.add_argument("--json", action="store_true", help="end with one line of all figures")
     options = parser.parse_args(argv)
+    mode = next((name for name in ("bank", "memory", "curves") if getattr(options, name)), "step")
+    setting = {f.name for f in fields(Setting)}
+    reads = {"bank": {"sizes"}, "memory": {"model", *setting},
+             "curves": {"model", "out", "repetitions"}, "step": {"model", "repetitions", *setting}}
+    for name, value in vars(options).items():
+        is_switch = name in ("bank", "memory", "curves", "peer", "json")
+        if not is_switch and name not in reads[mode] and value != parser.get_default(name):
+            readers = " or ".join("without --bank, --memory and --curves" if m == "step" else
+                                  f"with --{m}" for m in reads if name in reads[m])
+            parser.error(f"--{name.replace('_', '-')}: is read only {readers}; leave it out")
     for name in (*helps, "repetitions"):
         least = {"lora": 0, "group": 2}.get(name, 1)
         if getattr(options, name) < least:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}: at least {least}")
     if min(options.sizes) < 2:
         parser.error(f"--sizes {min(options.sizes)}: at least 2")
-    if options.peer and (options.lora or options.model and config_only(options.model)):
+    options.folder = None
+    if options.model:
+        try:
+            options.folder = Path(model_folder(options.model))
+        except GgufError as error:
+            parser.error(str(error))
+    if options.peer and (options.lora or options.model and config_only(options.folder)):
         parser.error("--peer trl: compares full training of a folder with weights; leave out "
                      "--lora, or give such a folder")
-    if options.model and not (options.model / "config.json").is_file():
+    if options.model and not (options.folder / "config.json").is_file():
         parser.error(f"--model {options.model}: no config.json in it; give a model's folder")
     if options.curves:
         check_picture(options.out)  # before minutes of work
@@ -245,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     disable_progress_bar()
     setting = Setting(**{f.name: getattr(options, f.name) for f in fields(Setting)})
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.model or random_folder(Path(temporary))
+        folder = options.folder or random_folder(Path(temporary))
         try:
             if options.bank:
                 figures = {"bank": [measure_bank(n) for n in options.sizes]}
