@@ -39,7 +39,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import zip_longest
 
@@ -100,8 +100,9 @@ class Answer:
     selected: str  # the memories that the agent wrote down before its answer, one a line
     prompt: str  # the user message that the agent read
     response: str  # all that the agent wrote
-    memories: Sequence[Memory] = ()  # that the agent read, the most similar first
     n_dropped: int = 0  # candidates that did not fit the model's positions
+    # Those that did, the most similar first; the other systems (comparisons/) leave them out.
+    memories: Sequence[Memory] = field(default=(), compare=False)
 
 
 def candidates(bank: MemoryBank, question: str, speakers: Sequence[str],
@@ -146,7 +147,7 @@ def answer_all(policy: Policy, tasks: Iterable[AnswerTask], distill: bool = True
     for prompt, response in zip(prompts, responses):
         selected, text = parse_answer(response)
         answers.append(Answer(text, selected, prompt.messages[-1]["content"], response,
-                              prompt.parts, prompt.n_dropped))
+                              prompt.n_dropped, prompt.parts))
     return answers
 
 
