@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import zip_longest
 from typing import NamedTuple
@@ -93,8 +93,9 @@ class Answer:
     prompt: str  # the user message that the agent read
     response: str  # all that the agent wrote
     cut: bool = False  # whether the limit of tokens ended the response
-    memories: Sequence[Memory] = ()  # that the agent read, the most similar first
     n_dropped: int = 0  # candidates that did not fit the model's positions
+    # Those that did, the most similar first; the other systems (comparisons/) leave them out.
+    memories: Sequence[Memory] = field(default=(), compare=False)
 
 
 def candidates(bank: MemoryBank, question: str, speakers: Sequence[str],
@@ -149,7 +150,7 @@ def answer_all(policy: Policy, tasks: Iterable[AnswerTask], distill: bool = True
     for prompt, response in zip(prompts, responses):
         selected, text = parse_answer(response.text)
         answers.append(Answer(text, selected, prompt.messages[-1]["content"], *response,
-                              prompt.parts, prompt.n_dropped))
+                              prompt.n_dropped, prompt.parts))
     return answers
 
 

@@ -152,7 +152,7 @@ class System(ABC):
         self.counts["dropped"] += prompt.n_dropped
         response = yield from self.call(policy, prompt.ids)
         selected, text = parse_answer(response)
-        return Answer(text, selected, prompt.messages[-1]["content"], response)
+        return Answer(text, selected, prompt.messages[-1]["content"], response, prompt.n_dropped)
 
     def observe(self, turn: Turn) -> None:
         """Read one turn."""

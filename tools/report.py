@@ -70,6 +70,7 @@ METRICS = {
     "add": "operations a decision", "update": "operations a decision",
     "delete": "operations a decision", "noop": "operations a decision",
     "invalid": "unusable outputs a decision",
+    "dropped": "memories an episode (MEM1: turns) that the model lacks positions for; mostly 0",
     "lr": "learning rate: it falls to a tenth",
     "seconds": "time of the step on this machine",
 }
