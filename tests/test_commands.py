@@ -77,8 +77,8 @@ def test_a_command_prints_our_own_lines_and_progress_only(words, tmp_path):
     sizes = [] if words[0] == "evaluate.py" else ["--steps", "1"] + (
         ["--questions", "2", "--group-size", "2"] if words[0] != "sft.py" else ["--questions", "2"])
     done = subprocess.run(
-        [sys.executable, "-W", "default", *words, *sizes, "--limit", "2", "--out", tmp_path / "run"],
-        cwd=ROOT, capture_output=True, text=True)
+        [sys.executable, "-W", "default", *words, *sizes, "--limit", "2",
+         "--out", tmp_path / "run"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # A progress bar stands in one line with all that overwrote it, and has "it/s" or "s/it".
     foreign = [line for line in done.stderr.splitlines()
