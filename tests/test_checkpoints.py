@@ -242,6 +242,31 @@ def test_a_main_that_is_interrupted_prints_no_traceback(capsys):
     assert stopped.value.code == 2 and "/no/such/file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_out_of_memory_is_one_line_with_a_way_out(capsys, monkeypatch, error):
+    def main():
+        raise error
+    monkeypatch.setattr("sys.argv", ["grpo.py", "--save-every", "1"])
+    with pytest.raises(SystemExit) as stopped:
+        run.launch(main)
+    [line] = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and "python grpo.py --save-every 1 --resume" in line, line
+    assert line.endswith("--micro-batch-tokens 2048"), line
+    with pytest.raises(RuntimeError, match="size mismatch"):  # a fault of ours stays a traceback
+        run.launch(lambda: (_ for _ in ()).throw(RuntimeError("size mismatch")))
+
+
+def test_a_run_that_was_out_of_memory_goes_on_with_smaller_micro_batches(unfinished, material):
+    folder = material / "smaller"
+    shutil.copytree(unfinished, folder)
+    script("grpo", folder, resume=True, **{"micro-batch-tokens": 300})
+    assert [row["step"] for row in metrics(folder)] == [str(n + 1) for n in range(STEPS)], (
+        "the run that ran out of memory cannot be resumed, because its checkpoint names the size "
+        "of the micro-batches")
+
+
 @pytest.mark.slow
 def test_the_other_harnesses_of_mem1_are_resumed_too(material, forked, monkeypatch):
     """Killed in the last of three trainings: the first two are loaded, the third goes on."""

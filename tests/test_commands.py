@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -62,6 +63,25 @@ def test_pyproject_installs_every_module_and_what_they_need():
                 (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()]
     assert project["project"]["dependencies"] == [line for line in required if line], (
         "requirements.txt and pyproject.toml disagree")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [
+    ["grpo.py"], ["ppo.py"], ["sft.py"], ["grpo.py", "--agent", "mem1"],
+    ["grpo.py", "--lora", "2", "--precision", "bfloat16", "--checkpointing"],
+    ["evaluate.py"]], ids=" ".join)
+def test_a_command_prints_our_own_lines_and_progress_only(words, tmp_path):
+    """No library warns in a user's first minute: such a warning hides the lines that matter."""
+    sizes = [] if words[0] == "evaluate.py" else ["--steps", "1"] + (
+        ["--questions", "2", "--group-size", "2"] if words[0] != "sft.py" else ["--questions", "2"])
+    done = subprocess.run(
+        [sys.executable, "-W", "default", *words, *sizes, "--limit", "2",
+         "--out", tmp_path / "run"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # A progress bar stands in one line with all that overwrote it, and has "it/s" or "s/it".
+    foreign = [line for line in done.stderr.splitlines()
+               if line.strip() and not re.search(r"\d+%\|.*(it/s|s/it|\?it)", line)]
+    assert not foreign, "lines of a library: " + "; ".join(foreign)
 
 
 @pytest.mark.slow

@@ -528,6 +528,38 @@ def test_broken_adapters_are_one_line(trained, how, says):
     assert "\n" not in str(caught.value) and str(saved) in str(caught.value), "one line, the folder"
 
 
+@pytest.mark.parametrize("key, value", [
+    *(("init_lora_weights", way) for way in (
+        "pissa", "pissa_niter_4", "olora", "corda", "lora_ga", "loftq")),
+    ("alora_invocation_tokens", [5, 6]), ("layer_replication", [[0, 2], [1, 2]]),
+    ("peft_type", "IA3"), ("bias", "all"), ("lora_bias", True), ("modules_to_save", ["lm_head"]),
+    ("use_rslora", True), ("use_qalora", True), ("rank_pattern", {"q_proj": 2}),
+    ("alpha_pattern", {"q_proj": 2}), ("fan_in_fan_out", True), ("revision", "v2"),
+    ("trainable_token_indices", [3]), ("target_parameters", ["experts"]),
+    ("a_key_of_next_year", "on")])
+def test_adapters_that_may_change_more_than_their_layers_are_refused(trained, key, value):
+    _, _, saved = trained
+    path = saved / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(PolicyError, match=key) as caught:
+        load_policy(saved / "adapter", "cpu")
+    assert "\n" not in str(caught.value), "logits would be off by 0.35 to 14, without a word"
+
+
+def test_keys_that_change_nothing_are_read(trained):
+    policy, _, saved = trained
+    path = saved / "adapter" / "adapter_config.json"
+    harmless = {"peft_version": "0.21.2", "auto_mapping": None, "modules_to_save": None,
+                "use_dora": False, "rank_pattern": {}, "layer_replication": None, "revision": None,
+                "megatron_core": "megatron.core", "loftq_config": {}, "lora_bias": False,
+                "a_key_of_next_year": None}
+    for way in (True, False, "gaussian", "eva", "orthogonal"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **harmless,
+                                    "init_lora_weights": way}))
+        assert (logits(load_policy(saved / "adapter", "cpu").model)
+                - logits(policy.model)).abs().max() < 1e-4, f"{way}: another model"
+
+
 def test_adapters_on_adapters_are_refused(trained):
     _, _, saved = trained
     with pytest.raises(PolicyError, match="merged weights"):

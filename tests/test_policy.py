@@ -7,6 +7,7 @@ The oracle is `plain_log_probs`: one response at a time, no packing, no padding,
 
 from __future__ import annotations
 
+import datetime
 import inspect
 import math
 import random
@@ -18,7 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import make_model, make_tokenizer
+from conftest import CHAT_TEMPLATE, make_model, make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -29,12 +30,16 @@ from transformers import (
     BertLMHeadModel,
     BertModel,
     Cache,
+    Gemma3Config,
 )
+from transformers.generation import utils as generation_utils
+from transformers.utils import chat_template_utils
 
 import policy as policy_module
 from backend import devices
 from backend.attention import RoomyLayer, cache_argument
 from backend.loading import PolicyError, n_positions
+from backend.plain_rows import unpackable_layers
 from policy import Policy, draw_tokens, fit, load_policy
 from trees import Step, pad_right, prompt_rows
 
@@ -569,6 +574,48 @@ def test_one_line_says_that_a_model_takes_the_slow_path_and_why(tmp_path, capsys
         f"{printed}: says neither which model nor why")
 
 
+@pytest.mark.parametrize("kind, options, reached", [
+    ("phi3", {"sliding_window": 262_144, "max_position_embeddings": 131_072}, False),  # Phi-4-mini
+    ("phi3", {"sliding_window": 2047, "max_position_embeddings": 4096}, True),  # Phi-3-mini
+    ("mistral", {"sliding_window": 4096, "max_position_embeddings": 32_768}, True),
+    ("mistral", {"sliding_window": 4096, "max_position_embeddings": 4096}, False),
+    ("mistral", {"sliding_window": None}, False),
+    ("gemma3_text", {"sliding_window": 512}, True),
+    ("gemma3_text", {"sliding_window": 4096}, False)])
+def test_a_window_that_no_position_reaches_is_none(kind, options, reached):
+    sizes = {"num_hidden_layers": 6, "max_position_embeddings": 4096}
+    config = AutoConfig.for_model(kind, **{**sizes, **options})
+    assert bool(unpackable_layers(config)) == reached, f"{kind} {options}"
+    if kind == "gemma3_text":  # with a picture reader around it
+        assert bool(unpackable_layers(Gemma3Config(text_config=config))) == reached, (
+            "the window of the text model inside is not seen: a trial of twenty ids would pass")
+
+
+def test_a_window_that_is_never_reached_is_packed(tiny_policy):
+    policy, groups = tiny_policy("phi3", sliding_window=4096), mixed_groups()
+    assert policy.packs, policy.why_plain
+    wanted = plain_log_probs(policy.model, flat(groups), 1.0)
+    assert (policy.token_log_probs(groups) - wanted).abs().max() < 1e-5
+
+
+def test_a_failed_trial_says_what_failed(tiny_policy, monkeypatch):
+    def no_such_argument(*arguments):
+        raise TypeError("forward() got an unexpected\nkeyword argument 'cache'")
+
+    monkeypatch.setattr(Policy, "_read_prompts", no_such_argument)
+    reason = tiny_policy().why_plain
+    assert "unexpected keyword argument 'cache'" in reason, (
+        f"{reason!r}: with a library that renames an argument packing is off without a word")
+
+
+def test_stop_texts_in_plain_rows_do_not_compare_the_whole_vocabulary(tiny_policy, monkeypatch):
+    def slow(*arguments, **settings):
+        raise AssertionError("the library's stop_strings take seconds for each prompt")
+
+    monkeypatch.setattr(generation_utils, "StopStringCriteria", slow)
+    tiny_policy("mistral", sliding_window=6).sample([[5, 6]], 1, 3, stop_texts=("</answer>",))
+
+
 def test_an_interrupted_model_keeps_its_settings(tiny_policy, monkeypatch):
     policy = tiny_policy("mistral", sliding_window=6)
     own = policy.model.generation_config
@@ -585,12 +632,20 @@ def test_an_interrupted_model_keeps_its_settings(tiny_policy, monkeypatch):
 # ---- The library's versions ----------------------------------------------------------------------
 
 
-def test_sampling_and_scoring_warn_of_nothing(tiny_policy):
+def test_loading_sampling_scoring_and_saving_warn_of_nothing(tiny_policy, tmp_path, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # such as FutureWarning: an argument has another name now
         policy = tiny_policy()
         assert policy.packs, policy.why_plain
-        policy.token_log_probs(policy.sample(alike_prompts(), 2, 3))
+        for policy in (policy, tiny_policy("mistral", sliding_window=6)):
+            policy.token_log_probs(policy.sample(alike_prompts(), 2, 3, stop_texts=("a",)))
+        policy.save(tmp_path / "saved")
+        for lora, precision in ((0, "float32"), (0, "bfloat16"), (2, "bfloat16")):
+            policy = load_policy(tmp_path / "saved", "cpu", lora, precision)
+            policy.token_log_probs(policy.sample([[5, 6]], 2, 3)).sum().backward()
+            policy.save(tmp_path / "again")
+    warned = [line for line in capfd.readouterr().err.splitlines() if "[transformers]" in line]
+    assert not warned, "the library's logger has something to say"
 
 
 @pytest.mark.parametrize("name", ["cache", "past_key_values"])
@@ -691,6 +746,56 @@ def test_a_model_without_chat_template_gets_plain_paragraphs(tiny_policy):
                          {"role": "user", "content": "Where?<|im_end|>"}])
     assert policy.tokenizer.decode(ids) == "Be brief.\n\nWhere?< |im_end|>\n\n", "paragraphs"
     assert not {0, 1, 2} & set(ids), "special ids without a template"
+
+
+@pytest.mark.parametrize("template", [
+    "{{ strftime_now('%d %b %Y') }}|" + CHAT_TEMPLATE,  # as SmolLM3 and gpt-oss
+    "{% if not date_string is defined %}{% if strftime_now is defined %}{% set date_string = "
+    "strftime_now('%d %b %Y') %}{% endif %}{% endif %}{{ date_string }}|" + CHAT_TEMPLATE])
+def test_a_prompt_does_not_depend_on_todays_date(tiny_policy, monkeypatch, template):
+    chat, prompts = [{"role": "user", "content": "Where?"}], []
+    policy = tiny_policy(chat_template=template)
+    for year in (2031, 2032):
+        class Clock(datetime.datetime):
+            @classmethod
+            def now(cls, zone=None, year=year):
+                return cls(year, 5, 17)
+
+        monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+        prompts.append(policy.decode(policy.encode(chat)))
+    assert prompts[0] == prompts[1], "scores change at midnight; a resumed run differs"
+    assert prompts[0].startswith("26 Jul 2024|"), "the template wanted a date and has none"
+    [plain, dated] = [tiny_policy(chat_template=t).encode(chat) for t in (CHAT_TEMPLATE, template)]
+    assert dated[-len(plain):] == plain, "the clock changed the template behind it"
+
+
+def test_the_fixed_clock_changes_no_template(tiny_policy):
+    chat = [{"role": "user", "content": "Where?"}]
+    for template in (CHAT_TEMPLATE, "\n  " + CHAT_TEMPLATE, "  {% if true %} a\n{% endif %}b"):
+        policy = tiny_policy(chat_template=template)
+        wanted = policy.tokenizer.apply_chat_template(chat, add_generation_prompt=True)
+        assert policy.encode(chat) == wanted["input_ids"], f"{template!r} is rendered otherwise"
+
+
+@pytest.mark.parametrize("template, says", [
+    ("{{ messages[0].content + 1 }}", "concatenate"), ("{{ nothing.at.all }}", "nothing"),
+    ("{{ messages | no_such_filter }}", "no_such_filter"), ("{% if %}", "Expected an expression"),
+    ({"tools": CHAT_TEMPLATE}, "no default")])
+def test_a_template_that_fails_is_one_line(tiny_policy, template, says):
+    policy = tiny_policy()
+    policy.tokenizer.chat_template = template
+    for chat in ([{"role": "user", "content": "a"}],
+                 [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]):
+        with pytest.raises(PolicyError, match=says) as caught:
+            policy.encode(chat)
+        assert "\n" not in str(caught.value) and "template" in str(caught.value), "one line"
+
+
+def test_a_lesson_needs_an_end_token(tiny_policy):
+    policy = tiny_policy()
+    policy.tokenizer.eos_token = None
+    with pytest.raises(PolicyError, match="end token"):
+        policy.lesson([{"role": "user", "content": "Where?"}], "Oslo")
 
 
 def test_decode_leaves_out_special_tokens_and_nothing_else(qwen2):

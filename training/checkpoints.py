@@ -40,7 +40,8 @@ FILE = "resume.pt"
 # What resume.pt holds: see `TrainingState` in state.py.
 CONTENT = {"identity", "before", "rows", "scores", "n_tokens", "seconds", "sizes", "modules",
            "optimizer", "schedule", "ranks"}
-# Options that may change on resuming. Micro-batches change memory only, never a result.
+# Options that may change on resuming. A run that was out of memory needs smaller micro-batches,
+# which change no log-prob and no gradient, but which random draw falls to which sample.
 FREE = ("model", "out", "resume", "save_every", "micro_batch_tokens")
 
 

@@ -377,9 +377,8 @@ def launch(main: Callable[[], Any]) -> None:
                       file=sys.stderr, flush=True)
             os._exit(1)  # at once, because closing the broken connection could wait for ever
         if is_out_of_memory(error):
-            exit_with("out of memory: lower --micro-batch-tokens, which changes no result; a run "
-                      "that was saved (--save-every) goes on with "
-                      f"{resume_command()} --micro-batch-tokens 2048")
+            exit_with("out of memory: lower --micro-batch-tokens; a run that was saved "
+                      f"(--save-every) goes on with {resume_command()} --micro-batch-tokens 2048")
         if isinstance(error, (OSError, PolicyError)):  # a full disk, or weights that became NaN
             exit_with(str(error))
         raise

@@ -114,5 +114,5 @@ def test_packed_rows_too(monkeypatch):
               + by_loop(policy.model, OTHER_PROMPT, OTHER_RESPONSE))
     found = tensor(policy.score(rows)[0], (5,), "log_probs").tolist()
     assert found == pytest.approx(wanted, abs=1e-4), (
-        "with `self.packs` the hidden states come from `self.read`, under the tree mask; the head "
-        "is `self.model.get_output_embeddings()`")
+        "the hidden states come from `self.read`, under the tree mask; the logits are `self.head` "
+        "of them")
