@@ -254,7 +254,8 @@ def test_the_file_says_how_text_is_cut(name, pieces):
         "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": name, "tokenizer.ggml.tokens": ["a"],
         "tokenizer.ggml.token_type": [1], "tokenizer.ggml.merges": []})
     spans = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
-    assert [text[start:end] for _, (start, end) in spans] == pieces, f"tokenizer.ggml.pre = {name} cuts as another tokenizer does"
+    assert [text[start:end] for _, (start, end) in spans] == pieces, (
+        f"tokenizer.ggml.pre = {name} cuts as another tokenizer does")
 
 
 def test_a_text_begins_with_bos_where_the_file_or_its_kind_says_so():

@@ -36,7 +36,7 @@ NO_TENSORS = ("memory_bank", "metrics", "data", "world", "prompts", "environment
 # standard library that Windows lacks. Without the package tensorboard, torch's writer for it raises
 # an ImportError.
 OPTIONAL = {"torch.utils.tensorboard", "wandb", "web_agent_site", "faiss", "trl", "datasets",
-            "resource", "readline"}
+            "resource", "readline", "gguf"}
 
 
 def module_paths() -> dict[str, Path]:
