@@ -29,7 +29,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +38,7 @@ from torch import Tensor
 from transformers import Cache
 
 from backend.attention import RoomyLayer, cache_argument, use_tree_attention
+from backend.chat_templates import render
 from backend.devices import in_step, is_main
 from backend.heads import is_linear, trunk, whole_head
 from backend.loading import (
@@ -71,23 +71,6 @@ from trees import (
 STOP_TOKENS = 16  # the longest stop text, in tokens
 # What libraries raise where a model lacks an argument, a layer or a kind of cache.
 RUN_ERRORS = (AttributeError, TypeError, ValueError, IndexError, RuntimeError)
-# Llama-3.2's, SmolLM3's, Granite's and gpt-oss's templates write today's date. With it scores would
-# change at midnight, and a resumed run would not be the same bit for bit. So every prompt has one
-# date: the one that Llama's template takes where there is no clock.
-DATE = date(2024, 7, 26)
-DATE_PARTS = {f"%{letter}": DATE.strftime(f"%{letter}") for letter in "aAbBdHjmMpSyY"}
-# Templates call `strftime_now(format)`. A macro takes its place, because the library hands data to
-# a template and no functions.
-FIXED_CLOCK = """\
-{%- macro strftime_now(format) -%}
-{%- set text = namespace(value=format) -%}
-{%- for part, value in date_parts.items() -%}
-{%- set text.value = text.value.replace(part, value) -%}
-{%- endfor -%}
-{{- text.value -}}
-{%- endmacro %}
-"""
-TEMPLATE_ERRORS = (TemplateError, AttributeError, TypeError, ValueError, LookupError)
 HEAD_LOGITS = 2**26  # logits at once in scoring: 0.25 GiB in float32; some four such tensors live
 
 
@@ -258,21 +241,15 @@ class Policy:
         Text inside a message cannot end its turn, because special tokens in it are broken up.
         Without a chat template the contents become plain paragraphs. A template that refuses system
         messages gets the system's text as the beginning of the user's. A template that asks for
-        today's date gets `DATE`. Raises PolicyError if the template fails.
+        today's date gets a fixed one. Raises PolicyError if the template fails.
         """
         messages = [{**m, "content": self._harmless(m["content"])} for m in messages]
         if self.tokenizer.chat_template is None:
             text = "\n\n".join(message["content"] for message in messages) + "\n\n"
             return self.tokenizer.encode(text)
         try:
-            # Qwen3 would think aloud until no tokens are left. Other templates ignore the switch.
-            text = self.tokenizer.apply_chat_template(
-                messages, chat_template=FIXED_CLOCK + self.tokenizer.get_chat_template(),
-                date_parts=DATE_PARTS, tokenize=False, add_generation_prompt=True,
-                enable_thinking=False)
-        except TEMPLATE_ERRORS as error:
-            if not isinstance(error, TemplateError):
-                raise PolicyError(f"the chat template fails: {in_one_line(error)}") from error
+            text = render(self.tokenizer, messages)
+        except TemplateError as error:
             if len(messages) < 2 or messages[0]["role"] != "system":
                 raise PolicyError(f"the chat template refuses this chat: {in_one_line(error)}"
                                   ) from error
@@ -559,25 +536,24 @@ class Policy:
         row = torch.tensor([self._trial_ids()], device=self.device)  # (1, 20)
         try:
             with self._as_set():
-                log_probs = [  # (19,) of a row, and (9,) of its first half
+                whole, part = (  # (19,) log-probs of a row, and (9,) of its first half
                     self.model(input_ids=ids, use_cache=False).logits[0, :-1].float()
                     .log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
-                    for ids in (row, row[:, :10])]
-                linear = is_linear(self.model, row)
+                    for ids in (row, row[:, :10]))
+                if not whole.isfinite().all():
+                    raise PolicyError("the model's log-probs are not finite: its weights are "
+                                      "spoilt; take an earlier checkpoint")
+                if self._differ(part, whole[:len(part)]):
+                    raise PolicyError("an encoder: its tokens see later ones; use a causal "
+                                      "language model")
+                return is_linear(self.model, row)
         except RUN_ERRORS as error:
-            if is_out_of_memory(error):
+            if isinstance(error, PolicyError) or is_out_of_memory(error):
                 raise
             advice = ("its layers cannot have adapters; take --lora 0"
                       if low_rank_layers(self.model) else "use another causal language model")
             raise PolicyError(f"the model cannot be run: {in_one_line(error)} ({advice})"
                               ) from error
-        whole, part = log_probs
-        if not whole.isfinite().all():
-            raise PolicyError("the model's log-probs are not finite: its weights are spoilt; take "
-                              "an earlier checkpoint")
-        if self._differ(part, whole[:len(part)]):
-            raise PolicyError("an encoder: its tokens see later ones; use a causal language model")
-        return linear
 
     @torch.no_grad()
     def _why_plain(self) -> str:

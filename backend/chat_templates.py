@@ -1,0 +1,48 @@
+"""Chat templates: messages to the text that a model was trained to read.
+
+Llama-3.2's, SmolLM3's, Granite's and gpt-oss's templates write today's date. With it scores would
+change at midnight, and a resumed run would not be the same bit for bit. So every prompt has one
+date: the one that Llama's template takes where there is no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerFast
+
+from backend.loading import PolicyError, in_one_line
+
+DATE = date(2024, 7, 26)
+DATE_PARTS = {f"%{letter}": DATE.strftime(f"%{letter}") for letter in "aAbBdHjmMpSyY"}
+# Templates call `strftime_now(format)`. A macro takes its place, because the library hands data to
+# a template and no functions.
+FIXED_CLOCK = """\
+{%- macro strftime_now(format) -%}
+{%- set text = namespace(value=format) -%}
+{%- for part, value in date_parts.items() -%}
+{%- set text.value = text.value.replace(part, value) -%}
+{%- endfor -%}
+{{- text.value -}}
+{%- endmacro %}
+"""
+
+
+def render(tokenizer: PreTrainedTokenizerFast, messages: Sequence[dict[str, str]]) -> str:
+    """The text of a chat, up to where the assistant begins to speak.
+
+    Raises jinja2's TemplateError where the template refuses the chat, as some refuse a system
+    message. Raises PolicyError, one line, where the template itself fails.
+    """
+    try:
+        # Qwen3 would think aloud until no tokens are left. Other templates ignore the switch.
+        return tokenizer.apply_chat_template(
+            messages, chat_template=FIXED_CLOCK + tokenizer.get_chat_template(),
+            date_parts=DATE_PARTS, tokenize=False, add_generation_prompt=True,
+            enable_thinking=False)
+    except TemplateError:
+        raise
+    except (AttributeError, TypeError, ValueError, LookupError) as error:
+        raise PolicyError(f"the chat template fails: {in_one_line(error)}") from error
