@@ -91,7 +91,8 @@ class EvaluateOptions:
                                     "downloaded once, or a file of theirs; default: world for the "
                                     "embedded model, else locomo")
     facts: str | None = option(None, "of a turn: as said (turns), the data's observations or llm; "
-                               "default: turns for the world, observations for LoCoMo, else llm",
+                               "default: turns for the world, observations where there are some, "
+                               "else llm",
                                "turns", "observations", "llm", agents=(None,))
     embedder: str = option("hashed", EMBEDDER_HELP)
     distill: bool = option(True, "select memories, then answer", agents=(None,))

@@ -377,6 +377,19 @@ def load(data: str) -> list[Dialogue] | list[OpenQuestion]:
     return LOADERS[form_of(data)](data)
 
 
+def has_observations(data: str) -> bool:
+    """Whether the conversations that `--data` names state their facts, as LoCoMo's do.
+
+    True for a file that cannot be read: `load` says what is wrong with it.
+    """
+    if data in NAMES:
+        return data == "locomo"
+    try:
+        return b'"observation"' in Path(data).read_bytes()
+    except OSError:
+        return True
+
+
 def form_of(data: str) -> str:
     """The form of what `--data` names, a key of LOADERS; that of LoCoMo where nothing tells."""
     if data in NAMES:

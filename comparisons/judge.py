@@ -191,7 +191,7 @@ def from_policy(policy: Policy) -> Ask:
         for start in range(0, len(prompts), CHUNK):
             ids = [policy.encode(prompt) for prompt in prompts[start : start + CHUNK]]
             for place, reply in enumerate(greedy(policy, ids, MAX_NEW_TOKENS), start):
-                keep(place, reply)
+                keep(place, reply.text)
         return ""
     return ask
 

@@ -32,7 +32,7 @@ MODELS = {10: ("memr1.AnswerAgent.rollout", "memr1.build_banks"),
 IDIOMS = {"with torch.no_grad():", "except (ValueError, RecursionError):",
           "note, action, text = parsed",
           "counts: Counter[str] = Counter()", "ids, places, token_at = self._layout(rows)",
-          "optimizer.zero_grad()"}
+          "optimizer.zero_grad()", "max_new_tokens=self.max_new_tokens)"}
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ from comparisons.rules_and_mem0 import (
 from data import Dialogue, Question, Turn
 from environments import search_tasks
 from memory_bank import Memory, MemoryBank, hashed_words
-from memr1 import AnswerTask, MemoryR1
+from memr1 import AnswerTask, MemoryR1, answer_all
 from policy import Policy, load_policy
 from prompts import (
     EXTRACT_INSTRUCTIONS,
@@ -150,7 +150,9 @@ def test_the_agents_see_the_date_too():
     question = Question("How long ago?", "a week", "temporal", (), "2023/05/30 (Tue) 23:40")
     bank = MemoryBank(EMBED)
     for one, shown_date in ((question, True), (replace(question, timestamp=""), False)):
-        prompt = AnswerTask(bank, one, ("user",)).messages(True)[-1]["content"]
+        policy = Scripted(rules)
+        [answer] = answer_all(policy, [AnswerTask(bank, one, ("user",))], max_new_tokens=9)
+        prompt = answer.prompt
         assert ("Question (asked on 2023/05/30 (Tue) 23:40): How" in prompt) == shown_date, prompt
         assert ("Question: How long ago?" in prompt) != shown_date, prompt
         dialogue = Dialogue("d", ("user",), (said("I skied.", "user"),), (one,))
@@ -511,7 +513,7 @@ def test_zep_keeps_the_first_end_of_an_edge() -> None:
 
 @pytest.mark.parametrize("compact", [False, True])
 def test_zep_compares_with_whose_edges(compact: bool) -> None:
-    system = Zep(in_turn([]), alike, SPEAKERS, compact=compact)
+    system = Zep(in_turn([]), alike, SPEAKERS, compact=compact, max_new_tokens=64)
     for place in range(12):
         edge = system.bank.add(f"a dog {place}", SPEAKERS[place % 2], "1 May 2023")
         system.nodes[edge.id] = set()
@@ -523,7 +525,7 @@ def test_zep_compares_with_whose_edges(compact: bool) -> None:
 
 
 def test_zep_fuses_rankings_by_reciprocal_rank() -> None:
-    system = Zep(Scripted(rules), alike, SPEAKERS)
+    system = Zep(Scripted(rules), alike, SPEAKERS, max_new_tokens=64)
     for place, text in enumerate(["cats", "red dog runs", "red dog", "dog"]):
         system.nodes[system.bank.add(text, "Anna", "").id] = {f"node{place}"}
     # All cosines are equal, so the oldest leads: ranks 1 2 3 4. By words: none, 1 2 3.

@@ -412,7 +412,8 @@ def test_a_name_is_fetched_and_loaded(tmp_path, monkeypatch):
     for name in ("longmemeval", "longmemeval-s", "longmemeval-m"):
         assert len(benchmarks.load(name)) == 3
     assert asked == ["longmemeval", "longmemeval-s", "longmemeval-m"]
-    assert set(benchmarks.LOADERS) == set(benchmarks.SOURCES), "every name has a file and a loader"
+    assert set(benchmarks.NAMES) == set(benchmarks.SOURCES), "every name has a file and a loader"
+    assert set(benchmarks.NAMES.values()) == set(benchmarks.LOADERS), "and every form a loader"
 
 
 @pytest.mark.parametrize("written", ["longmemevall", "absent.json", ".", ""])
@@ -421,7 +422,7 @@ def test_neither_a_name_nor_a_file_is_refused(tmp_path, monkeypatch, written):
     with pytest.raises(data.DataError, match="there is no such file") as caught:
         benchmarks.load(written)
     message = str(caught.value)
-    assert f"--data {written}: " in message and ", ".join(benchmarks.LOADERS) in message
+    assert f"--data {written}: " in message and ", ".join(benchmarks.NAMES) in message
 
 
 def test_a_broken_file_is_refused_by_the_loader_of_its_form(tmp_path):

@@ -212,7 +212,8 @@ def test_a_bank_is_saved_at_every_change(monkeypatch, capsys, tmp_path):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(MemoryBank, "save", full)
-    system = MemoryR1(Scripted(add_it), Scripted(add_it), hashed_words(), ["Anna"])
+    system = MemoryR1(Scripted(add_it), Scripted(add_it), hashed_words(), ["Anna"],
+                      max_new_tokens=64)
     out = typed_into(lambda: chat.talk(system, path=path), ["I ski.", "I dive."], monkeypatch,
                      capsys)
     assert out.count("No space left") == 2 and out.endswith("Good-bye.\n"), "the chat goes on"
@@ -222,7 +223,7 @@ def test_ctrl_c_between_two_facts_loses_none(monkeypatch, capsys, tmp_path):
     path = tmp_path / "bank.json"
     responses = iter(['["Anna skis", "Anna dives"]', '[{"event": "ADD", "text": "Anna skis"}]'])
     model = Scripted(lambda prompt: next(responses, None) or interrupted())
-    system = MemoryR1(model, model, hashed_words(), ["Anna"], "llm")
+    system = MemoryR1(model, model, hashed_words(), ["Anna"], "llm", max_new_tokens=64)
     out = typed_into(lambda: chat.talk(system, path=path), ["I ski and dive."], monkeypatch, capsys)
     assert "as it was" not in out, "the first of two facts is in the bank"
     assert [m.text for m in MemoryBank.load(path, hashed_words())] == ["Anna skis"]

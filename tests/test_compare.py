@@ -216,7 +216,7 @@ def test_an_interrupted_comparison_goes_on(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("arguments, said", [
     (["--systems", "zep,nothing"], "nothing: must be all"),
     (["--systems", "memory-r1", "--manager", "x"], "--manager"),  # trained ones come from runs/
-    (["--facts", "turns"], "--facts"),
+    (["--facts", "oracle"], "--facts oracle: must be one of"),
     (["--systems", "mem0", "--judge-url", "http://localhost:1/v1"], "needs --judge"),
     (["--systems", "mem0", "--judge", "m", "--judge-url", "nonsense"], "address")])
 def test_bad_options_are_one_line(arguments, said, tmp_path):

@@ -17,10 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from canned import Scripted
 
 import data
 from memory_bank import hashed_words
-from memr1 import answer_tasks
+from memr1 import answer_all
+from training.tasks import add_everything, answer_tasks
 
 REMEDY = 'benchmarks.others.fetch("locomo")'  # every refusal says how to get the original
 
@@ -141,8 +143,9 @@ def test_a_third_speaker_has_memories_of_their_own(tmp_path):
     conversations[0]["conversation"]["session_10"][0]["speaker"] = "Eve"
     dialogue = data.load_locomo(write(tmp_path, conversations))[0]
     assert dialogue.speakers == ("Ann", "Bob", "Eve"), "in the order of their turns, behind the two"
-    [task, *_] = answer_tasks([dialogue], hashed_words())
-    prompt = task.messages(distill=True)[-1]["content"]
+    banks = add_everything([dialogue], hashed_words(), "observations").banks
+    [answer, *_] = answer_all(Scripted(str), answer_tasks([dialogue], banks), max_new_tokens=9)
+    prompt = answer.prompt
     assert "Memories of Eve:\n- 9 May, 2023: Bob's dog is Rex." in prompt, (
         "what the third speaker said is never shown to the answer agent")
 

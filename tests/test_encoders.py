@@ -22,6 +22,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from benchmarks import encoders
 from benchmarks.encoders import embedder_of, encoder_embedder, joined
 from comparisons import recall
+from environments import corpus_of
 from memory_bank import MemoryBank, hashed_words, unit_rows
 from tools import chat
 from training import run
@@ -147,6 +148,7 @@ SHORT = ("--data world --max-new-tokens 4 --steps 1 --limit 1 --questions 1 "
 def test_the_embedder_reaches_every_bank(typed, monkeypatch, tmp_path, model_folder):
     """Every bank of a run embeds with what was asked for; config.json keeps the name."""
     used, asked_for = set(), []
+    corpus_of.cache_clear()  # what an earlier run embedded would be no bank of this one
     begin = MemoryBank.__init__
 
     def recorded(bank, embed, *line, **named):
@@ -186,7 +188,7 @@ def test_the_demos_take_the_embedder(monkeypatch, model_folder):
     systems, tasks = [], []
     monkeypatch.setattr(run, "embedder_of", lambda name: count_letters)
     monkeypatch.setattr(chat, "talk", lambda system, *more: systems.append(system))
-    monkeypatch.setattr(chat, "watch", lambda policy, some, first: tasks.extend(some))
+    monkeypatch.setattr(chat, "watch", lambda policy, agents, some, first: tasks.extend(some))
     monkeypatch.setattr(chat, "prepare_terminal", lambda: None)
     chat.talk_main(["--model", str(model_folder), "--embedder", "mine"])
     chat.watch_main(["--model", str(model_folder), "--embedder", "mine"])

@@ -151,7 +151,7 @@ def test_evidence_is_of_the_memories_that_are_shown():
     one = dialogue("many", [s for fact in facts for s in (fact, ())], [])
     reading = read_all(Scripted(manage), [one], "observations")
     task = AnswerTask(reading.banks[0], Question("boat", "", 4, ("D1:1", "D1:9")), one.speakers)
-    [answer] = answer_all(Scripted(lambda prompt: "**Answer:** no"), [task], True, 8)
+    [answer] = answer_all(Scripted(lambda prompt: "**Answer:** no"), [task], max_new_tokens=8)
     assert evidence_found(reading.sources[0], task.question, answer) == 0.5, (
         "the lamp of D1:9 is in the bank but not among the 30 that are shown: half was found")
 
@@ -159,13 +159,14 @@ def test_evidence_is_of_the_memories_that_are_shown():
 def test_table():
     row = {"exact_match": 0.25, "f1": 0.5, "bleu1": 0.125, "count": 4, "evidence_found": 0.75}
     text = table({**row, "by_category": {1: row, 3: row}, "memories_per_dialogue": 12.34,
-                  "facts_read": 30, "dialogues": 2, "seconds_per_turn": 0.5,
+                  "facts_read": 30, "facts_unusable": 7, "dialogues": 2, "seconds_per_turn": 0.5,
                   "seconds_per_question": 1.25, "operations": {"ADD": 1234, "invalid": 5},
                   "dropped": 0})
     assert re.search(r"^1 multi-hop +4 +0\.250 +0\.500 +0\.125 +0\.750$", text, re.MULTILINE), text
     assert "3 open-domain" in text and re.search(r"^all +4 ", text, re.MULTILINE), (
         "the table must bear LoCoMo's names: 1 is multi-hop, 3 open-domain")
-    assert "12.3 memories" in text and "15.0 facts" in text and "ADD 1,234, invalid 5" in text
+    assert "12.3 memories" in text and "ADD 1,234, invalid 5" in text
+    assert "15.0 facts (7 more were unusable)" in text
     assert "0.500 s a turn, 1.250 s a question" in text and "did not fit" not in text
 
 
@@ -174,24 +175,14 @@ def test_what_did_not_fit_is_counted_and_said():
     one = dialogue("many", [s for fact in facts for s in (fact, ())],
                    [Question("boat?", "no", 4, ("D1:1",))])
     policies = [Scripted(manage), Scripted(lambda prompt: "**Answer:** no")]
-    for policy in policies:
-        policy.encode = lambda messages, policy=policy: (
-            policy.read.append(messages[-1]["content"]) or Ids(len(policy.read) - 1, messages))
-    scores, [record] = run_system(*policies, [one], "observations", True, 8)
+    scores, [record] = run_system(*policies, [one], hashed_words(), "observations", True, 8)
     assert scores["dropped"] == 0 and record["evidence_found"] == 1
     policies[1].positions = 200
-    scores, [record] = run_system(*policies, [one], "observations", True, 8)
+    scores, [record] = run_system(*policies, [one], hashed_words(), "observations", True, 8)
     assert 0 < record["dropped"] == scores["dropped"] < 20, "dropped memories are not counted"
     assert f"{scores['dropped']} memories did not fit" in table(scores)
     assert record["evidence_found"] == ("Ann boat 0\n" in policies[1].read[-1]), (
         "evidence is counted that the answer agent did not read")
-
-
-class Ids(list):
-    """The place of a prompt, as long as its text."""
-
-    def __init__(self, place, messages):
-        super().__init__([place] * len(messages[-1]["content"]))
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -284,7 +275,7 @@ def test_comparisons_get_their_arguments(monkeypatch):
     (["--data", "SMALL", "--turns", "0"], "--turns 0"),
     (["--data", "SMALL", "--judge", "m"], "--judge"),  # only comparisons.compare has a judge
     (["--data", "EMPTY"], "--turns"),
-    (["--data", "BARE"], "--facts turns"),
+    (["--data", "BARE", "--facts", "observations"], "--facts turns"),
     (["--data", "SMALL", "--manager", "MISSING"], "MISSING"),
     (["--data", "SMALL", "--answerer", "MISSING"], "MISSING"),
 ])

@@ -321,7 +321,7 @@ def test_sampled_text_stops_at_the_closing_tag(tiny_policy):
 
 def test_scores_by_objectives():
     dialogues = world(3, 9, held_out=True)
-    found = by_objectives(Scripted(diligent_of_the_world), "mem1", dialogues, EMBED)
+    found = by_objectives(Scripted(diligent_of_the_world), "mem1", dialogues, EMBED, 160)
     assert set(found) == {"1", "2", "4", "8", "16"}
     for n_objectives, scores in found.items():
         assert 0 <= scores["exact_match"] <= int(n_objectives) and scores["f1"] >= 0

@@ -157,10 +157,11 @@ def test_a_limit_is_for_validation_and_test_alone(tmp_path, model_folder):
 def test_no_steps_leave_everything_as_it_was(tmp_path, model_folder):
     path = small_file(tmp_path / "small.json", [
         {"question": "Who skis?", "answer": "Ann", "category": 4, "evidence": ["D1:1"]}])
-    silent = refused("grpo", "--data", path, "--model", model_folder, "--out", tmp_path / "no")
+    silent = refused("grpo", "--data", path, "--model", model_folder, "--facts", "observations",
+                     "--out", tmp_path / "no")
     assert "no observations" in silent and "--facts turns" in silent
     code, out, err = call("grpo", "--steps", "0", "--data", path, "--model", model_folder,
-                          "--facts", "turns", "--max-new-tokens", "4", "--out", tmp_path / "run")
+                          "--max-new-tokens", "4", "--out", tmp_path / "run")
     assert code == 0, err
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["before"] == summary["after"], "no training step, and yet the scores changed"

@@ -6,19 +6,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
-from canned import CannedAgent, make_run, refused
+from canned import CannedAgent, Scripted, make_run, refused, small_data
 
 import sft
 from memory_bank import MemoryBank, hashed_words
-from memr1 import apply_operations
+from memr1 import AnswerTask, apply_operations
 from policy import load_policy
 from prompts import parse_answer, parse_operations
 from sft import (
     SFTOptions,
     answer_lessons,
+    evidence_lessons,
     lessons_of,
     manager_lessons,
     read_trajectories,
@@ -85,7 +88,8 @@ def test_trajectories_of_real_models_are_read(tmp_path):
     path = tmp_path / "chats.jsonl"
     path.write_text(json.dumps({"messages": chat}) + "\n\n" + json.dumps({"messages": chat[1:]}))
     assert read_trajectories(str(path)) == [(chat[:2], "a"), ([chat[1]], "a")]
-    assert lessons_of(SFTOptions(data="locomo", trajectories=str(path)), EMBED)
+    options = SFTOptions(data="locomo", trajectories=str(path))
+    assert lessons_of(SimpleNamespace(options=options))
 
 
 @pytest.mark.parametrize("text, said", [
@@ -102,15 +106,36 @@ def test_a_broken_file_of_trajectories_is_named(tmp_path, text, said):
     assert str(path) in line and said in line, line
 
 
-def test_without_an_oracle_one_line_says_what_to_give():
+def test_without_an_oracle_one_line_says_what_to_give(tmp_path, model_folder):
     refused(sft.main, "--agent", "mem1")
-    refused(lambda _: lessons_of(SFTOptions(data="locomo.json"), EMBED))
+    path = small_data(tmp_path / "mine.json", "Who skis?")
+    line = refused(sft.main, "--data", path, "--model", model_folder, "--out", tmp_path / "run",
+                   "--limit", "1", "--max-new-tokens", "4")
+    assert "--trajectories" in line, "only the world knows what a manager should have done"
+
+
+def test_evidence_and_gold_answer_teach_where_there_is_no_oracle():
+    """Only memories of the evidence are selected; nothing is taught where none of them is shown."""
+    [dialogue] = world(1, 3)
+    reading = add_everything([dialogue], EMBED, "turns")
+    lessons = evidence_lessons([dialogue], reading, True)
+    assert len(lessons) == len(dialogue.questions)
+    turns = {turn.turn_id: f"{turn.speaker}: {turn.text}" for turn in dialogue.turns}
+    for question, (messages, response) in zip(dialogue.questions, lessons):
+        selected, answer = parse_answer(response)
+        assert answer == question.answer
+        assert set(selected.splitlines()) == {f"- {turns[i]}" for i in question.evidence}
+        assert messages == AnswerTask(reading.banks[0], question, dialogue.speakers).prompt(
+            Scripted(str), True, 9).messages, "another prompt than in training by reward"
+    blind = [{memory_id: {"another turn"} for memory_id in sources} for sources in reading.sources]
+    assert not evidence_lessons([dialogue], replace(reading, sources=blind), True), (
+        "a lesson without its evidence teaches to guess")
 
 
 def test_the_loss_is_that_of_separate_rows_and_falls(tmp_path, monkeypatch):
     policy = load_policy(EMBEDDED_MODEL)
     lessons = manager_lessons(world_splits()[0][:1], EMBED)[:8]
-    monkeypatch.setattr(sft, "lessons_of", lambda options, embed: lessons)
+    monkeypatch.setattr(sft, "lessons_of", lambda run: lessons)
     steps = [policy.lesson(*lesson) for lesson in lessons]
     with torch.no_grad():
         separate = torch.cat([policy.token_log_probs([[step]]) for step in steps])  # (N,)

@@ -19,7 +19,7 @@ from typing import Any
 from backend.devices import exit_with, print_anything
 from backend.loading import usual_precision
 from benchmarks.encoders import EMBEDDER_HELP
-from benchmarks.others import form_of
+from benchmarks.others import form_of, has_observations
 from mem1 import HARNESSES
 from memr1 import PER_SPEAKER
 from world import KINDS
@@ -96,7 +96,7 @@ class Options:
                         "manager", "answer", "mem1")
     facts: str | None = option(None, "manager and answer: of a turn: as said (turns), the data's "
                                "observations or llm; default: turns for the world (answer without "
-                               "--manager: observations), observations for LoCoMo, else llm",
+                               "--manager: observations), observations where there are, else llm",
                                "turns", "observations", "llm", agents=("manager", "answer"))
     manager: str | None = option(None, "answer: learn on the banks that this model makes of the "
                                        "dialogues; default: on banks that keep every fact",
@@ -275,13 +275,15 @@ def preset_of(options: Any, model: str) -> dict[str, Any]:
 def usual_facts(options: Any, data: str) -> str:
     """Where facts come from without --facts: observations only where the data has some.
 
-    A file in LoCoMo's form counts as one that has; the commands refuse it if it has none. In the
-    world a manager reads turns. An answer agent without a manager reads what one would write.
+    A conversation of one's own mostly has none, and is read as it was said. In the world a manager
+    reads turns. An answer agent without a manager reads what one would write.
     """
     if data in KINDS:
         is_answer = getattr(options, "agent", None) == "answer"
         return "observations" if is_answer and not options.manager else "turns"
-    return "observations" if form_of(data) == "locomo" else "llm"
+    if form_of(data) != "locomo":
+        return "llm"
+    return "observations" if has_observations(data) else "turns"
 
 
 def resolve(options: Any, algorithm: str):
