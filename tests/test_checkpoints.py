@@ -258,6 +258,7 @@ def test_out_of_memory_is_one_line_with_a_way_out(capsys, monkeypatch, error):
         run.launch(lambda: (_ for _ in ()).throw(RuntimeError("size mismatch")))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_out_of_memory_goes_on_with_smaller_micro_batches(unfinished, material):
     folder = material / "smaller"
     shutil.copytree(unfinished, folder)

@@ -139,8 +139,10 @@ SHORT = ("--data world --max-new-tokens 4 --steps 1 --limit 1 --questions 1 "
 
 @pytest.mark.parametrize("typed", [
     ["grpo", *SHORT, "--group-size", "2"],
-    ["grpo", *SHORT, "--group-size", "2", "--agent", "mem1"],
-    ["ppo", *SHORT, "--group-size", "2", "--agent", "answer"],
+    pytest.param(["grpo", *SHORT, "--group-size", "2", "--agent", "mem1"],
+                 marks=pytest.mark.slow),
+    pytest.param(["ppo", *SHORT, "--group-size", "2", "--agent", "answer"],
+                 marks=pytest.mark.slow),
     ["evaluate", "--data", "world", "--limit", "1", "--turns", "6", "--max-new-tokens", "4"],
     ["evaluate", "--data", "world", "--limit", "1", "--agent", "mem1", "--max-new-tokens", "4"],
     ["evaluate", "--systems", "mem0,zep,locomo-rag", "--data", "world", "--limit", "1", "--turns",
