@@ -50,7 +50,7 @@ def documented_commands() -> list[tuple[str, str]]:
     """(where, command) of every line that starts one of this project's modules."""
     found = []
     for where, text in written().items():
-        for line in text.splitlines():
+        for line in re.sub(r" \\\n +", " ", text).splitlines():  # a \ joins two lines
             for part in [*line.strip().strip("`").split("&&"), *re.findall("`([^`]+)`", line)]:
                 # What stands behind a # or two spaces explains the command.
                 command = re.split(r" {2,}|#|`", part.strip())[0].strip()

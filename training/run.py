@@ -224,9 +224,9 @@ def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference:
     if options.manager or options.facts == "llm":
         reader = KeptPolicy(load_or_stop(options.manager) if options.manager else reference)
     length, reward = options.max_new_tokens, REWARDS[options.reward]
+    if options.limit:  # to make tasks of dialogues that nobody asks about may take minutes
+        splits = [splits[0], *(shorten(part, options.limit, None) for part in splits[1:])]
     if options.agent == "answer":
-        if options.limit:  # a manager needs minutes for a dialogue that nobody asks about
-            splits = [splits[0], *(shorten(part, options.limit, None) for part in splits[1:])]
         with devices.main_first():
             readings = banks_of(options, splits, reader, embed)
         agent = AnswerAgent(options.distill, reward, max_new_tokens=length)
