@@ -166,6 +166,7 @@ def test_what_is_kept_is_what_a_real_model_keeps(tmp_path, kind, lora):
     assert outside + 4 * layer == wanted, "what layers keep is counted wrongly"
 
 
+@pytest.mark.slow
 def test_memory_of_a_3b_is_computed_from_its_config_alone(tmp_path):
     folder = config_folder(  # Qwen2.5-3B
         tmp_path / "config", vocab_size=151936, hidden_size=2048, intermediate_size=11008,

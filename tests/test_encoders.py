@@ -197,6 +197,7 @@ def test_the_demos_take_the_embedder(monkeypatch, model_folder):
     assert systems[0].bank.embed is count_letters and tasks[0].corpus.embed is count_letters
 
 
+@pytest.mark.slow
 def test_recall_weighs_words_only_with_a_corpus(monkeypatch, capsys):
     """With --corpus each bank's words are weighed by that bank's own lines."""
     corpora = []

@@ -293,6 +293,7 @@ def test_errors_are_one_line(arguments, expected, small_file, model_folder, tmp_
 
 # ---- real data, the embedded model ---------------------------------------------------------------
 
+@pytest.mark.slow
 def test_the_embedded_model_answers_in_its_world(tmp_path, capsys):
     if not (EMBEDDED_MODEL / "config.json").exists():
         pytest.skip("the embedded model tiny/ is not there; python -m making.manager makes it")

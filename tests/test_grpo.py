@@ -331,7 +331,7 @@ def learned(tmp_path_factory) -> tuple[Path, dict]:
     if not (EMBEDDED_MODEL / "config.json").exists():
         pytest.skip("the embedded model tiny/ is not there; python -m making.manager makes it")
     folder = tmp_path_factory.mktemp("learned") / "run"
-    summary = grpo.main(["--steps", "4", "--questions", "12", "--limit", "24", "--seed", "0",
+    summary = grpo.main(["--steps", "4", "--questions", "8", "--limit", "24", "--seed", "0",
                          "--out", str(folder)])
     return folder, summary
 

@@ -188,6 +188,7 @@ def another_run(folder: Path, name: str = ".lock") -> Iterator[subprocess.Popen]
         process.stdout.close()
 
 
+@pytest.mark.slow
 def test_a_second_run_in_a_folder_is_refused(tmp_path, model_folder, monkeypatch):
     folder = tmp_path / "run"
     common = ("--data", "world", "--model", model_folder, "--limit", "1", "--max-new-tokens", "4")
