@@ -60,7 +60,7 @@ def start(tmp_path, monkeypatch):
         from training import run as run_module
         # Everything is real but the model, the data and the agent.
         monkeypatch.setattr(run_module, "data_splits", lambda *_, **__: ([None],) * 3)
-        monkeypatch.setattr(run_module, "goals", lambda *_, **__: [None])
+        monkeypatch.setattr(run_module, "shop_splits", lambda: ([None],) * 3)
         monkeypatch.setattr(run_module, "load_or_stop", lambda *_, **__: random_policy())
         kind = grpo.GRPOOptions if algorithm == "grpo" else ppo.PPOOptions
         settings = {"steps": 1, "epochs": 1, "questions": len(tasks), "group_size": 3, "kl": 0.0,
