@@ -114,7 +114,7 @@ def test_what_the_manager_reads_and_how_it_is_sampled():
     assert (call["group_size"], call["max_new_tokens"], call["temperature"],
             call["generator"]) == (2, 17, 0.8, generator), "the options were not passed on"
     from prompts import manager_messages
-    wanted = [manager_messages(t.fact, t.memories)[-1]["content"] for t in tasks]
+    wanted = [manager_messages(t.fact.text, t.memories)[-1]["content"] for t in tasks]
     assert call["prompts"] == wanted, (
         "the manager reads its fact under the memories most like it (task.memories)")
 
