@@ -14,6 +14,7 @@ from math import inf
 from pathlib import Path
 
 import torch
+import transformers
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -25,6 +26,8 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from backend.gguf import SMOLLM2, SMOLLM2_INSTALL, GgufError, model_folder
 from backend.lora import add_adapters, base_name, checkpoint_layers, merge_saved, saved_config
+
+VERSIONS = (5, 23), (6, 0)  # of transformers: from the first, and below the second
 
 
 class PolicyError(ValueError):
@@ -64,11 +67,21 @@ def as_policy_error(name: str | Path) -> Iterator[None]:
             f"({remedy})") from error
 
 
+def check_version(installed: str = transformers.__version__) -> None:
+    """Raise PolicyError for a transformers that was not tried, and might read models otherwise."""
+    major, minor = (int(part) for part in installed.split(".")[:2])
+    if not VERSIONS[0] <= (major, minor) < VERSIONS[1]:
+        wanted = ">={}.{},<{}".format(*VERSIONS[0], VERSIONS[1][0])
+        raise PolicyError(f"transformers {installed} is installed, and {wanted} is needed: "
+                          f'pip install "transformers{wanted}"')
+
+
 def check_model(name: str | Path) -> None:
     """Raise PolicyError if there is no such model.
 
     Reads no more than its config.json. A .gguf file is unpacked, if it is not yet.
     """
+    check_version()
     with as_policy_error(name):
         AutoConfig.from_pretrained(model_folder(base_name(name)))
 
@@ -148,6 +161,7 @@ def load(name: str | Path, device: str, lora: int, half: bool, checkpointing: bo
 
     `half` means that the arithmetic is in bfloat16. Raises PolicyError.
     """
+    check_version()
     with as_policy_error(name):
         if lora and saved_config(name):
             raise ValueError("new adapters on top of these would belong to no folder's weights; "

@@ -18,6 +18,7 @@ from backend.loading import (
     PolicyError,
     add_old_rope,
     as_policy_error,
+    check_version,
     is_out_of_memory,
     load_tokenizer,
     save_tokenizer,
@@ -26,6 +27,21 @@ from policy import Policy, load_policy
 from trees import Step
 
 TEXT = "Where does Sarah live? <query> 12"
+
+
+@pytest.mark.parametrize("installed", ["4.57.6", "5.22.9", "6.0.0", "6.0.0.dev0"])
+def test_a_transformers_that_was_not_tried_is_refused_at_once(installed):
+    with pytest.raises(PolicyError, match=r"transformers>=5\.23,<6") as refusal:
+        check_version(installed)
+    assert installed in str(refusal.value) and "\n" not in str(refusal.value)
+    assert "transformers>=5.23,<6" in (ROOT / "requirements.txt").read_text(), (
+        "requirements.txt admits other versions than the check")
+
+
+def test_every_transformers_that_requirements_admit_is_taken():
+    for installed in ("5.23.0", "5.24.0", "5.40.1", "5.24.0.dev0"):
+        check_version(installed)
+    check_version()
 
 
 # ---- Checkpoints elsewhere -----------------------------------------------------------------------
