@@ -167,7 +167,7 @@ def chat_in_a_bank(path: Path, lines: Sequence[str], monkeypatch, capsys, manage
                    is_embedded: bool = True, name: str = "Anna") -> str:
     """What `python memr1.py --bank FILE` prints when these lines are typed."""
     monkeypatch.setattr(chat, "load_or_stop", lambda model: manager)
-    monkeypatch.setattr(chat, "leaves_out_instructions", lambda policy: is_embedded)
+    monkeypatch.setattr(chat, "is_embedded", lambda model: is_embedded)
     monkeypatch.setattr(chat, "prepare_terminal", lambda: None)
     return typed_into(lambda: chat.talk_main(["--bank", str(path), "--name", name]), lines,
                       monkeypatch, capsys)

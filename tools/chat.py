@@ -29,7 +29,6 @@ from backend.devices import exit_with
 from backend.files import LOCK, lock, release_locks
 from backend.loading import PolicyError
 from benchmarks.encoders import EMBEDDER_HELP
-from comparisons.compare import leaves_out_instructions
 from data import Turn
 from environments import Search, SearchTask, search_tasks
 from mem1 import STOP, Mem1Agent, Trajectory, parse_turn
@@ -37,7 +36,7 @@ from memory_bank import Embedder, Memory, MemoryBank
 from memr1 import MemoryR1, Observation
 from policy import Policy
 from prompts import one_line, parse_operations
-from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL, preset_of
+from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL, is_embedded, preset_of
 from training.run import embedder_or_stop, load_or_stop
 from training.timeline import bank_changes
 from world import MONTHS, RELATIONS, world_splits
@@ -124,15 +123,15 @@ The embedded model understands only the language of the synthetic world (world.p
 are called by their names. Each fact is said a day after the last. Four lines of it:"""
 
 
-def talk(system: MemoryR1, is_embedded: bool = True, path: Path | None = None) -> None:
+def talk(system: MemoryR1, in_the_world: bool = True, path: Path | None = None) -> None:
     """Hand lines from `input` to a system, until /quit or the end of input.
 
     The first of the system's speakers is the one who types. Its bank is saved at `path` after every
-    change. `is_embedded` is for the embedded model and what was trained from it: the help shows
+    change. `in_the_world` is for the embedded model and what was trained from it: the help shows
     their language, and the days are those that they know.
     """
     name, n_facts = system.speakers[0], 0
-    first_day = days_after(system.bank) if is_embedded else None
+    first_day = days_after(system.bank) if in_the_world else None
     lives, dogs = RELATIONS["lives"], RELATIONS["dogs"]
     examples = [lives.said[0].format(v="Oslo"), dogs.said[1].format(v="Rex"),
                 dogs.said[1].format(v="Milo"), dogs.question.format(s=name)]
@@ -140,7 +139,7 @@ def talk(system: MemoryR1, is_embedded: bool = True, path: Path | None = None) -
     for line in typed_lines(f"{name}> "):
         if line == "/help":
             print(HELP)
-            if is_embedded:
+            if in_the_world:
                 print(EMBEDDED_HELP, *examples, sep="\n  ")
         elif line == "/bank":
             show_bank(system.bank, list(system.bank))
@@ -286,7 +285,7 @@ def talk_main(argv: Sequence[str] | None = None) -> None:
     length = preset_of(options, options.model)["max_new_tokens"]
     system = MemoryR1(policy, policy, embed, list(speakers), max_new_tokens=length)
     system.bank = bank
-    talk(system, leaves_out_instructions(policy), path)
+    talk(system, is_embedded(options.model), path)
     release_locks()
 
 
