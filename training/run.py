@@ -232,8 +232,9 @@ def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference:
         agent = AnswerAgent(options.distill, reward, max_new_tokens=length)
         return agent, [answer_tasks(part, reading.banks, options.memories)
                        for part, reading in zip(splits, readings)], readings[0]
-    judge = load_or_stop(options.answerer) if options.answerer else reference
+    judge = reference
     if options.answerer:
+        judge = load_or_stop(options.answerer)
         judge.model.requires_grad_(False)
     agent = ManagerAgent(judge, options.distill, reward, options.memories, max_new_tokens=length)
     with devices.main_first():
