@@ -37,7 +37,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import Cache
 
-from backend.attention import RoomyLayer, cache_argument, use_tree_attention
+from backend.attention import RoomyLayer, cache_argument, mark_causal, use_tree_attention
 from backend.chat_templates import render
 from backend.devices import in_step, is_main
 from backend.heads import is_linear, trunk, whole_head
@@ -350,7 +350,7 @@ class Policy:
         cache = Cache(layer_class_to_replicate=partial(RoomyLayer, most))
         hidden = trunk(self.model)(
             input_ids=ids, position_ids=positions, use_cache=True,
-            attention_mask=tree_mask(ends, self.dtype) if forked else None,
+            attention_mask=self._mask(rows, ends) if forked else None,
             **{self._cache_argument: cache}).last_hidden_state  # (R, L, D)
         # A branch's root is the place where its prompt ends; -1 where there is no branch.
         roots = pad_right([row.score_at for row in rows], -1, device).repeat_interleave(
@@ -478,12 +478,16 @@ class Policy:
         positions = pad_right([row.position_ids for row in rows], 0, self.device)  # (R, T)
         ends = pad_right([row.ends for row in rows], ids.shape[1], self.device)  # (R, T)
         # Plain rows need no mask: causal attention cannot see the padding behind them.
-        layout = {"position_ids": positions, "attention_mask": tree_mask(ends, self.dtype),
+        layout = {"position_ids": positions, "attention_mask": self._mask(rows, ends),
                   } if self.packs else {}
         with self._as_set():
             hidden = trunk(self.model)(
                 input_ids=ids, use_cache=False, **layout).last_hidden_state  # (R, T, D)
         return hidden.flatten(0, 1)[places], token_at
+
+    def _mask(self, rows: Sequence[Row], ends: Tensor) -> Tensor:
+        """The mask (R, 1, T, T) of packed rows, whose `ends` are (R, T)."""
+        return mark_causal(tree_mask(ends, self.dtype), min(row.n_causal for row in rows))
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) of hidden states (..., D): the model's own, scaled or capped as it does.

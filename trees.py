@@ -73,6 +73,12 @@ class Row:
     token_index: list[int] = field(default_factory=list)  # (N,) their numbers, see `pack`
     path: list[int] = field(default_factory=list)  # the places of the last sequence's tokens
 
+    @property
+    def n_causal(self) -> int:
+        """How many tokens stand before the second branch, and so see all that is before them."""
+        n_tokens = len(self.input_ids)
+        return next((p for p in range(n_tokens) if self.position_ids[p] != p), n_tokens)
+
     def n_new(self, sequence: list[int]) -> int:
         """How many tokens a sequence would add."""
         return len(sequence) - shared_prefix([self.input_ids[p] for p in self.path], sequence)

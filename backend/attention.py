@@ -1,9 +1,10 @@
 """Attention over packed trees (trees.py) that leaves out the half of the square no token may see.
 
 In depth-first order a token sees no later place, but a masked kernel computes the whole square of
-T x T scores and then forbids half of it. Cut into blocks of queries, each block needs only the keys
-up to its own end: T (T + BLOCK) / 2 scores instead of T T. On rows of 1,250 tokens that takes 0.6
-of the time; rows of less than two blocks go the usual way. The result is the same up to rounding.
+T x T scores and then forbids half of it. What stands before a row's second branch needs no mask: it
+is plain causal attention, for which every device has its fastest kernel. What follows is cut into
+blocks of queries, and each block needs only the keys up to its own end. Rows of less than two
+blocks go the usual way. The result is the same up to rounding.
 
 For sampling there is a key-value cache that does not copy itself for every token, and attention
 that does not copy the cache for every group of heads.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,8 @@ def tree_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
                    mask: Tensor | None, **ways) -> tuple[Tensor, None]:
     """What the library's attention layers call: heads first, query (B, H, T, d), mask (B, 1, T, S).
 
-    Returns (B, T, H, d). A cache in front of the queries (S > T) is read whole.
+    Returns (B, T, H, d). A cache in front of the queries (S > T) is read whole. How many
+    queries need no mask stands on the mask, because every model hands that on (`mark_causal`).
     """
     size, n_keys, n_groups = query.shape[2], key.shape[2], query.shape[1] // key.shape[1]
     if (n_keys > size and n_groups > 1 and mask is not None and mask.shape[1] == 1
@@ -38,13 +41,20 @@ def tree_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
         return sdpa_attention_forward(module, query, key, value, mask, **ways)
     # Grouped heads are repeated here, once: a copy for each block would be kept for the backward.
     key, value = (repeat_kv(x, n_groups) for x in (key, value))
-    parts = []
-    for start in range(0, size, BLOCK):
-        end = min(start + BLOCK, size)
+    n_causal, parts = getattr(mask, "n_causal", 0), []
+    bounds = [0] * (n_causal > 0) + [*range(n_causal, size, BLOCK), size]
+    for start, end in pairwise(bounds):
+        of_block = mask[:, :, start:end, :end] if end > n_causal else None  # none: causal
         parts.append(sdpa_attention_forward(
-            NO_GROUPS, query[:, :, start:end], key[:, :, :end], value[:, :, :end],
-            mask[:, :, start:end, :end], **ways)[0])
+            NO_GROUPS, query[:, :, start:end], key[:, :, :end], value[:, :, :end], of_block,
+            **ways)[0])
     return torch.cat(parts, dim=1), None
+
+
+def mark_causal(mask: Tensor, n_causal: int) -> Tensor:
+    """A mask (B, 1, T, T) that says itself how many first tokens see all tokens before them."""
+    mask.n_causal = n_causal
+    return mask
 
 
 def grouped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor,

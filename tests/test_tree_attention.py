@@ -15,17 +15,19 @@ def short_blocks(monkeypatch):
     monkeypatch.setattr(tree_attention, "BLOCK", 8)
 
 
+@pytest.mark.parametrize("n_causal", [0, 5, 11])
 @pytest.mark.parametrize("size", [15, 16, 17, 40])
-def test_blocks_equal_the_whole_square(short_blocks, size):
+def test_blocks_equal_the_whole_square(short_blocks, size, n_causal):
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, heads, size, 4, requires_grad=True) for heads in (6, 3, 3))
-    # A trunk of five tokens, a branch of six behind it, another behind that.
+    # A trunk of five tokens, a branch of six behind it, another behind that. Eleven are causal.
     ends = [[size] * 5 + [11] * 6 + [size] * (size - 11)] * 2
     mask = tree_mask(torch.tensor(ends), torch.float32)
     module = torch.nn.Module()
     module.num_key_value_groups = 2
     whole = sdpa_attention_forward(module, query, key, value, mask)[0]
-    cut = tree_attention.tree_attention(module, query, key, value, mask)[0]
+    cut = tree_attention.tree_attention(
+        module, query, key, value, tree_attention.mark_causal(mask, n_causal))[0]
     assert torch.allclose(cut, whole, atol=1e-6), "a block lacks keys or has the wrong mask"
     weights = torch.randn_like(whole)
     wanted = torch.autograd.grad((whole * weights).sum(), [query, key, value])
@@ -80,9 +82,26 @@ def test_a_policy_reads_its_trees_in_blocks(short_blocks, tiny_policy, monkeypat
     monkeypatch.setattr(tree_attention, "sdpa_attention_forward", lambda module, q, *rest, **how:
                         sizes.append(q.shape[2]) or sdpa_attention_forward(module, q, *rest, **how))
     policy.token_log_probs([steps])
-    assert set(sizes) == {8, 35 % 8}, f"a row of 35 places was cut into {set(sizes)}"
+    assert set(sizes) == {29, 6}, f"29 causal places and 6 others were cut into {set(sizes)}"
     policy.model.set_attn_implementation("sdpa")
     assert torch.allclose(policy.token_log_probs([steps]), in_blocks, atol=1e-4)
+
+
+def test_the_causal_places_of_a_row_see_all_before_them_and_the_next_does_not(tiny_policy):
+    policy = tiny_policy()
+    draw = torch.Generator().manual_seed(0)
+    asked = []
+    for n_prompt, n_samples in ((9, 3), (6, 1), (12, 2)):
+        prompt = torch.randint(3, 320, (n_prompt,), generator=draw).tolist()
+        asked.append([Step(prompt, [40 + i, 50, 60], False) for i in range(n_samples)])
+    rows = [row for tree in asked for row in policy.rows([tree])]
+    assert [row.n_causal for row in rows] == [9 + 2, 6 + 2, 12 + 2], "a response of three reads two"
+    ends = torch.tensor([row.ends + [99] * (99 - len(row.ends)) for row in rows])
+    mask = tree_mask(ends, torch.float32)[:, 0] == 0  # (R, T, T)
+    for row, sees in zip(rows, mask):
+        seen = sees.int().sum(-1)[:len(row.ends)].tolist()
+        first = next((p for p, n in enumerate(seen) if n != p + 1), len(seen))
+        assert row.n_causal == first, "the first place that does not see all before it"
 
 
 def test_a_policy_of_another_kernel_keeps_it(tiny_policy):
