@@ -25,6 +25,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -230,11 +231,13 @@ def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference:
         weights = {"the model of --manager": fingerprint(reader.policy.model)}
     elif options.facts == "llm":
         reader = KeptPolicy(reference)
+    # Responses that one rank has kept on disk the others find there. Without them nobody waits.
+    turns = devices.main_first() if reader else nullcontext()
     length, reward = options.max_new_tokens, REWARDS[options.reward]
     if options.limit:  # to make tasks of dialogues that nobody asks about may take minutes
         splits = [splits[0], *(shorten(part, options.limit, None) for part in splits[1:])]
     if options.agent == "answer":
-        with devices.main_first():
+        with turns:
             readings = banks_of(options, splits, reader, embed)
         agent = AnswerAgent(options.distill, reward, max_new_tokens=length)
         return agent, [answer_tasks(part, reading.banks, options.memories)
@@ -245,7 +248,7 @@ def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference:
         judge.model.requires_grad_(False)
         weights = {"the model of --answerer": fingerprint(judge.model)}
     agent = ManagerAgent(judge, options.distill, reward, options.memories, max_new_tokens=length)
-    with devices.main_first():
+    with turns:
         tasks = [manager_tasks(part, embed, options.facts, reader, length,
                                guards=part is splits[0]) for part in splits]
     n_questions = sum(len(dialogue.questions) for dialogue in splits[0])
