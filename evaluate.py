@@ -61,7 +61,7 @@ from memr1 import (
 from metrics import bleu1, f1, squad_exact_match, summarise
 from policy import Policy
 from training.kept import KeptPolicy
-from training.options import option, parse_options, resolve
+from training.options import is_embedded, option, parse_options, resolve
 from training.pictures import objectives_table
 from training.results import peak_memory_bytes
 from training.run import embedder_or_stop, load_or_stop, lock_or_stop, show_bar
@@ -267,8 +267,7 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
     if reader.n_kept:
         print(f"{reader.n_kept:,} of the manager's {reader.n_kept + reader.n_new:,} responses were "
               "kept on disk by an earlier run, so its seconds a turn are those of the others")
-    # tiny/ and what is trained from it have a million parameters, real models a hundred times more.
-    if options.data not in KINDS and agents["answerer"].model.num_parameters() < 10_000_000:
+    if options.data not in KINDS and is_embedded(summary["answerer"]):
         print("The embedded model knows only the words of the synthetic world; real dialogues need "
               "a real model (--model).")
     print(f"\nevaluate {Path(options.data).stem}: exact match {scores['exact_match']:.3f}, "

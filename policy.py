@@ -431,16 +431,17 @@ class Policy:
         """`sample` by the library's loop; scoring gives the log-probs of what the loop wrote."""
         with self._as_set():
             responses = generate(
-                self.model, prompts, self.end_ids, group_size, max_new_tokens, temperature,
-                generator, lambda ids: self._has_ended(ids[-STOP_TOKENS:], stop_texts))
-        steps = []
-        for prompt, ids_of_prompt in zip(prompts, responses):
-            tree = [self._step(prompt, ids, stop_texts) for ids in ids_of_prompt]
-            log_probs = self.token_log_probs([tree], temperature or 1.0).split(
-                [len(step.response_ids) for step in tree])
-            steps.append([replace(step, log_probs=part.tolist())
-                          for step, part in zip(tree, log_probs)])
-        return steps
+                self.model, prompts, group_size, max_new_tokens, temperature, generator,
+                lambda ids: self._has_ended(ids[-STOP_TOKENS:], stop_texts),
+                2 * self.micro_batch_tokens)  # as for trees
+        groups = [[self._step(prompt, ids, stop_texts) for ids in of_prompt]
+                  for prompt, of_prompt in zip(prompts, responses)]
+        if not groups:
+            return []
+        parts = iter(self.token_log_probs(groups, temperature or 1.0).split(
+            [len(step.response_ids) for group in groups for step in group]))
+        return [[replace(step, log_probs=next(parts).tolist()) for step in group]
+                for group in groups]
 
     # ---- Scoring ------------------------------------------------------------------------------
 

@@ -42,8 +42,9 @@ from backend.lora import learned
 from benchmarks.splits import splits
 from data import Dialogue, Message
 from memory_bank import Embedder, MemoryBank
-from memr1 import PER_SPEAKER, SIMILAR, Reading, candidates, facts_of
-from prompts import Operation, answer_messages, format_answer, format_operation, manager_messages
+from memr1 import SIMILAR, AnswerTask, Reading, facts_of, manager_prompt, timelines
+from policy import Policy
+from prompts import Operation, format_answer, format_operation
 from training.options import Options, option, parse_options
 from training.results import evaluate_after, evaluate_before, finish
 from training.run import Run, launch, prepare
@@ -64,43 +65,52 @@ class SFTOptions(Options):
 # ---- What is imitated ----------------------------------------------------------------------------
 
 
-def right_operation(dialogue: Dialogue, place: int, embed: Embedder) -> Lesson:
+# The prompts are those of memr1.py, which training by reward and evaluation read: fitted to the
+# model's positions, with the same room for a response. The expert sees no more than its pupil.
+def right_operation(policy: Policy, dialogue: Dialogue, place: int, embed: Embedder,
+                    facts_from: str, max_new_tokens: int) -> Lesson:
     """What the manager reads at one turn, and the operation that makes the memory right."""
     before, turn = dialogue.turns[:place], dialogue.turns[place]
     bank, state = MemoryBank(embed), {}
     bank.add_many(w.oracle_memories(before).values())
-    [[fact]] = facts_of([turn], "turns")
-    memories = bank.search(fact.text, SIMILAR, turn.speaker)
+    [[fact]] = facts_of([turn], facts_from)  # in the world each turn states one
+    prompt = manager_prompt(policy, fact.text, bank.search(fact.text, SIMILAR, turn.speaker),
+                            max_new_tokens)
     for earlier in before:
         w.advance(state, earlier)
     old_text, new_text = w.advance(state, turn)  # of the memory that the turn changes
-    number = next((n for n, memory in enumerate(memories) if memory.text == old_text), None)
+    number = next((n for n, memory in enumerate(prompt.parts) if memory.text == old_text), None)
     if new_text is None:
         operation = Operation("NOOP" if number is None else "DELETE", number)
     else:
         operation = Operation("ADD" if number is None else "UPDATE", number, new_text)
-    return manager_messages(fact.text, memories), format_operation(operation)
+    return prompt.messages, format_operation(operation)
 
 
-def manager_lessons(dialogues: Sequence[Dialogue], embed: Embedder) -> list[Lesson]:
+def manager_lessons(policy: Policy, dialogues: Sequence[Dialogue], embed: Embedder,
+                    facts_from: str, max_new_tokens: int) -> list[Lesson]:
     """The decisions of `tasks.manager_tasks`, guards included, as the oracle takes them."""
     lessons, draw = [], random.Random(0)
     for dialogue in dialogues:
-        facts = facts_of(dialogue.turns, "turns")
+        facts = facts_of(dialogue.turns, facts_from)
         place_of = {turn.turn_id: place for place, turn in enumerate(dialogue.turns)}
         for question in dialogue.questions:
             last = max(place_of[turn_id] for turn_id in question.evidence)
             guard = guard_place(dialogue, last, facts, embed, draw)
-            lessons += [right_operation(dialogue, place, embed)
+            lessons += [right_operation(policy, dialogue, place, embed, facts_from, max_new_tokens)
                         for place in (last, guard) if place is not None]
     return lessons
 
 
-def answer_lessons(dialogues: Sequence[Dialogue], banks: Sequence[MemoryBank], distill: bool,
-                   per_speaker: int = PER_SPEAKER) -> list[Lesson]:
-    """Every question over a bank that kept every fact; the expert selects what still holds."""
-    lessons = []
-    for dialogue, bank in zip(dialogues, banks):
+def answer_lessons(policy: Policy, tasks: Sequence[AnswerTask], dialogues: Sequence[Dialogue],
+                   distill: bool, max_new_tokens: int) -> list[Lesson]:
+    """The tasks of these dialogues of the world, over banks that kept every fact.
+
+    The expert selects what still holds. Questions are left out of which a needed memory is not
+    shown, because they would teach to guess.
+    """
+    lessons, remaining = [], iter(tasks)
+    for dialogue in dialogues:
         state: w.State = {}
         latest: dict[tuple[w.Key, str], str] = {}  # (key, value) -> the last memory that says so
         for turn in dialogue.turns:
@@ -108,33 +118,33 @@ def answer_lessons(dialogues: Sequence[Dialogue], banks: Sequence[MemoryBank], d
             if turn.fact:
                 latest[w.memory_key(turn.fact), turn.fact.value] = turn.facts[0]
         probes = {probe.question.text: probe for probe in w.probes(dialogue.turns)}
-        for question in dialogue.questions:
+        for question, task in zip(dialogue.questions, remaining):
             # A key without a state is an event, whose value is its name.
             selected = [latest[key, value] for key in probes[question.text].needs
                         for value in state.get(key, key[1:])]
-            memories = candidates(bank, question.text, dialogue.speakers, per_speaker)
-            lessons.append((answer_messages(question.text, memories, distill,
-                                            question.timestamp),
-                            format_answer(selected, question.answer, distill)))
+            prompt = task.prompt(policy, distill, max_new_tokens)
+            if {memory.text for memory in prompt.parts}.issuperset(selected):
+                lessons.append((prompt.messages,
+                                format_answer(selected, question.answer, distill)))
     return lessons
 
 
-def evidence_lessons(dialogues: Sequence[Dialogue], reading: Reading, distill: bool,
-                     per_speaker: int = PER_SPEAKER) -> list[Lesson]:
-    """Every question over its bank; the expert selects the shown memories of the evidence turns.
+def evidence_lessons(policy: Policy, tasks: Sequence[AnswerTask], reading: Reading, distill: bool,
+                     max_new_tokens: int) -> list[Lesson]:
+    """The tasks over the banks of a reading; the expert selects the evidence that is shown.
 
     Questions of whose evidence nothing is shown are left out, because they would teach to guess.
     """
     lessons = []
-    for dialogue, bank, sources in zip(dialogues, reading.banks, reading.sources):
-        for question in dialogue.questions:
-            memories = candidates(bank, question.text, dialogue.speakers, per_speaker)
-            selected = [memory.text for of_speaker in memories.values() for memory in of_speaker
-                        if sources[memory.id] & set(question.evidence)]
-            if selected:
-                lessons.append((answer_messages(question.text, memories, distill,
-                                                question.timestamp),
-                                format_answer(selected, question.answer, distill)))
+    sources_of = {id(bank): sources for bank, sources in zip(reading.banks, reading.sources)}
+    for task in tasks:
+        prompt, sources = task.prompt(policy, distill, max_new_tokens), sources_of[id(task.bank)]
+        shown = timelines(prompt.parts, task.speakers).values()  # in the order of the prompt
+        selected = [memory.text for of_speaker in shown for memory in of_speaker
+                    if sources[memory.id] & set(task.question.evidence)]
+        if selected:
+            lessons.append((prompt.messages,
+                            format_answer(selected, task.question.answer, distill)))
     return lessons
 
 
@@ -166,17 +176,29 @@ def lessons_of(run: Run) -> list[Lesson]:
     options = run.options
     if options.trajectories:
         return read_trajectories(options.trajectories)
-    dialogues = splits(options.data, options.train_questions)[0]
     if options.agent == "manager" and options.data not in w.KINDS:
         exit_with(f"--data {options.data}: only the synthetic world has an oracle that manages a "
                   "memory; give --trajectories, or learn from --data world first")
+    if options.agent == "manager" and options.facts == "llm":
+        exit_with("--facts llm: the oracle manages what a turn means, not what a model notes; "
+                  "take --facts turns, or give --trajectories")
+    dialogues = splits(options.data, options.train_questions)[0]
+    length = options.max_new_tokens
     if options.agent == "manager":
-        return manager_lessons(dialogues, run.embed)
+        return manager_lessons(run.policy, dialogues, run.embed, options.facts, length)
     # The oracle knows what holds in the end. A manager's memories have words of their own, so there
     # the evidence decides.
     if options.data in w.KINDS and options.facts == "observations" and not options.manager:
-        return answer_lessons(dialogues, run.train_banks.banks, options.distill, options.memories)
-    return evidence_lessons(dialogues, run.train_banks, options.distill, options.memories)
+        lessons = answer_lessons(run.policy, run.train, dialogues, options.distill, length)
+    else:
+        lessons = evidence_lessons(run.policy, run.train, run.train_banks, options.distill, length)
+    if len(lessons) < len(run.train):
+        print(f"{len(run.train) - len(lessons)} of {len(run.train)} questions to imitate are left "
+              "out: what they need is not among the memories that are shown")
+    if not lessons:
+        exit_with(f"{options.data}: no question to imitate is left; raise --memories, lower "
+                  "--max-new-tokens, or take a model with more positions")
+    return lessons
 
 
 # ---- The loop ------------------------------------------------------------------------------------

@@ -6,6 +6,9 @@ import os
 import platform
 import shlex
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,9 +46,11 @@ def check_writable(path: Path) -> None:
 def cache_folder() -> Path:
     """Where downloads and unpacked models are kept: $MEMORY_R1_CACHE, else ~/.cache/memory-r1."""
     return Path(os.environ.get("MEMORY_R1_CACHE") or "~/.cache/memory-r1").expanduser()
+
+
 # ---- Held by one process -------------------------------------------------------------------------
 
-LOCK = ".lock"  # in a run folder
+LOCK = ".lock"  # in a run folder, and in the cache
 _held: dict[Path, BinaryIO] = {}  # the lock files of this process, open as long as it holds them
 
 
@@ -87,6 +92,26 @@ def release_locks() -> None:
     """
     while _held:
         _held.popitem()[1].close()
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Inside, this process holds the lock file at `path`; before, it waits for another that does.
+
+    Raises OSError if the file cannot be written.
+    """
+    while True:
+        try:
+            lock(path)
+            break
+        except BlockingIOError:
+            time.sleep(0.1)
+    try:
+        yield
+    finally:
+        file = _held.pop(path.resolve(), None)
+        if file is not None:  # None on file systems without locks
+            file.close()
 
 
 def _lock_open_file(file: BinaryIO) -> None:

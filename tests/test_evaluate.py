@@ -234,9 +234,11 @@ def test_a_whole_evaluation(small_file, model_folder, tmp_path, capsys):
                (out / "records.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [r["gold"] for r in records] == ["Ann's", "Rex", "Bob"] * 2, "records: one a question"
     for word in ("4 single-hop", "1 multi-hop", "3 open-domain", "all", "invalid", "s a turn",
-                 "6 questions on 2 of 2 dialogues", "only the words of the synthetic world"):
+                 "6 questions on 2 of 2 dialogues"):
         assert word in text, f"the printed report does not say {word!r}:\n{text}"
     assert "quick look" not in text, "all was read and asked: that is no quick look"
+    assert "only the words of the synthetic world" not in text, (
+        "a model is taken for the embedded one because it is small")
     assert re.search(r"\nevaluate small: exact match 0\.\d+, F1 0\.\d+ over 6 questions in \d+ s; "
                      r"run folder ", text), f"another last line than the docstring's:\n{text}"
     again = main(["--data", str(small_file), "--model", str(model_folder), "--out", str(out),
@@ -244,6 +246,13 @@ def test_a_whole_evaluation(small_file, model_folder, tmp_path, capsys):
     assert again["f1"] == returned["f1"], "two evaluations of one model differ"
     assert len((out / "records.jsonl").read_text(encoding="utf-8").splitlines()) == 6, (
         "records of an earlier evaluation were kept")
+
+
+def test_real_dialogues_are_foreign_to_the_embedded_model(small_file, tmp_path, capsys):
+    main(["--data", str(small_file), "--model", str(EMBEDDED_MODEL), "--out",
+          str(tmp_path / "run"), "--max-new-tokens", "2", "--limit", "1"])
+    assert "only the words of the synthetic world" in capsys.readouterr().out, (
+        "a score of 0 would be read as what the method brings")
 
 
 def test_a_quick_look_says_so(small_file, model_folder, tmp_path, capsys):

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+import os
 import random
 import shutil
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -317,7 +320,7 @@ def test_a_file_is_unpacked_once_and_again_when_it_changes(tmp_path, cache):
     assert (folder / "model.safetensors").stat().st_mtime_ns == written, "unpacked twice"
     write_gguf(path, make_model("llama", seed=1))
     assert unpacked(path) != folder, "the model of an older file of the same name"
-    assert sorted(p for p in cache.iterdir() if p.name.startswith(".")) == []
+    assert [p.name for p in cache.iterdir() if p.name.startswith(".")] == [".lock"]
 
 
 def test_what_a_killed_process_left_never_counts(tmp_path, cache, monkeypatch):
@@ -329,10 +332,33 @@ def test_what_a_killed_process_left_never_counts(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(our_gguf.os, "rename", killed)
     with pytest.raises(KeyboardInterrupt):
         unpacked(path)
-    assert list(cache.iterdir()) == [], "the half is left, or under the right name"
+    assert [p.name for p in cache.iterdir()] == [".lock"], "the half is left, or whole by name"
     (cache / ".unpacking-left").mkdir()
     monkeypatch.setattr(our_gguf.os, "rename", rename)
     assert (unpacked(path) / "tokenizer.json").is_file()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked, to start at once")
+def test_of_several_processes_the_first_unpacks_and_the_others_wait(tmp_path, monkeypatch):
+    (tmp_path / "model.gguf").write_text("whatever")
+
+    def unpack(path: Path, folder: Path) -> None:
+        with (tmp_path / "log").open("a") as log:
+            log.write("unpacked\n")
+        time.sleep(0.5)  # long enough that the others come to the lock
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+
+    monkeypatch.setattr(our_gguf, "_unpack", unpack)
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=unpacked, args=[tmp_path / "model.gguf"]) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert (tmp_path / "log").read_text() == "unpacked\n", (
+        "each process of a torchrun would write a real model, some gigabytes, for itself")
 
 
 # ---- What cannot be read -------------------------------------------------------------------------
@@ -355,7 +381,7 @@ def test_a_cut_file_is_one_line_wherever_it_is_cut(tmp_path, cache):
         assert "download it again" in one_line(path), f"cut after {size} bytes"
     path.write_bytes(b"PK\x03\x04" + whole[4:])
     assert "no whole GGUF file" in one_line(path)
-    assert not list(cache.glob("*")), "a broken file left something in the cache"
+    assert not list(cache.glob("[!.]*")), "a broken file left something in the cache"
 
 
 @pytest.mark.parametrize("change, words", [
@@ -374,7 +400,7 @@ def test_a_cut_file_is_one_line_wherever_it_is_cut(tmp_path, cache):
 def test_what_is_not_understood_is_one_line_that_names_it(change, words, tmp_path, cache):
     path = write_gguf(tmp_path / "model.gguf", make_model("llama", head_dim=8), **change)
     assert words in one_line(path)
-    assert not list(cache.glob("*")), "something was unpacked all the same"
+    assert not list(cache.glob("[!.]*")), "something was unpacked all the same"
 
 
 def test_an_unknown_type_of_weights_is_one_line(tmp_path, monkeypatch):

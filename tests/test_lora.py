@@ -4,7 +4,7 @@
 
 Each family is a random model of its kind with a tokenizer and chat template like its own, goes
 through a folder, learns a step with adapters and is saved. With `peft` installed, it reads what is
-written here, and the other way round; without, those two tests are skipped.
+written here, and the other way round; without, those tests are skipped.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ import policy as policy_module
 import ppo
 from backend.loading import PolicyError
 from backend.lora import (
+    FREE_KEYS,
+    HARMLESS_VALUES,
     LowRank,
     adapters,
     add_adapters,
@@ -476,18 +478,74 @@ def test_peft_reads_our_adapters(trained):
     assert (logits(theirs.merge_and_unload()) - logits(policy.model)).abs().max() < 1e-4
 
 
-def test_we_read_pefts_adapters(model_folder, tmp_path):
+# Every key, and every value of `HARMLESS_VALUES`, that `saved_config` lets pass, as PEFT writes it:
+# (arguments of its LoraConfig, changes of the file that it saves). Compared with peft 0.21.2; the
+# merged logits of both were equal.
+ACCEPTED = {
+    "r, lora_alpha": ({"r": 1, "lora_alpha": 2.5}, {}),
+    "lora_alpha 0": ({"lora_alpha": 0}, {}),
+    "lora_dropout": ({"lora_dropout": 0.5}, {}),
+    "target_modules": ({"target_modules": ".*layers.(0.*k_proj|1.*up_proj)"}, {}),
+    "target_modules all": ({"target_modules": "all-linear"}, {}),
+    "exclude_modules": ({"exclude_modules": ["down_proj"]}, {}),
+    "layers_to_transform, layers_pattern": (
+        {"layers_to_transform": [1], "layers_pattern": "layers"}, {}),
+    "task_type": ({"task_type": "CAUSAL_LM"}, {}),
+    "task_type None, auto_mapping": ({}, {"task_type": None, "auto_mapping": {
+        "base_model_class": "Qwen2ForCausalLM",
+        "parent_library": "transformers.models.qwen2.modeling_qwen2"}}),
+    "inference_mode": ({}, {"inference_mode": False}),
+    "peft_version": ({}, {"peft_version": "0.1"}),
+    "megatron_core": ({"megatron_core": "megatron.core"}, {}),
+    "loftq_config": ({"loftq_config": {"loftq_bits": 4}}, {}),
+    "eva_config": ({}, {"eva_config": {"rho": 2.0, "tau": 0.9}}),
+    "runtime_config": ({}, {"runtime_config": {"ephemeral_gpu_offload": True}}),
+    "qalora_group_size": ({"qalora_group_size": 8}, {}),
+    "bias none, peft_type LORA": ({"bias": "none"}, {"peft_type": "LORA"}),
+    "revision None": ({"revision": None}, {}),
+    "revision main": ({"revision": "main"}, {}),
+    **{f"init_lora_weights {way}": ({"init_lora_weights": way}, {})
+       for way in (True, False, "gaussian", "eva", "orthogonal")},
+}
+
+
+def test_whatever_is_accepted_was_compared():
+    names = " ".join(ACCEPTED)
+    values = [f"{key} {value}" for key, ways in HARMLESS_VALUES.items() for value in ways]
+    absent = [name for name in [*FREE_KEYS - {"base_model_name_or_path"}, *values]
+              if name not in names]
+    assert not absent, f"{absent}: compare with peft what is read here, or refuse it"
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_we_read_pefts_adapters(name, model_folder, tmp_path):
     peft = pytest.importorskip("peft", reason="the peft library is not installed")
+    arguments, changes = ACCEPTED[name]
+    wanted = {"r": 4, "lora_alpha": 5, "target_modules": ["q_proj", "down_proj"], **arguments}
     torch.manual_seed(1)
-    theirs = peft.get_peft_model(
-        AutoModelForCausalLM.from_pretrained(model_folder),
-        peft.LoraConfig(r=3, lora_alpha=5, target_modules=["q_proj", "down_proj"]))
-    for name, parameter in theirs.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter)
+    theirs = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(model_folder),
+                                 peft.LoraConfig(**wanted))
+    for parameter_name, parameter in theirs.named_parameters():
+        if "lora_" in parameter_name:
+            torch.nn.init.normal_(parameter, 0, 0.3)
     theirs.save_pretrained(tmp_path / "peft")
-    policy = load_policy(tmp_path / "peft", "cpu")
-    assert (logits(policy.model) - logits(theirs)).abs().max() < 1e-4, "rank, alpha or a name"
+    path = tmp_path / "peft" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    # As others read the files: what an initialisation takes off the weights is in none of them.
+    start = AutoModelForCausalLM.from_pretrained(model_folder)
+    merged = peft.PeftModel.from_pretrained(start, tmp_path / "peft").merge_and_unload()
+    ours = load_policy(tmp_path / "peft", "cpu").model
+    assert (logits(ours) - logits(merged)).abs().max() < 1e-5, "rank, alpha or a name"
+    moved = (logits(ours) - logits(make_model())).abs().max()
+    assert (moved > 1) == (wanted["lora_alpha"] > 0), "adapters that change nothing show nothing"
+
+
+def test_an_alpha_of_0_is_no_alpha_left_out(trained):
+    _, base, saved = trained
+    path = saved / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": 0}))
+    assert torch.equal(logits(load_policy(saved / "adapter", "cpu").model),
+                       logits(load_policy(base, "cpu").model)), "0 was taken for the default"
 
 
 def spoil(adapter: Path, how: str) -> None:

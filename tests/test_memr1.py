@@ -126,7 +126,8 @@ def managers(dialogues: Sequence[Dialogue]) -> tuple[dict[str, str], dict[str, s
     oracle, vanilla = {}, {}
     for dialogue in dialogues:
         for place, turn in enumerate(dialogue.turns):
-            messages, response = right_operation(dialogue, place, EMBED)
+            messages, response = right_operation(
+                always(""), dialogue, place, EMBED, "turns", 9)
             [operation], _ = parse_operations(response, memr1.SIMILAR)
             if operation.event == "UPDATE":  # what the turn says, whatever the entry already held
                 operation = Operation("UPDATE", operation.number, turn.facts[0])

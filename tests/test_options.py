@@ -17,12 +17,15 @@ import pytest
 from canned import call, refused
 
 import ppo
+from backend.lora import add_adapters, save_adapters
+from policy import load_policy
 from training.options import (
     EMBEDDED_MEM1,
     EMBEDDED_MODEL,
     PRESETS,
     TINY,
     Options,
+    is_embedded,
     option,
     parse_options,
     presets_table,
@@ -214,6 +217,23 @@ def test_what_a_model_is_decides_and_not_where_it_lies(tmp_path):
     config = json.loads((EMBEDDED_MODEL / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_size": 64}))
     assert resolve(Options(model=str(tmp_path)), "grpo").data == "locomo", "another model"
+
+
+def test_the_embedded_model_is_known_by_all_its_forms(tmp_path, model_folder):
+    """Presets, prompts of other systems, the chat and evaluate.py ask this one function."""
+    policy = load_policy(EMBEDDED_MODEL)
+    user = {"role": "user", "content": "a"}
+    instructed = policy.encode([{"role": "system", "content": "b"}, user])
+    assert instructed == policy.encode([user]), (
+        "tiny/ reads instructions now: why do the other systems ask it in a compact form?")
+    add_adapters(policy.model, 2)
+    save_adapters(policy.model, tmp_path / "adapter")
+    for model in (EMBEDDED_MODEL, EMBEDDED_MEM1, tmp_path / "adapter"):
+        assert is_embedded(str(model)), f"{model} knows only the words of the world"
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "adapter_config.json").write_text("{")
+    for model in (model_folder, tmp_path / "broken", "smollm2", "no/such", "model.gguf"):
+        assert not is_embedded(str(model)), f"{model} is small or broken, and not tiny/"
 
 
 def test_a_file_is_read_as_the_benchmark_of_its_form(tmp_path):

@@ -39,7 +39,7 @@ import policy as policy_module
 from backend import devices
 from backend.attention import RoomyLayer, cache_argument
 from backend.loading import PolicyError, n_positions
-from backend.plain_rows import unpackable_layers
+from backend.plain_rows import length_batches, unpackable_layers
 from policy import Policy, draw_tokens, fit, load_policy
 from trees import Step, pad_right, prompt_rows
 
@@ -540,6 +540,54 @@ def test_models_that_cannot_be_packed_get_plain_rows(tiny_policy, kind):
     for step in steps:
         ends = [token in policy.end_ids for token in step.response_ids]
         assert not any(ends[:-1]) and step.finished == ends[-1], "cut at the first end id, kept"
+
+
+@pytest.mark.parametrize("kind", ["lfm2", "mamba", "mistral", "gpt_neo", "bloom"])
+def test_plain_rows_sampled_together_are_those_sampled_alone(tiny_policy, monkeypatch, kind):
+    """A padded row, an end id inside a prompt that ends its row, results in another order."""
+    policy, batches = with_ends(tiny_policy, kind, **UNPACKABLE[kind]), []
+    prompts = ragged_prompts(6)  # of 13, 1, 30, 7, 2 and 19 tokens
+    prompts[3] = [5, 6, 2, 14, 0, 9, 8]
+    assert {2, 5, 14, 0} <= policy.end_ids, "the prompt of 7 holds no end ids"
+    wanted = [library_greedy(policy, prompt, 8) for prompt in prompts]
+    assert len({len(ids) for ids in wanted}) > 1, "the test needs responses of several lengths"
+    original = policy.model.generate
+
+    def counted(ids, max_new_tokens, num_return_sequences=1, **settings):
+        n_rows = len(ids) * num_return_sequences
+        batches.append((len(ids), n_rows * (ids.shape[1] + max_new_tokens)))
+        return original(ids, max_new_tokens=max_new_tokens,
+                        num_return_sequences=num_return_sequences, **settings)
+
+    monkeypatch.setattr(policy.model, "generate", counted)
+    for group in policy.sample(prompts, 2, 8, temperature=0):
+        assert [step.response_ids for step in group] == 2 * [wanted.pop(0)], (
+            f"a prompt of {len(group[0].prompt_ids)} is answered otherwise beside others")
+    assert [n_prompts for n_prompts, _ in batches] == [3, 2, 1], (
+        "one prompt at a time, or a short one waits until a long one is read")
+    batches[:], policy.micro_batch_tokens = [], 40  # only the two shortest fit together
+    groups = policy.sample(prompts, 3, 8, 0.7, torch.Generator().manual_seed(0))
+    assert all(n_prompts == 1 or places <= 80 for n_prompts, places in batches), (
+        f"{batches}: more places than the budget of 2 x 40")
+    assert [group[0].prompt_ids for group in groups] == prompts, "results in another order"
+    steps = flat(groups)
+    claimed = torch.tensor([p for step in steps for p in step.log_probs])
+    assert (claimed - plain_log_probs(policy.model, steps, 0.7)).abs().max() < 1e-4
+    assert len({tuple(step.response_ids) for step in steps[:3]}) > 1, "samples are copies"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 200), max_size=12), st.integers(1, 8), st.integers(1, 60),
+       st.integers(1, 4000))
+def test_plain_rows_are_batched_within_the_budget(lengths, n_rows, n_new, max_tokens):
+    batches = length_batches(lengths, n_rows, n_new, max_tokens)
+    assert sorted(number for batch in batches for number in batch) == list(range(len(lengths)))
+    for batch in batches:
+        of_batch = [lengths[number] for number in batch]
+        assert of_batch == sorted(of_batch), "the first is the shortest"
+        if len(batch) > 1:
+            assert len(batch) * n_rows * (of_batch[-1] + n_new) <= max_tokens, "out of memory"
+            assert of_batch[-1] - of_batch[0] <= n_new, "more steps than one prompt after another"
 
 
 def test_a_trial_that_would_mislead_is_not_trusted(tiny_policy):

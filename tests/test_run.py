@@ -19,12 +19,15 @@ from pathlib import Path
 import pytest
 from canned import call, refused
 
+from backend import devices
 from backend.files import lock, release_locks
+from benchmarks.splits import splits
 from claims import runner
 from grpo import GRPOOptions
 from memory_bank import hashed_words
+from policy import load_policy
 from training.options import EMBEDDED_MODEL, Options, resolve
-from training.run import Run, prepare
+from training.run import Run, memory_r1, prepare
 from trees import Episode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -152,6 +155,30 @@ def test_a_limit_is_for_validation_and_test_alone(tmp_path, model_folder):
         counts.append([len(tasks) for tasks in (found.train, found.validation, found.test)])
     assert counts == [[152, 81, 513], [152, 5, 5]], (
         "--limit must shorten what is looked at, never what is learned from")
+
+
+@pytest.mark.parametrize("given, n_waits", [
+    ({"agent": "manager", "facts": "turns"}, 0), ({"agent": "answer", "facts": "turns"}, 0),
+    ({"agent": "answer", "facts": "llm"}, 1), ({"agent": "manager", "facts": "llm"}, 1),
+    ({"agent": "answer", "facts": "turns", "manager": "MODEL"}, 1)])
+def test_a_rank_waits_only_for_what_another_keeps_on_disk(given, n_waits, tmp_path, model_folder,
+                                                          monkeypatch):
+    waits = []
+
+    @contextlib.contextmanager
+    def main_first() -> Iterator[None]:
+        waits.append("rank 0 first")
+        yield
+
+    monkeypatch.setattr(devices, "main_first", main_first)
+    given = {name: str(model_folder) if value == "MODEL" else value
+             for name, value in given.items()}
+    path = small_file(tmp_path / "small.json", [
+        {"question": "Who skis?", "answer": "Ann", "category": 4, "evidence": ["D1:1"]}])
+    options = resolve(GRPOOptions(model=str(model_folder), data=str(path), lora=0,
+                                  max_new_tokens=4, **given), "grpo")
+    memory_r1(options, splits(str(path), None), load_policy(model_folder), hashed_words())
+    assert len(waits) == n_waits, "ranks work one after the other, and find nothing on disk"
 
 
 def test_no_steps_leave_everything_as_it_was(tmp_path, model_folder):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from canned import CannedAgent, Scripted, make_run, refused, small_data
 
 import sft
 from memory_bank import MemoryBank, hashed_words
-from memr1 import AnswerTask, apply_operations
+from memr1 import AnswerAgent, ManagerAgent, apply_operations
 from policy import load_policy
 from prompts import parse_answer, parse_operations
 from sft import (
@@ -27,7 +28,7 @@ from sft import (
     read_trajectories,
     right_operation,
 )
-from training.options import EMBEDDED_MODEL
+from training.options import EMBEDDED_MODEL, resolve
 from training.tasks import add_everything, answer_tasks, manager_tasks
 from trees import Episode
 from world import oracle_memories, world, world_splits
@@ -40,7 +41,8 @@ def test_the_oracles_operations_keep_the_memory_right():
     for dialogue in world(3, seed=8):
         bank = MemoryBank(EMBED)
         for place, turn in enumerate(dialogue.turns):
-            messages, response = right_operation(dialogue, place, EMBED)
+            messages, response = right_operation(
+                Scripted(str), dialogue, place, EMBED, "turns", 9)
             fact = messages[1]["content"].split("New fact: ")[1]
             shown = bank.search(fact, 5, turn.speaker)
             operations, invalid = parse_operations(response, len(shown))
@@ -53,14 +55,47 @@ def test_the_oracles_operations_keep_the_memory_right():
                 f"turn {place}, {turn.text!r}: {response}")
 
 
-def test_a_manager_is_taught_the_decisions_that_reinforcement_trains():
-    train = world_splits()[0]
-    tasks = manager_tasks(train, EMBED, "turns", guards=True)
-    lessons = manager_lessons(train, EMBED)
-    assert len(lessons) == len(tasks)
-    for task, (messages, _) in zip(tasks, lessons):
-        assert messages[1]["content"].endswith(f"New fact: {task.fact.text}"), (
-            "another turn, or another form of it, than in training by reward")
+@pytest.mark.parametrize("positions", [math.inf, 230])
+@pytest.mark.parametrize("facts", ["turns", "observations"])
+def test_a_manager_is_taught_the_prompts_that_reinforcement_trains(facts, positions):
+    train, policy = world_splits()[0][:1], Scripted(str)
+    policy.positions = positions
+    tasks = manager_tasks(train, EMBED, facts, guards=True)
+    lessons = manager_lessons(policy, train, EMBED, facts, 40)
+    episodes = ManagerAgent(Scripted(str), max_new_tokens=40).rollout(policy, tasks, 1, 0)
+    for (messages, response), [episode] in zip(lessons, episodes, strict=True):
+        assert messages[-1]["content"] == episode.log["prompt"], (
+            "another turn, another form of it, or other memories than in training by reward")
+        shown = messages[-1]["content"].count("\n- ") - messages[-1]["content"].count("\n- none")
+        assert parse_operations(response, shown)[1] == 0, f"{response}: names what is not shown"
+    dropped = sum(episode.log["operations"].get("dropped", 0) + episode.log["dropped"]
+                  for [episode] in episodes)
+    assert (dropped > 0) == (positions < math.inf), "the test wants prompts that do not fit"
+
+
+@pytest.mark.parametrize("facts, positions", [
+    ("observations", math.inf), ("observations", 250), ("turns", 250)])
+def test_an_answer_agent_is_taught_the_prompts_that_reinforcement_trains(facts, positions):
+    train, policy = world_splits()[0][:1], Scripted(str)
+    policy.positions = positions
+    reading = add_everything(train, EMBED, facts)
+    tasks = answer_tasks(train, reading.banks, 20)
+    if facts == "observations":
+        lessons = answer_lessons(policy, tasks, train, True, 40)
+    else:
+        lessons = evidence_lessons(policy, tasks, reading, True, 40)
+    episodes = AnswerAgent(max_new_tokens=40).rollout(policy, tasks, 1, 0)
+    prompts = [episode.log["prompt"] for [episode] in episodes]
+    assert any(episode.log["dropped"] for [episode] in episodes) == (positions < math.inf)
+    taught = [messages[-1]["content"] for messages, _ in lessons]
+    assert set(taught) <= set(prompts) and len(taught) > 5, (
+        "other memories than in training by reward, or than the model has room for")
+    for prompt, (_, response) in zip(taught, lessons):
+        for line in parse_answer(response)[0].splitlines():
+            assert line == "- none" or f": {line[2:]}\n" in prompt, (
+                f"{line!r} is not among the memories: it teaches to invent them")
+    assert (len(taught) < len(prompts)) == (positions < math.inf), (
+        "a question whose memories are not shown teaches to guess")
 
 
 @pytest.mark.parametrize("distill", [True, False])
@@ -68,7 +103,8 @@ def test_an_answer_agent_is_taught_the_gold_answers_from_memories_it_sees(distil
     train = world_splits()[0][:2]
     banks = add_everything(train, EMBED, "observations").banks
     tasks = answer_tasks(train, banks)
-    for task, (messages, response) in zip(tasks, answer_lessons(train, banks, distill)):
+    for task, (messages, response) in zip(tasks, answer_lessons(
+            Scripted(str), tasks, train, distill, 9)):
         selected, answer = parse_answer(response)
         assert answer == task.question.answer
         lines = [line[2:] for line in selected.splitlines() if line != "- none"]
@@ -112,29 +148,32 @@ def test_without_an_oracle_one_line_says_what_to_give(tmp_path, model_folder):
     line = refused(sft.main, "--data", path, "--model", model_folder, "--out", tmp_path / "run",
                    "--limit", "1", "--max-new-tokens", "4")
     assert "--trajectories" in line, "only the world knows what a manager should have done"
+    options = resolve(SFTOptions(facts="llm"), "sft")
+    line = refused(lambda _: lessons_of(SimpleNamespace(options=options)))
+    assert "--facts llm" in line, "the oracle's lessons would be of turns, whatever is read later"
 
 
 def test_evidence_and_gold_answer_teach_where_there_is_no_oracle():
     """Only memories of the evidence are selected; nothing is taught where none of them is shown."""
     [dialogue] = world(1, 3)
     reading = add_everything([dialogue], EMBED, "turns")
-    lessons = evidence_lessons([dialogue], reading, True)
+    tasks = answer_tasks([dialogue], reading.banks)
+    lessons = evidence_lessons(Scripted(str), tasks, reading, True, 9)
     assert len(lessons) == len(dialogue.questions)
     turns = {turn.turn_id: f"{turn.speaker}: {turn.text}" for turn in dialogue.turns}
-    for question, (messages, response) in zip(dialogue.questions, lessons):
+    for question, (_, response) in zip(dialogue.questions, lessons):
         selected, answer = parse_answer(response)
         assert answer == question.answer
         assert set(selected.splitlines()) == {f"- {turns[i]}" for i in question.evidence}
-        assert messages == AnswerTask(reading.banks[0], question, dialogue.speakers).prompt(
-            Scripted(str), True, 9).messages, "another prompt than in training by reward"
     blind = [{memory_id: {"another turn"} for memory_id in sources} for sources in reading.sources]
-    assert not evidence_lessons([dialogue], replace(reading, sources=blind), True), (
+    assert not evidence_lessons(
+        Scripted(str), tasks, replace(reading, sources=blind), True, 9), (
         "a lesson without its evidence teaches to guess")
 
 
 def test_the_loss_is_that_of_separate_rows_and_falls(tmp_path, monkeypatch):
     policy = load_policy(EMBEDDED_MODEL)
-    lessons = manager_lessons(world_splits()[0][:1], EMBED)[:8]
+    lessons = manager_lessons(policy, world_splits()[0][:1], EMBED, "turns", 48)[:8]
     monkeypatch.setattr(sft, "lessons_of", lambda run: lessons)
     steps = [policy.lesson(*lesson) for lesson in lessons]
     with torch.no_grad():

@@ -11,8 +11,8 @@ for bit. Weights alone are not enough. The file holds
 - the answers of the manager's frozen answer agent, because other batches might round differently
 - validation scores, tokens and seconds so far
 - the lengths of metrics.csv, samples.jsonl and cases.jsonl: `--resume` cuts off later lines
-- the identity of the run: options, fingerprint of the start model, number of ranks; `--resume`
-  refuses a checkpoint with another identity
+- the identity of the run: options, fingerprints of its models and files, number of ranks;
+  `--resume` refuses a checkpoint with another identity
 
 A new file is written beside the old one and takes its place only when it is whole and on the disk.
 So one whole file exists at every moment. Two files need room: 12 bytes a trained weight each.
@@ -28,6 +28,7 @@ import os
 import shlex
 import sys
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,9 @@ FILE = "resume.pt"
 CONTENT = {"identity", "before", "rows", "scores", "n_tokens", "seconds", "sizes", "modules",
            "optimizer", "schedule", "ranks"}
 # Options that may change on resuming. A run that was out of memory needs smaller micro-batches,
-# which change no log-prob and no gradient, but which random draw falls to which sample.
-FREE = ("model", "out", "resume", "save_every", "micro_batch_tokens")
+# which change no log-prob and no gradient, but which random draw falls to which sample. A model is
+# known by its weights: its folder may move, and another model may lie where it lay.
+FREE = ("model", "manager", "answerer", "out", "resume", "save_every", "micro_batch_tokens")
 
 
 class CheckpointError(ValueError):
@@ -63,12 +65,29 @@ def fingerprint(model: torch.nn.Module, with_adapters: bool = True) -> str:
     return digest.hexdigest()[:12]
 
 
-def identity(options: Any, algorithm: str, model: torch.nn.Module, n_tasks: int,
+def file_digest(path: Path) -> str:
+    """Twelve hexadecimal digits that tell files apart, or folders by the files in them."""
+    paths = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for part in paths:
+        with part.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
+def identity(options: Any, algorithm: str, weights: Mapping[str, str], n_tasks: int,
              ) -> dict[str, Any]:
-    """What must be equal for a run to go on, under names that an error message can print."""
+    """What must be equal for a run to go on, under names that an error message can print.
+
+    `weights` are the fingerprints of the run's models. Files are known by their content, because
+    another file may lie at the same path by now.
+    """
     fixed = {f"--{name.replace('_', '-')}": value for name, value in vars(options).items()
              if name not in FREE}
-    return {"algorithm": algorithm, **fixed, "the start model": fingerprint(model),
+    files = {f"the content of --{name}": file_digest(Path(getattr(options, name)))
+             for name in ("data", "trajectories", "embedder")
+             if getattr(options, name, None) and Path(getattr(options, name)).exists()}
+    return {"algorithm": algorithm, **fixed, **weights, **files,
             "tasks to learn from": n_tasks, "devices": devices.world_size()}
 
 

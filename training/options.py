@@ -18,6 +18,7 @@ from typing import Any
 
 from backend.devices import exit_with, print_anything
 from backend.loading import usual_precision
+from backend.lora import base_name
 from benchmarks.encoders import EMBEDDER_HELP
 from benchmarks.others import form_of, has_observations
 from mem1 import HARNESSES
@@ -240,15 +241,17 @@ def parse_options(cls: type, description: str, argv: Sequence[str] | None):
 def is_embedded(model: str) -> bool:
     """Whether a model is tiny/ or tiny/mem1/, as it is or trained: its shape says so.
 
-    A checkpoint lies anywhere, so its place would say nothing.
+    A checkpoint lies anywhere, so its place would say nothing. Adapters are what their base is.
+    Such a model knows the words of the synthetic world, and the prompts that it was trained on.
+    Its chat template leaves instructions out, so it can follow no other prompt.
     """
     shapes = []
-    for folder in (Path(model), EMBEDDED_MODEL, EMBEDDED_MEM1):
-        try:
+    try:
+        for folder in (Path(base_name(model)), EMBEDDED_MODEL, EMBEDDED_MEM1):
             config = json.loads((folder / "config.json").read_bytes())
             shapes.append([config.get(key) for key in SHAPE])
-        except (OSError, ValueError, AttributeError):  # a name of the hub, or no model at all
-            return False
+    except (OSError, ValueError, AttributeError):  # a name of the hub, or no model at all
+        return False
     return shapes[0] in shapes[1:]
 
 

@@ -25,6 +25,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -52,6 +53,7 @@ from policy import Policy, load_policy
 from training.checkpoints import (
     FILE,
     CheckpointError,
+    fingerprint,
     identity,
     read,
     resume_command,
@@ -214,30 +216,39 @@ def banks_of(options: Options, parts: Sequence[Sequence[Dialogue]], reader: Kept
 
 
 def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference: Policy,
-              embed: Embedder) -> tuple[Agent, list[list[Task]], Reading | None]:
-    """An agent of Memory-R1, its tasks to train, validate and test on, and its training banks."""
+              embed: Embedder) -> tuple[Agent, list[list[Task]], Reading | None, dict[str, str]]:
+    """An agent of Memory-R1, its tasks to train, validate and test on, and its training banks.
+
+    Last comes the fingerprint of the model that --manager or --answerer names.
+    """
     asked = [dialogue for dialogue in splits[0] if dialogue.questions]
     if options.facts == "observations" and asked and not any(t.facts for d in asked
                                                              for t in d.turns):
         exit_with(f"{options.data}: holds no observations to read; use --facts turns or llm")
-    reader = None
-    if options.manager or options.facts == "llm":
-        reader = KeptPolicy(load_or_stop(options.manager) if options.manager else reference)
+    reader, weights = None, {}
+    if options.manager:
+        reader = KeptPolicy(load_or_stop(options.manager))
+        weights = {"the model of --manager": fingerprint(reader.policy.model)}
+    elif options.facts == "llm":
+        reader = KeptPolicy(reference)
+    # Responses that one rank has kept on disk the others find there. Without them nobody waits.
+    turns = devices.main_first() if reader else nullcontext()
     length, reward = options.max_new_tokens, REWARDS[options.reward]
     if options.limit:  # to make tasks of dialogues that nobody asks about may take minutes
         splits = [splits[0], *(shorten(part, options.limit, None) for part in splits[1:])]
     if options.agent == "answer":
-        with devices.main_first():
+        with turns:
             readings = banks_of(options, splits, reader, embed)
         agent = AnswerAgent(options.distill, reward, max_new_tokens=length)
         return agent, [answer_tasks(part, reading.banks, options.memories)
-                       for part, reading in zip(splits, readings)], readings[0]
+                       for part, reading in zip(splits, readings)], readings[0], weights
     judge = reference
     if options.answerer:
         judge = load_or_stop(options.answerer)
         judge.model.requires_grad_(False)
+        weights = {"the model of --answerer": fingerprint(judge.model)}
     agent = ManagerAgent(judge, options.distill, reward, options.memories, max_new_tokens=length)
-    with devices.main_first():
+    with turns:
         tasks = [manager_tasks(part, embed, options.facts, reader, length,
                                guards=part is splits[0]) for part in splits]
     n_questions = sum(len(dialogue.questions) for dialogue in splits[0])
@@ -245,7 +256,7 @@ def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference:
     if n_left_out:
         print(f"{n_left_out} of {n_questions} questions to learn from are left out: no turn of "
               "their evidence states a fact")
-    return agent, tasks, None
+    return agent, tasks, None, weights
 
 
 def mem1(options: Options, splits: Sequence[Sequence[Dialogue]], embed: Embedder,
@@ -341,14 +352,16 @@ def prepare(options: Options, algorithm: str) -> Run:
         reference = load_or_stop(options.model, options)
         reference.model.requires_grad_(False)
     embed = embedder_or_stop(options.embedder)
-    train_banks = None
+    train_banks, weights = None, {}
     if options.agent == "mem1":
         agent, (train, validation, test) = mem1(options, splits, embed)
     else:
-        agent, (train, validation, test), train_banks = memory_r1(options, splits, reference, embed)
+        agent, (train, validation, test), train_banks, weights = memory_r1(
+            options, splits, reference, embed)
     if not train or not test:  # for example because no question of a manager's names its evidence
         exit_with(f"{options.data}: no usable question to {'test on' if train else 'learn from'}")
-    this_run = identity(options, algorithm, policy.model, len(train))
+    weights["the start model"] = fingerprint(policy.model)
+    this_run = identity(options, algorithm, weights, len(train))
     folder = Path(options.out)
     saved = open_folder(folder, options, this_run)
     trackers = start_trackers(folder, options, len(saved["rows"]) if saved else 0)
