@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 from data import Dialogue, OpenQuestion, Question
 from memory_bank import Embedder, MemoryBank
-from metrics import objectives_right, split_answers
+from metrics import answers_to_compare, objectives_right
 from prompts import one_line
 from world import oracle_memories, probes
 
@@ -124,7 +124,7 @@ class Search:
 
     def log(self, answer: str) -> dict:
         """The task as a whole and, as "objectives", question by question."""
-        task, parts = self.task, split_answers(answer)
+        task, parts = self.task, answers_to_compare(answer, self.task.answers)
         parts += [""] * (len(task.answers) - len(parts))  # a missing answer is an empty one
         return {"question": "; ".join(task.questions), "answer": answer,
                 "gold": "; ".join(task.answers), "category": len(task.answers),
