@@ -12,6 +12,8 @@ Where this differs from the paper
    questions (`open_tasks`). The paper searches Wikipedia with an encoder, and the web in its tests.
 2. Questions have numbers. An agent that forgets all but its last turn then knows which question
    comes next. The search ignores a number before a query, and the reward one before an answer.
+3. A task of N questions may take 2N + 2 turns, so each has two searches at any N. The paper allows
+   6 turns up to four questions and 20 for more, which at 16 leaves little more than one search.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import Any, Protocol
 
 from data import Dialogue, OpenQuestion, Question
 from memory_bank import Embedder, MemoryBank
-from metrics import objectives_right, split_answers
+from metrics import answers_to_compare, objectives_right
 from prompts import one_line
 from world import oracle_memories, probes
 
@@ -105,7 +107,7 @@ class Search:
     instructions, answers = QUESTIONS, True
 
     def turns(self, task: SearchTask) -> int:
-        """Turns a task may take: 6 for two questions, as in the paper."""
+        """Turns a task may take: two a question and two more, 6 for the two of training."""
         return 2 * len(task.questions) + 2
 
     def reset(self, task: SearchTask) -> str:
@@ -124,7 +126,7 @@ class Search:
 
     def log(self, answer: str) -> dict:
         """The task as a whole and, as "objectives", question by question."""
-        task, parts = self.task, split_answers(answer)
+        task, parts = self.task, answers_to_compare(answer, self.task.answers)
         parts += [""] * (len(task.answers) - len(parts))  # a missing answer is an empty one
         return {"question": "; ".join(task.questions), "answer": answer,
                 "gold": "; ".join(task.answers), "category": len(task.answers),

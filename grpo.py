@@ -20,6 +20,12 @@ Where this differs from the paper
 4. The old log-probs are those that the sampler computed, because a second pass to score the samples
    would cost time and give the same numbers. `ratio_error` shows that both agree (in float32 to
    1e-5).
+5. The learning rate falls to a tenth (`warm_up_then_decay` says why); the paper's stays. Adam's
+   betas are 0.9 and 0.95, not 0.999, because a run has tens of updates, and the second moment has
+   to follow within them. sft.py and ppo.py do the same.
+6. A step has 8 samples of each of 76 questions with tiny/ (answer agent 24, MEM1 8), and of 24 with
+   a real model. The paper's batch is 128, on four to eight H100. Ours is what one card can do;
+   `--questions` changes it.
 
     python grpo.py                  the Memory Manager, two minutes on two cores
     python grpo.py --agent answer   the Answer Agent, two minutes

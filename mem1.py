@@ -33,6 +33,9 @@ Where this differs from the paper
 3. Generation stops at the closing tag, and the sampled ids are trained as they are. The released
    code samples on, cuts the text, and encodes the cut text again.
 4. A turn without a usable action ends the episode with reward 0 and is counted ("invalid").
+5. Training samples from the whole distribution, MEM1's code from its top 95 % (top-p 0.95). A ratio
+   compares two policies, and the scored policy has no top-p.
+6. MEM1's entropy bonus is left out (ppo.py, difference 5).
 
     python mem1.py      tasks turn by turn, with the tokens in context, beside full context
 """

@@ -8,15 +8,17 @@ come from Mem0's evaluation/metrics/utils.py, a copy of A-Mem's utils.py. `exact
 Where this differs from the paper
 1. The paper does not say how it normalises before comparing for the reward. We use SQuAD's way
    (`squad_exact_match`). Mem0's own, stricter comparison is `exact_match`.
-2. NLTK first cuts a text into sentences with a trained model ("punkt"). We cut where white space
-   follows one of . ! or ?. Of 1,100 answers that the authors scored, 1,095 get the same BLEU-1 to
-   the last bit. The other five hold abbreviations or numbered lists ("Dr. Wu", "1. Tea").
+2. NLTK first cuts a text into sentences with a trained model ("punkt"). `sentences` has punkt's
+   rules without the abbreviations that it learned, because these are a file of its own. So "Dr. Wu"
+   ends a sentence here.
 3. For an empty pair Mem0's code returns 0, but `exact_match` finds two empty strings equal.
 4. Scores are means in 0..1; the paper prints them times 100.
 5. The paper's data is English. Where a script puts no space between words (Chinese, Japanese, Thai)
    each letter counts as a word, and Unicode's punctuation is dropped like ASCII's. So score MLQA
    (Lewis et al. 2020, arXiv 1910.07475) and CMRC 2018 (Cui et al. 2019, arXiv 1810.07366) in
    Chinese. On ASCII text no score differs.
+Scores of several answers at once, and what they change in MEM1's, stand in the third section. All
+metrics beside their sources, with versions: docs/metrics.md.
 
     python -c "import metrics; print(metrics.f1('two dogs', 'Two dogs, Rex and Milo'))"
 
@@ -111,7 +113,11 @@ def f1(prediction: Any, answer: Any) -> float:
     >>> f1("two dogs", "Two dogs, Rex and Milo")  # 2 / (1/1 + 5/2)
     0.5714285714285715
     """
-    predicted, wanted = _word_set(prediction), _word_set(answer)
+    return _set_f1(_word_set(prediction), _word_set(answer))
+
+
+def _set_f1(predicted: set[str], wanted: set[str]) -> float:
+    """F1 of two sets of words."""
     common = len(predicted & wanted)
     if common == 0:  # also for an empty text, which would divide by 0
         return 0.0
@@ -160,11 +166,32 @@ _TOKEN_RULES = [(re.compile(pattern), replacement) for pattern, replacement in [
 ]]
 
 
+# Where punkt (nltk/tokenize/punkt.py) ends a sentence of a text in lower case. The first two lines
+# are for what is no end: "1. tea", or an initial as in "j. smith". In the third . ! and ? end a
+# sentence before white space and before some marks. Closing quotes and brackets belong to the
+# sentence before them. The last of several periods ends none.
+_SENTENCE_END = re.compile(
+    rf"(?<![^\s(){{}}\[\]\"`:;&#*@])-*(?:[.,]?\d[\d.,-]*|[^\W\d_])\."
+    rf"(?=\s*[;:,]|\s+[^\W\d_{UNSPACED}])"
+    r"|(?P<end>(?:(?<!\.)\.|[!?])(?:\s*[\"')\]}]+(?=\s|--|$)|(?=[\s)\"'(\[\]{};:*@!?])))")
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text in lower case, as NLTK's punkt cuts it without its abbreviations.
+
+    >>> sentences('he said "go." then left. 2. tea')
+    ['he said "go."', ' then left.', ' 2. tea']
+    """
+    ends = [match.end() for match in _SENTENCE_END.finditer(text) if match["end"]]
+    return [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)])]
+
+
 def word_tokens(text: str) -> list[str]:
-    """The tokens of NLTK's word_tokenize, but for rare sentence boundaries (difference 2 above)."""
+    """The tokens of NLTK's word_tokenize for a text in lower case (but see difference 2 above)."""
     tokens: list[str] = []
     # Sentence by sentence, because the rule for the last period looks at the end of the string.
-    for sentence in re.split(r"(?<=[.!?])\s+", text):
+    for sentence in sentences(text):
+        sentence = sentence.strip()  # because a quote at the very start is an opening one
         for pattern, replacement in _TOKEN_RULES:
             sentence = pattern.sub(replacement, sentence)
         tokens += sentence.split()
@@ -192,48 +219,82 @@ def bleu1(prediction: Any, answer: Any) -> float:
 # ---- Several objectives at once (MEM1, arXiv 2506.15841) -----------------------------------------
 
 
+# The paper's code (github.com/MIT-MI/MEM1, commit 6f22061) has two scores. The reward is
+# Mem1/train/verl/utils/reward_score/qa_multiple.py: `objectives_right` here. The evaluation is
+# Mem1/inference/eval.py: `objectives_scores` and `context_sizes`.
+
+
 def split_answers(text: str) -> list[str]:
     """The answers in a response to several questions: the parts between semicolons (; or ；).
 
-    If the parts begin with 1, 2, 3, ..., these numbers are removed. Any other number stays. A
-    single answer keeps its number too, because it may belong to the answer: "1 May 2023".
-
     >>> split_answers(" Oslo; Rex and Milo ;")
-    ['Oslo', 'Rex and Milo']
-    >>> split_answers("1 Oslo; 2. Rex and Milo")
-    ['Oslo', 'Rex and Milo']
+    ['Oslo', 'Rex and Milo', '']
     """
-    parts = [part.strip() for part in re.split("[;；]", text)]
-    while parts and not parts[-1]:  # nothing follows a trailing semicolon
-        parts.pop()
-    numbers = [re.match(rf"{place}[.)]?\s+(?=\S)", part) for place, part in enumerate(parts, 1)]
-    if len(parts) > 1 and all(numbers):
-        return [part[number.end():] for part, number in zip(parts, numbers)]
-    return parts
+    return [part.strip() for part in re.split("[;；]", text)]
+
+
+def answers_to_compare(text: str, answers: Sequence[str]) -> list[str]:
+    """The parts of a response that are compared with the gold answers, in their order.
+
+    If all parts begin with 1, 2, 3, ..., these may be the numbers of a list, or belong to the
+    answers, as in "1 dog; 2 cats". The numbers go only where more answers are right without them,
+    or if none is, more similar. A single answer keeps its number, because it is no list.
+
+    >>> answers_to_compare("1 Oslo; 2. Rex and Milo", ["Oslo", "Rex"])
+    ['Oslo', 'Rex and Milo']
+    >>> answers_to_compare("1 May 2023; 2 June 2023", ["1 May 2023", "9 June 2023"])
+    ['1 May 2023', '2 June 2023']
+    """
+    def closeness(parts: list[str]) -> tuple[float, float]:
+        return (sum(map(squad_exact_match, parts, answers)), sum(map(f1, parts, answers)))
+
+    parts = split_answers(text)
+    # A part may also be empty, such as the last one in "1 Oslo; 2 Rex;".
+    numbers = [re.match(rf"{place}[.)]?\s+(?=\S)|$", part) for place, part in enumerate(parts, 1)]
+    if not all(numbers) or sum(map(bool, parts)) < 2:
+        return parts
+    without_numbers = [part[number.end():] for part, number in zip(parts, numbers)]
+    return max(parts, without_numbers, key=closeness)
 
 
 def objectives_right(prediction: str, answers: Sequence[str]) -> list[int]:
     """For each question 1 if the answer at its position is right, else 0. MEM1's reward is the sum.
 
-    A missing answer is wrong; surplus answers cost nothing, as in the paper's code.
+    A missing answer is wrong; surplus answers cost nothing, as in the paper's code. That code takes
+    no numbers off, because its questions have none (environments.py).
     """
-    parts = split_answers(prediction)
+    parts = answers_to_compare(prediction, answers)
     return [squad_exact_match(parts[i], answer) if i < len(parts) else 0
             for i, answer in enumerate(answers)]
+
+
+def _spaced_out(text: Any) -> str:
+    """Lower case, each punctuation mark a space, single spaces: the text in MEM1's evaluation."""
+    return " ".join("".join(" " if _is_punctuation(letter) else letter
+                            for letter in spaced(text).lower()).split())
 
 
 def objectives_scores(prediction: str, answers: Sequence[str]) -> dict[str, float]:
     """MEM1's evaluation: exact match and F1, each summed over the questions (0 .. their number).
 
-    Unlike the reward, both are 0 unless there are exactly as many answers as questions. The paper's
-    code also reports a substring match and a judge. They are left out, because its substring match
-    looks at one alias only and its judge always says 1.
+    Three things are unlike the reward. Both scores are 0 unless there are exactly as many answers
+    as questions, and the empty one behind a last semicolon counts. A punctuation mark becomes a
+    space, so "New-York" equals "New York". Articles count as words.
+
+    On ASCII text the numbers are those of the paper's code, but for numbered lists (see
+    `answers_to_compare`). The code also reports a substring match and a judge. They are left out,
+    because its substring match looks at one alias only and its judge always says 1.
+
+    >>> objectives_scores("New York; a dog", ["New-York", "dog"])
+    {'exact_match': 1.0, 'f1': 1.6666666666666665}
     """
-    parts = split_answers(prediction)
+    parts = answers_to_compare(prediction, answers)
     if len(parts) != len(answers):
         return {"exact_match": 0.0, "f1": 0.0}
-    return {"exact_match": float(sum(objectives_right(prediction, answers))),
-            "f1": sum(f1(part, answer) for part, answer in zip(parts, answers))}
+    pairs = [(_spaced_out(part), _spaced_out(answer)) for part, answer in zip(parts, answers)]
+    return {"exact_match": float(sum(part == answer for part, answer in pairs)),
+            "f1": float(sum(_set_f1(set(part.split()), set(answer.split()))
+                            for part, answer in pairs))}
 
 
 def context_sizes(prompt_lengths: Sequence[int], response_lengths: Sequence[int]) -> dict[str, int]:
@@ -241,18 +302,22 @@ def context_sizes(prompt_lengths: Sequence[int], response_lengths: Sequence[int]
 
     - "peak_tokens_with_prompt" is the longest prompt with its response.
     - "peak_tokens", the paper's figure, is the same without the first prompt, which is the task.
-    - "dependency" counts the pairs of a written token and a token that it depends on. A call adds
-      (prompt + response / 2) * response.
+    - "dependency", also without the task, counts the pairs of a written token and a token that it
+      depends on. A call adds (prompt + response / 2) * response.
 
-    The paper's code counts the thought twice, and ignores all turns from the tenth on. This
-    function does neither.
+    Where this differs from the paper's code
+    1. A thought counts once. The code counts it twice, because it keeps the thought beside the
+       whole response.
+    2. All turns count. The code ignores those from the eleventh on.
+    3. Tables have the mean over all trajectories. The code leaves out the peaks of those without a
+       right answer, so agents are compared on different tasks.
+    4. Tokens are the model's own. The code counts those of gpt-4o-mini.
     """
-    whole = [prompt + response for prompt, response in zip(prompt_lengths, response_lengths)]
-    pairs = [(prompt + response // 2) * response
+    task = prompt_lengths[0] if prompt_lengths else 0
+    peak = max(map(sum, zip(prompt_lengths, response_lengths)), default=0)
+    pairs = [(prompt - task + response // 2) * response
              for prompt, response in zip(prompt_lengths, response_lengths)]
-    return {"peak_tokens_with_prompt": max(whole, default=0),
-            "peak_tokens": max(whole, default=0) - (prompt_lengths[0] if whole else 0),
-            "dependency": sum(pairs)}
+    return {"peak_tokens_with_prompt": peak, "peak_tokens": peak - task, "dependency": sum(pairs)}
 
 
 # ---- Many questions ------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The real WebShop (github.com/princeton-nlp/WebShop) behind the methods of shop.py's `Shop`.
 
+The names are those of the code at commit 3b1894d, which was read and not run.
+
 Its pages and rewards are passed on as they are. MEM1's code adds a list of what can be clicked, and
 takes off 1 for a turn without an action. `Store` in shop.py makes an environment of a visit.
 """
@@ -25,7 +27,7 @@ class WebShopGoal:
 
     index: int  # in its list
     instruction: str
-    options: tuple[str, ...]  # names of the options to choose
+    options: tuple[tuple[str, str], ...]  # (name, wanted value), as in shop.py's `Goal`
 
 
 class WebShop:
@@ -48,7 +50,7 @@ class WebShop:
 
     def goals(self) -> list[WebShopGoal]:
         """All goals, in WebShop's fixed order."""
-        return [WebShopGoal(index, goal["instruction_text"], tuple(goal.get("goal_options") or ()))
+        return [WebShopGoal(index, goal["instruction_text"], tuple(goal["goal_options"].items()))
                 for index, goal in enumerate(self.server.goals)]
 
     def reset(self, goal: WebShopGoal) -> tuple[str, None]:
@@ -56,8 +58,8 @@ class WebShop:
         return self._visit.reset(session=goal.index)
 
     def step(self, action: str) -> tuple[str, float, bool, None]:
-        """Act; the space in "click[ red]" goes, because WebShop takes spaces as they are."""
-        return self._visit.step(re.sub(r"\[\s+", "[", action))
+        """Act; the spaces in "click[ red ]" go, because WebShop takes spaces as they are."""
+        return self._visit.step(re.sub(r"\[\s+|\s+(?=\])", lambda m: m[0].strip(), action))
 
 
 def webshop_tasks(counts: Sequence[int],

@@ -404,6 +404,14 @@ def test_the_demo_goes_on_with_what_is_typed(monkeypatch, capsys):
     assert out.endswith("Good-bye.\n")
 
 
+@pytest.mark.parametrize("mark", ["; ", "；", " ；"])
+def test_questions_of_ones_own_are_cut_at_the_semicolons_of_all_languages(
+        mark, monkeypatch, capsys):
+    out = watch_with([mark.join(small_task(2).questions) + mark], monkeypatch, capsys)
+    assert out.count("Questions: 1. Where does Anna live?; 2. Where does Carl live?\n") >= 2, (
+        f"two questions with {mark!r} between them were asked as one")
+
+
 def test_the_demo_survives_everything_typed(monkeypatch, capsys):
     odd = [";", " ; ;", "?", "\x00", "\x1b[2J", "x" * 100_000, "\u0663", "\u00b2", "-1", "</IS>",
            "/"]

@@ -30,6 +30,7 @@ from benchmarks.shop import (
     Goal,
     Product,
     Shop,
+    Store,
     catalogue,
     goals,
     is_held_out,
@@ -172,6 +173,26 @@ def test_the_two_sides_share_nothing(sides) -> None:
     assert len(held_out - train) <= 2, f"words never seen in training: {held_out - train}"
     share = sum(is_held_out(p.product_id) for p in PRODUCTS) / len(PRODUCTS)
     assert 0.15 < share < 0.35, f"{share:.0%} of the products are held out, not a quarter"
+
+
+def test_limits_are_the_next_ten_or_the_one_after(sides) -> None:
+    above = [goal.price_limit - BY_ID[goal.target].price for side in sides for goal in side]
+    assert all(0 < dollars <= 20 for dollars in above), "difference 7 in shop.py says so"
+    share = sum(dollars > 10 for dollars in above) / len(above)
+    assert 0.35 < share < 0.65, f"{share:.0%} have the later limit, not half of them"
+
+
+@pytest.mark.parametrize("action", ["click[next]", "click[ next]", "Click[ Next ]", "click[next >]",
+                                    "click[ next >]"])
+def test_a_button_can_be_clicked_as_any_word(action: str) -> None:
+    store = Store()
+    store.reset(GOAL)
+    first = store.step("query", "search[ shirt]")[0]
+    assert "page 1 of" in first and "[SEP] next [SEP]" in first and ">" not in first
+    second = store.step("query", action)[0]
+    assert "page 2 of" in second, f"{action!r} did nothing, though {first!r} shows the button"
+    assert store.step("query", action.lower().replace("next >", "< prev").replace("next", "prev")
+                      )[0] == first, "the way back"
 
 
 # ---- rewards, by hand ----------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from environments import Search, SearchTask, search_tasks
 from mem1 import STOP, Mem1Agent, Trajectory, parse_turn
 from memory_bank import Embedder, Memory, MemoryBank
 from memr1 import MemoryR1, Observation
+from metrics import split_answers
 from policy import Policy
 from prompts import one_line, parse_operations
 from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL, is_embedded, preset_of
@@ -377,7 +378,7 @@ def watch(policy: Policy, agents: Sequence[Mem1Agent], tasks: Sequence[SearchTas
                 continue
             place, task = number, tasks[number]
             compare(policy, agents, task, len(task.questions))
-        elif questions := tuple(filter(None, map(str.strip, line.split(";")))):
+        elif questions := tuple(filter(None, split_answers(line))):  # at the same semicolons
             n = len(questions)  # nobody knows their answers
             task = SearchTask(questions, ("",) * n, (0,) * n, task.passages, task.embed)
             compare(policy, agents, task, n_gold=0)
