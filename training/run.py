@@ -347,7 +347,11 @@ def prepare(options: Options, algorithm: str) -> Run:
     else:
         agent, (train, validation, test), train_banks = memory_r1(options, splits, reference, embed)
     if not train or not test:  # for example because no question of a manager's names its evidence
-        exit_with(f"{options.data}: no usable question to {'test on' if train else 'learn from'}")
+        needs = {"manager": "the 'evidence' of some question must name turns that state facts",
+                 "answer": "some question must be asked",
+                 "mem1": f"one dialogue needs --objectives {options.objectives} questions or more"}
+        exit_with(f"{options.data}: no usable question to {'test on' if train else 'learn from'}; "
+                  + needs[options.agent])
     this_run = identity(options, algorithm, policy.model, len(train))
     folder = Path(options.out)
     saved = open_folder(folder, options, this_run)
