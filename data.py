@@ -400,7 +400,7 @@ def load_locomo(path: str | os.PathLike[str]) -> list[Dialogue]:
     Raises DataError if the file is missing, not JSON, or broken anywhere. Elements and list
     positions in its message count from 0.
     """
-    remedy = f"compare with the least file in docs/own-data.md, or {original('locomo')}"
+    remedy = f"{original('locomo')} (one's own: docs/own-data.md)"
     return load_records(path, remedy, _read_dialogue, ("sample_id",))
 
 

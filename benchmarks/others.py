@@ -495,4 +495,5 @@ def form_of(data: str) -> str:
     for mark, form in _MARKS.items():
         if re.search(rf'"{mark}"\s*:', start):
             return form
-    raise DataError(f"{data}: has none of the forms that can be read: {READ}")
+    raise DataError(f"{data}: is no JSON of a form that can be read, and no export of WhatsApp. "
+                    f"What can be read: {READ}")

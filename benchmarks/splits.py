@@ -15,6 +15,7 @@ The numbers in brackets are questions. The three parts share no dialogue, questi
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -47,8 +48,9 @@ def splits(data: str, train_questions: int | None = None) -> tuple[Part, Part, P
         raise DataError(f"{data}: all of it is to test on (evaluate.py), because {reason}; learn "
                         "from world or locomo")
     if isinstance(train[0], Dialogue) and not any(d.questions for d in train):
-        raise DataError(f"{data}: nobody asks about {train[0].name}, its first conversation, so "
-                        "nothing is to learn; write questions into its 'qa' (docs/own-data.md)")
+        raise DataError(f"{data}: there is nothing to learn from, because nobody asks about "
+                        f"{reprlib.repr(train[0].name)}, its first conversation; write questions "
+                        "into its 'qa' (docs/own-data.md)")
     if train_questions:
         train = _first_questions(train, train_questions, data)
     return train, validation, test

@@ -347,7 +347,8 @@ def prepare(options: Options, algorithm: str) -> Run:
     else:
         agent, (train, validation, test), train_banks = memory_r1(options, splits, reference, embed)
     if not train or not test:  # for example because no question of a manager's names its evidence
-        needs = {"manager": "the 'evidence' of some question must name turns that state facts",
+        needs = {"manager": "the 'evidence' of some question must name turns that state facts "
+                            "(with --facts turns every turn does)",
                  "answer": "some question must be asked",
                  "mem1": f"one dialogue needs --objectives {options.objectives} questions or more"}
         exit_with(f"{options.data}: no usable question to {'test on' if train else 'learn from'}; "
