@@ -122,7 +122,7 @@ def category_name(category: int | str) -> str:
 # ---- Reading JSON that others wrote --------------------------------------------------------------
 
 _KIND_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false",
-               list: "a list", dict: "an object"}
+               list: "a list", dict: "an object", type(None): "null"}
 
 
 def broken(where: str, found: str, wanted: str) -> DataError:
@@ -213,7 +213,12 @@ def _read_json(path: str | os.PathLike[str], remedy: str) -> Any:
         raise DataError(f"{path}: is not a JSON file ({error}); {remedy}") from error
 
 
-def load_records(path: str | os.PathLike[str], source: str,
+def original(source: str) -> str:
+    """The remedy for a broken file that is published: `source` in benchmarks.others.SOURCES."""
+    return f'use the original file, which benchmarks.others.fetch("{source}") downloads'
+
+
+def load_records(path: str | os.PathLike[str], remedy: str,
                  read: Callable[[Mapping[str, Any], str, str], Any],
                  id_fields: tuple[str, ...] = ()) -> list[Any]:
     """What `read(record, name, where)` makes of each element of a JSON list, or of JSON lines.
@@ -222,9 +227,8 @@ def load_records(path: str | os.PathLike[str], source: str,
     is its place in the file, for errors.
 
     Raises DataError, in one line, for a file that cannot be read or is broken anywhere. The line
-    ends with the remedy, to fetch the original: `source` in benchmarks.others.SOURCES.
+    ends with the remedy, such as `original`.
     """
-    remedy = f'use the original file, which benchmarks.others.fetch("{source}") downloads'
     records = _read_json(path, remedy)
     if type(records) is dict and records:  # JSON lines with a single line
         records = [records]
@@ -279,7 +283,9 @@ def _read_turns(conversation: Mapping[str, Any], where: str) -> list[Turn]:
         for index, record in enumerate(session):
             place = f"{where}, session_{number}[{index}]"
             check(record, (dict,), place)
-            turn_id = get_field(record, "dia_id", (str,), place)
+            # A file of one's own may leave ids to the turns' places.
+            turn_id = (get_field(record, "dia_id", (str,), place) if "dia_id" in record
+                       else f"D{number}:{index + 1}")
             # Evidence points at these ids, so each must be well formed and unique.
             if not re.fullmatch(rf"D{number}:(0|[1-9][0-9]*)", turn_id) or turn_id in turns:
                 raise broken(f"{place}, field 'dia_id'", reprlib.repr(turn_id),
@@ -347,12 +353,12 @@ def _read_question(record: Any, known: Collection[str], where: str) -> Question:
 def _read_dialogue(record: Mapping[str, Any], name: str, where: str) -> Dialogue:
     """One element of the file."""
     conversation = get_field(record, "conversation", (dict,), where)
-    speakers = (get_field(conversation, "speaker_a", (str,), where),
-                get_field(conversation, "speaker_b", (str,), where))
-    if speakers[0] == speakers[1]:
+    speakers = [get_field(conversation, field, (str,), where)
+                for field in ("speaker_a", "speaker_b") if field in conversation]
+    if len(set(speakers)) < len(speakers):
         raise broken(f"{where}, field 'speaker_b'", reprlib.repr(speakers[1]), "another name")
     turns = _read_turns(conversation, where)
-    # LoCoMo has two speakers. Others in a file of one's own follow in the order of their turns.
+    # LoCoMo names two. A file of one's own may name none: speakers follow in order of their turns.
     speakers = tuple(dict.fromkeys([*speakers, *(turn.speaker for turn in turns)]))
     order = {turn.turn_id: index for index, turn in enumerate(turns)}
 
@@ -363,8 +369,9 @@ def _read_dialogue(record: Mapping[str, Any], name: str, where: str) -> Dialogue
     turns = [Turn(turn.turn_id, turn.speaker, turn.text, turn.timestamp,
                   tuple(facts.get(turn.turn_id, ()))) for turn in turns]
 
+    qa = get_field(record, "qa", (list,), where) if "qa" in record else []
     questions = [_read_question(question, order, f"{where}, qa[{index}]")
-                 for index, question in enumerate(get_field(record, "qa", (list,), where))]
+                 for index, question in enumerate(qa)]
     return Dialogue(name, speakers, tuple(turns),
                     tuple(q for q in questions if q.category != ADVERSARIAL),
                     tuple(q for q in questions if q.category == ADVERSARIAL))
@@ -387,13 +394,14 @@ def load_locomo(path: str | os.PathLike[str]) -> list[Dialogue]:
     4 questions, all of category 3, have no evidence in the file. 15 of 2,541 observations name
     several turns and go to the last.
 
-    A file of one's own may be JSON lines, and may lack captions, evidence and observations. It may
-    have more than two speakers, each with memories of their own.
+    A file of one's own may be JSON lines, and may lack all but names, dates and turns
+    (docs/own-data.md). It may have more than two speakers, each with memories of their own.
 
     Raises DataError if the file is missing, not JSON, or broken anywhere. Elements and list
     positions in its message count from 0.
     """
-    return load_records(path, "locomo", _read_dialogue, ("sample_id",))
+    remedy = f"{original('locomo')} (one's own: docs/own-data.md)"
+    return load_records(path, remedy, _read_dialogue, ("sample_id",))
 
 
 def is_locomo(dialogues: list[Dialogue]) -> bool:

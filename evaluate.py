@@ -88,8 +88,10 @@ class EvaluateOptions:
                                "mem1")
     objectives: int = option(4, "mem1: questions in a task, 1 to 16", agents=("mem1",))
     data: str | None = option(None, "world, world-long, locomo, msc, longmemeval, hotpotqa (mem1), "
-                                    "downloaded once, or a file of theirs; default: world for the "
-                                    "embedded model, else locomo")
+                                    "downloaded once, or a file (docs/own-data.md); default: world "
+                                    "for the embedded model, else locomo")
+    questions_file: str | None = option(None, "questions about a conversation of one's own: a JSON "
+                                              "list of question, answer and, if known, evidence")
     facts: str | None = option(None, "of a turn: as said (turns), the data's observations or llm; "
                                "default: turns for the world, observations where there are some, "
                                "else llm",
@@ -279,7 +281,7 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
 def evaluate_mem1(options: EvaluateOptions) -> dict:
     """One model as MEM1 and in the two other harnesses, on the same tasks; returns the summary."""
     # The test part is not shortened, because --limit counts tasks and not questions.
-    test = held_out(options.data)
+    test = held_out(options.data, options.questions_file)
     embed = embedder_or_stop(options.embedder)
     folder = open_folder(options.out, "summary.json")
     policy, n_objectives = load_or_stop(options.model), options.objectives
@@ -318,7 +320,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
     try:
         if options.agent == "mem1":
             return evaluate_mem1(options)
-        dialogues, scope = dialogues_to_test(options.data, options.limit, options.turns)
+        dialogues, scope = dialogues_to_test(options.data, options.limit, options.turns,
+                                             options.questions_file)
         return evaluate_agents(options, dialogues, scope)
     except (DataError, PolicyError) as error:
         exit_with(str(error))

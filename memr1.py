@@ -327,10 +327,12 @@ class MemoryR1:
         self.facts_from, self.distill = facts_from, distill
         self.max_new_tokens = max_new_tokens
         self.bank = MemoryBank(embed)
+        self.counts: Counter[str] = Counter()  # "unusable facts" of the extractions
 
     def observe(self, turn: Turn) -> list[Observation]:
         """Read one turn: each of its facts goes through the manager into the bank."""
-        [facts] = facts_of([turn], self.facts_from, self.manager, self.max_new_tokens)
+        [facts] = facts_of([turn], self.facts_from, self.manager, self.max_new_tokens,
+                           counts=self.counts)
         return [observe_all(self.manager, [self.bank], [fact],
                             max_new_tokens=self.max_new_tokens)[0] for fact in facts]
 

@@ -1,9 +1,9 @@
-"""The other benchmarks, and where `--data` finds each: MSC, LongMemEval and HotpotQA.
+"""The other benchmarks, and what `--data` names: MSC, LongMemEval, HotpotQA and files of one's own.
 
 Memory-R1 (arXiv 2508.19828) trains on LoCoMo alone. With MSC and LongMemEval, of 500 questions
 each, it shows that what it learned carries over, so both are test data as a whole. MEM1
-(arXiv 2506.15841) joins N consecutive questions of HotpotQA into one task. Each loader says how the
-paper used its data.
+(arXiv 2506.15841) joins N consecutive questions of HotpotQA into one task. MuSiQue and
+2WikiMultihopQA are tasks of the same shape. Each loader says how the paper used its data.
 
 Where this differs from the papers
 1. Memory-R1's authors read questions and answers of MSC that a GPT had cleaned and that are not
@@ -16,6 +16,7 @@ Where this differs from the papers
 4. LongMemEval is read in the order of dates, which its oracle file does not keep. The release is
    the one that its authors cleaned.
 5. The date of LongMemEval's questions stands in all prompts, Memory-R1's and the others'.
+6. MuSiQue and 2WikiMultihopQA credit aliases of an answer. In this project one answer is right.
 
     python -c "from benchmarks.others import load; print(len(load('msc')))"
 
@@ -42,6 +43,14 @@ from typing import Any
 from tqdm import tqdm
 
 from backend import files
+from benchmarks.own import (
+    header,
+    load_chatgpt,
+    load_message_list,
+    load_messages,
+    load_sharegpt,
+    load_whatsapp,
+)
 from data import (
     DataError,
     Dialogue,
@@ -54,6 +63,7 @@ from data import (
     get_field,
     load_locomo,
     load_records,
+    original,
 )
 
 # ---- fetching ------------------------------------------------------------------------------------
@@ -210,7 +220,7 @@ def load_msc(path: str | os.PathLike[str]) -> list[Dialogue]:
 
     Raises DataError as `load_locomo` does.
     """
-    return load_records(path, "msc", _read_msc)
+    return load_records(path, original("msc"), _read_msc)
 
 
 def _date(value: Any, where: str) -> str:
@@ -285,10 +295,10 @@ def load_longmemeval(path: str | os.PathLike[str]) -> list[Dialogue]:
 
     Raises DataError as `load_locomo` does.
     """
-    return load_records(path, "longmemeval", _read_longmemeval, ("question_id",))
+    return load_records(path, original("longmemeval"), _read_longmemeval, ("question_id",))
 
 
-# ---- questions over passages: HotpotQA -----------------------------------------------------------
+# ---- questions over passages: HotpotQA, 2WikiMultihopQA and MuSiQue ------------------------------
 
 
 def _get_pairs(record: Mapping[str, Any], field: str, second: str, kind: type, where: str) -> list:
@@ -345,23 +355,100 @@ def load_hotpotqa(path: str | os.PathLike[str]) -> list[OpenQuestion]:
     Raises DataError if the file is missing, not JSON, or broken anywhere. The test set is refused
     (it has no answers), and so is the "fullwiki" set (some questions have no paragraphs).
     """
-    return load_records(path, "hotpotqa", _read_open_question, ("_id", "id"))
+    return load_records(path, original("hotpotqa"), _read_open_question, ("_id", "id"))
+
+
+def load_2wikimultihopqa(path: str | os.PathLike[str]) -> list[OpenQuestion]:
+    """Read a file in 2WikiMultihopQA's form, which is HotpotQA's with "evidences" beside it.
+
+    2WikiMultihopQA (Ho et al., COLING 2020) has ten paragraphs a question, two to four of them
+    needed. Its authors publish train.json and dev.json in archives (github.com/Alab-NII/
+    2wikimultihop), so `fetch` cannot bring them. The triples of "evidences" are not read.
+
+    Raises DataError as `load_hotpotqa` does.
+    """
+    return load_records(path, "use train.json or dev.json of github.com/Alab-NII/2wikimultihop",
+                        _read_open_question, ("_id", "id"))
+
+
+def _read_musique(record: Mapping[str, Any], name: str, where: str) -> OpenQuestion | None:
+    """One line of the file; None for a question that its paragraphs do not answer."""
+    if "answerable" in record and not get_field(record, "answerable", (bool,), where):
+        return None
+    question_id = get_field(record, "id", (str,), where)
+    text = get_field(record, "question", (str,), where)
+    answer = get_answer(record, "answer", where)
+    passages, evidence = [], []
+    for index, paragraph in enumerate(get_field(record, "paragraphs", (list,), where)):
+        place = f"{where}, paragraphs[{index}]"
+        check(paragraph, (dict,), place)
+        title = get_field(paragraph, "title", (str,), place)
+        words = get_field(paragraph, "paragraph_text", (str,), place).split()
+        passages.append((title, " ".join(words)))
+        if get_field(paragraph, "is_supporting", (bool,), place):
+            evidence.append(title)
+    if not passages:
+        raise broken(f"{where}, field 'paragraphs'", "no passage", "a title and its text")
+    return OpenQuestion(question_id, text, answer, tuple(dict.fromkeys(passages)),
+                        tuple(dict.fromkeys(evidence)))
+
+
+def load_musique(path: str | os.PathLike[str]) -> list[OpenQuestion]:
+    """Read a file in MuSiQue's form, JSON lines; questions and paragraphs keep the file's order.
+
+    MuSiQue (Trivedi et al., TACL 2022, CC BY 4.0) joins two to four questions into one, over twenty
+    paragraphs. Its authors publish an archive (github.com/StonyBrookNLP/musique), so `fetch` cannot
+    bring it. The files musique_full hold each question a second time, under the same id, without
+    a paragraph that it needs. These are left out, because exact match cannot pay for silence.
+
+    Raises DataError as `load_hotpotqa` does. The test file is refused, because it has no answers.
+    """
+    remedy = "use musique_ans_v1.0_dev.jsonl of github.com/StonyBrookNLP/musique"
+    questions: dict[str, OpenQuestion] = {}
+    for question in filter(None, load_records(path, remedy, _read_musique)):
+        if question.question_id in questions:  # it could stand in training and in test
+            raise DataError(f"{path}: field 'id': {reprlib.repr(question.question_id)} names two "
+                            f"questions that can be answered; {remedy}")
+        questions[question.question_id] = question
+    if not questions:
+        raise DataError(f"{path}: field 'answerable': is false everywhere; {remedy}")
+    return list(questions.values())
 
 
 # ---- what --data names ---------------------------------------------------------------------------
 
 LOADERS = {"locomo": load_locomo, "msc": load_msc, "longmemeval": load_longmemeval,
-           "hotpotqa": load_hotpotqa}
-NAMES = {**{form: form for form in LOADERS}, "longmemeval-s": "longmemeval",
-         "longmemeval-m": "longmemeval"}  # what --data may name -> the form of its file
-# The first of these fields in a file tells its form; LoCoMo's has none of them.
+           "hotpotqa": load_hotpotqa, "2wikimultihopqa": load_2wikimultihopqa,
+           "musique": load_musique, "messages": load_messages, "message list": load_message_list,
+           "sharegpt": load_sharegpt, "chatgpt": load_chatgpt, "whatsapp": load_whatsapp}
+# Forms of one's own conversations; one's own file may have LoCoMo's form too.
+OWN = ("messages", "message list", "sharegpt", "chatgpt", "whatsapp")
+# What --data may name -> the form of its file.
+NAMES = {name: name.split("-")[0] for name in SOURCES}
+# The first of these fields that a file has tells its form. A field may also stand inside others'
+# records, so the order matters: LongMemEval's turns have a "role", and so have ChatGPT's.
 _MARKS = {"previous_dialogs": "msc", "question_date": "longmemeval",
-          "haystack_sessions": "longmemeval", "supporting_facts": "hotpotqa", "sample_id": "locomo"}
-# What marks a file of none of these forms, and what that file is.
-_FOREIGN = {r'"question_decomposition"\s*:': "MuSiQue", r'"evidences"\s*:': "2WikiMultihopQA",
-            r'"current_node"\s*:': "an export of ChatGPT",
-            r"\A\W*[0-9]{1,4}[./-][0-9]{1,2}[./-][0-9]{1,4},? [0-9]{1,2}[:.][0-9]{2}":
-                "an export of WhatsApp"}
+          "haystack_sessions": "longmemeval", "mapping": "chatgpt", "paragraph_text": "musique",
+          "evidences": "2wikimultihopqa", "supporting_facts": "hotpotqa", "sample_id": "locomo",
+          "conversation": "locomo", "messages": "messages", "conversations": "sharegpt",
+          "role": "message list"}
+# What marks a file that cannot be read -> what it is, and what to do.
+_FOREIGN = {
+    r"\A\s*\Z": "is empty; name another file",
+    r"\APK": "is a ZIP archive; unpack it, and name conversations.json (ChatGPT) or the .txt file "
+              "(WhatsApp) that is in it",
+    r"\APAR1": "is a Parquet file; save it as JSON lines first (datasets: .to_json)",
+    r"\A%PDF": "is a PDF; save its text in a form that can be read",
+    r"\A\s*<(!doctype|html|\?xml)": "is a web page; of ChatGPT's export name conversations.json",
+    r"\x00|\A\ufffd": "is no text in UTF-8; save it as UTF-8",
+    r'"chat_messages"\s*:': "is an export of Claude",
+    r'"date_unixtime"\s*:': "is an export of Telegram",
+    r'"sender_name"\s*:': "is an export of Facebook or Instagram",
+    r'"guild"\s*:': "is an export of Discord",
+}
+READ = ("LoCoMo (the simplest: docs/own-data.md), MSC, LongMemEval, HotpotQA, MuSiQue, "
+        "2WikiMultihopQA, lists of messages (OpenAI's, ShareGPT's), and exports of ChatGPT and "
+        "WhatsApp")
 
 
 def load(data: str) -> list[Dialogue] | list[OpenQuestion]:
@@ -391,20 +478,22 @@ def has_observations(data: str) -> bool:
 
 
 def form_of(data: str) -> str:
-    """The form of what `--data` names, a key of LOADERS; that of LoCoMo where nothing tells."""
+    """The form of what `--data` names, a key of LOADERS. Raises DataError for a file of no form."""
     if data in NAMES:
         return NAMES[data]
-    # A megabyte is enough: if a long haystack stands before all else, its own name is a mark. A
-    # file that is no text is refused by the loader.
+    # A megabyte is enough: if a long haystack stands before all else, its own name is a mark.
     try:
-        with open(data, encoding="utf-8", errors="replace") as file:
+        with open(data, encoding="utf-8-sig", errors="replace") as file:
             start = file.read(1 << 20)
     except OSError:  # `load` says what is wrong with it
         return "locomo"
-    mark = re.search(rf'"({"|".join(_MARKS)})"\s*:', start)
-    for pattern, name in _FOREIGN.items():
-        if not mark and re.search(pattern, start):
-            raise DataError(f"--data {data}: looks like {name}, which cannot be read yet; what can "
-                            "be read are the forms of LoCoMo (the simplest: data.py), MSC, "
-                            "LongMemEval and HotpotQA")
-    return _MARKS[mark[1]] if mark else "locomo"
+    if header(start.lstrip()):  # before all else, because people may write anything in a chat
+        return "whatsapp"
+    for pattern, what in _FOREIGN.items():
+        if re.search(pattern, start, re.IGNORECASE):
+            raise DataError(f"{data}: {what}. What can be read: {READ}")
+    for mark, form in _MARKS.items():
+        if re.search(rf'"{mark}"\s*:', start):
+            return form
+    raise DataError(f"{data}: is no JSON of a form that can be read, and no export of WhatsApp. "
+                    f"What can be read: {READ}")

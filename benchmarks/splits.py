@@ -4,8 +4,10 @@
     world, world-part, world-long 8 dialogues (152)   5 dialogues (81)  27 dialogues (513)
     locomo                        conv-26             conv-30           all the others
     a file of LoCoMo's form       1st conversation    2nd conversation  all the others
-    hotpotqa, or a file           first 60 %          next 10 %         last 30 %
+    hotpotqa, or a file of its    first 60 %          next 10 %         last 30 %
+      form, 2Wiki's or MuSiQue's
     msc, longmemeval, or a file   -                   -                 everything
+    a conversation of one's own   -                   -                 everything
     (--env shop)                  152 goals           81 goals          250 goals
 
 The numbers in brackets are questions. The three parts share no dialogue, question or goal.
@@ -13,10 +15,12 @@ The numbers in brackets are questions. The three parts share no dialogue, questi
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import replace
 
 from benchmarks.others import load
+from benchmarks.own import with_questions
 from benchmarks.shop import Goal, goals
 from data import DataError, Dialogue, OpenQuestion, is_locomo, split_locomo
 from world import KINDS, training_world, world_splits
@@ -36,9 +40,17 @@ def splits(data: str, train_questions: int | None = None) -> tuple[Part, Part, P
     if data in KINDS and train_questions:
         train = training_world(-(-train_questions // len(train[0].questions)), data)
     if not train:
-        raise DataError(f"{data}: all of it is to test on (evaluate.py), since it is a benchmark "
-                        "beside LoCoMo or has fewer than three conversations; learn from world or "
-                        "locomo")
+        if isinstance(test[0], OpenQuestion) or is_locomo(test):
+            reason = ("it has fewer than three conversations or questions, and to learn takes one "
+                      "to train, one to validate and one to test on (docs/own-data.md)")
+        else:
+            reason = "it is a benchmark beside LoCoMo"
+        raise DataError(f"{data}: all of it is to test on (evaluate.py), because {reason}; learn "
+                        "from world or locomo")
+    if isinstance(train[0], Dialogue) and not any(d.questions for d in train):
+        raise DataError(f"{data}: there is nothing to learn from, because nobody asks about "
+                        f"{reprlib.repr(train[0].name)}, its first conversation; write questions "
+                        "into its 'qa' (docs/own-data.md)")
     if train_questions:
         train = _first_questions(train, train_questions, data)
     return train, validation, test
@@ -55,9 +67,19 @@ def shop_splits() -> tuple[list[Goal], list[Goal], list[Goal]]:
     return train, validation[:n_validation], test
 
 
-def held_out(data: str) -> Part:
-    """The test part: what no training run has learned from. Raises DataError for bad data."""
-    return _all_parts(data)[2]
+def held_out(data: str, questions_file: str | None = None) -> Part:
+    """The test part: what no training run has learned from. Raises DataError for bad data.
+
+    With a file of questions about the conversations of `data` everything is tested, because no
+    training reads such a file.
+    """
+    if questions_file is None:
+        return _all_parts(data)[2]
+    dialogues = load(data)
+    if isinstance(dialogues[0], OpenQuestion):
+        raise DataError(f"--questions-file {questions_file}: is for conversations, and {data} "
+                        "holds questions of its own; leave it out")
+    return with_questions(dialogues, questions_file)
 
 
 def _all_parts(data: str) -> tuple[Part, Part, Part]:
@@ -67,10 +89,19 @@ def _all_parts(data: str) -> tuple[Part, Part, Part]:
     loaded = load(data)
     if isinstance(loaded[0], OpenQuestion):
         first, second = len(loaded) * 6 // 10, len(loaded) * 7 // 10
-        return loaded[:first], loaded[first:second], loaded[second:]
+        test = loaded[second:]
+        # A question that a file holds twice, under two names, must not stand on both sides.
+        validation = _unasked(loaded[first:second], test)
+        return _unasked(loaded[:first], [*validation, *test]), validation, test
     if is_locomo(loaded) and len(loaded) >= 3:
         return split_locomo(_named_first(loaded))
     return [], [], loaded
+
+
+def _unasked(questions: list[OpenQuestion], others: list[OpenQuestion]) -> list[OpenQuestion]:
+    """The questions that others do not ask in the same words."""
+    asked = {question.text for question in others}
+    return [question for question in questions if question.text not in asked]
 
 
 def _named_first(dialogues: list[Dialogue]) -> list[Dialogue]:
@@ -128,14 +159,17 @@ def shorten(dialogues: Sequence[Dialogue], limit: int | None, turns: int | None)
 
 
 def dialogues_to_test(data: str, limit: int | None, turns: int | None,
-                      ) -> tuple[list[Dialogue], str]:
+                      questions_file: str | None = None) -> tuple[list[Dialogue], str]:
     """The test dialogues after `shorten`, and a line that says how much of the test they are.
 
     Raises DataError for bad data, for questions without a dialogue, and if no question remains.
     """
-    test = held_out(data)
+    test = held_out(data, questions_file)
     if isinstance(test[0], OpenQuestion):
         raise DataError(f"--data {data}: questions without a dialogue; they are for --agent mem1")
+    if not any(dialogue.questions for dialogue in test):
+        raise DataError(f"{data}: holds no question to test on; give evaluate.py a file of them "
+                        "(--questions-file, docs/own-data.md), or ask in a chat (memr1.py --data)")
     dialogues = shorten(test, limit, turns)
     if not dialogues:
         raise DataError(f"{data}: no question left to ask; raise or leave out --turns")

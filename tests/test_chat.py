@@ -31,6 +31,7 @@ from mem1 import Mem1Agent
 from memory_bank import MemoryBank, hashed_words
 from memr1 import MemoryR1
 from tools import chat
+from training import options
 from world import RELATIONS
 
 
@@ -262,6 +263,98 @@ def test_a_real_model_has_todays_date_and_its_own_language(monkeypatch, capsys, 
     assert dates <= {chat.written(day), chat.written(date.today())}, (  # at midnight two
         f"{dates}: with a real model a fact is said today")
     assert "embedded" not in out and "/bank" in out, "the help speaks of another model"
+
+
+# ---- a conversation that is read first -----------------------------------------------------------
+
+
+CHAT = ("24/12/2023, 18:05 - Mara: We moved to Bergen.\n24/12/2023, 18:06 - Jonas: I ski.\n"
+        "2/1/2024, 09:00 - Cleo: Hi \x1b[2J\n")
+
+
+def read_first(tmp_path: Path, lines: Sequence[str], monkeypatch, capsys, manager: Scripted,
+               *arguments: str, is_embedded: bool = True) -> str:
+    """What `python memr1.py --data chat.txt` prints when these lines are typed."""
+    (tmp_path / "chat.txt").write_text(CHAT, encoding="utf-8")
+    monkeypatch.setattr(chat, "load_or_stop", lambda model: manager)
+    monkeypatch.setattr(chat, "KeptPolicy", lambda policy: policy)
+    monkeypatch.setattr(chat, "is_embedded", lambda model: is_embedded)
+    monkeypatch.setattr(options, "is_embedded", lambda model: is_embedded)
+    monkeypatch.setattr(chat, "prepare_terminal", lambda: None)
+    return typed_into(lambda: chat.talk_main(["--data", str(tmp_path / "chat.txt"), *arguments]),
+                      lines, monkeypatch, capsys)
+
+
+def test_a_conversation_is_read_turn_by_turn_and_asked_about(monkeypatch, capsys, tmp_path):
+    bank = tmp_path / "bank.json"
+    out = read_first(tmp_path, ["Who skis?"], monkeypatch, capsys, Scripted(add_it), "--bank",
+                     str(bank))
+    shown = ["D1:1 Mara, 24 December 2023: We moved to Bergen.", "ADD      Mara: We moved to",
+             "  1 in the bank", "+ 24 December 2023: Mara: We moved to Bergen.", "D1:2 Jonas",
+             "  2 in the bank", "+ 24 December 2023: Jonas: I ski.", "D2:1 Cleo, 2 January 2024",
+             "3 of 3 turns read: 3 memories", "selected:"]
+    places = [out.find(text) for text in shown]
+    assert -1 not in places and places == sorted(places), f"{dict(zip(shown, places))}\n{out}"
+    assert out.count("Mara: We moved to Bergen.") < 6 and "\x1b" not in out, (
+        "of a long conversation only what changed is shown, and no control character")
+    answer = next(line for line in out.split("\n") if "answer:" in line)
+    assert all(f"Memories of {name}:" in answer for name in ("Mara", "Jonas", "Cleo")), (
+        f"{answer}: all three have memories of their own")
+    kept = MemoryBank.load(bank, hashed_words())
+    assert [(m.speaker, m.timestamp) for m in kept] == [
+        ("Mara", "24 December 2023"), ("Jonas", "24 December 2023"), ("Cleo", "2 January 2024")]
+
+
+def test_a_real_model_extracts_the_facts_of_a_conversation(monkeypatch, capsys, tmp_path):
+    responses = iter(['{"facts": ["Mara lives in Bergen", "Mara moved"]}', "Jonas skis.",
+                      '{"facts": []}'])
+
+    def respond(prompt: str) -> str:
+        return next(responses) if prompt.startswith("Date: ") else add_it(prompt)
+
+    out = read_first(tmp_path, [], monkeypatch, capsys, Scripted(respond), is_embedded=False)
+    assert "+ 24 December 2023: Mara lives in Bergen" in out and "2 in the bank" in out, (
+        f"two facts of the first turn, each decided by the manager:\n{out}")
+    told = [out.find(text) for text in ("D1:2", "is not all JSON", "D2:1", "no fact", "3 of 3")]
+    assert -1 not in told and told == sorted(told), f"lost facts must be told from none:\n{out}"
+
+
+def test_ctrl_c_keeps_what_was_read(monkeypatch, capsys, tmp_path):
+    bank = tmp_path / "bank.json"
+
+    def stopped(prompt: str) -> str:
+        return interrupted() if "Jonas" in prompt.split("New fact: ")[-1] else add_it(prompt)
+
+    out = read_first(tmp_path, ["/bank"], monkeypatch, capsys, Scripted(stopped), "--bank",
+                     str(bank))
+    assert "--skip 1 goes on" in out and "1 of 3 turns read: 1 memories" in out, out
+    assert "Good-bye" in out, "Ctrl-C ends the reading, and not the chat"
+    assert len(MemoryBank.load(bank, hashed_words())) == 1, "what was read was lost"
+    out = read_first(tmp_path, [], monkeypatch, capsys, Scripted(add_it), "--bank", str(bank),
+                     "--skip", "1")
+    assert "We moved" not in out and "3 of 3 turns read: 3 memories" in out, (
+        "what is skipped was read again, or counted anew")
+
+
+@pytest.mark.parametrize("arguments, piece", [
+    (["--data", "absent.txt"], "there is no such file"),
+    (["--data", "two.json"], "--conversation, one of us, them"),
+    (["--data", "two.json", "--conversation", "you"], "one of us, them"),
+    (["--data", "chat.txt", "--skip", "-1"], "must be at least 0"),
+    (["--data", "chat.txt", "--facts", "guesses"], "--facts"),
+    (["--data", "chat.txt", "--max-new-tokens", "0"], "must be at least 1"),
+    (["--skip", "3"], "only with --data"), (["--facts", "llm"], "only with --data")])
+def test_a_conversation_that_cannot_be_read_is_one_line(arguments, piece, monkeypatch, capsys,
+                                                         tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("chat.txt").write_text(CHAT, encoding="utf-8")
+    Path("two.json").write_text(json.dumps([{"sample_id": name, "conversation": {
+        "session_1_date_time": "8 May", "session_1": [{"speaker": "Ann", "text": "Hi"}]}}
+        for name in ("us", "them")]))
+    with pytest.raises(SystemExit) as stopped:
+        chat.talk_main(arguments)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.count("\n") == 1 and piece in error, error
 
 
 def as_a_program(*arguments: str, typed: bytes = b"") -> subprocess.CompletedProcess:

@@ -150,6 +150,18 @@ def test_a_third_speaker_has_memories_of_their_own(tmp_path):
         "what the third speaker said is never shown to the answer agent")
 
 
+def test_the_least_file_has_a_name_a_date_and_turns(tmp_path):
+    least = [{"sample_id": "us", "conversation": {
+        "session_1_date_time": "8 May 2023",
+        "session_1": [{"speaker": "Ann", "text": "I ski."}, {"speaker": "Bob", "text": "Oh."}],
+        "session_2_date_time": "9 May 2023", "session_2": [{"speaker": "Cy", "text": "Hi."}]}}]
+    [dialogue] = data.load_locomo(write(tmp_path, least))
+    assert [(turn.turn_id, turn.speaker) for turn in dialogue.turns] == [
+        ("D1:1", "Ann"), ("D1:2", "Bob"), ("D2:1", "Cy")], "a turn's place is its id"
+    assert dialogue.speakers == ("Ann", "Bob", "Cy") and dialogue.questions == ()
+    assert dialogue.turns[0].facts == (), "nobody wrote observations"
+
+
 def test_json_lines_are_read_as_a_list(tmp_path):
     conversations = small_file()
     conversations[0]["conversation"]["session_9"][0]["text"] = "a\u2028b\u2029c\u0085d }"
@@ -240,7 +252,8 @@ TURN = [1, "conversation", "session_9", 1]
     (set_at([*TURN, "blip_caption"], 3), ["field 'blip_caption': found 3, expected text"]),
     (set_at([1, "observation", "session_9_observation", "Ann"], 0), ["'Ann': found 0", "a list"]),
     (set_at([1, "observation", "session_9_observation", "Ann", 0], ["x"]), ["'Ann'[0]: found 1"]),
-    (remove_at([1, "qa"]), ["(conv-b), field 'qa': found nothing, expected a list"]),
+    (set_at([1, "qa"], None), ["(conv-b), field 'qa': found None, expected a list"]),
+    (remove_at([*TURN, "speaker"]), ["session_9[1], field 'speaker': found nothing"]),
     (set_at([1, "qa", 3, "answer"], True), ["field 'answer': found True", "text or a whole"]),
     (set_at([1, "qa", 3, "answer"], ""), ["qa[3], field 'answer': found blank text"]),
     (set_at([1, "qa", 3, "answer"], []), ["field 'answer': found an empty list"]),
@@ -268,7 +281,7 @@ def test_a_broken_place_is_named(tmp_path, change, pieces):
 def test_a_name_of_two_lines_does_not_break_the_message(tmp_path):
     conversations = small_file()
     conversations[1]["sample_id"] = "conv\nb"
-    del conversations[1]["qa"]
+    conversations[1]["qa"] = 7
     with pytest.raises(data.DataError) as caught:
         data.load_locomo(write(tmp_path, conversations))
     assert r"element 1 (conv\nb), field 'qa'" in str(caught.value), "escape names from the file"

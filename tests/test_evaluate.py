@@ -316,6 +316,37 @@ def test_the_embedded_model_answers_in_its_world(tmp_path, capsys):
     assert "only the words of the synthetic world" not in capsys.readouterr().out
 
 
+def test_ones_own_conversation_needs_no_training_split(model_folder, tmp_path, capsys):
+    chat, questions = tmp_path / "chat.txt", tmp_path / "questions.json"
+    chat.write_text("24/12/2023, 18:05 - Mara: We moved to Bergen.\n24/12/2023, 18:06 - Jonas: Hm\n"
+                    "2/1/2024, 09:00 - Cleo: I ski.\n")
+    questions.write_text(json.dumps([
+        {"question": "Where does Mara live?", "answer": "Bergen", "evidence": ["D1:1"]},
+        {"question": "Who skis?", "answer": "Cleo", "category": "people"}]))
+    arguments = ["--data", str(chat), "--model", str(model_folder), "--max-new-tokens", "4"]
+    summary = main([*arguments, "--questions-file", str(questions), "--facts", "turns",
+                    "--out", str(tmp_path / "run")])
+    text = capsys.readouterr().out
+    assert (summary["count"], summary["turns_read"], summary["facts_read"]) == (2, 3, 3)
+    assert summary["questions_file"] == str(questions), "the summary must say what was asked"
+    assert all(word in text for word in ("own", "people", "evaluate chat:")), text
+    assert "--questions-file" in refused(main, *arguments), "nothing to ask: say how to ask"
+    assert "'D9:9'" in refused(main, *arguments, "--questions-file", write_question(
+        tmp_path, {"question": "Who?", "answer": "Cleo", "evidence": ["D9:9"]}))
+    tasks = main([*arguments, "--questions-file", str(questions), "--agent", "mem1",
+                  "--objectives", "2", "--out", str(tmp_path / "mem1")])
+    assert tasks["by_objectives"]["2"]["mem1"]["count"] == 1, "both questions, in one task"
+    assert "three" in refused(grpo.main, *arguments, "--out", tmp_path / "no"), (
+        "training must say what it needs")
+
+
+def write_question(tmp_path: Path, question: dict) -> Path:
+    """A file with this one question."""
+    path = tmp_path / "one.json"
+    path.write_text(json.dumps([question]))
+    return path
+
+
 def hotpot_like(n: int) -> list:
     """`n` questions in HotpotQA's format, two paragraphs each."""
     return [{"_id": f"q{i}", "question": f"In which land lies town {i}?", "answer": f"land {i}",

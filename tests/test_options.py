@@ -244,6 +244,22 @@ def test_a_file_is_read_as_the_benchmark_of_its_form(tmp_path):
             f"{data}: the same data by name and by path must have facts from one source")
 
 
+def test_of_ones_own_conversation_a_real_model_extracts_facts(tmp_path):
+    least = [{"sample_id": "us", "conversation": {
+        "session_1_date_time": "8 May", "session_1": [{"speaker": "Ann", "text": "I ski."}]}}]
+    for name, text in (("least.json", json.dumps(least)), ("chat.txt", "24/12/23, 18:05 - Ann: I"),
+                       ("list.json", '[{"role": "user", "content": "I ski."}]')):
+        path = tmp_path / name
+        path.write_text(text)
+        assert resolve(Options(data=str(path), model="some/model"), "grpo").facts == "llm", (
+            f"{name}: holds no observations, and a model is there that can extract facts")
+        assert resolve(Options(data=str(path)), "grpo").facts == "turns", (
+            f"{name}: the embedded model never learned to extract facts")
+    path.write_text("no form at all")
+    assert "What can be read" in refused("grpo", "--data", path)
+    assert "What can be read" in refused("evaluate", "--data", path)
+
+
 def test_presets_are_one_table_in_plain_sight():
     """What --help prints is what a run gets, for every option and model that the table names."""
     shown = presets_table()

@@ -121,6 +121,10 @@ def test_a_run_without_questions_is_refused(tmp_path, model_folder):
     path = small_file(tmp_path / "silent.json", [])
     assert "learn from" in refused("grpo", "--data", path, "--model", model_folder), (
         "no training question: batches would wait for one for ever")
+    unproven = [{"question": "Who skis?", "answer": "Ann", "category": 4}]
+    path = small_file(tmp_path / "unproven.json", unproven)
+    assert "'evidence'" in refused("grpo", "--data", path, "--model", model_folder, "--facts",
+                                   "turns"), "the line must say what a manager's question needs"
 
 
 def test_logs(tmp_path):
@@ -188,7 +192,7 @@ def test_no_steps_leave_everything_as_it_was(tmp_path, model_folder):
                      "--out", tmp_path / "no")
     assert "no observations" in silent and "--facts turns" in silent
     code, out, err = call("grpo", "--steps", "0", "--data", path, "--model", model_folder,
-                          "--max-new-tokens", "4", "--out", tmp_path / "run")
+                          "--facts", "turns", "--max-new-tokens", "4", "--out", tmp_path / "run")
     assert code == 0, err
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["before"] == summary["after"], "no training step, and yet the scores changed"

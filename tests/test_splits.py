@@ -43,6 +43,23 @@ def hotpotqa_file(path: Path, n_questions: int) -> str:
     return str(path)
 
 
+def musique_file(path: Path, n_questions: int) -> str:
+    path.write_text("".join(json.dumps({
+        "id": f"2hop__{i}_{i + 1}", "question": f"In which land lies town {i}?",
+        "answer": f"land {i}", "answer_aliases": [], "answerable": True, "paragraphs": [
+            {"idx": 0, "title": f"Town {i}", "paragraph_text": f"It lies in land {i}.",
+             "is_supporting": True}]}) + "\n" for i in range(n_questions)))
+    return str(path)
+
+
+def wiki_file(path: Path, n_questions: int) -> str:
+    """2WikiMultihopQA's form: HotpotQA's, with "evidences"."""
+    questions = json.loads(Path(hotpotqa_file(path, n_questions)).read_text())
+    path.write_text(json.dumps([{**question, "evidences": [["a", "b", "c"]]}
+                                for question in questions]))
+    return str(path)
+
+
 def msc_file(path: Path) -> str:
     session = [{"id": "Speaker 1", "text": "I have a cat."}, {"id": "Speaker 2", "text": "Nice."}]
     path.write_text(json.dumps({
@@ -72,6 +89,8 @@ def test_no_part_shares_a_dialogue_or_a_question_with_another(tmp_path):
                   locomo_file(tmp_path / "own.json", ["a", "b", "c", "d"]),
                   locomo_file(tmp_path / "two.json", ["a", "b"]),
                   *(hotpotqa_file(tmp_path / f"{n}.json", n) for n in (1, 2, 3, 10, 37)),
+                  *(form(tmp_path / f"{form.__name__}{n}", n) for n in (2, 3, 10, 37)
+                    for form in (musique_file, wiki_file)),
                   msc_file(tmp_path / "msc.jsonl"), *[str(LOCOMO)] * LOCOMO.exists()]
     for data in every_data:
         test = held_out(data)
@@ -96,11 +115,23 @@ def test_how_many_questions_each_part_has():
     assert sizes == [152, 81, 513], "as many to train and to validate as LoCoMo's"
 
 
-def test_hotpotqa_is_split_in_order(tmp_path):
-    data = hotpotqa_file(tmp_path / "questions.json", 10)
+@pytest.mark.parametrize("form", [hotpotqa_file, wiki_file, musique_file])
+def test_questions_over_passages_are_split_in_order(tmp_path, form):
+    data = form(tmp_path / "questions.json", 10)
     train, validation, test = splits(data)
     assert (len(train), len(validation), len(test)) == (6, 1, 3), "60, 10 and 30 of 100"
-    assert names_of([*train, *validation, *test]) == [f"q{i}" for i in range(10)]
+    assert [*train, *validation, *test] == load(data)
+
+
+@pytest.mark.parametrize("form", [hotpotqa_file, wiki_file, musique_file])
+def test_a_question_that_comes_twice_is_not_learned_and_tested(tmp_path, form):
+    path = Path(form(tmp_path / "questions.json", 10))
+    path.write_text(path.read_text().replace("lies town 9?", "lies town 0?").replace(
+        "lies town 6?", "lies town 1?"))
+    train, validation, test = ({question.text for question in part} for part in splits(str(path)))
+    assert not train & test and not train & validation and not validation & test, (
+        "the same words under two names: the model would be tested on what it learned")
+    assert (len(train), len(validation), len(test)) == (4, 1, 3), "the test must not get smaller"
 
 
 def test_locomo_is_split_by_names_in_any_order(tmp_path):

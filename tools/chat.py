@@ -3,6 +3,7 @@
     python memr1.py                                         a chat: state facts, ask questions
     python memr1.py --model runs/grpo-manager/checkpoint    the same with the trained manager
     python memr1.py --bank anna.json                        the memories stay for the next chat
+    python memr1.py --model smollm2 --data chat.txt         one's own conversation is read first
     python mem1.py                                          tasks turn by turn: once in constant
                                                             context, once with everything kept
 
@@ -29,7 +30,9 @@ from backend.devices import exit_with
 from backend.files import LOCK, lock, release_locks
 from backend.loading import PolicyError
 from benchmarks.encoders import EMBEDDER_HELP
-from data import Turn
+from benchmarks.others import load
+from benchmarks.own import written
+from data import DataError, Dialogue, Turn
 from environments import Search, SearchTask, search_tasks
 from mem1 import STOP, Mem1Agent, Trajectory, parse_turn
 from memory_bank import Embedder, Memory, MemoryBank
@@ -37,7 +40,8 @@ from memr1 import MemoryR1, Observation
 from metrics import split_answers
 from policy import Policy
 from prompts import one_line, parse_operations
-from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL, is_embedded, preset_of
+from training.kept import KeptPolicy
+from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL, is_embedded, preset_of, usual_facts
 from training.run import embedder_or_stop, load_or_stop
 from training.timeline import bank_changes
 from world import MONTHS, RELATIONS, world_splits
@@ -166,15 +170,6 @@ def talk(system: MemoryR1, in_the_world: bool = True, path: Path | None = None) 
                 save_or_say(system.bank, path)
 
 
-def written(day: date) -> str:
-    """A date as in the synthetic world.
-
-    >>> written(date(2023, 6, 7))
-    '7 June 2023'
-    """
-    return f"{day.day} {MONTHS[day.month - 1]} {day.year}"
-
-
 def days_after(bank: MemoryBank) -> date:
     """The day after the last that a bank of the embedded model names, or `FIRST_DAY`."""
     days = [FIRST_DAY]
@@ -216,12 +211,58 @@ def save_or_say(bank: MemoryBank, path: Path) -> None:
         print(paint(f"  Not saved in {path}: {error.strerror}", "invalid"))
 
 
-def tell(system: MemoryR1, turn: Turn) -> None:
-    """Let the manager read a turn; print its operations and what they did to the bank."""
-    before = list(system.bank)
-    for observation in system.observe(turn):
+def conversation_of(data: str, name: str | None) -> Dialogue:
+    """The conversation that `--data` and `--conversation` name; stops the program without one."""
+    try:
+        dialogues = load(data)
+    except DataError as error:
+        exit_with(printable(str(error)))
+    if not isinstance(dialogues[0], Dialogue):
+        exit_with(f"--data {printable(data)}: questions over passages; a chat reads conversations")
+    by_name = {dialogue.name: dialogue for dialogue in dialogues}
+    if name is None and len(dialogues) == 1:
+        return dialogues[0]
+    if name not in by_name:
+        exit_with(printable(f"--data {data}: a chat reads one conversation; name it with "
+                            f"--conversation, one of {', '.join(list(by_name)[:20])}"))
+    return by_name[name]
+
+
+def read_conversation(system: MemoryR1, turns: Sequence[Turn], n_read: int, path: Path | None,
+                      ) -> None:
+    """Let the manager read all turns behind the first `n_read`; show how the bank grows.
+
+    The bank is saved at `path` after every turn that changed it. Ctrl-C ends the reading, and what
+    was read stays.
+    """
+    try:
+        for turn in turns[n_read:]:
+            before = list(system.bank)
+            print(paint(f"{turn.turn_id} {turn.speaker}, {turn.timestamp}: {turn.text}", "strong"))
+            try:
+                tell(system, turn, whole=False)
+            except PolicyError as error:  # a turn too long for the model
+                print(f"  {error}")
+            finally:
+                if path and list(system.bank) != before:
+                    save_or_say(system.bank, path)
+            n_read += 1
+    except KeyboardInterrupt:
+        print(f"\nStopped; what was read stays. Another time --skip {n_read} goes on behind it.")
+    print(f"{n_read} of {len(turns)} turns read: {len(system.bank)} memories\n")
+
+
+def tell(system: MemoryR1, turn: Turn, whole: bool = True) -> None:
+    """Let the manager read a turn; print its operations and the bank, `whole` or what changed."""
+    before, n_unusable = list(system.bank), system.counts["unusable facts"]
+    observations = system.observe(turn)
+    if system.counts["unusable facts"] > n_unusable:
+        print(paint("  invalid:  the response that should list facts is not all JSON", "invalid"))
+    elif not observations:
+        print(paint("  no fact", "NOOP"))
+    for observation in observations:
         show_operations(observation)
-        show_bank(system.bank, before)
+        show_bank(system.bank, before, whole)
         before = list(system.bank)
 
 
@@ -250,10 +291,15 @@ def show_operations(observation: Observation) -> None:
 MARKS = {"": " ", "ADD": "+", "UPDATE": "~", "DELETE": "-"}
 
 
-def show_bank(bank: MemoryBank, before: Sequence[Memory]) -> None:
-    """Print every memory behind its date; + is new, ~ was changed and - is gone since `before`."""
-    print(f"  {len(bank)} in the bank:")
+def show_bank(bank: MemoryBank, before: Sequence[Memory], whole: bool = True) -> None:
+    """Print every memory behind its date; + is new, ~ was changed and - is gone since `before`.
+
+    Not `whole`: print only what changed.
+    """
+    print(f"  {len(bank)} in the bank:" if whole else f"  {len(bank)} in the bank")
     for event, old, new in bank_changes(before, bank):
+        if not whole and not event:
+            continue
         memory = new or old
         line = printable(f"  {MARKS[event]} {memory.timestamp}: {memory.text}")
         print(paint(line, event) if event else line)
@@ -269,9 +315,34 @@ def talk_main(argv: Sequence[str] | None = None) -> None:
     add_embedder(parser)
     parser.add_argument("--bank", metavar="FILE", help="keep the memories in this file, and begin "
                         "with those that it holds (default: they end with the chat)")
-    parser.add_argument("--name", default="Anna", help="who you are in the chat (default: Anna)")
+    parser.add_argument("--data", metavar="FILE", help="read this conversation into the memories "
+                        "first: docs/own-data.md lists the forms")
+    parser.add_argument("--conversation", metavar="NAME", help="which one, if --data has several")
+    parser.add_argument("--skip", metavar="N", type=int, default=0,
+                        help="turns of --data that an earlier chat has read (default: 0)")
+    parser.add_argument("--facts", choices=("turns", "observations", "llm"),
+                        help="of a turn of --data: as said, the data's observations, or those that "
+                        "the model extracts (default: observations if there are some, else llm; "
+                        "with tiny/ turns)")
+    parser.add_argument("--max-new-tokens", metavar="N", type=int, help="longest response, 48 to "
+                        "512; default: 48, or 512 if not tiny/")
+    parser.add_argument("--name", help="who you are in the chat (default: Anna, or the first "
+                        "speaker of --data)")
     options = parse(parser, argv)
-    name = printable(one_line(options.name.encode(errors="replace").decode()))
+    if options.data is None and (options.conversation or options.skip or options.facts):
+        parser.error("--conversation, --skip and --facts are read only with --data; leave them out")
+    if options.skip < 0:
+        parser.error(f"--skip {options.skip}: must be at least 0")
+    length = options.max_new_tokens
+    if length is None:
+        length = preset_of(options, options.model)["max_new_tokens"]
+    if length < 1:
+        parser.error(f"--max-new-tokens {length}: must be at least 1")
+    dialogue = conversation_of(options.data, options.conversation) if options.data else None
+    given_name = options.name
+    if given_name is None:
+        given_name = dialogue.speakers[0] if dialogue else "Anna"
+    name = printable(one_line(given_name.encode(errors="replace").decode()))
     if not name:
         parser.error("--name is blank: give a name, such as Anna")
     path = None if options.bank is None else Path(options.bank)
@@ -282,10 +353,17 @@ def talk_main(argv: Sequence[str] | None = None) -> None:
     bank = MemoryBank(embed) if path is None else open_bank(path, embed)
     policy = load_or_stop(options.model)
     # Others who have talked to this bank are asked about too.
-    speakers = dict.fromkeys([name, *(memory.speaker for memory in bank)])
-    length = preset_of(options, options.model)["max_new_tokens"]
+    speakers = dict.fromkeys([name, *(dialogue.speakers if dialogue else ()),
+                              *(memory.speaker for memory in bank)])
     system = MemoryR1(policy, policy, embed, list(speakers), max_new_tokens=length)
     system.bank = bank
+    if dialogue:
+        # Responses are kept on disk, so that what Ctrl-C has ended is soon read again.
+        facts = options.facts or usual_facts(options, options.data, options.model)
+        reader = MemoryR1(KeptPolicy(policy), policy, embed, list(speakers), facts,
+                          max_new_tokens=length)
+        reader.bank = bank
+        read_conversation(reader, dialogue.turns, options.skip, path)
     talk(system, is_embedded(options.model), path)
     release_locks()
 

@@ -20,7 +20,8 @@ from backend.devices import exit_with, print_anything
 from backend.loading import usual_precision
 from backend.lora import base_name
 from benchmarks.encoders import EMBEDDER_HELP
-from benchmarks.others import form_of, has_observations
+from benchmarks.others import OWN, form_of, has_observations
+from data import DataError
 from mem1 import HARNESSES
 from memr1 import PER_SPEAKER
 from world import KINDS
@@ -92,7 +93,7 @@ class Options:
     model: str | None = option(None, "Hugging Face folder or hub name, a .gguf file, or smollm2; "
                                      "default: tiny/, and tiny/mem1/ for mem1")
     data: str | None = option(None, "world, world-part, locomo or (mem1) hotpotqa, downloaded "
-                                    "once, or a file of theirs")
+                                    "once, or a file (docs/own-data.md)")
     agent: str = option("manager", "which agent learns: manager, answer or mem1",
                         "manager", "answer", "mem1")
     facts: str | None = option(None, "manager and answer: of a turn: as said (turns), the data's "
@@ -275,18 +276,20 @@ def preset_of(options: Any, model: str) -> dict[str, Any]:
     return preset
 
 
-def usual_facts(options: Any, data: str) -> str:
+def usual_facts(options: Any, data: str, model: str) -> str:
     """Where facts come from without --facts: observations only where the data has some.
 
-    A conversation of one's own mostly has none, and is read as it was said. In the world a manager
-    reads turns. An answer agent without a manager reads what one would write.
+    A conversation of one's own mostly has none: a real model extracts facts, the embedded one
+    reads what was said. In the world a manager reads turns. An answer agent without a manager reads
+    what one would write.
     """
     if data in KINDS:
         is_answer = getattr(options, "agent", None) == "answer"
         return "observations" if is_answer and not options.manager else "turns"
-    if form_of(data) != "locomo":
-        return "llm"
-    return "observations" if has_observations(data) else "turns"
+    form = form_of(data)
+    if form == "locomo" and has_observations(data):
+        return "observations"
+    return "turns" if form in ("locomo", *OWN) and is_embedded(model) else "llm"
 
 
 def resolve(options: Any, algorithm: str):
@@ -298,7 +301,10 @@ def resolve(options: Any, algorithm: str):
         if hasattr(options, name):
             values.setdefault(name, default)
     if hasattr(options, "facts"):
-        values.setdefault("facts", usual_facts(options, values["data"]))
+        try:
+            values.setdefault("facts", usual_facts(options, values["data"], values["model"]))
+        except DataError as error:  # a file of no form that can be read
+            exit_with(str(error))
     # evaluate.py mostly runs without --agent; its folder is then named after the data.
     values.setdefault("out", f"runs/{algorithm}-{agent or Path(values['data']).stem}")
     return replace(options, **values)

@@ -359,7 +359,12 @@ def prepare(options: Options, algorithm: str) -> Run:
         agent, (train, validation, test), train_banks, weights = memory_r1(
             options, splits, reference, embed)
     if not train or not test:  # for example because no question of a manager's names its evidence
-        exit_with(f"{options.data}: no usable question to {'test on' if train else 'learn from'}")
+        needs = {"manager": "the 'evidence' of some question must name turns that state facts "
+                            "(with --facts turns every turn does)",
+                 "answer": "some question must be asked",
+                 "mem1": f"one dialogue needs --objectives {options.objectives} questions or more"}
+        exit_with(f"{options.data}: no usable question to {'test on' if train else 'learn from'}; "
+                  + needs[options.agent])
     weights["the start model"] = fingerprint(policy.model)
     this_run = identity(options, algorithm, weights, len(train))
     folder = Path(options.out)
