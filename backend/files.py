@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import shlex
@@ -31,6 +32,19 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def move_aside(path: Path) -> Path:
+    """Rename a file or folder to the first free number; returns its new path. Raises OSError.
+
+    The folder runs/a becomes runs/a.1, or runs/a.2 if that is taken. A file keeps its ending:
+    page.html becomes page.1.html.
+    """
+    stem, ending = (path.stem, path.suffix) if path.is_file() else (path.name, "")
+    names = (path.with_name(f"{stem}.{number}{ending}") for number in itertools.count(1))
+    aside = next(name for name in names if not os.path.lexists(name))
+    os.rename(path, aside)
+    return aside
+
+
 def check_writable(path: Path) -> None:
     """Raise OSError if no file can be written at `path`; an existing file stays as it is."""
     is_new = not path.exists()
@@ -43,6 +57,8 @@ def check_writable(path: Path) -> None:
 def cache_folder() -> Path:
     """Where downloads and unpacked models are kept: $MEMORY_R1_CACHE, else ~/.cache/memory-r1."""
     return Path(os.environ.get("MEMORY_R1_CACHE") or "~/.cache/memory-r1").expanduser()
+
+
 # ---- Held by one process -------------------------------------------------------------------------
 
 LOCK = ".lock"  # in a run folder
@@ -79,12 +95,18 @@ def lock(path: Path) -> None:
     _held[path] = file
 
 
-def release_locks() -> None:
-    """Let go of all that this process has locked. The lock files stay.
+def unlock(path: Path) -> None:
+    """Let go of one lock file, if this process holds it. The file stays.
 
-    To delete one would be a mistake: a process that opened the file before would hold a lock that
+    To delete it would be a mistake: a process that opened the file before would hold a lock that
     nobody else can see.
     """
+    if file := _held.pop(path.resolve(), None):
+        file.close()
+
+
+def release_locks() -> None:
+    """Let go of all that this process has locked."""
     while _held:
         _held.popitem()[1].close()
 

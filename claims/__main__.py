@@ -23,7 +23,8 @@ from pathlib import Path
 from backend.devices import exit_with, print_anything
 from claims import runner
 from claims.lines import Line, every_line
-from training.run import lock_or_stop
+from training.folders import lock_or_stop
+from training.run import launch
 
 VERDICTS = {True: "holds", False: "does not hold", None: "not shown"}
 
@@ -90,4 +91,4 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, str]]:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)
