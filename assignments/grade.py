@@ -219,6 +219,7 @@ def grade(problem: Problem, submission: Path) -> dict:
 def main(argv: Sequence[str] | None = None) -> int:
     """Grade and print; returns the exit code."""
     parser = argparse.ArgumentParser(description="Grade a submission.", allow_abbrev=False)
+    parser.error = lambda message: parser.exit(2, f"error: {message}; --help lists all options\n")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="what a student handed in")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--problem", type=int, action="append", metavar="N",

@@ -45,6 +45,15 @@ def move_aside(path: Path) -> Path:
     return aside
 
 
+def keep_old(path: Path, content: bytes | None = None) -> None:
+    """Move a file aside that is about to be replaced, and say so; none, or the same, may stay.
+
+    Raises OSError. Somebody may have worked in the file, or may have named another by mistake.
+    """
+    if path.is_file() and path.read_bytes() != content:
+        print(f"{path} was there already: it is {move_aside(path)} now")
+
+
 def check_writable(path: Path) -> None:
     """Raise OSError if no file can be written at `path`; an existing file stays as it is."""
     is_new = not path.exists()

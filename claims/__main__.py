@@ -85,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, str]]:
     parser = argparse.ArgumentParser(prog="python -m claims", description="Check the papers' "
                                      "claims: train what is not yet in runs/claims/, and compare.",
                                      allow_abbrev=False)
+    parser.error = lambda message: exit_with(f"{message}; --help lists all options")
     parser.add_argument("claims", nargs="?", default="all", metavar="NUMBERS",
                         help="some of them, as in 1,7 (default: all)")
     return check(parser.parse_args(argv).claims)
