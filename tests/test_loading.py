@@ -141,6 +141,7 @@ def folder_with(folder: Path, **changes: object) -> Path:
     ({"hidden_size": 64}, "other sizes")], ids=["layer", "layers", "vocabulary", "width"])
 def test_weights_that_do_not_fit_are_one_line(tmp_path, changes, said, capfd):
     folder = folder_with(tmp_path, **changes)
+    capfd.readouterr()
     with pytest.raises(PolicyError, match=said) as caught:
         load_policy(folder, "cpu")
     assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
