@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.devices import exit_with
-from backend.files import release_locks
+from backend.files import release_locks, write_whole
 from backend.loading import PolicyError
 from benchmarks.encoders import EMBEDDER_HELP
 from benchmarks.splits import dialogues_to_test, held_out
@@ -60,11 +60,12 @@ from memr1 import (
 )
 from metrics import bleu1, f1, squad_exact_match, summarise
 from policy import Policy
+from training.folders import begin_folder, hold_folder
 from training.kept import KeptPolicy
 from training.options import is_embedded, option, parse_options, resolve
 from training.pictures import objectives_table
 from training.results import peak_memory_bytes
-from training.run import embedder_or_stop, load_or_stop, lock_or_stop, show_bar
+from training.run import embedder_or_stop, launch, load_or_stop, show_bar
 from world import KINDS
 
 DESCRIPTION = """Evaluate two agents together on whole dialogues, or MEM1 on long tasks. With
@@ -219,19 +220,17 @@ def table(summary: dict[str, Any]) -> str:
 # ---- Commands ------------------------------------------------------------------------------------
 
 
-def open_folder(out: str, name: str) -> Path:
-    """The run folder, with an empty file `name`. Stops the program if it cannot be written to."""
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock_or_stop(folder)
-        # A test write before the work, because nobody wants to lose an hour to a wrong folder. It
-        # also empties the file: records of an earlier evaluation would belong to other scores.
-        (folder / name).write_text("")
-    except OSError as error:
-        exit_with(f"cannot write to the run folder {folder} ({error.strerror}); choose another "
-                  "--out")
-    return folder
+def write_results(folder: Path, summary: dict[str, Any], records: Sequence[Record] = ()) -> None:
+    """Write summary.json, and one line a question; an earlier evaluation is moved aside first.
+
+    Not before the work is done, because a look that fails must cost no earlier result.
+    """
+    begin_folder(folder)
+    write_whole(folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    # In the order of the data, because comparisons.intervals pairs two runs.
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    if records:
+        write_whole(folder / "records.jsonl", lines.encode())
 
 
 def load_agents(options: EvaluateOptions) -> dict[str, Policy]:
@@ -249,8 +248,9 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
     # A file in LoCoMo's form may lack observations. The manager would read nothing, and score 0.
     if options.facts == "observations" and not any(t.facts for d in dialogues for t in d.turns):
         exit_with(f"{options.data}: holds no observations to read; use --facts turns")
-    embed = embedder_or_stop(options.embedder)  # before the folder loses earlier records
-    folder = open_folder(options.out, "records.jsonl")
+    # Before the work, because nobody wants to lose an hour to a wrong folder.
+    folder = hold_folder(options, "evaluation")
+    embed = embedder_or_stop(options.embedder)
     agents = load_agents(options)
     reader = KeptPolicy(agents["manager"])  # to read eight conversations takes a real model hours
     scores, records = run_system(reader, agents["answerer"], dialogues, embed, options.facts,
@@ -260,10 +260,7 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
                "answerer": options.answerer or options.model, **scores,
                "responses_from_disk": reader.n_kept, "responses_new": reader.n_new,
                "seconds": round(seconds, 1), "peak_memory_bytes": peak_memory_bytes()}
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    # One line a question, in the order of the data, because comparisons.intervals pairs two runs.
-    (folder / "records.jsonl").write_text(
-        "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records), encoding="utf-8")
+    write_results(folder, summary, records)
     print(f"\n{options.data}: {scope}, facts from {options.facts}\nmanager {summary['manager']}, "
           f"answer agent {summary['answerer']}\n\n{table(summary)}")
     if reader.n_kept:
@@ -282,8 +279,8 @@ def evaluate_mem1(options: EvaluateOptions) -> dict:
     """One model as MEM1 and in the two other harnesses, on the same tasks; returns the summary."""
     # The test part is not shortened, because --limit counts tasks and not questions.
     test = held_out(options.data, options.questions_file)
+    folder = hold_folder(options, "evaluation")
     embed = embedder_or_stop(options.embedder)
-    folder = open_folder(options.out, "summary.json")
     policy, n_objectives = load_or_stop(options.model), options.objectives
     # The weights are the same for all three, so the harness alone makes the difference.
     scores = {harness: by_objectives(policy, harness, test, embed, options.max_new_tokens,
@@ -296,7 +293,7 @@ def evaluate_mem1(options: EvaluateOptions) -> dict:
     key = str(n_objectives)
     summary = {**vars(options), "by_objectives": {
         key: {harness: by_count[key] for harness, by_count in scores.items()}}}
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_results(folder, summary)
     print(f"{options.data}: {options.model}, tasks of {n_objectives} questions, the first "
           f"{scores['mem1'][key]['count']}\n")
     print(objectives_table(summary["by_objectives"]))
@@ -330,4 +327,4 @@ def main(argv: Sequence[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

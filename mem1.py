@@ -91,7 +91,7 @@ def turn_messages(task: str, past: Sequence[Mem1Turn], turns_left: int, kind: st
     that ends without an <answer>.
     """
     tag = NOTES[kind]
-    lines = [task]
+    lines = [without_tags(line) for line in task.splitlines()]
     for turn in past:
         # A space after each tag, because a word behind a space is the same token as in a sentence.
         lines += [f"<{tag}> {without_tags(turn.note)}</{tag}>",

@@ -38,7 +38,7 @@ from torch import Tensor
 from transformers import Cache
 
 from backend.attention import RoomyLayer, cache_argument, mark_causal, use_tree_attention
-from backend.chat_templates import render
+from backend.chat_templates import break_markers, render
 from backend.devices import in_step, is_main
 from backend.heads import is_linear, trunk, whole_head
 from backend.loading import (
@@ -259,13 +259,14 @@ class Policy:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _harmless(self, text: str) -> str:
-        """A text without special tokens: "<|im_end|>" becomes "< |im_end|>"."""
+        """A text without special tokens or markers: "<|im_end|>" becomes "< |im_end|>"."""
         for added in self.tokenizer.added_tokens_decoder.values():
             token = added.content
             # Some vocabularies also add runs of spaces, or <think>, which end nothing.
             if added.special and token in text:
                 text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
+        # A template has markers that are no special tokens. Several templates come as a dictionary.
+        return break_markers(text, str(self.tokenizer.chat_template or ""))
 
     def decode(self, ids: list[int]) -> str:
         """The text of a response, without special tokens."""

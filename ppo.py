@@ -221,7 +221,8 @@ class PPOOptions(SamplingOptions):
                         high=1)
     critic: str = option("own", "own: a trunk of its own; shared: a head on the policy's states",
                          "own", "shared")
-    critic_lr: float | None = option(None, "the critic's learning rate, 1e-5 to 1e-3", low=1e-12)
+    critic_lr: float | None = option(None, "the critic's learning rate, 1e-5 to 1e-3", low=1e-12,
+                                     high=1)
     critic_epochs: int | None = option(None, "updates of the critic from each batch, 1 to 16")
     value_clip: float = option(0.5, "clip of the value loss, 0.2 to 0.5; 0 is off")
     bootstrap: bool = option(False, "what the critic expects behind a response that was cut at the "

@@ -18,10 +18,13 @@ conftest.py, sitecustomize.py or pytest.ini; pytest or torch patched from inside
 written to files. A test that did not report through its own channel, with the run's nonce, did not
 pass.
 
+Processes that a submission starts end with its problem: its process group everywhere, on Linux also
+those in sessions of their own, unless they hide.
+
 What it does not: it is no sandbox. The submission runs as you, in the process of the tests. It can
-read and delete your files, use the network, start processes that outlive it; and with enough effort
-(frames, the garbage collector, ctypes) find the nonce and forge results. The memory limit holds per
-process and on Linux only. Read what you grade, or run it in a container without a network.
+read and delete your files and use the network; and with enough effort (frames, the garbage
+collector, ctypes) find the nonce and forge results. The memory limit holds per process and on Linux
+only. Read what you grade, or run it in a container without a network.
 """
 
 from __future__ import annotations
@@ -121,8 +124,23 @@ def build(problem: Problem, submission: Path, out: Path) -> None:
     (out / "assignments/tests/pytest.ini").write_text(PYTEST_INI.format("."))
 
 
-def stop_all(process: subprocess.Popen) -> None:
-    """End the process, and what it started."""
+def started_by(temporary: Path) -> list[int]:
+    """The processes whose TMPDIR is this folder: what one problem started, in whatever session.
+
+    Linux only; elsewhere there is no list of processes to read.
+    """
+    sought, found = f"TMPDIR={temporary}".encode(), []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if sought in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+        except OSError:  # somebody else's, or it has ended
+            continue
+    return found
+
+
+def stop_all(process: subprocess.Popen, temporary: Path) -> None:
+    """End the process, and what it started, also in sessions of their own."""
     if os.name == "posix":
         try:
             os.killpg(process.pid, signal.SIGKILL)  # a session of its own: start_new_session
@@ -130,6 +148,12 @@ def stop_all(process: subprocess.Popen) -> None:
             pass
     process.kill()
     process.wait()
+    for _ in range(10):  # again, because one may have started another meanwhile
+        for number in started_by(temporary):
+            try:
+                os.kill(number, signal.SIGKILL)
+            except OSError:
+                pass
 
 
 def run(problem: Problem, folder: Path, temporary: Path) -> tuple[list[dict], str, float]:
@@ -168,7 +192,7 @@ def run(problem: Problem, folder: Path, temporary: Path) -> tuple[list[dict], st
         time.sleep(0.02)
     seconds = time.monotonic() - start
     late = process.poll() is None
-    stop_all(process)
+    stop_all(process, temporary)
     reader.join(5)
     note = ""
     if late:
@@ -219,6 +243,7 @@ def grade(problem: Problem, submission: Path) -> dict:
 def main(argv: Sequence[str] | None = None) -> int:
     """Grade and print; returns the exit code."""
     parser = argparse.ArgumentParser(description="Grade a submission.", allow_abbrev=False)
+    parser.error = lambda message: parser.exit(2, f"error: {message}; --help lists all options\n")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="what a student handed in")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--problem", type=int, action="append", metavar="N",

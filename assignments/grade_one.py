@@ -3,8 +3,8 @@
 One line of JSON comes in, then results go out, a line each and each with the nonce of this run,
 through a copy of standard output that is made before any of the submission's code is loaded;
 standard output itself leads nowhere from then on. Behind every test stands one that must fail: a
-test counts as passed only if that one failed, and if no function of the test machinery was
-replaced meanwhile. So much for accidents and simple tricks; grade.py says what it is not.
+test counts as passed only if that one failed, and if no function or constant of the test machinery
+was replaced meanwhile. So much for accidents and simple tricks; grade.py says what it is not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import pytest
 def test_must_fail(number):
     assert number < 0
 """
-# Modules whose functions and classes must stay what they were: whole packages, then single ones.
+# Modules whose functions, classes and constants must stay what they were: whole packages, then
+# single ones.
 PACKAGES = ("pytest", "_pytest", "pluggy", "conftest", "course_helpers")
 MODULES = ("builtins", "math", "json", "torch", "torch._tensor", "numpy", "os")
 
@@ -40,10 +41,22 @@ def limit_memory(megabytes: int) -> None:
         pass
 
 
-def callables(space: dict) -> dict:
-    """Name -> the functions and classes of a module or class, each with its code."""
-    return {name: (value, getattr(value, "__code__", None))
-            for name, value in list(space.items()) if callable(value)}
+CONSTANTS = (bool, int, float, complex, str, bytes, tuple, frozenset)
+
+
+def contents(space: dict) -> dict:
+    """Name -> the functions, classes and constants of a module or class; functions with their code.
+
+    Constants count, because a default tolerance decides as much as a function does.
+    """
+    return {name: (value, getattr(value, "__code__", None), getattr(value, "__defaults__", None))
+            for name, value in list(space.items())
+            if callable(value) or type(value) in CONSTANTS}
+
+
+def unchanged(old: object, new: object) -> bool:
+    """Whether a value is still the same object, or a constant that is equal."""
+    return new is old or type(new) is type(old) in CONSTANTS and new == old
 
 
 def fingerprint() -> dict:
@@ -52,10 +65,10 @@ def fingerprint() -> dict:
     for name, module in list(sys.modules.items()):
         watched = name.split(".")[0] in PACKAGES or name in MODULES or name.startswith("test_")
         if watched and isinstance(module, ModuleType):
-            found[name] = callables(vars(module))
+            found[name] = contents(vars(module))
             for key, value in list(vars(module).items()):
                 if isinstance(value, type) and value.__module__ == name:
-                    found[name, key] = callables(vars(value))
+                    found[name, key] = contents(vars(value))
     return found
 
 
@@ -65,9 +78,10 @@ def same(before: dict, now: dict) -> bool:
         new = now.get(place, {})
         if isinstance(place, tuple) and set(new) != set(old):
             return False
-        for name, (value, code) in old.items():
-            value_now, code_now = new.get(name, (None, None))
-            if value_now is not value or code_now is not code:
+        for name, (value, *parts) in old.items():
+            value_now, *parts_now = new.get(name, (None, None, None))
+            if not unchanged(value, value_now) or any(
+                    one is not other for one, other in zip(parts, parts_now)):
                 return False
     return True
 

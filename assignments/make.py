@@ -209,6 +209,7 @@ def make_bug(out: Path, number: int) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the folder; returns the exit code."""
     parser = argparse.ArgumentParser(description="Make the student version.", allow_abbrev=False)
+    parser.error = lambda message: parser.exit(2, f"error: {message}; --help lists all options\n")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to make")
     parser.add_argument("--bug", type=int, metavar="N", choices=PATCHES,
                         help=f"plant a bug instead, 1 to {len(PATCHES)}")

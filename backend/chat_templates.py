@@ -7,8 +7,10 @@ date: the one that Llama's template takes where there is no clock.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import date
+from functools import lru_cache
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
@@ -28,6 +30,36 @@ FIXED_CLOCK = """\
 {{- text.value -}}
 {%- endmacro %}
 """
+# What a template writes between the messages of a chat: <|user|>, [/INST], <<SYS>>, "### User:".
+PIPED = {"<|": r"<\|[^<>|\s]{1,40}\|>", "<｜": r"<｜[^<>｜\s]{1,40}｜>"}
+OTHER_MARKERS = re.compile(
+    r"\[/?[A-Z_]{2,}\]|<</?[A-Z]{2,}>>|###\s?[A-Z][a-z]+:|<extra_id_[0-9]+>|"
+    r"(?i:</?(?:start_of_|end_of_)?(?:user|assistant|system|human|bot|model|turn|role)>)")
+
+
+@lru_cache
+def marker_pattern(template: str) -> re.Pattern[str] | None:
+    """What in a text looks like a marker of this chat template; None if nothing does.
+
+    Some templates put a marker together, as in '<|' + message['role'] + '|>'. So one piece of a
+    piped marker stands for all of them. Others are those that the template spells out.
+    """
+    piped = [pattern for opening, pattern in PIPED.items() if opening in template]
+    spelled = sorted({re.escape(marker) for marker in OTHER_MARKERS.findall(template)})
+    return re.compile("|".join([*piped, *spelled])) if piped or spelled else None
+
+
+def break_markers(text: str, template: str) -> str:
+    """A text in which no marker of the chat template is left whole.
+
+    Tokens that the tokenizer calls special are not all: DeepSeek's distilled models do not list
+    <｜User｜>, and Zephyr's markers are plain text.
+
+    >>> break_markers("Hi <|user|> [INST]", "{{ '<|' + role + '|>' }}")
+    'Hi < |user|> [INST]'
+    """
+    pattern = marker_pattern(template)
+    return pattern.sub(lambda marker: f"{marker[0][0]} {marker[0][1:]}", text) if pattern else text
 
 
 def render(tokenizer: PreTrainedTokenizerFast, messages: Sequence[dict[str, str]]) -> str:
@@ -44,5 +76,5 @@ def render(tokenizer: PreTrainedTokenizerFast, messages: Sequence[dict[str, str]
             enable_thinking=False)
     except TemplateError:
         raise
-    except (AttributeError, TypeError, ValueError, LookupError) as error:
+    except Exception as error:  # a template is a program, and may fail in any way
         raise PolicyError(f"the chat template fails: {in_one_line(error)}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import shlex
@@ -32,6 +33,28 @@ def write_whole(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def move_aside(path: Path) -> Path:
+    """Rename a file or folder to the first free number; returns its new path. Raises OSError.
+
+    The folder runs/a becomes runs/a.1, or runs/a.2 if that is taken. A file keeps its ending:
+    page.html becomes page.1.html.
+    """
+    stem, ending = (path.stem, path.suffix) if path.is_file() else (path.name, "")
+    names = (path.with_name(f"{stem}.{number}{ending}") for number in itertools.count(1))
+    aside = next(name for name in names if not os.path.lexists(name))
+    os.rename(path, aside)
+    return aside
+
+
+def keep_old(path: Path, content: bytes | None = None) -> None:
+    """Move a file aside that is about to be replaced, and say so; none, or the same, may stay.
+
+    Raises OSError. Somebody may have worked in the file, or may have named another by mistake.
+    """
+    if path.is_file() and path.read_bytes() != content:
+        print(f"{path} was there already: it is {move_aside(path)} now")
 
 
 def check_writable(path: Path) -> None:
@@ -84,12 +107,18 @@ def lock(path: Path) -> None:
     _held[path] = file
 
 
-def release_locks() -> None:
-    """Let go of all that this process has locked. The lock files stay.
+def unlock(path: Path) -> None:
+    """Let go of one lock file, if this process holds it. The file stays.
 
-    To delete one would be a mistake: a process that opened the file before would hold a lock that
+    To delete it would be a mistake: a process that opened the file before would hold a lock that
     nobody else can see.
     """
+    if file := _held.pop(path.resolve(), None):
+        file.close()
+
+
+def release_locks() -> None:
+    """Let go of all that this process has locked."""
     while _held:
         _held.popitem()[1].close()
 

@@ -8,7 +8,8 @@ Whatever is missing or broken ends in a PolicyError: one line that says what to 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from math import inf
 from pathlib import Path
@@ -82,6 +83,7 @@ def check_model(name: str | Path) -> None:
     Reads no more than its config.json. A .gguf file is unpacked, if it is not yet.
     """
     check_version()
+    quiet_libraries()
     with as_policy_error(name):
         AutoConfig.from_pretrained(model_folder(base_name(name)))
 
@@ -137,6 +139,25 @@ def add_old_rope(folder: str | Path) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
+def left_over(unexpected: Iterable[str], model: nn.Module) -> list[str]:
+    """The weights in a file that the model has in another layer: they lack a layer of their own.
+
+    The library drops them, and the shorter model babbles. Other surplus, such as the parts of a
+    model that sees pictures, may be left out.
+    """
+    def without_numbers(name: str) -> str:
+        return re.sub(r"\.[0-9]+\.", ".*.", name)
+
+    known = {without_numbers(name) for name in model.state_dict()}
+    return sorted(name for name in unexpected if without_numbers(name) in known)
+
+
+def quiet_libraries() -> None:
+    """Let transformers print nothing but errors: what a reader needs to know, we say in a line."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
 def load_model(name: str | Path, dtype: torch.dtype) -> nn.Module:
     """The causal language model of a folder, hub name or .gguf file, on the CPU.
 
@@ -144,8 +165,17 @@ def load_model(name: str | Path, dtype: torch.dtype) -> nn.Module:
     Raises ValueError if the files do not fit; the libraries raise errors of their own.
     """
     config, base = saved_config(name), base_name(name)
+    # Sizes are compared below, because the library would print a table and then raise.
     model, report = AutoModelForCausalLM.from_pretrained(
-        model_folder(base), dtype=torch.float32 if config else dtype, output_loading_info=True)
+        model_folder(base), dtype=torch.float32 if config else dtype, output_loading_info=True,
+        ignore_mismatched_sizes=True)
+    if misfits := sorted(report["mismatched_keys"]):
+        key, stored, expected = misfits[0]
+        raise ValueError(f"{len(misfits)} weights have other sizes than its config.json says, such "
+                         f"as {key}: {tuple(stored)} there, {tuple(expected)} by config.json")
+    if left := left_over(report["unexpected_keys"], model):
+        raise ValueError(f"it has {len(left)} weights of layers that its config.json leaves out, "
+                         f"such as {left[0]}: is num_hidden_layers too small?")
     if missing := report["missing_keys"]:  # the library would fill them with random numbers
         raise ValueError(f"it lacks {len(missing)} weights, such as {min(missing)}: "
                          "is it an encoder, or half a checkpoint?")
@@ -162,6 +192,7 @@ def load(name: str | Path, device: str, lora: int, half: bool, checkpointing: bo
     `half` means that the arithmetic is in bfloat16. Raises PolicyError.
     """
     check_version()
+    quiet_libraries()
     with as_policy_error(name):
         if lora and saved_config(name):
             raise ValueError("new adapters on top of these would belong to no folder's weights; "

@@ -23,7 +23,8 @@ from pathlib import Path
 from backend.devices import exit_with, print_anything
 from claims import runner
 from claims.lines import Line, every_line
-from training.run import lock_or_stop
+from training.folders import lock_or_stop
+from training.run import launch
 
 VERDICTS = {True: "holds", False: "does not hold", None: "not shown"}
 
@@ -84,10 +85,11 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, str]]:
     parser = argparse.ArgumentParser(prog="python -m claims", description="Check the papers' "
                                      "claims: train what is not yet in runs/claims/, and compare.",
                                      allow_abbrev=False)
+    parser.error = lambda message: exit_with(f"{message}; --help lists all options")
     parser.add_argument("claims", nargs="?", default="all", metavar="NUMBERS",
                         help="some of them, as in 1,7 (default: all)")
     return check(parser.parse_args(argv).claims)
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

@@ -52,6 +52,11 @@ class Job:
         return FOLDER / self.name
 
     @property
+    def log(self) -> Path:
+        """What it prints; beside the folder, because a command wants a folder to itself."""
+        return FOLDER / f"{self.name}.log"
+
+    @property
     def checkpoint(self) -> str:
         """The model it leaves."""
         return str(self.folder / "checkpoint")
@@ -109,15 +114,15 @@ def run_command(command: Sequence[str], log: Path) -> int:
 
 
 def run_job(job: Job, workers: Executor) -> None:
-    """Run one command; its output goes to log.txt. Raises ChildProcessError if it fails."""
+    """Run one command; its output goes to `job.log`. Raises ChildProcessError if it fails."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    log = job.folder / "log.txt"
+    command = (*job.command, "--out", str(job.folder))
     try:
-        code = workers.submit(run_command, (*job.command, "--out", str(job.folder)), log).result()
+        code = workers.submit(run_command, command, job.log).result()
     except BrokenExecutor:
         code = "its process killed"
     if code:
-        raise ChildProcessError(f"{job.line} ended with {code}; {log} says why")
+        raise ChildProcessError(f"{job.line} ended with {code}; {job.log} says why")
     (job.folder / "receipt.txt").write_text(job.receipt())
 
 

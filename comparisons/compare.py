@@ -53,9 +53,10 @@ from memory_bank import Embedder
 from memr1 import PER_SPEAKER
 from metrics import bleu1, f1, squad_exact_match
 from policy import Policy
+from training.folders import hold_folder
 from training.options import is_embedded, option, parse_options, resolve
 from training.pictures import draw_bars
-from training.run import embedder_or_stop, load_or_stop, lock_or_stop
+from training.run import embedder_or_stop, launch, load_or_stop
 from world import KINDS
 
 RUNS = Path("runs")  # where trained models are looked for
@@ -383,16 +384,14 @@ def systems_table(summaries: dict[str, dict]) -> tuple[list[str], list[list[str]
 def open_comparison(options: CompareOptions) -> Path:
     """The run folder. Raises OSError if it cannot be written to.
 
-    Stops the program if the folder holds records of other options, because one table must not mix
-    them.
+    Stops the program if the folder holds something else than a comparison, or records of other
+    options, because one table must not mix them.
     """
-    folder = Path(options.out)
     settings = {name: getattr(options, name) for name in
                 ("model", "data", "facts", "embedder", "distill", "memories", "limit", "turns",
                  "max_new_tokens")}
+    folder = hold_folder(options, "comparison", moves=False)
     path = folder / "config.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock_or_stop(folder)
     earlier = json.loads(path.read_text()) if path.exists() else settings
     for name, value in settings.items():
         if earlier.get(name) != value:
@@ -487,4 +486,4 @@ def main(argv: Sequence[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

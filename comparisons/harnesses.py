@@ -25,7 +25,7 @@ from metrics import context_sizes, objectives_scores
 from policy import Policy
 from training.checkpoints import FILE
 from training.pictures import objectives_table
-from training.results import save, save_card
+from training.results import save_card
 from training.run import Run, prepare
 
 Scores = dict[str, dict[str, float]]  # number of questions -> metric -> mean
@@ -84,7 +84,6 @@ def train_harness(run: Run, harness: str, train: Callable[[Run], Any]) -> Scores
     options = replace(run.options, harness=harness, out=str(folder), resume=has_begun)
     other = prepare(options, run.algorithm)
     train(other)
-    save(other.policy, other.folder / "checkpoint")
     scores = scores_of(other)
     if devices.is_main():
         save_card(other, objectives_table({n: {harness: row} for n, row in scores.items()}))

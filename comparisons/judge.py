@@ -36,9 +36,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -55,6 +56,7 @@ CHUNK = 32  # prompts handed to a policy at a time: what Ctrl-C can cost
 THREADS = 4  # requests on their way at the same time
 ATTEMPTS = 6  # with 2, 4, 8, 16 and 32 s between them: outlasts a limit on requests a minute
 LONGEST_WAIT = 120.0  # seconds, whatever a server asks for
+GRACE = 3.0  # seconds for replies that are on their way when Ctrl-C comes
 MOST_BYTES = 1 << 20  # of a server's reply; a verdict is a few hundred
 
 Keep = Callable[[int, str], None]  # takes a prompt's place and the reply to it, as it comes
@@ -331,14 +333,27 @@ class Server:
 
         As many failures in a row end it: a server that is down is not asked a thousand times.
         """
-        def work(place: int) -> None:
-            keep(place, self.reply(prompts[place]))
+        places = deque(range(len(prompts)))  # not begun yet
+        futures = [Future() for _ in prompts]
+
+        def work() -> None:
+            with suppress(IndexError):  # no place is left
+                while True:
+                    place = places.popleft()
+                    try:
+                        keep(place, self.reply(prompts[place]))
+                        futures[place].set_result(None)
+                    except Exception as error:
+                        futures[place].set_exception(error)
 
         self._stopped.clear()
         problem, failures = "", 0
-        pool = ThreadPoolExecutor(THREADS)
+        # No pool of the library, because Python waits for its threads when it ends.
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(THREADS)]
         try:
-            for future in as_completed([pool.submit(work, i) for i in range(len(prompts))]):
+            for thread in threads:
+                thread.start()
+            for future in as_completed(futures):
                 try:
                     future.result()
                     failures = 0
@@ -347,10 +362,34 @@ class Server:
                 if failures == THREADS:
                     break
         finally:
-            # Also on Ctrl-C: nothing new begins, and what is on its way arrives and is kept.
+            # Also on Ctrl-C: nothing new begins, and what arrives in the next seconds is kept.
+            places.clear()
             self._stopped.set()
-            pool.shutdown(cancel_futures=True)
+            end = time.monotonic() + GRACE
+            for thread in filter(threading.Thread.is_alive, threads):
+                thread.join(max(end - time.monotonic(), 0))
         return problem
+
+    def _exchange(self, request: urllib.request.Request) -> tuple[int, Mapping[str, str], bytes]:
+        """(status, headers, body) of what a server sends, in `timeout` seconds or TimeoutError.
+
+        The library's own limit holds for each read, so a server that drips would never reach it. A
+        call that takes too long is left to itself.
+        """
+        answered: Future = Future()
+
+        def call() -> None:
+            try:
+                with self._opener.open(request, timeout=self.timeout) as response:
+                    answered.set_result((200, response.headers, response.read(MOST_BYTES)))
+            except urllib.error.HTTPError as error:
+                answered.set_result((error.code, error.headers, body_of(error)))
+                error.close()
+            except Exception as error:
+                answered.set_exception(error)
+
+        threading.Thread(target=call, daemon=True).start()
+        return answered.result(self.timeout)
 
     def reply(self, messages: list[Message]) -> str:
         """The reply to one prompt, asked for again as long as what went wrong may pass."""
@@ -363,8 +402,11 @@ class Server:
             body = {"model": self.model, "messages": messages, **sent}
             request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
             try:
-                with self._opener.open(request, timeout=self.timeout) as response:
-                    content = response.read(MOST_BYTES)
+                status, server_headers, content = self._exchange(request)
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                cause = error.reason if isinstance(error, urllib.error.URLError) else error
+                status, reason = 0, type(cause).__name__  # TimeoutError, ConnectionRefusedError
+            if status == 200:
                 text = completion_text(content)
                 if thought_to_the_end(content):
                     # No reply, because with more tokens the next request may bring one.
@@ -379,23 +421,19 @@ class Server:
                     # Shorter keys are no secrets: a local server takes any word, even "label".
                     return text.replace(self._key, "[key]") if len(self._key) >= 8 else text
                 reason = "no chat completion in what came back"
-            except urllib.error.HTTPError as error:
-                refused = refused_setting(body_of(error)) if error.code in (400, 422) else ""
-                error.close()
-                reason, server_wait = f"HTTP {error.code}", retry_after(error.headers)
+            elif status:
+                refused = refused_setting(content) if status in (400, 422) else ""
+                reason, server_wait = f"HTTP {status}", retry_after(server_headers)
                 if refused in sent:
                     self._settings = without(refused, sent)
                     continue
-                if error.code in (400, 413, 422):  # perhaps this prompt alone: too long, filtered
+                if status in (400, 413, 422):  # perhaps this prompt alone: too long, filtered
                     break
-                if error.code < 500 and error.code not in (408, 429):
+                if status < 500 and status not in (408, 429):
                     raise JudgeError(
-                        f"{self.url}: HTTP {error.code}; check the address (most end in /v1, none "
+                        f"{self.url}: HTTP {status}; check the address (most end in /v1, none "
                         f"may redirect), the name of the model {self.model!r} and, for 401 and "
-                        f"403, the key in {self._key_variable}") from None
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                cause = error.reason if isinstance(error, urllib.error.URLError) else error
-                reason = type(cause).__name__  # TimeoutError, ConnectionRefusedError, ...
+                        f"403, the key in {self._key_variable}")
             # A wait that is true was ended by Ctrl-C: then no attempt follows.
             if attempt == ATTEMPTS or self._wait(min(max(2.0**attempt, server_wait), LONGEST_WAIT)):
                 break

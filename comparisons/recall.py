@@ -38,7 +38,7 @@ from data import DataError, Dialogue, Turn
 from memory_bank import Embedder, Memory, MemoryBank, memory_line
 from memr1 import PER_SPEAKER, candidates
 from training.options import option, parse_options
-from training.run import embedder_or_stop
+from training.run import embedder_or_stop, launch
 
 EmbedderFor = Callable[[Sequence[str]], Embedder]  # of the lines that a bank will hold
 RAG_CHUNKS = (1, 2, 4, 8)  # shown by LoCoMo's RAG; the paper shows one
@@ -219,4 +219,4 @@ def main(argv: Sequence[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from backend.devices import exit_with, print_anything
 from backend.loading import add_old_rope, save_tokenizer
 from making.wiring import WEIGHTS
 from policy import Policy
+from training.options import refusal
 from trees import Step
 
 MICRO_BATCH_TOKENS = 12000
@@ -39,6 +40,16 @@ def make_parser(command: str, description: str, n_steps: int, out: str) -> argpa
     parser.add_argument("--out", type=Path, default=Path(out), metavar="FOLDER",
                         help=f"a new folder for the model (default: {out})")
     return parser
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options; stops the program with one line if a number is out of its range."""
+    options = parser.parse_args(argv)
+    for name, low, high in (("steps", 1, None), ("lr", 1e-12, 1), ("seed", 0, 2**32 - 1)):
+        limits = {"choices": (), "low": low, "high": high}
+        if reason := refusal(name, getattr(options, name), limits):
+            parser.error(reason)
+    return options
 
 
 def make_folder(folder: Path) -> None:

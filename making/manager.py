@@ -29,14 +29,15 @@ import torch
 
 import world as w
 from data import Dialogue, Fact, Message, Question, Turn
-from making.lessons import MICRO_BATCH_TOKENS, make_folder, make_parser, teach
+from making.lessons import MICRO_BATCH_TOKENS, make_folder, make_parser, parse, teach
 from making.wiring import build_model, build_tokenizer, suppress
 from memory_bank import Embedder, Memory, MemoryBank, hashed_words
 from memr1 import SIMILAR, ManagerAgent, answer_all
 from metrics import squad_exact_match
-from policy import Policy, load_policy
+from policy import Policy
 from prompts import Operation, answer_messages, format_answer, format_operation, manager_messages
 from training.options import EMBEDDED_MODEL, TINY
+from training.run import launch, load_or_stop
 from training.tasks import answer_tasks, manager_tasks
 from trees import Step
 
@@ -337,14 +338,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--suppress", action="store_true",
                         help="set the head against what ended anew, before the first step; "
                              "without --start it is set when the model reads")
-    options = parser.parse_args(argv)
+    options = parse(parser, argv)
     make_folder(options.out)
     torch.manual_seed(options.seed)
     rng, embed = random.Random(options.seed), hashed_words()
     pool = w.world(1500, seed=1000 + options.seed)
     validation = w.world(6, seed=501, held_out=True)  # of another seed than any split
     if options.start:
-        policy = load_policy(options.start)
+        policy = load_or_stop(options.start)
         policy.micro_batch_tokens = MICRO_BATCH_TOKENS
     else:
         tokenizer = build_tokenizer(texts_of(pool[:150]))
@@ -361,4 +362,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

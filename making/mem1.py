@@ -46,12 +46,13 @@ import world as w
 from benchmarks.shop import CATEGORIES, SHOPPING, Goal, Store, goals
 from data import Dialogue, Message
 from environments import QUESTIONS, Search, questions_text, search_tasks
-from making.lessons import MICRO_BATCH_TOKENS, make_folder, make_parser, teach
+from making.lessons import MICRO_BATCH_TOKENS, make_folder, make_parser, parse, teach
 from making.wiring import build_model, build_tokenizer
 from mem1 import INSTRUCTIONS, NOTES, Mem1Agent, Mem1Turn, turn_messages
 from memory_bank import Embedder, hashed_words
-from policy import Policy, load_policy
+from policy import Policy
 from training.options import EMBEDDED_MEM1, PRESETS
+from training.run import launch, load_or_stop
 from trees import Step
 
 BETTER = 0.3  # how often the better of two choices is shown where the model is to decide badly
@@ -270,8 +271,8 @@ def scores(policy: Policy, dialogues: Sequence[Dialogue], visits: Sequence[Goal]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the tokenizer and the model, train, score, save."""
-    options = make_parser("python -m making.mem1", "Make the embedded MEM1 model again.", 1200,
-                          "runs/making-mem1").parse_args(argv)
+    options = parse(make_parser("python -m making.mem1", "Make the embedded MEM1 model again.",
+                                1200, "runs/making-mem1"), argv)
     make_folder(options.out)
     torch.manual_seed(options.seed)
     rng, embed = random.Random(options.seed), hashed_words()
@@ -280,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Of other seeds than any split.
     validation, purchases = w.world(4, seed=501, held_out=True), goals(60, 501, held_out=True)
     if options.start:
-        policy = load_policy(options.start)
+        policy = load_or_stop(options.start)
         policy.micro_batch_tokens = MICRO_BATCH_TOKENS
     else:
         tokenizer = tokenizer_for(pool[:150], visits[:300], embed, rng)
@@ -291,4 +292,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

@@ -9,13 +9,16 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSIGNMENTS = ROOT / "assignments"
+import grade_one
 import make
 from grade import PROBLEMS
 from make import CourseError, apply_patch, blank, functions, marked, transplant
@@ -312,3 +315,41 @@ def test_a_bug_version_tells_nothing(tmp_path):
     different = [path.name for path in out.glob("*.py")
                  if path.read_text() != (ROOT / path.name).read_text()]
     assert different == [PATCHES[3].file]
+
+
+# ---- The grader's guard --------------------------------------------------------------------------
+
+
+def test_comparisons_of_the_course_name_their_tolerances():
+    """A default can be set by whoever runs in the process, and lies in another package's hands."""
+    for path in (ASSIGNMENTS / "tests").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                wanted = {"approx": {"abs"}, "allclose": {"atol", "rtol"}}.get(node.func.attr)
+                given = {keyword.arg for keyword in node.keywords}
+                assert not wanted or wanted <= given, (
+                    f"{path.name}, line {node.lineno}: {node.func.attr} without {wanted - given}")
+
+
+@pytest.mark.parametrize("change", [
+    lambda module: setattr(module, "TOLERANCE", 1e6),
+    lambda module: setattr(module, "NAMES", ("a",)),
+    lambda module: setattr(module.Compare, "DEFAULT", 1e6),
+    lambda module: setattr(module, "compare", lambda a, b: True),
+    lambda module: setattr(module.compare, "__defaults__", (1e6,)),
+    lambda module: delattr(module, "TOLERANCE"),
+], ids=["number", "tuple", "class", "function", "default", "deleted"])
+def test_what_the_tests_rest_on_is_watched(change, monkeypatch):
+    module = ModuleType("test_watched")
+    exec("TOLERANCE, NAMES = 1e-6, ('a', 'b')\n"
+         "class Compare: DEFAULT = 1e-6\n"
+         "def compare(a, b, tolerance=1e-6): return abs(a - b) < tolerance\n", vars(module))
+    module.Compare.__module__ = "test_watched"
+    monkeypatch.setitem(sys.modules, "test_watched", module)
+    before = grade_one.fingerprint()
+    assert grade_one.same(before, grade_one.fingerprint())
+    vars(module)["TOLERANCE"] = float("1e-6")  # another object of the same value
+    assert grade_one.same(before, grade_one.fingerprint()), "an equal constant is no tampering"
+    change(module)
+    assert not grade_one.same(before, grade_one.fingerprint()), (
+        "a constant decides as much as a function, and nobody saw that it was set")

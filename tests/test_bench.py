@@ -225,6 +225,7 @@ def test_trl_takes_turns(folder):
     (["--peer", "trl", "--lora", "4"], "leave out --lora"), (["--bank", "--memory"], "not allowed"),
     (["--curves", "--out", "nowhere/x.png"], "cannot be written"),
     (["--curves", "--out", "x"], "must end in .png"),
+    (["--bank", "--sizes", "999999999999999"], "out of memory"),
     (["--speed"], "unrecognized arguments: --speed")])
 def test_bad_options_are_one_line(words, message):
     assert message in refused("tools.bench.__main__", *words)

@@ -26,6 +26,7 @@ import pytest
 import torch
 from canned import PROMPTS, FirstTokenAgent, forkserver, make_run, metrics_of, small_data
 from conftest import make_model, make_tokenizer
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import ppo
@@ -35,6 +36,7 @@ from comparisons.harnesses import by_objectives
 from grpo import train
 from memory_bank import hashed_words
 from memr1 import ManagerAgent
+from policy import Policy
 from ppo import PPOOptions
 from training import checkpoints, results, run
 from training.checkpoints import FILE, CheckpointError, read, write
@@ -216,12 +218,26 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(
     assert_same(folder, straight("grpo", 4))
 
 
-def interrupting(written, at: int, times: int = 1):
+def interrupting(written, at: int, times: int = 1, number: int = signal.SIGINT):
     def log_step(self, row):
         written(self, row)
         for _ in range(times if row["step"] == at else 0):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
     return log_step
+
+
+def test_sigterm_saves_like_ctrl_c(material, straight, monkeypatch, capsys):
+    folder, handler = material / "sigterm", signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patched:
+        patched.setattr(run.Run, "log_step", interrupting(
+            run.Run.log_step, at=2, number=signal.SIGTERM))
+        with pytest.raises(SystemExit) as stopped:
+            script("grpo", folder, steps=4)
+    assert stopped.value.code == 130 and "go on with" in capsys.readouterr().err, (
+        "a cluster sends SIGTERM when the time is up: what was learned is lost")
+    assert signal.getsignal(signal.SIGTERM) is handler, "SIGTERM stays caught after training"
+    script("grpo", folder, resume=True, steps=4)
+    assert_same(folder, straight("grpo", 4))
 
 
 def test_a_second_ctrl_c_stops_at_once(material, monkeypatch):
@@ -427,6 +443,66 @@ def test_a_disk_that_takes_no_more(trouble, material, unfinished):
     assert str(folder / FILE) in line and "last whole one is kept" in line, line
     assert len(torch.load(folder / FILE, weights_only=True)["rows"]) == 2, "the last whole is gone"
     assert len(metrics(folder)) == 4, "the rows behind the checkpoint are cut off when resuming"
+
+
+def full_disk(*_: object, **__: object) -> None:
+    """What the library raises when no room is left: no OSError."""
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os 28)")
+
+
+def test_a_full_disk_when_the_model_is_saved(material, straight, monkeypatch):
+    folder = material / "full-model"
+    with monkeypatch.context() as patched:
+        patched.setattr(Policy, "save", full_disk)
+        line = refused("grpo", folder, steps=4)
+    assert "No space left" in line and "--resume" in line and str(folder / FILE) in line, (
+        f"{line!r}: all that was learned is lost where --save-every is 0")
+    assert not list(folder.glob("checkpoint*")), "half a model takes the room of resume.pt"
+    script("grpo", folder, resume=True, steps=4)
+    assert_same(folder, straight("grpo", 4))
+
+
+def test_a_disk_that_takes_neither_model_nor_checkpoint(material, monkeypatch):
+    monkeypatch.setattr(Policy, "save", full_disk)
+    monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
+    line = refused("grpo", material / "full-all", steps=1)
+    assert "checkpoint" in line and FILE in line and "make room" in line, line
+
+
+def test_a_full_disk_when_a_step_is_logged(material, monkeypatch):
+    folder, written = material / "full-log", run.Run.log_step
+
+    def log_step(self, row):
+        written(self, row)
+        if row["step"] == 3:
+            with (self.folder / "metrics.csv").open("a") as file:
+                file.write("half a li")
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run.Run, "log_step", log_step)
+        line = refused("grpo", folder, steps=4)
+    assert "No space left" in line and "--resume" in line, line
+    script("grpo", folder, resume=True, steps=4)
+    assert [row["step"] for row in metrics(folder)] == ["1", "2", "4"], (
+        "the half of a line spoils metrics.csv")
+
+
+def test_a_model_is_saved_whole_or_not_at_all(tmp_path, tiny_policy, monkeypatch):
+    policy, folder = tiny_policy(), tmp_path / "checkpoint"
+    results.save(policy, folder)
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def half(self, where, weights=None):
+        (where / "config.json").write_text("half")
+        full_disk()
+
+    monkeypatch.setattr(Policy, "save", half)
+    with pytest.raises(SafetensorError):
+        results.save(policy, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole, (
+        "half of a model stands where a whole one stood")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
 def test_the_file_holds_data_only(tmp_path):

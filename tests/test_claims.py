@@ -204,14 +204,16 @@ def test_a_command_is_done_only_if_it_ended_well(folder, monkeypatch, capsys):
     monkeypatch.setitem(runner.MAINS, "evaluate.py", main)
     fine = Job("fine", ("evaluate.py", "--data", "fine"))
     runner.run_job(fine, Here())
-    assert fine.done() and (fine.folder / "log.txt").read_text() == "a word\n"
+    assert fine.done() and fine.log.read_text() == "a word\n"
+    assert [path.name for path in fine.folder.iterdir()] == ["receipt.txt"], (
+        "a command refuses a folder with files that are no run's, such as its own log")
     assert given == [["--data", "fine", "--out", str(fine.folder)]]
     for name, code in (("refuses", 2), ("breaks", 1)):
         job = Job(name, ("evaluate.py", "--data", name))
-        with pytest.raises(ChildProcessError, match=f"ended with {code}; .*log.txt"):
+        with pytest.raises(ChildProcessError, match=f"ended with {code}; .*{name}.log"):
             runner.run_job(job, Here())
         assert not job.done(), "what failed counts as done"
-    assert "ZeroDivisionError" in (job.folder / "log.txt").read_text()
+    assert "ZeroDivisionError" in job.log.read_text()
     assert capsys.readouterr().out == ""
 
 

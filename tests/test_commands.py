@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -40,6 +41,20 @@ def test_every_command_is_listed(monkeypatch, capsys):
     (["grop"], "memr1 grop: the name must be one of grpo, ppo")])
 def test_arguments_reach_the_module_and_errors_are_one_line(words, told, monkeypatch):
     assert told in refused(lambda words: called(monkeypatch, *words), *words)
+
+
+@pytest.mark.parametrize("name", [*commands.COMMANDS, "assignments/make.py",
+                                  "assignments/grade.py"])
+def test_an_unknown_option_is_one_line_everywhere(name, monkeypatch, capsys):
+    path = str(ROOT / name)
+    with pytest.raises(SystemExit) as stopped:
+        if name in commands.COMMANDS:
+            called(monkeypatch, name, "x", "--no-such-option")
+        else:
+            monkeypatch.setattr(sys, "argv", [path, "x", "--no-such-option"])
+            runpy.run_path(path, run_name="__main__")
+    [line] = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and line.startswith("error: ") and "--no-such-option" in line
 
 
 @pytest.mark.parametrize("name", ["report", "pictures", "bench", "making.manager"])

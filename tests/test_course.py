@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -183,6 +184,36 @@ def test_leaving_early_earns_nothing(submission, way):
     edit(submission, "grpo.py", name="group_advantages", body=EXITS[way])
     found = graded(4, submission)
     assert found["points"] == 0 and found["tests"] == 5 and found["note"], found
+
+
+STARTS = """
+import subprocess, sys
+from pathlib import Path
+for number, alone in enumerate((False, True)):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"],
+                             start_new_session=alone)
+    Path({folder!r}, f"{{number}}").write_text(str(child.pid))
+"""
+
+
+def test_what_a_submission_starts_ends_with_its_problem(submission, tmp_path):
+    if not Path("/proc/self/environ").exists():
+        pytest.skip("the list of processes is Linux's")
+    (tmp_path / "pids").mkdir()
+    edit(submission, "grpo.py", name="group_advantages", body="return rewards",
+         after=STARTS.format(folder=str(tmp_path / "pids")))
+    graded(4, submission)
+    pids = [int(path.read_text()) for path in (tmp_path / "pids").iterdir()]
+    assert len(pids) == 2, "the test itself: nothing was started"
+
+    def runs(pid: int) -> bool:  # what was killed may wait as a zombie for its parent
+        stat = Path(f"/proc/{pid}/stat")
+        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+    end = time.monotonic() + 10
+    while any(map(runs, pids)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(runs, pids)), "a process outlives the grading"
 
 
 CHEATS = {

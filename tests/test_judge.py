@@ -290,6 +290,54 @@ def test_a_server_that_never_replies_or_is_not_there(serve, tmp_path):
     assert sorted(waits) == sorted(2 * BACKOFF)
 
 
+def drip(handler: BaseHTTPRequestHandler) -> None:
+    """Send a byte now and then, so that no single read ever takes too long."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000000")
+    handler.end_headers()
+    while not handler.server.over.wait(0.05):
+        handler.wfile.write(b" ")
+        handler.wfile.flush()
+
+
+def drip_an_error(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(400)
+    handler.end_headers()
+    while not handler.server.over.wait(0.05):
+        handler.wfile.write(b" ")
+        handler.wfile.flush()
+
+
+def drip_headers(handler: BaseHTTPRequestHandler) -> None:
+    while not handler.server.over.wait(0.05):
+        handler.wfile.write(b"H")
+        handler.wfile.flush()
+
+
+@pytest.mark.parametrize("behave", [drip, drip_an_error, drip_headers])
+def test_a_server_that_drips_is_given_up(serve, tmp_path, behave):
+    judge = judge_of(serve(behave), tmp_path, timeout=0.4)
+    assert judge.verdicts([RIGHT]) == [True], (
+        "the limit must hold for the whole call: each byte that drips begins it anew")
+
+
+def test_ctrl_c_does_not_wait_for_a_server_that_hangs(serve, tmp_path, monkeypatch):
+    gate = threading.Event()
+    server = serve(usual=lambda handler: gate.wait())  # for ever
+    monkeypatch.setattr(judge_module, "GRACE", 0.01)
+
+    def interrupt(futures):
+        server.arrived.acquire()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(judge_module, "as_completed", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Judge("m", Server(server.url, "m").ask, tmp_path / "verdicts.jsonl").verdicts(numbered(9))
+    waiting = [thread for thread in threading.enumerate() if not thread.daemon]
+    gate.set()
+    assert waiting == [threading.main_thread()], "Python would wait for these threads at its end"
+
+
 def test_when_a_server_is_given_up(serve, tmp_path, monkeypatch):
     server = serve(usual=send(b"", 503))
     judge = judge_of(server, tmp_path)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, make_model, make_tokenizer
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from backend.heads import whole_head
@@ -122,6 +123,37 @@ def test_tokens_behind_the_embedding_matrix_are_refused(tmp_path):
         load_policy(tmp_path, "cpu")
     assert "\n" not in str(caught.value) and str(len(tokenizer) - 1) in str(caught.value), (
         "an added token is an IndexError at the first prompt that has it")
+
+
+def folder_with(folder: Path, **changes: object) -> Path:
+    """The model of two layers with a config.json that says something else."""
+    make_model().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    config = saved_config(folder, "config.json") | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"num_hidden_layers": 1, "layer_types": ["full_attention"]}, "12 weights of layers"),
+    ({"num_hidden_layers": 3, "layer_types": ["full_attention"] * 3}, "lacks 12 weights"),
+    ({"vocab_size": 300}, r"weight: \(320, 32\) there, \(300, 32\)"),
+    ({"hidden_size": 64}, "other sizes")], ids=["layer", "layers", "vocabulary", "width"])
+def test_weights_that_do_not_fit_are_one_line(tmp_path, changes, said, capfd):
+    folder = folder_with(tmp_path, **changes)
+    capfd.readouterr()
+    with pytest.raises(PolicyError, match=said) as caught:
+        load_policy(folder, "cpu")
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+    assert "".join(capfd.readouterr()) == "", "the library prints a table of its own"
+
+
+def test_weights_beside_the_language_model_may_be_left_out(tmp_path):
+    folder = folder_with(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, "vision.layers.0.weight": torch.zeros(2)}, folder / "model.safetensors",
+              metadata={"format": "pt"})
+    load_policy(folder, "cpu")
 
 
 @pytest.mark.parametrize("kind, options", [

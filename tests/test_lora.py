@@ -186,6 +186,9 @@ def test_a_family_is_read_sampled_trained_and_saved(name, tmp_path):
 
 
 def test_a_chat_that_no_template_takes_is_one_line(tiny_policy):
+    broken = tiny_policy(chat_template="{{ 1 // 0 }}")
+    with pytest.raises(PolicyError, match="the chat template fails"):
+        broken.encode([{"role": "user", "content": "a"}])
     policy = tiny_policy(chat_template="{{ raise_exception('turns must alternate') }}")
     for chat in (CHAT, CHAT[1:]):
         with pytest.raises(PolicyError, match="turns must alternate"):

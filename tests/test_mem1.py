@@ -123,12 +123,12 @@ def test_the_parser_is_total(text):
 def test_what_is_read_cannot_imitate_a_tag(text):
     turn = Mem1Turn(text, text, f"- {text}\n- x")
     for kind, tag in NOTES.items():
-        user = turn_messages("Questions: a?", [turn], 3, kind, "")[1]["content"]
+        user = turn_messages(f"Questions: {text}?", [turn], 3, kind, "")[1]["content"]
         body = user.rsplit("\n", 1)[0]  # the last line names the tags to write
         assert re.findall("<[^>]*>", body) == [f"<{tag}>", f"</{tag}>", "<query>", "</query>",
                                                "<info>", "</info>"], (
-            "a note, query or passage wrote a tag of its own into the prompt")
-        assert len(user.splitlines()) <= 4 + 2 + 2 + text.count("\n"), "it broke out of its line"
+            "a task, note, query or passage wrote a tag of its own into the prompt")
+        assert len(user.splitlines()) <= 4 + 2 + 2 + 2 * text.count("\n"), "it left its line"
 
 
 def test_the_hint_counts_down_and_the_last_turn_asks_for_the_answer():

@@ -83,6 +83,7 @@ def test_bad_arguments_of_every_command(name, arguments, expected):
     (["--lr", "0"], "--lr 0"),
     (["--lr", "nan"], "--lr nan"),
     (["--lr", "inf"], "--lr inf"),
+    (["--lr", "1e300"], "--lr 1e+300"),  # an overflow inside of Adam
     (["--kl", "-0.1"], "--kl -0.1"),
     (["--clip", "nan"], "--clip nan"),
     (["--temperature", "0"], "--temperature 0"),

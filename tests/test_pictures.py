@@ -43,6 +43,16 @@ def test_runs_in_one_picture(tmp_path, monkeypatch, capsys):
         "seeds of one algorithm share a colour and an entry in the legend")
 
 
+def test_an_older_picture_is_moved_aside(tmp_path, capsys):
+    folder, path = run_folder(tmp_path / "run", "grpo"), tmp_path / "x.png"
+    path.write_bytes(b"somebody's own")
+    refused("training.pictures", tmp_path, "--out", path)
+    assert path.read_bytes() == b"somebody's own", "lost before there is a new one"
+    pictures.main([str(folder), "--out", str(path)])
+    assert (tmp_path / "x.1.png").read_bytes() == b"somebody's own"
+    assert path.read_bytes().startswith(b"\x89PNG") and "x.1.png" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("out, told", [
     ("x", "must end in .png"), ("x.jpeg", "must end in .png"), ("missing/x.png", "be written"),
     ("folder.png", "be written")])

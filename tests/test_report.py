@@ -266,6 +266,13 @@ def test_the_command_writes_the_page(evil, tmp_path, capsys):
     assert str(folder / "report.html") in capsys.readouterr().out
     report.main([str(folder), "--out", str(tmp_path / "other.html")])
     assert (folder / "report.html").read_bytes() == (tmp_path / "other.html").read_bytes()
+    page = (folder / "report.html").read_bytes()
+    report.main([str(folder)])
+    assert not (folder / "report.1.html").exists(), "the same page needs no second copy"
+    (folder / "report.html").write_text("somebody worked in it")
+    report.main([str(folder)])
+    assert (folder / "report.1.html").read_text() == "somebody worked in it"
+    assert (folder / "report.html").read_bytes() == page
     assert "no.such" in refused(report.__name__, tmp_path / "no.such")
     assert "config.json" in refused(report.__name__, tmp_path), "a folder that is no run's"
     missing = tmp_path / "missing" / "x.html"

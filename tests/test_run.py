@@ -140,17 +140,6 @@ def test_logs(tmp_path):
     assert lines[0]["response"] == "Zoë,\n\"x\"", "samples.jsonl must give back the text as it was"
 
 
-def test_a_new_run_leaves_nothing_of_the_old_one(tmp_path, model_folder):
-    for name in ("summary.json", "objectives.png", "curve.png", "metrics.csv", "dialogue.json"):
-        (tmp_path / name).write_text("old")
-    (tmp_path / "notes.txt").write_text("mine")
-    prepare(GRPOOptions(model=str(model_folder), data="world", agent="answer", steps=1,
-                        out=str(tmp_path)), "grpo")
-    left = sorted(path.name for path in tmp_path.glob("*.*"))
-    assert left == [".lock", "config.json", "notes.txt"], (
-        "interrupted, this run would be shown with the scores and pictures of the last")
-
-
 def test_a_limit_is_for_validation_and_test_alone(tmp_path, model_folder):
     counts = []
     for options in ({}, {"limit": 5}):

@@ -217,6 +217,15 @@ def test_nothing_is_replaced_that_nobody_asked_to_replace(main, tmp_path, monkey
     assert not default.exists(), "by default the model goes into a new folder, never into tiny/"
 
 
+@pytest.mark.parametrize("main", [manager.main, mem1.main])
+@pytest.mark.parametrize("words, said", [
+    (["--steps", "0"], "--steps 0"), (["--lr", "1e300"], "--lr 1e+300"),
+    (["--seed", "-1"], "--seed -1"), (["--start", "no/such"], "no/such")])
+def test_wrong_options_are_one_line(main, words, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(f"{main.__module__}.w.world", lambda *_, **__: [])  # seconds of work
+    assert said in refused(main, *words, "--out", tmp_path / "new")
+
+
 def test_the_loop_learns_saves_and_says_where(tmp_path, capsys):
     policy = load_policy(EMBEDDED_MODEL)
     lesson = policy.lesson([{"role": "user", "content": "Anna lives in Oslo"}], " Bob skied")

@@ -40,7 +40,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from markupsafe import Markup, escape
 
 from backend.devices import exit_with, print_anything
-from backend.files import write_whole
+from backend.files import keep_old, write_whole
 from data import category_name, json_lines
 from mem1 import parse_turn
 from prompts import parse_answer, parse_operations
@@ -410,7 +410,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         page = render([read_run(folder) for folder in options.runs])
         # A half of a surrogate pair, which JSON can spell, becomes a character reference.
-        write_whole(out, page.encode("utf-8", errors="xmlcharrefreplace"))
+        content = page.encode("utf-8", errors="xmlcharrefreplace")
+        keep_old(out, content)
+        write_whole(out, content)
     except ReportError as error:
         exit_with(str(error))
     except (TemplateError, ValueError, KeyError, TypeError) as error:

@@ -91,11 +91,8 @@ def identity(options: Any, algorithm: str, weights: Mapping[str, str], n_tasks: 
             "tasks to learn from": n_tasks, "devices": devices.world_size()}
 
 
-def read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """The checkpoint in a run folder. Raises CheckpointError if it is absent or of another run.
-
-    `wanted` is the `identity` of the run that goes on.
-    """
+def check_resumable(folder: Path) -> None:
+    """Raise CheckpointError if a run folder holds no checkpoint to go on from."""
     path = folder / FILE
     if not path.exists() and (folder / "summary.json").exists():
         raise CheckpointError(f"{folder} holds a finished run; to train its model further, start "
@@ -103,6 +100,15 @@ def read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     if not path.exists():
         raise CheckpointError(f"{path}: there is nothing to resume; start without --resume "
                               "(--save-every writes checkpoints)")
+
+
+def read(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint in a run folder. Raises CheckpointError if it is absent or of another run.
+
+    `wanted` is the `identity` of the run that goes on.
+    """
+    check_resumable(folder)
+    path = folder / FILE
     try:
         with zipfile.ZipFile(path) as file:  # torch writes a zip file: it has a checksum a part
             if broken := file.testzip():

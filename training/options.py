@@ -116,7 +116,7 @@ class Options:
                                         "answer agent reads, 5 to 30", agents=("manager", "answer"))
     steps: int | None = option(None, "training steps, 10 to 200", low=0)
     questions: int | None = option(None, "questions a step, 8 to 128")
-    lr: float | None = option(None, "learning rate, 1e-6 to 1e-3", low=1e-12)
+    lr: float | None = option(None, "learning rate, 1e-6 to 1e-3", low=1e-12, high=1)
     lora: int | None = option(None, "rank of the adapters that learn, 8 to 64, the rest frozen; 0: "
                                     "all weights learn, as always with --shard", low=0)
     precision: str | None = option(None, "of the arithmetic (what learns is kept in float32): "

@@ -17,7 +17,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from backend.devices import exit_with, print_anything
-from backend.files import check_writable
+from backend.files import check_writable, keep_old
 from data import category_name
 from trees import Episode
 
@@ -189,6 +189,7 @@ def draw_costs(curves: dict[str, tuple[str, dict[int, float], float]], path: Pat
         panel.grid(alpha=0.3)
         panel.legend(fontsize=7, loc="upper left")
     axes[0].set_ylabel("seconds a step")
+    keep_old(path)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -217,6 +218,7 @@ def draw_rewards(folders: Sequence[Path], path: Path) -> None:
     axes.set_ylabel("training reward")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
+    keep_old(path)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

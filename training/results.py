@@ -1,13 +1,15 @@
 """The results of a training run: scores on held-out tasks, and the files that it leaves.
 
 `evaluate` scores greedy episodes of the agent that learns, on tasks that it did not learn from. A
-manager also reads whole dialogues (`evaluate_test`). `evaluate_after` saves the weights; `finish`
-writes the other files that run.py lists, and prints. No function of this module trains.
+manager also reads whole dialogues (`evaluate_test`). `save` writes the weights; `finish` writes the
+other files that run.py lists, and prints. No function of this module trains.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 import time
 from collections import Counter
@@ -32,6 +34,7 @@ from training.timeline import reading
 from trees import Episode
 from world import KINDS
 
+CHECKPOINT = "checkpoint"  # the trained model, in the run folder
 CASES = 12  # held-out cases that cases.jsonl follows
 
 
@@ -135,8 +138,8 @@ def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
 
 
 def evaluate_after(run: Run) -> tuple[dict, list[Episode]]:
-    """Held-out scores of the trained policy, which is saved first, because scoring may fail."""
-    save(run.policy, run.folder / "checkpoint")
+    """Held-out scores of the trained policy, which the loop has saved, because scoring may fail."""
+    print(f"the trained model is in {run.folder / CHECKPOINT}; its held-out scores follow")
     return evaluate_test(run)
 
 
@@ -175,22 +178,32 @@ def peak_memory_bytes() -> int:
 
 
 def save(policy: Policy, folder: Path) -> None:
-    """Write a Hugging Face folder, on one of all devices."""
-    if devices.is_main():
-        # If a file has this name, mkdir raises; transformers would only log that nothing is saved.
-        folder.mkdir(parents=True, exist_ok=True)
+    """Write a Hugging Face folder, whole or not at all, on one of all devices.
+
+    Raises OSError, or the library's own SafetensorError, if the disk is full.
+    """
+    part = folder.with_name(f"{folder.name}.part")
     with devices.gathered(policy.model):
         # The parameters and not `state_dict`, which returns pieces even of a gathered model.
         sharded = hasattr(policy.model, "unshard")
         weights = dict(policy.model.named_parameters()) if sharded else None
-        if devices.is_main():
-            policy.save(folder, weights)
+        if not devices.is_main():
+            return
+        try:
+            shutil.rmtree(part, ignore_errors=True)  # what a killed process left
+            # If a file is in the way, mkdir raises; transformers would only log and save nothing.
+            part.mkdir(parents=True)
+            policy.save(part, weights)
+            shutil.rmtree(folder, ignore_errors=True)  # this run's own, saved before it was resumed
+            os.replace(part, folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)  # a half would take the room of resume.pt
 
 
 def save_card(run: Run, scores: str) -> None:
     """Write the README.md of the checkpoint."""
     card = model_card(vars(run.options), run.algorithm, count_questions(run.train), scores)
-    (run.folder / "checkpoint" / "README.md").write_text(card, encoding="utf-8")
+    (run.folder / CHECKPOINT / "README.md").write_text(card, encoding="utf-8")
 
 
 def save_dialogue(run: Run) -> None:

@@ -36,7 +36,6 @@ from tqdm import tqdm
 
 from backend import devices
 from backend.devices import exit_with
-from backend.files import LOCK, lock
 from backend.loading import PolicyError, check_model, is_out_of_memory
 from benchmarks.encoders import embedder_of
 from benchmarks.shop import Goal, Store
@@ -53,12 +52,14 @@ from policy import Policy, load_policy
 from training.checkpoints import (
     FILE,
     CheckpointError,
+    check_resumable,
     fingerprint,
     identity,
     read,
     resume_command,
     scores_before,
 )
+from training.folders import begin_folder, hold_folder
 from training.kept import KeptPolicy
 from training.options import Options, flag, resolve
 from training.tasks import add_everything, answer_tasks, manager_tasks
@@ -71,8 +72,6 @@ REWARDS = {"exact_match": squad_exact_match, "f1": f1}
 # MEM1's training questions are grouped anew so many times, because a model would learn a task that
 # comes back unchanged by heart.
 TRAINING_ROUNDS = 6
-OF_A_RUN = ("metrics.csv", "samples.jsonl", "cases.jsonl", "dialogue.json", "summary.json",
-            "curve.png", "objectives.png")
 
 
 def load_or_stop(name: str, options: Options | None = None) -> Policy:
@@ -96,17 +95,6 @@ def embedder_or_stop(name: str) -> Embedder:
         return embedder_of(name)
     except ValueError as error:
         exit_with(str(error))
-
-
-def lock_or_stop(folder: Path) -> None:
-    """Keep other runs out of a folder while this one lasts (`release_locks`). Raises OSError.
-
-    Stops the program with one line if another run is in it, because both would write metrics.csv.
-    """
-    try:
-        lock(folder / LOCK)
-    except BlockingIOError as error:
-        exit_with(f"{folder} is in use by {error}; wait until it ends, or take another folder")
 
 
 @dataclass
@@ -286,33 +274,35 @@ def check_options(options: Options) -> None:
     if not options.resume and (folder / FILE).exists():
         exit_with(f"{folder} holds an unfinished run: go on with it (--resume), delete {FILE} "
                   "there, or choose another --out")
-    for name in ("model", "manager", "answerer"):
-        model = getattr(options, name)
-        if model and Path(model).resolve().is_relative_to((folder / "checkpoint").resolve()):
-            exit_with(f"{flag(name)} {model} lies in the run folder {folder}, where the trained "
-                      "model will replace it; choose another --out")
 
 
-def open_folder(folder: Path, options: Options, this_run: dict[str, Any]) -> dict[str, Any] | None:
-    """Make the run folder; returns the checkpoint to go on from, None for a new run.
+def open_folder(options: Options) -> Path:
+    """Make and lock the run folder before any work; what an earlier run left stays as it is.
 
-    Stops the program if the folder cannot be written to, or if --resume meets another run in it.
+    Stops the program if the folder is not for this run (`hold_folder`), or if --resume has nothing
+    to go on from.
     """
-    try:
-        if devices.is_main() and (folder.exists() or not options.resume):
-            folder.mkdir(parents=True, exist_ok=True)
-            lock_or_stop(folder)
-        if options.resume:
+    if options.resume:
+        try:
+            check_resumable(Path(options.out))
+        except CheckpointError as error:
+            exit_with(str(error))
+    return hold_folder(options, "training run", moves=not options.resume)
+
+
+def start_folder(folder: Path, options: Options, this_run: dict[str, Any]) -> dict[str, Any] | None:
+    """Begin an empty run folder, or go on: returns the checkpoint of --resume, None for a new run.
+
+    Stops the program if --resume meets another run in the folder.
+    """
+    if options.resume:
+        try:
             return read(folder, this_run)
-        if devices.is_main():
-            for name in OF_A_RUN:  # a new run keeps nothing of an older one
-                (folder / name).unlink(missing_ok=True)
-            (folder / "config.json").write_text(json.dumps(vars(options), indent=2) + "\n")
-    except CheckpointError as error:
-        exit_with(str(error))
-    except OSError as error:
-        exit_with(f"cannot write to the run folder {folder} ({error.strerror}); choose another "
-                  "--out")
+        except CheckpointError as error:
+            exit_with(str(error))
+    begin_folder(folder)
+    if devices.is_main():
+        (folder / "config.json").write_text(json.dumps(vars(options), indent=2) + "\n")
     return None
 
 
@@ -345,6 +335,7 @@ def prepare(options: Options, algorithm: str) -> Run:
         exit_with(str(error))
     if isinstance(splits[0][0], OpenQuestion) and options.agent != "mem1":
         exit_with(f"--data {options.data}: questions without a dialogue; they are for --agent mem1")
+    folder = open_folder(options)  # before the minutes that models and banks take
     policy = load_or_stop(options.model, options)
     if options.lora:
         reference = policy.start()
@@ -367,8 +358,7 @@ def prepare(options: Options, algorithm: str) -> Run:
                   + needs[options.agent])
     weights["the start model"] = fingerprint(policy.model)
     this_run = identity(options, algorithm, weights, len(train))
-    folder = Path(options.out)
-    saved = open_folder(folder, options, this_run)
+    saved = start_folder(folder, options, this_run)
     trackers = start_trackers(folder, options, len(saved["rows"]) if saved else 0)
     print(" ".join(f"{name}={value}" for name, value in vars(options).items()))
     if options.shard:

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from backend import devices
 from training.checkpoints import FILE, CheckpointError, file_size, resume_command, write
-from training.results import describe, validate
+from training.results import CHECKPOINT, describe, save, validate
 from training.run import Run
 from trees import Episode
 
@@ -101,12 +101,15 @@ class TrainingState:
         """This device's tasks, or other items to learn from, of every step that is still to do.
 
         The start model is validated first, unless the run is resumed. After each step the run is
-        saved if that is due. Ctrl-C lets the step finish, saves and ends the program; a second
-        Ctrl-C ends it at once.
+        saved if that is due, after the last one the trained model. Ctrl-C lets the step finish,
+        saves and ends the program; a second Ctrl-C ends it at once. SIGTERM does the same, because
+        clusters send it when the time is up.
         """
         if not self.scores:
             self.scores[0] = validate(self.run, 0)
-        earlier_handler = signal.signal(signal.SIGINT, self._on_interrupt)
+        # torchrun also sends SIGTERM to end the others when one rank has died (backend/devices.py).
+        signals = [signal.SIGINT] if devices.world_size() > 1 else [signal.SIGINT, signal.SIGTERM]
+        earlier = {number: signal.signal(number, self._on_interrupt) for number in signals}
         batches = islice(self.run.batches(items), len(self.history), None)
         try:
             for step in range(len(self.history) + 1, self.run.options.steps + 1):
@@ -114,8 +117,10 @@ class TrainingState:
                 yield devices.spread(next(batches))
                 self.progress.update()
                 self._save_or_stop(step)
+            self._save_model()
         finally:
-            signal.signal(signal.SIGINT, earlier_handler)
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
             self.progress.close()
 
     def log(self, metrics: TokenMetrics, grad_norm: float,
@@ -135,11 +140,20 @@ class TrainingState:
             "seconds": seconds})
         self.schedule.step()
         run.n_tokens += metrics.n_tokens
-        run.log_step(self.history[-1])
-        if step % SAMPLES_EVERY == 0 or step == 1:
-            run.log_samples(step, episodes)
-        if step % VALIDATE_EVERY == 0 or step == run.options.steps:
-            self.scores[step] = validate(run, step)
+        sizes = self._log_sizes()
+        try:
+            run.log_step(self.history[-1])
+            if step % SAMPLES_EVERY == 0 or step == 1:
+                run.log_samples(step, episodes)
+            if step % VALIDATE_EVERY == 0 or step == run.options.steps:
+                self.scores[step] = validate(run, step)
+        except OSError as error:
+            if devices.world_size() > 1:  # the others are already waiting for the next step
+                raise
+            for name, size in sizes.items():  # cut off the half of a line; the step is in resume.pt
+                if (run.folder / name).exists():
+                    os.truncate(run.folder / name, size)
+            self._rescue(f"cannot write to {run.folder} ({error.strerror})")
         shown = {name: f"{self.history[-1][name]:.3f}" for name in ("reward", "kl", "loss")
                  if name in self.history[-1]}
         self.progress.set_postfix(**shown, tok_s=f"{metrics.n_tokens / seconds:.0f}")
@@ -154,19 +168,42 @@ class TrainingState:
             older = f"; {self.path} is as it was before them" if self.path.exists() else ""
             self._stop(f"steps {step - BAD_STEPS + 1} to {step}: the gradient is not finite, "
                        f"nothing was learned from them; lower --lr or raise --kl{older}")
-        is_interrupted = any(devices.gather([self.interrupted]))
         # With --compare MEM1's other harnesses are trained next, and may be interrupted too.
         is_due = is_last and (options.save_every or options.compare) or (
             options.save_every and step % options.save_every == 0)
+        self._leave_if_interrupted()
         # Not after a skipped step, so that the file stays as it was before bad steps.
-        if is_interrupted or is_due and not skips[-1]:
+        if is_due and not skips[-1]:
             self.save()
-        if is_interrupted:
-            self.progress.close()
-            if devices.is_main():
-                print(f"interrupted after step {step} of {options.steps}; go on with: "
-                      f"{resume_command()}", file=sys.stderr)
-            raise SystemExit(130)
+
+    def _leave_if_interrupted(self) -> None:
+        """Save and end the program if Ctrl-C or SIGTERM has come to any device."""
+        if not any(devices.gather([self.interrupted])):
+            return
+        self.save()
+        self.progress.close()
+        if devices.is_main():
+            print(f"interrupted after step {len(self.history)} of {self.run.options.steps}; go on "
+                  f"with: {resume_command()}", file=sys.stderr)
+        raise SystemExit(130)
+
+    def _save_model(self) -> None:
+        """Write the trained model; if that fails, resume.pt, and say how to go on."""
+        folder, reason = self.run.folder / CHECKPOINT, ""
+        try:
+            save(self.run.policy, folder)
+        except Exception as error:  # on a full disk OSError, or the library's SafetensorError
+            reason = f"cannot write {folder} ({' '.join(str(error).split())[:120]})"
+        reason = "".join(devices.gather([reason]))  # all ranks stop, or none
+        if reason:
+            self._rescue(reason)
+        self._leave_if_interrupted()
+
+    def _rescue(self, reason: str) -> NoReturn:
+        """Try to keep the training in resume.pt, and end the program: what to do, in one line."""
+        self.save(reason)
+        self._stop(f"step {len(self.history)}: {reason}, but {self.path} holds all that was "
+                   f"learned; make room, then go on with: {resume_command()}")
 
     def _on_interrupt(self, *_: Any) -> None:
         if self.interrupted:
@@ -175,8 +212,11 @@ class TrainingState:
         if devices.is_main():
             print("\nfinishing this step, then saving; Ctrl-C again stops at once", file=sys.stderr)
 
-    def save(self) -> None:
-        """Write resume.pt; stops the program with one line if that fails."""
+    def save(self, reason: str = "") -> None:
+        """Write resume.pt; stops the program with one line if that fails.
+
+        `reason` is what had gone wrong before.
+        """
         try:
             with devices.gathered(*self.modules.values()):
                 content = self._content()  # all ranks: sharded tensors are put together
@@ -184,9 +224,11 @@ class TrainingState:
                     write(self.path, content)
             devices.gather([])  # no rank may go on, or end, before the file is whole
         except CheckpointError as error:
-            message = f"step {len(self.history)}: {error}"
+            message = f"step {len(self.history)}: {reason + ', and ' if reason else ''}{error}"
             if self.path.exists():
                 message += f"; the last whole one is kept: {resume_command()}"
+            else:
+                message += "; nothing is kept of this run: make room, and start it again"
             self._stop(message)
 
     def _stop(self, message: str) -> NoReturn:
@@ -208,11 +250,14 @@ class TrainingState:
         return {
             "identity": run.identity, "before": before, "rows": self.history,
             "scores": self.scores, "n_tokens": run.n_tokens, "seconds": time.time() - run.started,
-            "sizes": {name: file_size(run.folder / name) for name in LOGS},
+            "sizes": self._log_sizes(),
             "modules": {name: trained(module) for name, module in self.modules.items()},
             "optimizer": optimizer, "schedule": self.schedule.state_dict(),
             "ranks": devices.gather([self._of_this_rank()]),
         }
+
+    def _log_sizes(self) -> dict[str, int]:
+        return {name: file_size(self.run.folder / name) for name in LOGS}
 
     def _of_this_rank(self) -> dict[str, Any]:
         """What differs from rank to rank."""

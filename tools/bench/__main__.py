@@ -45,6 +45,7 @@ from tools.bench.step import (
 )
 from training.pictures import check_picture, draw_costs
 from training.results import peak_memory_bytes
+from training.run import launch
 
 TOKENS_A_MEMORY = 33  # 60 memories of LoCoMo are about 2,000 tokens of Qwen's
 
@@ -274,6 +275,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
                 figures = bench_curves(folder, options.out, options.repetitions)
             else:
                 figures = bench_step(folder, setting, options.repetitions, options.peer)
+        except MemoryError as error:
+            exit_with(f"out of memory ({' '.join(str(error).split())[:150]}); take smaller sizes")
         except (PolicyError, OSError, ValueError) as error:
             exit_with(" ".join(str(error).split())[:300])
     if options.json:
@@ -284,4 +287,4 @@ def main(argv: Sequence[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)
