@@ -374,7 +374,8 @@ def test_another_run_is_refused_and_what_differs_is_named(unfinished, material):
 @pytest.mark.parametrize("agent, option", [("manager", "answerer"), ("answer", "manager")])
 def test_another_model_at_the_same_path_is_refused(agent, option, material, monkeypatch):
     other, folder = material / "another", material / f"unfinished-{agent}"
-    tokenizer, options = make_tokenizer(), {"agent": agent, "steps": 2, option: other}
+    tokenizer = make_tokenizer()
+    options = {"agent": agent, "facts": "turns", "steps": 2, option: other}
     for seed in (5, 6):
         make_model(seed=seed).save_pretrained(other)
         tokenizer.save_pretrained(other)
