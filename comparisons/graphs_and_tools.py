@@ -109,6 +109,11 @@ class AMem(System):
     that they link to. Left out: description and evolution in two calls, new tags for neighbours,
     keywords for the question; links lead both ways. Compact: keywords are the words, the two
     nearest notes are linked, and there is no context that could evolve.
+
+    There are two codes of the authors (read in November 2026, not run). In the paper's own
+    (WujiangXu/A-mem, commit 17ce6b6) new contexts reach the neighbours, as here. In the library
+    (agiresearch/A-mem, 60c9bc2) `update_neighbor` takes places among the results for places among
+    all notes. So it writes the new contexts to the first notes ever stored.
     """
 
     k: int = 10
@@ -189,6 +194,11 @@ class Zep(System):
     communities, rerankers, extraction and contradictions in two calls, and reading the dates: what
     is said later ends what was said before. Compact: the manager's UPDATE closes an edge and opens
     one, DELETE closes; nodes are the capitalised words.
+
+    The package of today (graphiti-core 0.31.2, November 2026) also reads the dates. It closes a
+    contradicted fact only if both facts have dates and the closed one is strictly older. So two
+    contradictory facts of one day both stay open there. Here the later one closes the earlier
+    (tests/test_baselines.py runs both).
     """
 
     answer_note = "\nA memory behind two dates held from the first until the second, no longer."
@@ -302,6 +312,11 @@ class LangMem(Mem0):
     ids; 10 results a search; the common answer prompt over all that was found. Left out: an agent
     for each speaker (here one), filters, extraction in the background; a question cannot write.
     Compact: the manager's call decides, as in Mem0, and one search with the question finds 10.
+
+    The package of today (langmem 0.0.30, November 2026) has the same two tools, and the same calls
+    store the same memories (tests/test_baselines.py runs both). Its manager in the background makes
+    at most `query_limit // 4` searches. Below a limit of 4 it therefore searches nothing, and its
+    model reads no memory that it could update (findings/langmem_query_limit.sh).
     """
 
     k: int = 10

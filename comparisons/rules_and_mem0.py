@@ -302,6 +302,11 @@ class Mem0(System):
     Kept: the two calls and the four events, by a model not trained for them. Left out: two turns
     and all their facts in one call (here a call a fact), the graph variant, the summary.
 
+    The package of today (mem0ai 2.2.1, November 2026) is another system. It makes one call a turn,
+    and only adds: even an UPDATE that its model writes becomes a new memory. A text that equals one
+    of the 10 nearest memories is skipped. So it stores what `AddEverything` stores, less repeats
+    (tests/test_baselines.py runs both).
+
     It is also Memory-R1 (arXiv 2508.19828), if `policy` is a trained Memory Manager and `answerer`
     a trained Answer Agent. memr1.py is the file to read about those.
     """

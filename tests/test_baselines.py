@@ -2,6 +2,7 @@
 oracles, and awkward responses.
 
     python -m pytest tests/test_baselines.py        (under ten seconds)
+    python -m pytest tests/test_baselines.py -m slow        (where the packages are installed)
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -849,3 +851,143 @@ def test_every_system_is_made_and_answers_in_the_same_way(name: str) -> None:
         "all systems share one answer prompt, with or without a selection")
     assert SYSTEMS[name](Scripted(rules), **WHO).counts is not system.counts, (
         "two conversations must not share their counters")
+
+
+# ---- beside the packages of today ----------------------------------------------------------------
+# Each runs where its package is installed: mem0ai 2.2.1, graphiti-core 0.31.2, langmem 0.0.30.
+
+def test_the_versions_that_were_compared_stand_in_the_docstrings():
+    for system, version in ((Mem0, "mem0ai 2.2.1"), (Zep, "graphiti-core 0.31.2"),
+                            (LangMem, "langmem 0.0.30"), (AMem, "60c9bc2")):
+        assert version in system.__doc__ and "November 2026" in system.__doc__, (
+            f"{system.__name__}: beside which version of its package was it read, and when?")
+
+
+@pytest.mark.slow
+def test_mem0_of_today_adds_what_the_papers_mem0_updates(tmp_path, monkeypatch):
+    for name, value in {"MEM0_TELEMETRY": "False", "MEM0_DIR": str(tmp_path),
+                        "OPENAI_API_KEY": "none"}.items():
+        monkeypatch.setenv(name, value)
+    mem0 = pytest.importorskip("mem0")
+    hashed = hashed_words(dimensions=64)
+
+    class Embedded:
+        def embed(self, text, action=None):
+            return (hashed([text])[0] + 1e-3).tolist()
+
+        def embed_batch(self, texts, action=None):
+            return [self.embed(text) for text in texts]
+
+    class Extractor:
+        left = ["Anna plays flute", "Anna plays flute and drums", "Anna plays flute and drums"]
+        n_calls = 0
+
+        def generate_response(self, messages, response_format):
+            self.n_calls += 1
+            entry = {"id": "0", "text": self.left.pop(0), "event": "UPDATE"}
+            return json.dumps({"memory": [entry]})
+
+    vectors = {"path": str(tmp_path / "vectors"), "embedding_model_dims": 64}
+    theirs = mem0.Memory.from_config({
+        "vector_store": {"provider": "qdrant", "config": vectors},
+        "history_db_path": str(tmp_path / "history.db")})
+    theirs.llm, theirs.embedding_model = Extractor(), Embedded()
+    turns = [said("I play flute.", facts=("Anna plays flute",)),
+             said("I play drums too.", day=2, facts=("Anna plays flute and drums",)),
+             said("Flute and drums!", day=3, facts=("Anna plays flute and drums",))]
+    ours = Mem0(in_turn([{"event": "ADD", "text": "Anna plays flute"}],
+                        [{"event": "UPDATE", "id": 0, "text": "Anna plays flute and drums"}],
+                        [{"event": "NOOP", "id": 0}]), **WHO)
+    rule = AddEverything(in_turn(), compact=True, **WHO)
+    for turn in turns:
+        theirs.add([{"role": "user", "content": turn.text}], user_id="Anna")
+        ours.observe(turn)
+        rule.observe(turn)
+    stored = [row["memory"] for row in theirs.get_all(filters={"user_id": "Anna"})["results"]]
+    assert texts(ours) == ["Anna plays flute and drums"]
+    assert sorted(stored) == sorted(set(texts(rule))), (
+        f"{stored}: mem0ai no longer stores all that is new and nothing else")
+    assert theirs.llm.n_calls == ours.counts["calls"] == 3, "one call a turn (ours: a fact)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("old_day, new_day, n_theirs", [(8, 9, 1), (8, 8, 0), (9, 8, 0)])
+def test_graphiti_of_today_closes_older_facts_only(old_day, new_day, n_theirs, monkeypatch):
+    monkeypatch.setenv("GRAPHITI_TELEMETRY_ENABLED", "false")
+    edges = pytest.importorskip("graphiti_core.edges")
+    operations = pytest.importorskip("graphiti_core.utils.maintenance.edge_operations")
+
+    def edge(fact: str, day: int):
+        at = datetime(2023, 5, day, tzinfo=timezone.utc)
+        return edges.EntityEdge(group_id="", source_node_uuid="Anna", target_node_uuid=fact,
+                                created_at=at, name="LIVES_IN", fact=fact, valid_at=at)
+
+    closed = operations.resolve_edge_contradictions(edge("Bergen", new_day),
+                                                    [edge("Oslo", old_day)])
+    assert len(closed) == n_theirs, "graphiti closes what is dated and strictly older"
+    ours = Zep(in_turn(
+        [{"source": "Anna", "target": "Oslo", "fact": "Oslo", "valid_at": f"{old_day} May 2023"}],
+        [{"source": "Anna", "target": "Bergen", "fact": "Bergen", "ends": [0],
+          "valid_at": f"{new_day} May 2023"}]), **WHO)
+    ours.observe(said("Oslo!", day=old_day))
+    ours.observe(said("Bergen!", day=10))
+    assert len(ours.invalid_at) == 1, "ours reads no dates: what is said later ends the earlier"
+
+
+@pytest.mark.slow
+def test_langmem_of_today_stores_by_the_same_calls():
+    langmem = pytest.importorskip("langmem")
+    from langgraph.store.memory import InMemoryStore
+
+    store = InMemoryStore()
+    tool = langmem.create_manage_memory_tool(namespace=("anna",), store=store)
+    id_of = {}
+    for action, content in (("create", "Anna has a dog"), ("create", "Anna skis"),
+                            ("update", "Anna has a dog named Rex"), ("delete", "Anna skis")):
+        about = " ".join(content.split()[:2])  # "Anna has", "Anna skis"
+        call = {"content": content, "action": action}
+        if action != "create":
+            call["id"] = id_of[about]
+        if action == "delete":
+            del call["content"]
+        tool.invoke(call)
+        for item in store.search(("anna",)):
+            id_of.setdefault(" ".join(item.value["content"].split()[:2]), item.key)
+    search = {"tool": "search_memory", "query": "Anna"}
+    manage = {"tool": "manage_memory"}
+    ours = LangMem(in_turn(
+        {**manage, "action": "create", "content": "Anna has a dog"},
+        {**manage, "action": "create", "content": "Anna skis"}, search,
+        {**manage, "action": "update", "id": 0, "content": "Anna has a dog named Rex"},
+        {**manage, "action": "delete", "id": 1}, {"tool": "none"}),
+        **{**WHO, "embed": alike}, max_calls=6)
+    ours.observe(said("I have a dog named Rex, and no longer ski."))
+    assert [item.value["content"] for item in store.search(("anna",))] == texts(ours) == [
+        "Anna has a dog named Rex"], "the two tools do other things with the same calls"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("query_limit, n_searches", [(5, 1), (4, 1), (3, 0), (1, 0)])
+def test_langmem_of_today_searches_from_a_limit_of_four(query_limit, n_searches):
+    langmem = pytest.importorskip("langmem")
+    from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+    from langchain_core.messages import AIMessage
+    from langgraph.store.memory import InMemoryStore
+
+    class Model(GenericFakeChatModel):
+        def bind_tools(self, tools, **kwargs):
+            return self
+
+    class Store(InMemoryStore):
+        queries: list[str] = []
+
+        def search(self, *place, **kwargs):
+            self.queries = [*self.queries, kwargs["query"]]
+            return super().search(*place, **kwargs)
+
+    store = Store()
+    manager = langmem.create_memory_store_manager(
+        Model(messages=iter([AIMessage("nothing")] * 9)), namespace=("anna",), store=store,
+        query_limit=query_limit)
+    manager.invoke({"messages": [{"role": "user", "content": "I play drums too."}]})
+    assert len(set(store.queries)) == n_searches, "langmem's manager searches limit // 4 windows"
