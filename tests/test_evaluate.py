@@ -283,7 +283,8 @@ def test_comparisons_get_their_arguments(monkeypatch):
 @pytest.mark.parametrize("arguments, expected", [
     (["--data", "SMALL", "--turns", "0"], "--turns 0"),
     (["--data", "SMALL", "--judge", "m"], "--judge"),  # only comparisons.compare has a judge
-    (["--data", "EMPTY"], "--turns"),
+    (["--data", "EMPTY"], "--questions-file"),
+    (["--data", "SMALL", "--turns", "1"], "leave out --turns"),
     (["--data", "BARE", "--facts", "observations"], "--facts turns"),
     (["--data", "SMALL", "--manager", "MISSING"], "MISSING"),
     (["--data", "SMALL", "--answerer", "MISSING"], "MISSING"),

@@ -358,6 +358,9 @@ def talk_main(argv: Sequence[str] | None = None) -> None:
     system = MemoryR1(policy, policy, embed, list(speakers), max_new_tokens=length)
     system.bank = bank
     if dialogue:
+        if is_embedded(options.model):
+            print("The embedded model knows only the words of the synthetic world; a real "
+                  "conversation needs a real model (--model).")
         # Responses are kept on disk, so that what Ctrl-C has ended is soon read again.
         facts = options.facts or usual_facts(options, options.data, options.model)
         reader = MemoryR1(KeptPolicy(policy), policy, embed, list(speakers), facts,
