@@ -45,7 +45,7 @@ from memory_bank import Embedder, MemoryBank
 from memr1 import SIMILAR, AnswerTask, Reading, facts_of, manager_prompt, timelines
 from policy import Policy
 from prompts import Operation, format_answer, format_operation
-from training.options import Options, option, parse_options
+from training.options import Options, option, parse_options, resolve
 from training.results import evaluate_after, evaluate_before, finish
 from training.run import Run, launch, prepare
 from training.state import TokenMetrics, TrainingState, warm_up_then_decay
@@ -171,17 +171,23 @@ def read_trajectories(path: str) -> list[Lesson]:
     return lessons
 
 
+def check_teacher(options: SFTOptions) -> None:
+    """Stop the program with one line if nobody knows what a manager should have done."""
+    if options.agent != "manager" or options.trajectories:
+        return
+    if options.data not in w.KINDS:
+        exit_with(f"--data {options.data}: only the synthetic world has an oracle that manages a "
+                  "memory; give --trajectories, or learn from --data world first")
+    if options.facts == "llm":
+        exit_with("--facts llm: the oracle manages what a turn means, not what a model notes; "
+                  "take --facts turns, or give --trajectories")
+
+
 def lessons_of(run: Run) -> list[Lesson]:
     """What a run imitates: a file, the world's oracle, or the data's own evidence and answers."""
     options = run.options
     if options.trajectories:
         return read_trajectories(options.trajectories)
-    if options.agent == "manager" and options.data not in w.KINDS:
-        exit_with(f"--data {options.data}: only the synthetic world has an oracle that manages a "
-                  "memory; give --trajectories, or learn from --data world first")
-    if options.agent == "manager" and options.facts == "llm":
-        exit_with("--facts llm: the oracle manages what a turn means, not what a model notes; "
-                  "take --facts turns, or give --trajectories")
     dialogues = splits(options.data, options.train_questions)[0]
     length = options.max_new_tokens
     if options.agent == "manager":
@@ -237,6 +243,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         exit_with("--agent mem1: the paper compares imitation with Memory-R1's two agents only")
     if options.trajectories and options.train_questions:
         exit_with("--train-questions: is read only without --trajectories; leave it out")
+    check_teacher(resolve(options, "sft"))
     run = prepare(options, "sft")
     before = evaluate_before(run)
     history, scores = train(run)

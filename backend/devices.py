@@ -156,13 +156,13 @@ def all_of(values: Tensor) -> Tensor:
     return values if world_size() == 1 else torch.cat(gather([values.cpu()])).to(values.device)
 
 
-def add_up(sums: Counter, largest: Sequence[str] = ("ratio_error", "skipped")) -> Counter:
-    """A step's metrics over all ranks: the sum of each, or the maximum of those in `largest`.
+def add_up(sums: Counter) -> Counter:
+    """A step's metrics over all ranks: the sum of each, and of "skipped" the maximum.
 
-    "skipped" is a maximum, because all ranks leave out the same updates.
+    All ranks leave out the same updates, so a sum would count one of them several times.
     """
     of_ranks = gather([sums])
-    return Counter({name: (max if name in largest else sum)(counts[name] for counts in of_ranks)
+    return Counter({name: (max if name == "skipped" else sum)(counts[name] for counts in of_ranks)
                     for name in sums})
 
 

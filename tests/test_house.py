@@ -35,8 +35,8 @@ NO_TENSORS = ("memory_bank", "metrics", "data", "world", "prompts", "environment
 # What is imported where it is used: packages that a user need not have, and parts of the standard
 # library that Windows alone has, or lacks. Without the package tensorboard, torch's writer for it
 # raises an ImportError.
-OPTIONAL = {"gguf", "torch.utils.tensorboard", "wandb", "web_agent_site", "faiss", "trl",
-            "datasets", "resource", "readline", "fcntl", "msvcrt"}
+OPTIONAL = {"gguf", "torch.utils.tensorboard", "wandb", "web_agent_site", "faiss", "trl", "peft",
+            "cyllama", "datasets", "resource", "readline", "fcntl", "msvcrt"}
 
 
 def module_paths() -> dict[str, Path]:

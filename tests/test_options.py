@@ -138,6 +138,8 @@ def test_an_option_that_the_run_does_not_read_is_refused(typed, readers, tmp_pat
     ("--curves --lora 8", "--lora: is read only with --memory or without"),
     ("--out x.png", "--out: is read only with --curves"),
     ("--memory --repetitions 9", "--repetitions: is read only with --curves or without --bank"),
+    ("--table --prompts 9", "--prompts: is read only with --memory or without --bank"),
+    ("--peer trl", "--peer: is read only with --table"),
 ])
 def test_a_bench_refuses_what_it_does_not_read(typed, said):
     assert said in refused("tools.bench.__main__", *typed.split())

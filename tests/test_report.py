@@ -42,6 +42,7 @@ from training import results
 from training.options import EMBEDDED_MEM1, resolve
 from training.results import case_places, describe, finish, save, validate
 from training.run import Run
+from training.state import RATIO_ERRORS
 from training.timeline import bank_changes, reading
 from trees import Episode, Step
 
@@ -541,7 +542,7 @@ def test_numbers_that_are_none_are_left_out(plain):
 
 def test_every_logged_column_is_explained():
     group = [Episode([Step([1], [2], True)], reward, {}) for reward in (0.0, 1.0)]
-    columns = [*describe([group]), "loss", "kl", "entropy", "ratio_error", "clip_fraction", "lr",
+    columns = [*describe([group]), "loss", "kl", "entropy", *RATIO_ERRORS, "clip_fraction", "lr",
                "skipped", "grad_norm", "value_loss", "explained_variance", "seconds"]
     absent = sorted(set(columns) - set(report.METRICS))
     assert not absent, f"{absent}: logged, but METRICS does not say what it means"

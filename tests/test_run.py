@@ -16,7 +16,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from canned import call, refused
 
 from backend import devices
@@ -28,6 +30,7 @@ from memory_bank import hashed_words
 from policy import load_policy
 from training.options import EMBEDDED_MODEL, Options, resolve
 from training.run import Run, memory_r1, prepare
+from training.state import TokenMetrics
 from trees import Episode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -138,6 +141,22 @@ def test_logs(tmp_path):
              (tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert lines[0]["response"] == "Zoë,\n\"x\"", "samples.jsonl must give back the text as it was"
+
+
+def test_the_spread_of_ratios_is_that_of_all_tokens():
+    draw = np.random.default_rng(0)
+    for n_tokens in (1, 2, 99, 1000):
+        errors = draw.exponential(size=n_tokens).astype(np.float32)
+        metrics = TokenMetrics(n_tokens, epochs=2)
+        for tokens in np.array_split(errors, 3):  # micro-batches; some are empty
+            metrics.add(0, ratio_error=torch.from_numpy(tokens))
+        metrics.add(1, ratio_error=torch.full((n_tokens,), 9.0))
+        columns = metrics.columns()
+        for name, share in (("_median", 50), ("_p99", 99), ("", 100)):
+            wanted = np.percentile(errors, share, method="lower")
+            assert columns[f"ratio_error{name}"] == pytest.approx(wanted), (
+                f"ratio_error{name} of {n_tokens} tokens: a mean over micro-batches, or the tokens "
+                "of the second epoch, whose ratio is off because the policy moved?")
 
 
 def test_a_limit_is_for_validation_and_test_alone(tmp_path, model_folder):

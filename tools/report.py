@@ -59,6 +59,8 @@ METRICS = {
     "reward_std": "spread of the step's rewards",
     "clip_fraction": "share of tokens whose gradient the clip stopped, in the last epoch",
     "ratio_error": "largest abs(ratio - 1) before the first update; sound if under 1e-4",
+    "ratio_error_p99": "the same, its 99th percentile over tokens",
+    "ratio_error_median": "the same, its median: in bfloat16 few tokens are far off",
     "grad_norm": "norm of the gradient before clipping",
     "skipped": "1 if an update was left out because its gradient was not finite",
     "response_length": "tokens a response",

@@ -173,9 +173,12 @@ def draw_costs(curves: dict[str, tuple[str, dict[int, float], float]], path: Pat
 
     `curves`: title -> (label of the axis, seconds by size, the power that the time grows with).
     """
-    figure, axes = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3), sharey=True,
-                                layout="constrained")
-    for panel, (name, (label, times, power)) in zip(axes, curves.items()):
+    n_columns = -(-len(curves) // 2)  # two lines of panels, because a page is narrow
+    figure, axes = plt.subplots(2, n_columns, figsize=(3.2 * n_columns, 6), sharey=True,
+                                squeeze=False, layout="constrained")
+    for panel in axes.flat[len(curves):]:
+        panel.set_visible(False)
+    for panel, (name, (label, times, power)) in zip(axes.flat, curves.items()):
         sizes = list(times)
         panel.loglog(sizes, list(times.values()), "o-", markersize=4, linewidth=1.6,
                      label=f"measured: power {power:.2f}")
@@ -188,7 +191,8 @@ def draw_costs(curves: dict[str, tuple[str, dict[int, float], float]], path: Pat
         panel.set_title(name, fontsize=10)
         panel.grid(alpha=0.3)
         panel.legend(fontsize=7, loc="upper left")
-    axes[0].set_ylabel("seconds a step")
+    for first in axes[:, 0]:
+        first.set_ylabel("seconds a step")
     keep_old(path)
     figure.savefig(path, dpi=120)
     plt.close(figure)

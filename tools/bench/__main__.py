@@ -1,15 +1,15 @@
 """What a training step, the memory bank and a model cost: time, arithmetic, memory.
 
     python -m tools.bench                        one GRPO step of a random model of 0.7M, by phase
-    python -m tools.bench --peer trl             TRL's GRPOTrainer beside it, where it is installed
+    python -m tools.bench --table --peer trl llama.cpp       the table of docs/costs.md, beside both
     python -m tools.bench --bank                 search, add, update, delete, copy of many memories
     python -m tools.bench --memory --model tiny  GiB by part, computed from config.json and measured
     python -m tools.bench --curves --out docs/pictures/costs.png    how time grows with what
 
-How each is measured stands in step.py, bank.py and memory.py beside this file. Times are medians of
-several repetitions behind a warm-up; of the curves they are the fastest. The load of the machine is
-printed with them, because other work on the same cores makes all of them longer. `--json` ends with
-one line of all figures.
+How each is measured stands in step.py, table.py, bank.py and memory.py beside this file. Times are
+medians of several repetitions behind a warm-up; of the curves they are the fastest. The load of the
+machine is printed with them, because other work on the same cores makes all of them longer.
+`--json` ends with one line of all figures.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import math
 import os
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -38,11 +39,10 @@ from tools.bench.step import (
     Setting,
     TurnsStep,
     arithmetic,
-    beside_trl,
-    config_only,
     matmul_rate,
     random_folder,
 )
+from tools.bench.table import PEERS, ROWS, PeerOptions, bench_row
 from training.pictures import check_picture, draw_costs
 from training.results import peak_memory_bytes
 from training.run import launch
@@ -50,18 +50,11 @@ from training.run import launch
 TOKENS_A_MEMORY = 33  # 60 memories of LoCoMo are about 2,000 tokens of Qwen's
 
 
-def bench_step(folder: Path, setting: Setting, repetitions: int, peer: str | None) -> dict:
+def bench_step(folder: Path, setting: Setting, repetitions: int) -> dict:
     """Time the step, print a line a phase; returns the figures."""
     step = OurStep(folder, setting)
     step()  # a warm-up
-    rate, trl_steps = matmul_rate(setting), []
-    if peer:
-        try:
-            steps, trl_steps = beside_trl(folder, step, repetitions)
-        except ImportError as error:
-            exit_with(f"--peer trl: TRL is not installed ({error}); pip install trl")
-    else:
-        steps = [step() for _ in range(repetitions)]
+    rate, steps = matmul_rate(setting), [step() for _ in range(repetitions)]
     totals = [sum(seconds.values()) for seconds in steps]
     work = arithmetic(step.policy, step.groups)
     plain, n_tokens = work.pop("plain"), setting.prompts * setting.group * setting.new_tokens
@@ -79,8 +72,6 @@ def bench_step(folder: Path, setting: Setting, repetitions: int, peer: str | Non
           f"{setting.prompt_tokens} + {setting.new_tokens} tokens; median of {repetitions}, load "
           f"{os.getloadavg()[0]:.1f}; matrix products here: {rate / 1e9:.4g} GFLOP/s")
     print_step(figures)
-    if trl_steps:
-        compare_trl(figures, trl_steps)
     return figures
 
 
@@ -96,19 +87,6 @@ def print_step(figures: dict) -> None:
           f"times as many; peak memory {figures['peak_memory_bytes'] / 2**30:.2f} GiB")
 
 
-def compare_trl(figures: dict, trl_steps: Sequence[float]) -> None:
-    """Print TRL's seconds a step beside ours, and add both to the figures."""
-    ours = figures["all_steps"]
-    # Each pair is neighbours in time, so that both had the same company on the machine.
-    ratios = [trl / own for trl, own in zip(trl_steps, ours)]
-    figures.update(trl_seconds=statistics.median(trl_steps), trl_all_steps=trl_steps,
-                   ratio_to_trl=statistics.median(ratios),
-                   ratio_of_fastest=min(trl_steps) / min(ours))
-    print(f"TRL {figures['trl_seconds']:.3f} s a step: {figures['ratio_to_trl']:.2f} times "
-          f"ours (median over {len(trl_steps)} pairs in turn; fastest to fastest "
-          f"{figures['ratio_of_fastest']:.2f})")
-
-
 def bench_memory(folder: Path, setting: Setting) -> dict:
     """Print what a step would hold and, on a GPU or with a small model, what it held."""
     config = read_config(folder)
@@ -122,6 +100,21 @@ def bench_memory(folder: Path, setting: Setting) -> dict:
     elif n_bytes is None:
         print("  not measured: only Linux tells the memory of a process, in /proc/self/status")
     return {**parts, "measured": n_bytes}
+
+
+def bench_table(options: argparse.Namespace) -> dict:
+    """Measure rows of the table; returns their figures by row."""
+    peers = PeerOptions(
+        options.peer, options.peer_python,
+        None if options.peer_memory is None else int(options.peer_memory * 2**30),
+        options.peer_setting)
+    figures = {}
+    for name in options.table or ROWS:
+        setting = replace(ROWS[name].setting, precision=options.precision,
+                          micro_batch_tokens=options.micro_batch_tokens)
+        figures[name] = bench_row(
+            name, replace(ROWS[name], setting=setting), options.repetitions, peers)
+    return {"table": figures}
 
 
 # ---- Cost curves ---------------------------------------------------------------------------------
@@ -159,6 +152,10 @@ def curves() -> dict[str, tuple[str, dict[int, Callable[[Path], OurStep]], str]]
             n: lambda folder, n=n: TurnsStep(folder, *objectives_setting(questions, n))
             for n in (1, 2, 4, 8)},
             "towards 2: twice the questions are twice the turns, and task and state twice as long"),
+        "model size": ("width of the 3 layers (4 x 8, 96 + 24 tokens)", {
+            n: lambda folder, n=n: OurStep(random_folder(folder.parent / f"width-{n}", n), base)
+            for n in (64, 128, 256, 512, 1024)},
+            "towards 2: the weights of a layer are the square of its width"),
     }
 
 
@@ -213,10 +210,21 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpointing", action="store_true",
                         help="compute layers again in the backward pass")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--peer", choices=["trl"], help="take turns with another trainer")
+    what.add_argument("--table", nargs="*", choices=list(ROWS), metavar="ROW",
+                      help="rows of the table in docs/costs.md, in processes of their own: "
+                           f"{', '.join(ROWS)} (default: all)")
     what.add_argument("--bank", action="store_true", help="the memory bank instead of a step")
     what.add_argument("--memory", action="store_true", help="memory of a step instead of its time")
     what.add_argument("--curves", action="store_true", help="how the time of a step grows")
+    parser.add_argument("--peer", nargs="+", default=[], metavar="PEER",
+                        help="--table: trl, llama.cpp, or the folder of an earlier version")
+    parser.add_argument("--peer-python", default=sys.executable, metavar="FILE",
+                        help="--table: the Python that has trl or cyllama (default: this one)")
+    parser.add_argument("--peer-memory", type=float, metavar="GIB",
+                        help="--table: what a peer may take (default: what is free)")
+    parser.add_argument("--peer-setting", type=json.loads, metavar="JSON",
+                        help="--table: of the peer, as the bench prints it (default: the fastest "
+                             "that fits, each tried for one turn)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 100_000, 1_000_000],
                         metavar="INT", help="--bank: numbers of memories")
     parser.add_argument("--out", type=Path, default=Path("costs.png"),
@@ -226,14 +234,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="end with one line of all figures")
     options = parser.parse_args(argv)
     mode = next((name for name in ("bank", "memory", "curves") if getattr(options, name)), "step")
+    mode = mode if options.table is None else "table"
     setting = {f.name for f in fields(Setting)}
     reads = {"bank": {"sizes"}, "memory": {"model", *setting},
-             "curves": {"model", "out", "repetitions"}, "step": {"model", "repetitions", *setting}}
+             "curves": {"model", "out", "repetitions"}, "step": {"model", "repetitions", *setting},
+             "table": {"table", "peer", "peer_python", "peer_memory", "peer_setting",
+                       "repetitions", "precision", "micro_batch_tokens"}}
     for name, value in vars(options).items():
-        is_switch = name in ("bank", "memory", "curves", "peer", "json")
+        is_switch = name in ("bank", "memory", "curves", "json")
         if not is_switch and name not in reads[mode] and value != parser.get_default(name):
-            readers = " or ".join("without --bank, --memory and --curves" if m == "step" else
-                                  f"with --{m}" for m in reads if name in reads[m])
+            readers = " or ".join(
+                "without --bank, --memory, --curves and --table" if m == "step" else f"with --{m}"
+                for m in reads if name in reads[m])
             parser.error(f"--{name.replace('_', '-')}: is read only {readers}; leave it out")
     for name in (*helps, "repetitions"):
         least = {"lora": 0, "group": 2}.get(name, 1)
@@ -247,9 +259,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             options.folder = Path(model_folder(options.model))
         except GgufError as error:
             parser.error(str(error))
-    if options.peer and (options.lora or options.model and config_only(options.folder)):
-        parser.error("--peer trl: compares full training of a folder with weights; leave out "
-                     "--lora, or give such a folder")
+    for name in options.peer:
+        if name not in PEERS and not any(
+                (Path(name) / place).exists() for place in ("bench.py", "tools/bench")):
+            parser.error(f"--peer {name}: is neither {' nor '.join(PEERS)} nor a folder with an "
+                         "earlier version")
     if options.model and not (options.folder / "config.json").is_file():
         parser.error(f"--model {options.model}: no config.json in it; give a model's folder")
     if options.curves:
@@ -271,10 +285,12 @@ def main(argv: Sequence[str] | None = None) -> dict:
                 print(bank_table(figures["bank"]) + f"\nload {os.getloadavg()[0]:.1f}")
             elif options.memory:
                 figures = bench_memory(folder, setting)
+            elif options.table is not None:
+                figures = bench_table(options)
             elif options.curves:
                 figures = bench_curves(folder, options.out, options.repetitions)
             else:
-                figures = bench_step(folder, setting, options.repetitions, options.peer)
+                figures = bench_step(folder, setting, options.repetitions)
         except MemoryError as error:
             exit_with(f"out of memory ({' '.join(str(error).split())[:150]}); take smaller sizes")
         except (PolicyError, OSError, ValueError) as error:

@@ -39,6 +39,7 @@ from backend import attention as tree_attention  # noqa: F401  (registers "tree"
 from backend.lora import add_adapters, empty_model
 from policy import HEAD_LOGITS
 from tools.bench.step import OurStep, Setting
+from tools.bench.turns import resident_bytes
 
 ROW_BUDGET = 4096  # of `Policy`
 CARDS = (8, 16, 24, 80)  # GB
@@ -157,23 +158,14 @@ def _measure(folder: str, setting: dict, steps: int, threads: int) -> int | None
     if not torch.cuda.is_available():  # kernels are made when first used: some tens of MB
         OurStep(folder, replace(Setting(**setting), prompts=1, prompt_tokens=64, new_tokens=8))()
         gc.collect()
-    before = _resident("VmRSS")
+    before = resident_bytes("VmRSS")
     step = OurStep(folder, Setting(**setting))
     for _ in range(steps):  # Adam's moments come at the end of the first
         step()
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    after = _resident("VmHWM")
+    after = resident_bytes("VmHWM")
     return None if after is None else after - before
-
-
-def _resident(field: str) -> int | None:
-    """Bytes of this process's memory as Linux tells: VmRSS is now, VmHWM the most so far."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
 
 def memory_report(name: str, config, setting: Setting, n_bytes: int | None) -> str:

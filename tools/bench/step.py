@@ -1,4 +1,4 @@
-"""One GRPO step at fixed lengths, timed by phase; TRL's step beside it; the machine's own rate.
+"""One GRPO step at fixed lengths, timed by phase; the machine's own rate.
 
 The step is that of `grpo.train` with one epoch: sample G responses to each of P prompts, score them
 with the reference, then loss, backward and optimizer. Every response has exactly N tokens, because
@@ -6,7 +6,7 @@ the policy is given no end id. Rewards cost nothing (is the first sampled id odd
 algorithm is timed.
 
 Nothing is computed twice. The old log-probs are those that the sampler computed (grpo.py, note 4).
-TRL takes its old log-probs from a pass that it needs anyway, that of the update.
+TRL, which trl_peer.py times, takes its own from a pass that it needs anyway, that of the update.
 
 Arithmetic, in floating-point operations (2 for a multiply and an add)
     forward = 2 W t + 2 D V s + 4 A p      W  weights of the linear layers    t  tokens read
@@ -23,7 +23,6 @@ is that of the arithmetic that is needed.
 from __future__ import annotations
 
 import random
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,16 +34,15 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     PreTrainedTokenizerFast,
-    PrinterCallback,
     Qwen2Config,
     Qwen2ForCausalLM,
-    TrainerCallback,
 )
 
+from backend.loading import usual_precision
 from backend.lora import add_adapters, checkpoint_layers, learned, linear_layers, low_rank_layers
 from grpo import clipped_loss, group_advantages, kl_k3, token_weights
 from policy import Policy, load_policy
-from trees import Step, micro_batches, token_numbers
+from trees import Step, token_numbers
 
 CLIP, KL, LEARNING_RATE, MAX_GRAD_NORM = 0.2, 0.1, 1e-6, 1.0  # the same for both
 PHASES = ("sampling", "reference", "update")
@@ -72,7 +70,7 @@ class Setting:
     @property
     def half(self) -> bool:
         """Whether layers compute in bfloat16."""
-        return self.precision == "bfloat16" or self.precision is None and self.device == "cuda"
+        return (self.precision or usual_precision(self.device)) == "bfloat16"
 
 
 # ---- What is timed -------------------------------------------------------------------------------
@@ -88,12 +86,16 @@ def words_tokenizer(vocab_size: int = WORDS) -> PreTrainedTokenizerFast:
         tokenizer_object=inner, unk_token=words[0], pad_token=words[0], eos_token=words[1])
 
 
-def random_folder(folder: Path) -> Path:
-    """Write a random Qwen2 of 0.7 million parameters and its tokenizer; returns the folder."""
+def random_folder(folder: Path, width: int = 128) -> Path:
+    """Write a random Qwen2 and its tokenizer; returns the folder.
+
+    It has 3 layers of `width`, a multiple of 64: 0.7 million parameters at 128.
+    """
     torch.manual_seed(0)
     Qwen2ForCausalLM(Qwen2Config(
-        vocab_size=WORDS, hidden_size=128, intermediate_size=384, num_hidden_layers=3,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=32768,
+        vocab_size=WORDS, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=3,
+        num_attention_heads=width // 32, num_key_value_heads=width // 64,
+        max_position_embeddings=32768,
         tie_word_embeddings=True, bos_token_id=None, eos_token_id=1, pad_token_id=0,
     )).save_pretrained(folder)
     words_tokenizer().save_pretrained(folder)
@@ -193,7 +195,7 @@ class OurStep:
         clock.append(now(device))
         weights = token_weights(lengths, "token", self.setting.new_tokens).to(device)  # (N,)
         self.optimizer.zero_grad()
-        for rows in micro_batches(policy.rows(groups), policy.micro_batch_tokens):
+        for rows in policy.micro_batches(policy.rows(groups)):
             index = token_numbers(rows, device)
             log_probs, _ = policy.score(rows)  # (n,)
             per_token, _ = clipped_loss(log_probs, old_log_probs[index], advantages[index], CLIP)
@@ -276,47 +278,3 @@ def matmul_rate(setting: Setting) -> float:
         a @ b
         best = min(best, now(device) - start)
     return 2 * size**3 / best
-
-
-def beside_trl(folder: str | Path, step: OurStep, repetitions: int,
-               ) -> tuple[list[dict[str, float]], list[float]]:
-    """Our steps, and the seconds of TRL's GRPOTrainer, in turn: one of ours behind each of TRL's.
-
-    The same folder, prompts, lengths, rewards, precision, threads and optimizer settings; TRL's
-    whole batch in one piece and, as ours, layers computed again only with `checkpointing`. One
-    warm-up step each is left out. Raises ImportError where TRL is not installed.
-    """
-    from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
-
-    setting, device = step.setting, step.policy.device
-    ours, trl_steps, clock = [], [], []
-
-    class InTurn(TrainerCallback):
-        """Reads the clock at the end of TRL's step, then takes one of ours."""
-
-        def on_step_end(self, *args, **kwargs) -> None:
-            if clock:  # the first step holds TRL's start as well
-                trl_steps.append(now(device) - clock.pop())
-                ours.append(step())
-            else:
-                step()
-            clock.append(now(device))
-
-    with tempfile.TemporaryDirectory() as out:
-        config = GRPOConfig(
-            output_dir=out, per_device_train_batch_size=setting.prompts * setting.group,
-            num_generations=setting.group, max_completion_length=setting.new_tokens,
-            generation_kwargs={"min_new_tokens": setting.new_tokens}, beta=KL, epsilon=CLIP,
-            learning_rate=LEARNING_RATE, lr_scheduler_type="constant", max_grad_norm=MAX_GRAD_NORM,
-            adam_beta2=0.95, max_steps=repetitions + 1, bf16=setting.half,
-            gradient_checkpointing=setting.checkpointing, use_cpu=device.type == "cpu",
-            report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True)
-        trainer = GRPOTrainer(
-            model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
-            reward_funcs=lambda completion_ids, **_: [float(c[0] % 2) for c in completion_ids],
-            args=config, train_dataset=Dataset.from_dict({"prompt": step.texts}),
-            processing_class=step.policy.tokenizer, callbacks=[InTurn()])
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    return ours, trl_steps
