@@ -554,7 +554,7 @@ def test_the_page_on_metrics_says_the_same():
         pytest.skip("docs/metrics.md is not written yet")
     rows = [f"| `{name}` | {text} |" for name, text in report.METRICS.items()]
     documented = [line for line in path.read_text(encoding="utf-8").splitlines()
-                  if re.match(r"\| `\w+` \|", line)]
+                  if re.fullmatch(r"\| `\w+` \| [^|]+ \|", line)]
     assert sorted(documented) == sorted(rows), (
         "docs/metrics.md and report.METRICS disagree; the table should be\n" + "\n".join(rows))
 

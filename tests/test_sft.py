@@ -28,7 +28,7 @@ from sft import (
     read_trajectories,
     right_operation,
 )
-from training.options import EMBEDDED_MODEL, resolve
+from training.options import EMBEDDED_MODEL
 from training.tasks import add_everything, answer_tasks, manager_tasks
 from trees import Episode
 from world import oracle_memories, world, world_splits
@@ -148,8 +148,7 @@ def test_without_an_oracle_one_line_says_what_to_give(tmp_path, model_folder):
     line = refused(sft.main, "--data", path, "--model", model_folder, "--out", tmp_path / "run",
                    "--limit", "1", "--max-new-tokens", "4")
     assert "--trajectories" in line, "only the world knows what a manager should have done"
-    options = resolve(SFTOptions(facts="llm"), "sft")
-    line = refused(lambda _: lessons_of(SimpleNamespace(options=options)))
+    line = refused(sft.main, "--data", "world", "--facts", "llm", "--out", tmp_path / "run")
     assert "--facts llm" in line, "the oracle's lessons would be of turns, whatever is read later"
 
 
