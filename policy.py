@@ -39,7 +39,7 @@ from transformers import Cache
 
 from backend.attention import RoomyLayer, cache_argument, mark_causal, use_tree_attention
 from backend.chat_templates import break_markers, render
-from backend.devices import in_step, is_main
+from backend.devices import free_memory, in_step, is_main
 from backend.heads import is_linear, trunk, whole_head
 from backend.loading import (
     PolicyError,
@@ -52,7 +52,16 @@ from backend.loading import (
     save_tokenizer,
     usual_precision,
 )
-from backend.lora import adapters, again, low_rank_layers, save_adapters, save_merged, second_set
+from backend.lora import (
+    adapters,
+    again,
+    bytes_a_token,
+    checkpoint_layers,
+    low_rank_layers,
+    save_adapters,
+    save_merged,
+    second_set,
+)
 from backend.plain_rows import generate, unpackable_layers
 from data import Message
 from trees import (
@@ -642,23 +651,29 @@ def fit(policy: Policy, prompt_of: Callable[[Sequence], list[Message]], parts: S
 
 
 def load_policy(name: str | Path, device: str | None = None, lora: int = 0,
-                precision: str | None = None, checkpointing: bool = False,
+                precision: str | None = None, checkpointing: bool | None = False,
                 micro_batch_tokens: int = 16384) -> Policy:
     """The policy in a folder or on the Hugging Face hub, on the GPU where there is one.
 
     `lora` is the rank of adapters to learn; with 0 all weights learn. `precision` is that of the
     arithmetic: bfloat16 (default on a GPU that has it) or float32. Weights that learn are float32,
     because steps of 1e-6 vanish in half precision. Frozen weights, beside adapters, have the
-    precision of the arithmetic. `checkpointing`: see `checkpoint_layers` in backend/lora.py.
+    precision of the arithmetic. With `checkpointing` layers are computed again in the backward pass
+    (`checkpoint_layers` in backend/lora.py). None does so where it is needed: for micro-batches
+    whose activations would take more than half of the memory that is free now.
 
     A folder of PEFT adapters gives the model that the adapters name, with the adapters in its
     weights. Raises PolicyError with one line when there is no such model.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     half = (precision or usual_precision(device)) == "bfloat16"
-    model, tokenizer = load(name, device, lora, half, checkpointing)
+    model, tokenizer = load(name, device, lora, half)
     policy = Policy(model, tokenizer, micro_batch_tokens=micro_batch_tokens,
                     autocast=half and not lora)
+    if checkpointing is None:
+        checkpoint_layers(model, free_memory(policy.device) / 2 / bytes_a_token(model))
+    elif checkpointing:
+        checkpoint_layers(model)
     if policy.why_plain and is_main():
         print(f"{name}: read in plain rows, several times slower than in trees, because "
               f"{policy.why_plain}", file=sys.stderr)

@@ -32,6 +32,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import NoReturn, Protocol
 
 import torch
@@ -55,6 +56,18 @@ def print_anything() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # else somebody's own, such as a notebook's
             stream.reconfigure(errors="replace")
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that the device could still give out; 0 where nobody can tell, as on macOS."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines
+                 if line.startswith("MemAvailable:")), 0)
 
 
 def start() -> None:

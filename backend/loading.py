@@ -26,7 +26,7 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from backend.gguf import SMOLLM2, SMOLLM2_INSTALL, GgufError, model_folder
-from backend.lora import add_adapters, base_name, checkpoint_layers, merge_saved, saved_config
+from backend.lora import add_adapters, base_name, merge_saved, saved_config
 
 VERSIONS = (5, 23), (6, 0)  # of transformers: from the first, and below the second
 
@@ -185,7 +185,7 @@ def load_model(name: str | Path, dtype: torch.dtype) -> nn.Module:
     return model.to(dtype)
 
 
-def load(name: str | Path, device: str, lora: int, half: bool, checkpointing: bool,
+def load(name: str | Path, device: str, lora: int, half: bool,
          ) -> tuple[nn.Module, PreTrainedTokenizerFast]:
     """A model and its tokenizer as `policy.load_policy` describes them, which has the defaults.
 
@@ -208,7 +208,6 @@ def load(name: str | Path, device: str, lora: int, half: bool, checkpointing: bo
                              "without resize_token_embeddings")
         if lora:
             add_adapters(model, lora)
-    checkpoint_layers(model, checkpointing)
     return model, tokenizer
 
 

@@ -13,8 +13,9 @@ so that at the start nothing is changed (LoRA, arXiv 2106.09685, Eq. 3). Three t
 - The correction can be kept alone (`save_adapters`, PEFT's file format) or added to the weights
   (`save_merged`, an ordinary folder): y = (W + s B A) x.
 
-What is left then is activations. `checkpoint_layers` keeps only what goes into each layer and
-`head_log_probs` no logits at all; both compute the rest a second time in the backward pass.
+What is left then is activations. `checkpoint_layers` keeps only what goes into each layer, where
+all of them would not fit, and `head_log_probs` no logits at all. Both compute the rest a second
+time in the backward pass.
 
 Where this differs from usual practice, and why
 1. Every Linear except the head has an adapter, not only queries and values as in the paper: the
@@ -29,9 +30,10 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
+from math import inf
 from pathlib import Path
 
 import torch
@@ -41,6 +43,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+from backend.heads import trunk
 
 # Keys of adapter_config.json whose value changes neither the base model nor y = (W + s B A) x once
 # A and B are learned. Every other key must be off, or have one of the harmless values.
@@ -251,15 +255,40 @@ def merge_saved(model: nn.Module, folder: str | Path, config: dict) -> None:
 # ---- Computed again instead of kept --------------------------------------------------------------
 
 
-def checkpoint_layers(model: nn.Module, on: bool = True) -> None:
+def checkpoint_layers(model: nn.Module, most_tokens: float = 0) -> None:
     """Keep for the backward pass only what goes into each layer, and compute the rest again there.
 
     A forward pass more for each backward, and per token and layer some 2 D numbers instead of the
-    20 D to 30 D that a layer makes. transformers does this in .train() mode only, which would also
-    turn dropout on; here a layer's `forward` is wrapped. Without gradients nothing changes.
+    20 D to 30 D that a layer makes. Micro-batches of at most `most_tokens`, padding included, keep
+    everything; infinity means that all do. transformers does this in .train() mode only, which
+    would also turn dropout on; here a layer's `forward` is wrapped. Without gradients nothing
+    changes.
     """
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):
             vars(layer).pop("forward", None)  # the wrapped one, if there is one
-            if on:
-                layer.forward = partial(again, layer.forward)
+            if most_tokens < inf:
+                layer.forward = partial(_sparing, layer.forward, most_tokens)
+
+
+def _sparing(forward: Callable, most_tokens: float, hidden: Tensor, *rest, **ways):
+    """A layer's output for hidden states (B, T, D); nothing inside is kept of many tokens."""
+    if hidden.shape[0] * hidden.shape[1] <= most_tokens:
+        return forward(hidden, *rest, **ways)
+    return again(forward, hidden, *rest, **ways)
+
+
+def bytes_a_token(model: nn.Module) -> float:
+    """Bytes a token that the layers keep for the backward pass, counted in a pass over few."""
+    ids = torch.zeros(1, 32, dtype=torch.long, device=next(model.parameters()).device)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor  # held, or its place is used again
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        trunk(model)(input_ids=ids, use_cache=False)
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items()
+               if place not in weights) / ids.shape[1]

@@ -13,6 +13,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ from backend.lora import (
     LowRank,
     adapters,
     add_adapters,
+    bytes_a_token,
     checkpoint_layers,
     empty_model,
     learned,
@@ -266,7 +268,7 @@ def test_the_start_of_a_policy_is_a_view_and_stays_what_it_was(tiny_policy, kind
 def test_a_second_set_learns_alone_on_the_same_weights(tiny_policy, checkpointing):
     policy, groups = tiny_policy(), steps_of()
     add_adapters(policy.model, 2)
-    checkpoint_layers(policy.model, checkpointing)
+    checkpoint_layers(policy.model, 0 if checkpointing else inf)
     learn(policy)
     trained, start = (p.token_log_probs(groups).detach() for p in (policy, policy.start()))
     critic = policy.second()
@@ -278,7 +280,7 @@ def test_a_second_set_learns_alone_on_the_same_weights(tiny_policy, checkpointin
     # The gradient goes to the one that was asked, also when its layers run again later.
     gradients = []
     for wrapped in (checkpointing, False):
-        checkpoint_layers(critic.model, wrapped)
+        checkpoint_layers(critic.model, 0 if wrapped else inf)
         loss = critic.token_log_probs(groups).sum()
         policy.token_log_probs(groups)
         gradients.append(torch.autograd.grad(loss, learned(critic.model)))
@@ -352,11 +354,11 @@ def test_an_algorithm_learns_with_adapters_alone(tiny_policy, tmp_path, algorith
 def test_the_command_gives_a_real_model_adapters_and_tiny_none(model_folder, tmp_path):
     options = parse_options(GRPOOptions, "", ["--model", str(model_folder), "--data", "world"])
     options = resolve(options, "grpo")
-    assert (options.lora, options.checkpointing, options.lr) == (16, True, 1e-5), "a real model"
+    assert (options.lora, options.checkpointing, options.lr) == (16, None, 1e-5), "a real model"
     tiny = resolve(parse_options(GRPOOptions, "", []), "grpo")
     assert (tiny.lora, tiny.checkpointing, tiny.lr) == (0, False, 3e-4), "the embedded model"
     run = prepare(replace(options, agent="mem1", env="shop", out=str(tmp_path / "run"),
-                          micro_batch_tokens=512), "grpo")
+                          micro_batch_tokens=512, checkpointing=True), "grpo")
     assert run.reference.model is run.policy.model and not run.reference.adapted, (
         "with adapters the reference is the same model without them")
     ranks = {len(layer.lora_A) for layer in low_rank_layers(run.policy.model).values()}
@@ -435,10 +437,43 @@ def test_pieces_layers_and_the_row_budget_change_memory_only(tiny_policy):
             assert small < size / 4, f"{kind}: {small} of {size} bytes are still kept"
         draws = [torch.Generator().manual_seed(0) for _ in range(2)]
         again = policy.sample([[9, 8, 7]], 3, 6, 1.0, draws[0])
-        checkpoint_layers(policy.model, on=False)
+        checkpoint_layers(policy.model, inf)
         assert again == policy.sample([[9, 8, 7]], 3, 6, 1.0, draws[1]), "sampling changed"
         policy.head_chunk = 10 ** 6
         assert compute()[0] == size, "off is not off"
+
+
+def test_layers_are_computed_again_for_many_tokens_only(tiny_policy):
+    policy, sizes = tiny_policy(num_hidden_layers=6), {}
+    few, many = ([[Step([7] * length, [8, 9], False)]] for length in (9, 29))
+    for most in (inf, 10, 0):
+        checkpoint_layers(policy.model, most)
+        sizes[most] = [kept_bytes(lambda: policy.token_log_probs(steps))[0]
+                       for steps in (few, many)]
+    assert sizes[10] == [sizes[inf][0], sizes[0][1]], (
+        "10 tokens at most keep everything, 30 keep what goes into each layer")
+    assert sizes[0][1] < sizes[inf][1] / 3, "the test itself: nothing was saved"
+
+
+def test_what_layers_keep_is_counted_before_it_is_kept(tiny_policy):
+    policy = tiny_policy(num_hidden_layers=6)
+    steps = [[Step([7] * 200, [8], False)]]
+    kept = kept_bytes(lambda: policy.token_log_probs(steps))[0]
+    assert bytes_a_token(policy.model) * 200 == pytest.approx(kept, rel=0.3), (
+        "a micro-batch would take another part of the memory than half of what is free")
+
+
+def test_a_model_that_is_to_decide_keeps_as_much_as_is_free(model_folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(policy_module, "checkpoint_layers",
+                        lambda model, most=0: asked.append(most))
+    for free in (0.0, 2e9, 4e9):
+        monkeypatch.setattr(policy_module, "free_memory", lambda device, free=free: free)
+        load_policy(model_folder, "cpu", lora=4, checkpointing=None)
+    assert asked[0] == 0 < asked[1] == asked[2] / 2, "half of what is free, in tokens"
+    load_policy(model_folder, "cpu", checkpointing=False)
+    load_policy(model_folder, "cpu", checkpointing=True)
+    assert asked[3:] == [0], "given, it is not decided"
 
 
 def test_a_small_micro_batch_bounds_the_rows_too(tiny_policy):

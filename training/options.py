@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from backend.devices import exit_with, print_anything
 from backend.loading import usual_precision
 from backend.lora import base_name
@@ -38,6 +40,7 @@ TINY = {
     "lora": 0, "lr": 3e-4, "adapter_lr": 3e-3,
     "critic_lr": 1e-3, "adapter_critic_lr": 1e-3, "critic_epochs": 4,
     "max_new_tokens": 48, "precision": "float32", "checkpointing": False,
+    "micro_batch_tokens": 16384,
 }
 # Adapters want some ten times the rate of all weights (Thinking Machines, LoRA Without Regret).
 # A real critic gets two updates a batch, because each costs as much as an update of the policy. For
@@ -46,7 +49,8 @@ REAL = {
     "data": "locomo", "steps": 100, "questions": 24, "kl": 0.1,
     "lora": 16, "lr": 1e-6, "adapter_lr": 1e-5,
     "critic_lr": 1e-5, "adapter_critic_lr": 1e-4, "critic_epochs": 2,
-    "max_new_tokens": 512, "precision": "bfloat16", "checkpointing": True,
+    "max_new_tokens": 512, "precision": "bfloat16", "checkpointing": None,
+    "micro_batch_tokens": 16384,
 }
 PRESETS: dict[str, dict[str, Any]] = {
     # Many questions a step, because a large batch averages out what is true of one question only.
@@ -61,12 +65,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def presets_table() -> str:
     """The table as --help prints it: a row an option, a column a preset."""
-    lines = ["defaults that depend on the model (adapter_lr and adapter_critic_lr with adapters,",
-             "bfloat16 on a GPU that has it):", ""]
+    lines = ["defaults that depend on the model (adapter_lr and adapter_critic_lr with adapters; "
+             "of a real", "model bfloat16 on a GPU that has it, else float32 and micro-batches of "
+             "4096 tokens):", ""]
     lines.append(f"{'':<20}" + "".join(f"{name:<14}" for name in PRESETS).rstrip())
     for option_name in TINY:
         values = [preset[option_name] for preset in PRESETS.values()]
-        cells = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
+        cells = [f"{v:g}" if isinstance(v, float) else "as-needed" if v is None else str(v)
+                 for v in values]
         lines.append(f"  {option_name:<18}" + "".join(f"{cell:<14}" for cell in cells).rstrip())
     return "\n".join(lines)
 
@@ -122,9 +128,11 @@ class Options:
     precision: str | None = option(None, "of the arithmetic (what learns is kept in float32): "
                                          "bfloat16 or float32", "bfloat16", "float32")
     checkpointing: bool | None = option(None, "compute layers again in the backward pass, for a "
-                                              "tenth of their memory and a third more time")
-    micro_batch_tokens: int = option(16384, "tokens in one forward and backward pass, 2048 (8 GB) "
-                                            "to 65536 (80 GB); never changes a result")
+                                              "tenth of their memory and a third more time; a real "
+                                              "model's default: where half of the free memory is "
+                                              "too small")
+    micro_batch_tokens: int | None = option(None, "tokens in one forward and backward pass, 2048 "
+                                                  "(8 GB) to 65536 (80 GB); never changes a result")
     max_new_tokens: int | None = option(None, "longest response, 48 to 512")
     max_grad_norm: float = option(1.0, "the gradient is scaled down to this norm, 0.5 to 2",
                                   low=1e-6)
@@ -264,6 +272,8 @@ def preset_of(options: Any, model: str) -> dict[str, Any]:
     else:
         preset = dict(PRESETS["real/mem1" if agent == "mem1" else "real"])
         preset["precision"] = usual_precision()
+        if not torch.cuda.is_available():
+            preset["micro_batch_tokens"] = 4096  # more are no faster there, and take more memory
     if agent == "mem1" and getattr(options, "env", "search") != "search":
         preset["data"] = "world"  # because a shop needs no dialogues, none should be downloaded
     if getattr(options, "shard", False):

@@ -26,6 +26,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import torch
@@ -59,7 +60,7 @@ class Setting:
     new_tokens: int = 24
     lora: int = 0  # rank of the adapters; 0: all weights learn
     precision: str | None = None  # of the arithmetic: bfloat16 or float32; as in `load_policy`
-    checkpointing: bool = False
+    checkpointing: bool | None = False  # None: as needed
     micro_batch_tokens: int = 16384
 
     @property
@@ -125,7 +126,7 @@ def bench_policy(folder: str | Path, setting: Setting) -> Policy:
             config, dtype=torch.bfloat16 if frozen_half else torch.float32)
     if setting.lora:
         add_adapters(model, setting.lora)
-    checkpoint_layers(model, setting.checkpointing)
+    checkpoint_layers(model, 0 if setting.checkpointing is not False else inf)
     tokenizer = words_tokenizer(config.get_text_config().vocab_size)
     return Policy(model, tokenizer, micro_batch_tokens=setting.micro_batch_tokens,
                   autocast=setting.half and not setting.lora)

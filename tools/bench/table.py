@@ -172,7 +172,7 @@ def older_version(name: str, row: Row, folder: str, out: str) -> Command:
     for option in ("prompts", "group", "prompt_tokens", "new_tokens", "lora",
                    "micro_batch_tokens"):
         command += ["--" + option.replace("_", "-"), str(getattr(setting, option))]
-    if setting.checkpointing:
+    if setting.checkpointing is not False:  # earlier versions knew no "as needed"
         command.append("--checkpointing")
     if setting.precision:
         command += ["--precision", setting.precision]
@@ -271,8 +271,8 @@ def bench_row(name: str, row: Row, repetitions: int, options: PeerOptions) -> di
     if row.kind != "mem1":
         work += f", {setting.prompt_tokens:,} + {setting.new_tokens} tokens"
         work += ", bfloat16" if setting.half else ", float32"
-        work += f", LoRA {setting.lora}, layers computed again: {setting.checkpointing}" if (
-            setting.lora) else ""
+        again = "as needed" if setting.checkpointing is None else setting.checkpointing
+        work += f", LoRA {setting.lora}, layers computed again: {again}" if setting.lora else ""
     print(f"{name}: {row.title}, {work}; {torch.get_num_threads()} threads, median of "
           f"{repetitions}, load {os.getloadavg()[0]:.1f}", flush=True)
     if row.model == SMOLLM2 and smollm2_file() is None:
