@@ -16,6 +16,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 
@@ -103,11 +104,22 @@ def make_model(kind: str = "qwen2", seed: int = 0, **config) -> torch.nn.Module:
 
 @pytest.fixture(scope="session")
 def tiny_policy() -> Callable[..., Policy]:
-    """A factory: `tiny_policy(kind="qwen2", seed=0, row_budget=..., **config) -> Policy`."""
+    """A factory: `tiny_policy(kind="qwen2", seed=0, row_budget=..., **config) -> Policy`.
+
+    Each call hands out a copy: a Policy tries its model when it is made, five times as long as a
+    copy takes. A test that breaks what the trial uses makes a Policy of its own.
+    """
+    made: dict[str, Policy] = {}
+
     def build(kind: str = "qwen2", seed: int = 0, chat_template: str | None = CHAT_TEMPLATE,
               row_budget: int = 4096, micro_batch_tokens: int = 16384, **config) -> Policy:
-        return Policy(make_model(kind, seed, **config), make_tokenizer(chat_template),
-                      row_budget, micro_batch_tokens)
+        key = repr((kind, seed, chat_template, sorted(config.items())))
+        if key not in made:
+            made[key] = Policy(make_model(kind, seed, **config), make_tokenizer(chat_template))
+        torch.manual_seed(seed)  # as a new model would
+        policy = deepcopy(made[key])
+        policy.row_budget, policy.micro_batch_tokens = row_budget, micro_batch_tokens
+        return policy
     return build
 
 

@@ -333,7 +333,7 @@ def test_an_algorithm_learns_with_adapters_alone(tiny_policy, tmp_path, algorith
     add_adapters(policy.model, 4)
     options = {"kind": PPOOptions, "critic": critic, "critic_lr": 1e-2} if critic else {}
     run = make_run(policy, tiny_policy(), FirstTokenAgent(), 4, tmp_path / "run", PROMPTS,
-                   steps=14, group_size=16, lr=1e-2, kl=0.01, max_grad_norm=1.0, lora=4, **options)
+                   steps=8, group_size=16, lr=2e-2, kl=0.01, max_grad_norm=1.0, lora=4, **options)
     run.reference = policy.start()
     rows, _ = algorithm.train(run)
     assert rows[-1]["reward"] > rows[0]["reward"] + 0.2, [row["reward"] for row in rows]

@@ -129,7 +129,7 @@ def test_packed_trees_have_the_log_probs_and_gradients_of_plain_rows(tiny_policy
     (wanted * weights).sum().backward()
     gradients = {name: p.grad.clone() for name, p in policy.model.named_parameters()}
     assert wanted.std() > 1, "the test model is too uniform to show a mistake"
-    for row_budget, micro_batch_tokens in ((1, 1), (40, 100), (4096, 60), (4096, 16384)):
+    for row_budget, micro_batch_tokens in ((1, 1), (40, 100), (4096, 16384)):
         policy.row_budget, policy.micro_batch_tokens = row_budget, micro_batch_tokens
         policy.model.zero_grad()
         got = policy.token_log_probs(groups, temperature)
@@ -286,7 +286,7 @@ def test_prompts_that_leave_the_batch_disturb_nobody(tiny_policy, monkeypatch):
         "after prompts left the batch, the others go on with the wrong cache, mask or position")
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_cache_never_has_more_places_than_the_budget(tiny_policy, monkeypatch, seed):
     policy, draw = tiny_policy(), random.Random(seed)
     policy.end_ids = {2}  # most branches go on until the limit
@@ -336,11 +336,11 @@ def exact_distribution(policy: Policy, prompt: list[int], length: int,
 def test_responses_are_as_frequent_as_they_are_probable(tiny_policy, kind, temperature):
     options = {"layer_types": ["conv", "full_attention"]} if kind == "lfm2" else {}
     policy = tiny_policy(kind, vocab_size=7, **options)
-    prompt, count = [4, 1, 6, 3], 4000
+    prompt, count = [4, 1, 6, 3], 2000
     exact = exact_distribution(policy, prompt, 2, temperature)
     assert sum(exact.values()) == pytest.approx(1, abs=1e-5)
-    # twenty equal prompts of two hundred branches each
-    groups = policy.sample([prompt] * 20, 200, 2, temperature, torch.Generator().manual_seed(0))
+    # ten equal prompts of two hundred branches each
+    groups = policy.sample([prompt] * 10, 200, 2, temperature, torch.Generator().manual_seed(0))
     seen = Counter(tuple(step.response_ids) for step in flat(groups))
     assert set(seen) <= set(exact), "a response that goes on behind an end id, or stops without one"
     # Pearson's chi-square; cells expected less than five times are one cell together

@@ -33,7 +33,7 @@ from prompts import (
     without_tags,
 )
 
-FUZZ = 15_000  # inputs, some 100 microseconds each
+FUZZ = 6_000  # inputs, some 100 microseconds each
 
 
 def flat_embed(texts: list[str]) -> np.ndarray:
