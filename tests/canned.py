@@ -186,10 +186,12 @@ def random_episodes(policy: Policy, seed: int) -> list[list[Episode]]:
     return groups
 
 
-def plain_log_probs(policy: Policy, step: Step) -> torch.Tensor:
+def plain_log_probs(model: Policy | torch.nn.Module, step: Step,
+                    temperature: float = 1.0) -> torch.Tensor:
     """The oracle: one row, no packing, the model's own forward pass, a loop over the tokens."""
-    logits = policy.model(torch.tensor([step.prompt_ids + step.response_ids])).logits[0]
-    first = len(step.prompt_ids) - 1
+    model = model.model if isinstance(model, Policy) else model
+    logits = model(torch.tensor([step.prompt_ids + step.response_ids])).logits[0] / temperature
+    first = len(step.prompt_ids) - 1  # the place whose logits predict the first token
     return torch.stack([logits[first + i].log_softmax(-1)[token]
                         for i, token in enumerate(step.response_ids)])
 

