@@ -320,7 +320,7 @@ def test_real_steps_make_good_responses_likelier(tiny_policy, tmp_path, monkeypa
     monkeypatch.setattr(ppo, "load_or_stop", lambda *_: tiny_policy())
     policy = tiny_policy()
     run = make_run(policy, tiny_policy(), FirstTokenAgent(), 4, tmp_path / "run", PROMPTS,
-                   kind=PPOOptions, steps=8, group_size=16, lr=6e-3, critic_lr=2e-2, kl=0.0,
+                   kind=PPOOptions, steps=8, group_size=8, lr=6e-3, critic_lr=2e-2, kl=0.0,
                    max_grad_norm=1.0, critic=critic)
     rows, _ = train(run)
     first, last = rows[0]["reward"], rows[-1]["reward"]
