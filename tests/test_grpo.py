@@ -331,8 +331,8 @@ def learned(tmp_path_factory) -> tuple[Path, dict]:
     if not (EMBEDDED_MODEL / "config.json").exists():
         pytest.skip("the embedded model tiny/ is not there; python -m making.manager makes it")
     folder = tmp_path_factory.mktemp("learned") / "run"
-    summary = grpo.main(["--steps", "4", "--questions", "8", "--limit", "8", "--seed", "0",
-                         "--out", str(folder)])
+    summary = grpo.main(["--steps", "4", "--questions", "8", "--train-questions", "38", "--limit",
+                         "8", "--seed", "0", "--out", str(folder)])
     return folder, summary
 
 
@@ -359,7 +359,7 @@ def test_summary(learned):
         assert summary[when]["count"] == summary["test_questions"] == 8, "--limit 8 was not kept"
         assert set(summary[when]["by_category"]) <= set("1234"), "categories are LoCoMo's numbers"
     assert summary["tokens_per_second"] > 0 and summary["peak_memory_bytes"] > 10 ** 8
-    assert summary["train_questions"] == 152, "the world trains on as many questions as the paper"
+    assert summary["train_questions"] == 38, "--train-questions 38 was not kept"
 
 
 def test_run_folder(learned):
