@@ -11,7 +11,10 @@ import itertools
 import json
 import math
 import multiprocessing
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -24,12 +27,21 @@ from training.options import resolve
 from training.run import Run
 from trees import Episode, Step
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 def forkserver():
     """A way to start processes that have torch and this project loaded already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["grpo", "ppo", "conftest", "torch.distributed.fsdp"])
     return context
+
+
+def printed_by_processes(script: str) -> set[str]:
+    """What two Pythons print that hash strings otherwise: one text, unless hash() decides it."""
+    return {subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True,
+                           env={**os.environ, "PYTHONHASHSEED": seed}, check=True).stdout
+            for seed in "12"}
 
 
 def call(name: str | Callable, *arguments: object) -> tuple[int, str, str]:
@@ -174,10 +186,12 @@ def random_episodes(policy: Policy, seed: int) -> list[list[Episode]]:
     return groups
 
 
-def plain_log_probs(policy: Policy, step: Step) -> torch.Tensor:
+def plain_log_probs(model: Policy | torch.nn.Module, step: Step,
+                    temperature: float = 1.0) -> torch.Tensor:
     """The oracle: one row, no packing, the model's own forward pass, a loop over the tokens."""
-    logits = policy.model(torch.tensor([step.prompt_ids + step.response_ids])).logits[0]
-    first = len(step.prompt_ids) - 1
+    model = model.model if isinstance(model, Policy) else model
+    logits = model(torch.tensor([step.prompt_ids + step.response_ids])).logits[0] / temperature
+    first = len(step.prompt_ids) - 1  # the place whose logits predict the first token
     return torch.stack([logits[first + i].log_softmax(-1)[token]
                         for i, token in enumerate(step.response_ids)])
 

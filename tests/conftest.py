@@ -8,6 +8,9 @@
 
 The weights are random but large: next-token distributions are far from uniform and every position
 matters, or mistakes would hide. Nothing here touches the network.
+
+torch and what needs it are imported inside functions: with -n the process that hands out the tests
+loads this file too, and would spend seconds on them.
 """
 
 from __future__ import annotations
@@ -16,8 +19,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers: a missing model is an error, not a wait
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -29,11 +34,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "assignments"), str(ROOT / "assignments" / "bugs")]
 
 import pytest  # noqa: E402
-import torch  # noqa: E402
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast  # noqa: E402
 
-from policy import Policy  # noqa: E402
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+    from policy import Policy
 
 VOCABULARY = 320
 # As in Qwen2.5-Instruct: two ids end a response, and one of them is also the padding.
@@ -52,6 +58,7 @@ CORPUS = [
 
 @lru_cache
 def _byte_level_bpe(special_tokens: tuple[str, ...]) -> str:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -68,6 +75,8 @@ def make_tokenizer(chat_template: str | None = CHAT_TEMPLATE,
 
     The special tokens are the first ids, the first of them is the padding.
     """
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(_byte_level_bpe(special_tokens)),
         eos_token=eos_token, pad_token=special_tokens[0],
@@ -81,6 +90,8 @@ def make_model(kind: str = "qwen2", seed: int = 0, **config) -> torch.nn.Module:
 
     `kind` is any model type of transformers; `config` overrides its configuration.
     """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
     sizes = {
         "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -103,11 +114,25 @@ def make_model(kind: str = "qwen2", seed: int = 0, **config) -> torch.nn.Module:
 
 @pytest.fixture(scope="session")
 def tiny_policy() -> Callable[..., Policy]:
-    """A factory: `tiny_policy(kind="qwen2", seed=0, row_budget=..., **config) -> Policy`."""
+    """A factory: `tiny_policy(kind="qwen2", seed=0, row_budget=..., **config) -> Policy`.
+
+    Each call hands out a copy: a Policy tries its model when it is made, five times as long as a
+    copy takes. A test that breaks what the trial uses makes a Policy of its own.
+    """
+    import torch
+
+    from policy import Policy
+    made: dict[str, Policy] = {}
+
     def build(kind: str = "qwen2", seed: int = 0, chat_template: str | None = CHAT_TEMPLATE,
               row_budget: int = 4096, micro_batch_tokens: int = 16384, **config) -> Policy:
-        return Policy(make_model(kind, seed, **config), make_tokenizer(chat_template),
-                      row_budget, micro_batch_tokens)
+        key = repr((kind, seed, chat_template, sorted(config.items())))
+        if key not in made:
+            made[key] = Policy(make_model(kind, seed, **config), make_tokenizer(chat_template))
+        torch.manual_seed(seed)  # as a new model would
+        policy = deepcopy(made[key])
+        policy.row_budget, policy.micro_batch_tokens = row_budget, micro_batch_tokens
+        return policy
     return build
 
 

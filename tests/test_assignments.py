@@ -11,6 +11,7 @@ import importlib.util
 import re
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -46,6 +47,13 @@ def student(tmp_path_factory) -> Path:
     return out
 
 
+@cache
+def places_of_problems() -> dict[int, list[str]]:
+    """What `make.places` finds in all modules, parsed once."""
+    return make.places()
+
+
+@cache
 def function_source(place: str) -> str:
     """The text of a function such as "sft.train"."""
     module, name = place.split(".", 1)
@@ -112,7 +120,7 @@ def test_twelve_problems_and_their_places():
     spec = importlib.util.spec_from_file_location("adapters_file", ASSIGNMENTS / "adapters.py")
     adapters = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(adapters)
-    found = make.places()
+    found = places_of_problems()
     assert list(found) == [problem.number for problem in PROBLEMS] == list(range(1, 13))
     assert {problem: set(lines) for problem, lines in adapters.ADAPTERS.items()} == {
         problem: set(places) for problem, places in found.items()}, (
@@ -125,7 +133,7 @@ def test_twelve_problems_and_their_places():
 # ---- the student version -------------------------------------------------------------------------
 
 def test_every_module_still_parses_and_every_body_is_gone(student):
-    for problem, places in make.places().items():
+    for problem, places in places_of_problems().items():
         for place in places:
             module, name = place.split(".", 1)
             source = (student / f"{module}.py").read_text(encoding="utf-8")
@@ -140,9 +148,10 @@ def test_every_module_still_parses_and_every_body_is_gone(student):
 
 def test_nothing_of_the_solutions_is_left(student):
     texts = {str(path.relative_to(student)): path.read_text(encoding="utf-8", errors="replace")
-             for path in student.rglob("*") if path.is_file()}
+             for path in student.rglob("*")
+             if path.is_file() and path.suffix not in (".safetensors", ".png")}
     left = []
-    for problem, places in make.places().items():
+    for problem, places in places_of_problems().items():
         given = "\n".join(function_source(place) for place in MODELS.get(problem, ()))
         for place in places:
             module, name = place.split(".", 1)
@@ -225,7 +234,7 @@ def test_a_handout_says_what_the_grader_does(problem):
         assert section in text, f"{path.name} has no section {section!r}"
     assert f"python -m pytest assignments/tests/{problem.tests}" in text
     assert "plot" in text.split("## Written question")[1].lower(), "the question asks for a plot"
-    for place in make.places()[problem.number]:
+    for place in places_of_problems()[problem.number]:
         name = place.split(".")[-1]
         assert f"`{name}`" in text or f"def {name}(" in text, f"{path.name} is silent on {place}"
 
@@ -237,7 +246,7 @@ def test_a_handout_has_the_signatures_of_the_code(problem):
 
     [path] = (ASSIGNMENTS / "problems").glob(f"{problem.number:02}_*.md")
     handout = without_space(path.read_text(encoding="utf-8"))
-    for place in make.places()[problem.number]:
+    for place in places_of_problems()[problem.number]:
         source = function_source(place)
         head = source[:re.search(r":( *#.*)?\n", source).start()]
         assert without_space(head) in handout, f"{path.name} lacks the signature of {place}: {head}"

@@ -62,7 +62,6 @@ def always(response: str) -> Scripted:
 
 # ---- a chat with Memory-R1 -----------------------------------------------------------------------
 
-
 def chat_with(lines: Sequence[str], monkeypatch, capsys, manager: Scripted,
               answerer: Scripted | None = None) -> tuple[str, MemoryR1]:
     """What a chat prints when these lines are typed, and its system afterwards."""
@@ -162,7 +161,6 @@ def test_the_help_of_the_chat_speaks_the_worlds_language(monkeypatch, capsys) ->
 
 
 # ---- memories that stay --------------------------------------------------------------------------
-
 
 def chat_in_a_bank(path: Path, lines: Sequence[str], monkeypatch, capsys, manager: Scripted,
                    is_embedded: bool = True, name: str = "Anna") -> str:
@@ -464,7 +462,6 @@ def test_the_chat_in_a_terminal(model_folder: Path) -> None:
 
 
 # ---- MEM1 at work --------------------------------------------------------------------------------
-
 
 def watch_with(lines: Sequence[str], monkeypatch, capsys, respond=diligent) -> str:
     """What the demo prints when these lines are typed, with tasks of two and three questions."""

@@ -209,13 +209,13 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(
         patched.setattr(run.Run, "log_step", interrupting(run.Run.log_step, at=2))
         patched.setattr("sys.argv", ["grpo.py", "--out", "a b"])
         with pytest.raises(SystemExit) as stopped:
-            script("grpo", folder, steps=4)
+            script("grpo", folder, steps=3)
     assert stopped.value.code == 130 and len(metrics(folder)) == 2, "the step was not finished"
     line = [line for line in capsys.readouterr().err.splitlines() if "go on with" in line]
     assert len(line) == 1 and line[0].endswith("python grpo.py --out 'a b' --resume"), line
     assert signal.getsignal(signal.SIGINT) is handler, "Ctrl-C stays caught after training"
-    script("grpo", folder, resume=True, steps=4)
-    assert_same(folder, straight("grpo", 4))
+    script("grpo", folder, resume=True, steps=3)
+    assert_same(folder, straight("grpo", 3))
 
 
 def interrupting(written, at: int, times: int = 1, number: int = signal.SIGINT):
@@ -241,7 +241,7 @@ def test_sigterm_saves_like_ctrl_c(material, straight, monkeypatch, capsys):
 
 
 def test_a_second_ctrl_c_stops_at_once(material, monkeypatch):
-    monkeypatch.setattr(run.Run, "log_step", interrupting(run.Run.log_step, at=2, times=2))
+    monkeypatch.setattr(run.Run, "log_step", interrupting(run.Run.log_step, at=1, times=2))
     with pytest.raises(KeyboardInterrupt):
         script("grpo", material / "twice")
     assert not (material / "twice" / FILE).exists(), "at once: nothing is saved any more"

@@ -84,7 +84,6 @@ def test_a_real_encoder(encoder_folder):
 
 # ---- --embedder ----------------------------------------------------------------------------------
 
-
 @pytest.fixture
 def small_encoder(tmp_path) -> Path:
     """A folder with a random encoder of two layers that knows a dozen words."""

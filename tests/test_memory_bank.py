@@ -11,8 +11,6 @@ import json
 import math
 import os
 import re
-import subprocess
-import sys
 import tempfile
 import tracemalloc
 import unicodedata
@@ -23,14 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from canned import printed_by_processes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memory_bank
-from memory_bank import Memory, MemoryBank, hashed_words, memory_line
-from world import world
-
-ROOT = Path(__file__).resolve().parent.parent
+from memory_bank import Memory, MemoryBank, hashed_words
 
 # A text is one of the words, and its vector is drawn once. So the same word is an exact tie, and
 # two different words are never within rounding of each other.
@@ -302,7 +298,11 @@ def unicode_bank() -> MemoryBank:
 @pytest.mark.parametrize("make", [unicode_bank, lambda: MemoryBank(hashed_words())])
 def test_save_and_load_give_the_same_bank(tmp_path, make):
     bank, path = make(), tmp_path / "bank.json"
+    with pytest.raises(FileNotFoundError):
+        MemoryBank.load(path, hashed_words())
     bank.save(path)
+    bank.save(path)
+    assert list(tmp_path.iterdir()) == [path], "not just the one file was written"
     loaded = MemoryBank.load(str(path), hashed_words())
     assert list(loaded) == list(bank), "a text, an id or the order did not survive"
     for query in ("Käse", "шахматы", "quoted"):
@@ -326,20 +326,6 @@ def test_the_vectors_of_a_loaded_bank_are_those_of_its_own_embedder_and_line(tmp
     loaded = MemoryBank.load(tmp_path / "bank.json", embed, lambda memory: memory.timestamp)
     assert texts == [["bee", "cat"]], f"embedded {texts}: all lines in one call"
     assert ids(loaded.search("cat", 1)) == [1], "the vectors are not made of `line`"
-
-
-def test_saving_again_leaves_one_file_and_touches_no_others(tmp_path):
-    bystanders = [".a.json.tmp", "a.json2", "a.json.0123456789abcdef.npz"]
-    for name in bystanders:
-        (tmp_path / name).write_text("mine")
-    bank = unicode_bank()
-    for text in ("one", "two", "three"):
-        bank.add(text, "A", "1")
-        bank.save(tmp_path / "a.json")
-    names = {file.name for file in tmp_path.iterdir()}
-    assert names == {*bystanders, "a.json"}, f"not just the one file was written: {names}"
-    with pytest.raises(FileNotFoundError):
-        MemoryBank.load(tmp_path / "none.json", hashed_words())
 
 
 @pytest.mark.parametrize("function", ["replace", "fsync"])
@@ -475,9 +461,7 @@ def test_two_processes_make_the_same_vectors_and_the_same_order():
               "b = m.MemoryBank(e); b.add_many([(x, 'A', '1 May') for x in t]);"
               "print(hashlib.sha256(e(t).tobytes()).hexdigest(),"
               "[x.id for x in b.search('word3 Käse 2', 20)])")
-    runs = {subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, text=True,
-                           env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True).stdout
-            for seed in ("1", "2")}
+    runs = printed_by_processes(script)
     assert len(runs) == 1, f"the vectors depend on Python's hash(): {runs}"
 
 
@@ -516,42 +500,28 @@ TALKS = {
     "English": (
         ["I adopted a dog named Rex.", "I work in a bakery near the harbour.",
          "My sister moved to Oslo in March.", "I am allergic to peanuts.",
-         "We watched a film about whales.", "I am learning to play the violin.",
-         "My car broke down on the motorway.", "I planted tomatoes in the garden.",
-         "I lost my umbrella on the bus.", "My grandmother turned ninety."],
+         "We watched a film about whales.", "I am learning to play the violin."],
         ["Which dog did she adopt?", "In which bakery does she work?",
          "When did her sister move to Oslo?", "Is she allergic to peanuts?",
-         "Was the film about whales good?", "Does she play the violin?",
-         "What happened to her car on the motorway?", "Did she plant tomatoes?",
-         "Did she lose her umbrella on the bus?", "How old did her grandmother turn?"]),
+         "Was the film about whales good?", "Does she play the violin?"]),
     "Chinese": (
         ["我收养了一只叫雷克斯的狗。", "我在港口附近的面包店工作。", "我妹妹三月搬到了奥斯陆。",
-         "我对花生过敏。", "我们看了一部关于鲸鱼的电影。", "我在学拉小提琴。",
-         "我的车在高速公路上抛锚了。", "我在花园里种了西红柿。", "我把雨伞丢在公交车上了。",
-         "我奶奶九十岁了。"],
+         "我对花生过敏。", "我们看了一部关于鲸鱼的电影。", "我在学拉小提琴。"],
         ["她收养了什么狗？", "她在哪家面包店工作？", "她妹妹什么时候搬到奥斯陆？",
-         "她对花生过敏吗？",
-         "关于鲸鱼的电影怎么样？", "她会拉小提琴吗？", "她的车在高速公路上怎么了？",
-         "她种西红柿了吗？", "她的雨伞丢在公交车上了吗？", "她奶奶多少岁了？"]),
+         "她对花生过敏吗？", "关于鲸鱼的电影怎么样？", "她会拉小提琴吗？"]),
     "Japanese": (
         ["レックスという犬を引き取りました。", "港の近くのパン屋で働いています。",
          "妹は三月にオスロへ引っ越しました。", "私はピーナッツアレルギーです。",
-         "クジラの映画を見ました。", "バイオリンを習っています。", "車が高速道路で故障しました。",
-         "庭にトマトを植えました。", "バスに傘を忘れました。", "祖母は九十歳になりました。"],
+         "クジラの映画を見ました。", "バイオリンを習っています。"],
         ["彼女はどんな犬を引き取りましたか？", "彼女はどのパン屋で働いていますか？",
          "妹はいつオスロへ引っ越しましたか？", "ピーナッツは食べられますか？",
-         "クジラの映画はどうでしたか？", "バイオリンは弾けますか？",
-         "高速道路で車はどうなりましたか？",
-         "トマトを植えましたか？", "傘をどこに忘れましたか？", "祖母は何歳ですか？"]),
+         "クジラの映画はどうでしたか？", "バイオリンは弾けますか？"]),
     "Thai": (
         ["ฉันรับเลี้ยงสุนัขชื่อเร็กซ์", "ฉันทำงานที่ร้านเบเกอรี่ใกล้ท่าเรือ",
          "น้องสาวของฉันย้ายไปออสโลในเดือนมีนาคม", "ฉันแพ้ถั่วลิสง", "เราดูหนังเกี่ยวกับปลาวาฬ",
-         "ฉันกำลังเรียนไวโอลิน", "รถของฉันเสียบนทางด่วน", "ฉันปลูกมะเขือเทศในสวน",
-         "ฉันลืมร่มไว้บนรถเมล์", "คุณยายของฉันอายุเก้าสิบปีแล้ว"],
+         "ฉันกำลังเรียนไวโอลิน"],
         ["เธอรับเลี้ยงสุนัขอะไร", "เธอทำงานที่ร้านเบเกอรี่ไหน", "น้องสาวย้ายไปออสโลเมื่อไหร่",
-         "เธอแพ้ถั่วลิสงไหม", "หนังเกี่ยวกับปลาวาฬเป็นอย่างไร", "เธอเล่นไวโอลินได้ไหม",
-         "เกิดอะไรขึ้นกับรถบนทางด่วน", "เธอปลูกมะเขือเทศไหม", "เธอลืมร่มไว้ที่ไหน",
-         "คุณยายอายุเท่าไหร่"]),
+         "เธอแพ้ถั่วลิสงไหม", "หนังเกี่ยวกับปลาวาฬเป็นอย่างไร", "เธอเล่นไวโอลินได้ไหม"]),
 }
 
 
@@ -598,15 +568,12 @@ def english_words(text: str) -> list[str]:
     return words
 
 
+ENGLISH = "Jones lives Cities stopped Misses studying is 3rd Anna's 10 calling".split()
+
+
 @PROPERTY
-@given(st.text(st.characters(max_codepoint=127)) | st.text(st.characters(max_codepoint=0x24F)))
+@given(st.text(st.characters(max_codepoint=127)) | st.text(st.characters(max_codepoint=0x24F))
+       | st.lists(st.sampled_from(ENGLISH), min_size=1).map(" ".join))
 def test_latin_text_has_the_words_that_it_had(text):
     assert memory_bank.words_of(text) == english_words(text), (
         "other languages must not move an English vector by a bit")
-
-
-def test_english_vectors_are_equal_to_the_last_bit(monkeypatch):
-    lines = [memory_line(turn) for dialogue in world(4, seed=3) for turn in dialogue.turns]
-    now = hashed_words(lines)(lines)
-    monkeypatch.setattr(memory_bank, "words_of", english_words)
-    assert np.array_equal(now, hashed_words(lines)(lines)), "results of earlier runs would move"

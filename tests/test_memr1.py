@@ -10,12 +10,12 @@ manager is `sft.right_operation`, the vanilla one overwrites the first dog with 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import canned
 import pytest
 
 import memr1
@@ -48,20 +48,12 @@ from world import EVENTS, INFERENCES, RELATIONS, oracle_memories, sentence, worl
 EMBED = hashed_words()
 
 
-class Scripted:
+class Scripted(canned.Scripted):
     """A policy whose response is `respond(user message, number in its group)`; ids are letters."""
 
-    positions = math.inf
-
     def __init__(self, respond: Callable[[str, int], str]):
-        self.respond, self.read, self.calls = respond, [], []
-        self.lengths, self.finished = [], True
-
-    def encode(self, messages: list[dict[str, str]]) -> list[int]:
-        return [ord(letter) for letter in messages[-1]["content"]]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return "".join(map(chr, ids))
+        super().__init__(respond)
+        self.calls, self.lengths, self.finished = [], [], True
 
     def sample(self, prompts, group_size=1, max_new_tokens=64, temperature=1.0, generator=None):
         self.calls.append((group_size, temperature))

@@ -33,7 +33,7 @@ from prompts import (
     without_tags,
 )
 
-FUZZ = 15_000  # inputs, some 100 microseconds each
+FUZZ = 6_000  # inputs, some 100 microseconds each
 
 
 def flat_embed(texts: list[str]) -> np.ndarray:
@@ -341,7 +341,7 @@ def test_no_response_breaks_a_parser_or_a_bank() -> None:
     assert usable > FUZZ / 50, f"only {usable} usable operations: the fuzz tests nothing but noise"
 
 
-@pytest.mark.parametrize("depth", [10, 300, 900, *range(960, 1_000, 4), 5_000])
+@pytest.mark.parametrize("depth", [300, *range(964, 1_000, 10), 5_000])
 @pytest.mark.parametrize("opening, closing", [("[", "]"), ('{"a":', "}"), ('[{"text":', "}]")])
 def test_deep_nesting(depth: int, opening: str, closing: str) -> None:
     """Around Python's limit of recursion, where reading may just work and printing fail."""

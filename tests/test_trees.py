@@ -61,7 +61,6 @@ def test_shared_prefix(first, second, wanted):
 
 # ---- Rows of steps -------------------------------------------------------------------------------
 
-
 @exhaustive
 @given(some_trees, st.integers(1, 40))
 def test_every_token_is_predicted_once_and_from_its_own_context(trees, row_budget):
@@ -155,7 +154,6 @@ def test_an_empty_row_predicts_nothing():
 
 # ---- Rows of prompts -----------------------------------------------------------------------------
 
-
 @exhaustive
 @given(st.lists(some_ids, max_size=12), st.integers(1, 4))
 def test_every_prompt_ends_at_one_place_of_one_row(prompts, largest):
@@ -199,7 +197,6 @@ def test_prompts_in_micro_batches_have_room_to_write(prompts, n_new, budget):
 
 
 # ---- Micro-batches and the mask ------------------------------------------------------------------
-
 
 @exhaustive
 @given(st.lists(st.integers(1, 30), max_size=20), st.integers(1, 80))
