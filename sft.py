@@ -45,7 +45,7 @@ from memory_bank import Embedder, MemoryBank
 from memr1 import SIMILAR, AnswerTask, Reading, facts_of, manager_prompt, timelines
 from policy import Policy
 from prompts import Operation, format_answer, format_operation
-from training.options import Options, option, parse_options
+from training.options import Options, option, parse_options, resolve
 from training.results import evaluate_after, evaluate_before, finish
 from training.run import Run, launch, prepare
 from training.state import TokenMetrics, TrainingState, warm_up_then_decay
@@ -171,17 +171,26 @@ def read_trajectories(path: str) -> list[Lesson]:
     return lessons
 
 
+def check_expert(options: SFTOptions) -> None:
+    """Stop the program with one line where nobody can say what would be right.
+
+    At once, because a real model is scored for an hour before its first lesson.
+    """
+    if options.trajectories:
+        read_trajectories(options.trajectories)
+    elif options.agent == "manager" and options.data not in w.KINDS:
+        exit_with(f"--data {options.data}: only the synthetic world has an oracle that manages a "
+                  "memory; give --trajectories, or learn from --data world first")
+    elif options.agent == "manager" and options.facts == "llm":
+        exit_with("--facts llm: the oracle manages what a turn means, not what a model notes; "
+                  "take --facts turns, or give --trajectories")
+
+
 def lessons_of(run: Run) -> list[Lesson]:
     """What a run imitates: a file, the world's oracle, or the data's own evidence and answers."""
     options = run.options
     if options.trajectories:
         return read_trajectories(options.trajectories)
-    if options.agent == "manager" and options.data not in w.KINDS:
-        exit_with(f"--data {options.data}: only the synthetic world has an oracle that manages a "
-                  "memory; give --trajectories, or learn from --data world first")
-    if options.agent == "manager" and options.facts == "llm":
-        exit_with("--facts llm: the oracle manages what a turn means, not what a model notes; "
-                  "take --facts turns, or give --trajectories")
     dialogues = splits(options.data, options.train_questions)[0]
     length = options.max_new_tokens
     if options.agent == "manager":
@@ -196,8 +205,9 @@ def lessons_of(run: Run) -> list[Lesson]:
         print(f"{len(run.train) - len(lessons)} of {len(run.train)} questions to imitate are left "
               "out: what they need is not among the memories that are shown")
     if not lessons:
-        exit_with(f"{options.data}: no question to imitate is left; raise --memories, lower "
-                  "--max-new-tokens, or take a model with more positions")
+        exit_with(f"{options.data}: no question to imitate is left, because none of the memories "
+                  "that are shown is evidence; raise --memories, or take another --manager or "
+                  "--facts")
     return lessons
 
 
@@ -237,6 +247,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
         exit_with("--agent mem1: the paper compares imitation with Memory-R1's two agents only")
     if options.trajectories and options.train_questions:
         exit_with("--train-questions: is read only without --trajectories; leave it out")
+    options = resolve(options, "sft")
+    check_expert(options)
     run = prepare(options, "sft")
     before = evaluate_before(run)
     history, scores = train(run)

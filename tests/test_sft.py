@@ -28,7 +28,7 @@ from sft import (
     read_trajectories,
     right_operation,
 )
-from training.options import EMBEDDED_MODEL, resolve
+from training.options import EMBEDDED_MODEL
 from training.tasks import add_everything, answer_tasks, manager_tasks
 from trees import Episode
 from world import oracle_memories, world, world_splits
@@ -148,9 +148,19 @@ def test_without_an_oracle_one_line_says_what_to_give(tmp_path, model_folder):
     line = refused(sft.main, "--data", path, "--model", model_folder, "--out", tmp_path / "run",
                    "--limit", "1", "--max-new-tokens", "4")
     assert "--trajectories" in line, "only the world knows what a manager should have done"
-    options = resolve(SFTOptions(facts="llm"), "sft")
-    line = refused(lambda _: lessons_of(SimpleNamespace(options=options)))
+    line = refused(sft.main, "--facts", "llm", "--out", tmp_path / "run")
     assert "--facts llm" in line, "the oracle's lessons would be of turns, whatever is read later"
+    refused(sft.main, "--trajectories", tmp_path / "none.jsonl", "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "refused after the start model was scored, an hour long"
+
+
+def test_a_manager_that_keeps_no_evidence_leaves_nothing_to_imitate(tmp_path, model_folder):
+    """A random manager writes no operation, so every bank is empty: no lesson, and no endless loop.
+    """
+    path = small_data(tmp_path / "mine.json", "Who skis?")
+    line = refused(sft.main, "--agent", "answer", "--data", path, "--model", model_folder,
+                   "--manager", model_folder, "--out", tmp_path / "run", "--max-new-tokens", "4")
+    assert "no question to imitate" in line and str(path) in line, line
 
 
 def test_evidence_and_gold_answer_teach_where_there_is_no_oracle():
