@@ -171,14 +171,17 @@ def read_trajectories(path: str) -> list[Lesson]:
     return lessons
 
 
-def check_teacher(options: SFTOptions) -> None:
-    """Stop the program with one line if nobody knows what a manager should have done."""
-    if options.agent != "manager" or options.trajectories:
-        return
-    if options.data not in w.KINDS:
+def check_expert(options: SFTOptions) -> None:
+    """Stop the program with one line where nobody can say what would be right.
+
+    At once, because a real model is scored for an hour before its first lesson.
+    """
+    if options.trajectories:
+        read_trajectories(options.trajectories)
+    elif options.agent == "manager" and options.data not in w.KINDS:
         exit_with(f"--data {options.data}: only the synthetic world has an oracle that manages a "
                   "memory; give --trajectories, or learn from --data world first")
-    if options.facts == "llm":
+    elif options.agent == "manager" and options.facts == "llm":
         exit_with("--facts llm: the oracle manages what a turn means, not what a model notes; "
                   "take --facts turns, or give --trajectories")
 
@@ -202,8 +205,9 @@ def lessons_of(run: Run) -> list[Lesson]:
         print(f"{len(run.train) - len(lessons)} of {len(run.train)} questions to imitate are left "
               "out: what they need is not among the memories that are shown")
     if not lessons:
-        exit_with(f"{options.data}: no question to imitate is left; raise --memories, lower "
-                  "--max-new-tokens, or take a model with more positions")
+        exit_with(f"{options.data}: no question to imitate is left, because none of the memories "
+                  "that are shown is evidence; raise --memories, or take another --manager or "
+                  "--facts")
     return lessons
 
 
@@ -243,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         exit_with("--agent mem1: the paper compares imitation with Memory-R1's two agents only")
     if options.trajectories and options.train_questions:
         exit_with("--train-questions: is read only without --trajectories; leave it out")
-    check_teacher(resolve(options, "sft"))
+    check_expert(resolve(options, "sft"))
     run = prepare(options, "sft")
     before = evaluate_before(run)
     history, scores = train(run)

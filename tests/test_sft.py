@@ -150,6 +150,17 @@ def test_without_an_oracle_one_line_says_what_to_give(tmp_path, model_folder):
     assert "--trajectories" in line, "only the world knows what a manager should have done"
     line = refused(sft.main, "--data", "world", "--facts", "llm", "--out", tmp_path / "run")
     assert "--facts llm" in line, "the oracle's lessons would be of turns, whatever is read later"
+    refused(sft.main, "--trajectories", tmp_path / "none.jsonl", "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "refused after the start model was scored, an hour long"
+
+
+def test_a_manager_that_keeps_no_evidence_leaves_nothing_to_imitate(tmp_path, model_folder):
+    """A random manager writes no operation, so every bank is empty: no lesson, and no endless loop.
+    """
+    path = small_data(tmp_path / "mine.json", "Who skis?")
+    line = refused(sft.main, "--agent", "answer", "--data", path, "--model", model_folder,
+                   "--manager", model_folder, "--out", tmp_path / "run", "--max-new-tokens", "4")
+    assert "no question to imitate" in line and str(path) in line, line
 
 
 def test_evidence_and_gold_answer_teach_where_there_is_no_oracle():
