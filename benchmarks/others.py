@@ -371,7 +371,7 @@ def load_2wikimultihopqa(path: str | os.PathLike[str]) -> list[OpenQuestion]:
                         _read_open_question, ("_id", "id"))
 
 
-def _read_musique(record: Mapping[str, Any], name: str, where: str) -> OpenQuestion | None:
+def _read_musique(record: Mapping[str, Any], where: str) -> OpenQuestion | None:
     """One line of the file; None for a question that its paragraphs do not answer."""
     if "answerable" in record and not get_field(record, "answerable", (bool,), where):
         return None
@@ -404,15 +404,22 @@ def load_musique(path: str | os.PathLike[str]) -> list[OpenQuestion]:
     Raises DataError as `load_hotpotqa` does. The test file is refused, because it has no answers.
     """
     remedy = "use musique_ans_v1.0_dev.jsonl of github.com/StonyBrookNLP/musique"
-    questions: dict[str, OpenQuestion] = {}
-    for question in filter(None, load_records(path, remedy, _read_musique)):
-        if question.question_id in questions:  # it could stand in training and in test
-            raise DataError(f"{path}: field 'id': {reprlib.repr(question.question_id)} names two "
-                            f"questions that can be answered; {remedy}")
-        questions[question.question_id] = question
+    elements: dict[str, str] = {}  # id of a question -> number of its element
+
+    def read(record: Mapping[str, Any], number: str, where: str) -> OpenQuestion | None:
+        """One question, whose id no other may have: it could stand in training and in test."""
+        question = _read_musique(record, where)
+        if question and question.question_id in elements:
+            raise broken(f"{where}, field 'id'", reprlib.repr(question.question_id),
+                         f"another id than element {elements[question.question_id]} has")
+        if question:
+            elements[question.question_id] = number
+        return question
+
+    questions = [question for question in load_records(path, remedy, read) if question]
     if not questions:
         raise DataError(f"{path}: field 'answerable': is false everywhere; {remedy}")
-    return list(questions.values())
+    return questions
 
 
 # ---- what --data names ---------------------------------------------------------------------------

@@ -262,7 +262,7 @@ def test_musique_is_read_whole(tmp_path):
 
 @pytest.mark.parametrize("change, piece", [
     (remove_at([1, "answer"]), "element 1, field 'answer': found nothing"),
-    (set_at([1, "id"], "2hop__11_12"), "'2hop__11_12' names two questions"),
+    (set_at([1, "id"], "2hop__11_12"), "element 1, field 'id': found '2hop__11_12'"),
     (set_at([1, "answerable"], "yes"), "field 'answerable': found 'yes', expected true or false"),
     (set_at([1, "paragraphs"], []), "field 'paragraphs': found no passage"),
     (remove_at([1, "paragraphs", 2, "is_supporting"]), "paragraphs[2], field 'is_supporting'"),

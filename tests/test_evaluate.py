@@ -284,18 +284,20 @@ def test_comparisons_get_their_arguments(monkeypatch):
     (["--data", "SMALL", "--turns", "0"], "--turns 0"),
     (["--data", "SMALL", "--judge", "m"], "--judge"),  # only comparisons.compare has a judge
     (["--data", "EMPTY"], "--questions-file"),
-    (["--data", "SMALL", "--turns", "1"], "leave out --turns"),
+    (["--data", "LATE", "--turns", "1"], "leave out --turns"),
     (["--data", "BARE", "--facts", "observations"], "--facts turns"),
     (["--data", "SMALL", "--manager", "MISSING"], "MISSING"),
     (["--data", "SMALL", "--answerer", "MISSING"], "MISSING"),
 ])
 def test_errors_are_one_line(arguments, expected, small_file, model_folder, tmp_path):
-    empty, bare = locomo_like(1), locomo_like(1)
+    empty, bare, late = locomo_like(1), locomo_like(1), locomo_like(1)
+    for question in late[0]["qa"]:
+        question["evidence"] = ["D1:3"]
     empty[0]["qa"] = []
     del bare[0]["observation"]
-    for name, content in (("EMPTY", empty), ("BARE", bare)):
+    for name, content in (("EMPTY", empty), ("BARE", bare), ("LATE", late)):
         (tmp_path / name).write_text(json.dumps(content))
-    places = {name: tmp_path / name for name in ("EMPTY", "BARE", "MISSING")}
+    places = {name: tmp_path / name for name in ("EMPTY", "BARE", "LATE", "MISSING")}
     places["SMALL"] = small_file
     typed = [places.get(argument, argument) for argument in arguments]
     assert expected in refused(main, *typed, "--model", model_folder, "--out", tmp_path / "run")
