@@ -68,12 +68,12 @@ def presets_table() -> str:
     lines = ["defaults that depend on the model (adapter_lr and adapter_critic_lr with adapters; "
              "of a real", "model bfloat16 on a GPU that has it, else float32 and micro-batches of "
              "4096 tokens):", ""]
-    lines.append(f"{'':<20}" + "".join(f"{name:<14}" for name in PRESETS).rstrip())
+    lines.append(f"{'':<22}" + "".join(f"{name:<14}" for name in PRESETS).rstrip())
     for option_name in TINY:
         values = [preset[option_name] for preset in PRESETS.values()]
         cells = [f"{v:g}" if isinstance(v, float) else "as-needed" if v is None else str(v)
                  for v in values]
-        lines.append(f"  {option_name:<18}" + "".join(f"{cell:<14}" for cell in cells).rstrip())
+        lines.append(f"  {option_name:<20}" + "".join(f"{cell:<14}" for cell in cells).rstrip())
     return "\n".join(lines)
 
 

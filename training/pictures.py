@@ -78,6 +78,22 @@ def table(before: dict, after: dict) -> str:
     return "\n".join(lines)
 
 
+def what_changed(before: dict, after: dict, agent: str, headline: str) -> str:
+    """What training changed, in one sentence; `headline` is the score that counts."""
+    name = {"manager": "memory manager", "answer": "answer agent", "mem1": "MEM1"}[agent]
+    count, right = before["count"], lambda scores: round(scores["exact_match"] * scores["count"])
+    if headline != "exact_match":  # a purchase is right by degrees
+        return (f"Over {count:,} held-out purchases the mean reward of the {name} went from "
+                f"{before[headline]:.3f} to {after[headline]:.3f}.")
+    gains = {kind: (after["by_category"][kind]["exact_match"] - scores["exact_match"])
+             * scores["count"] for kind, scores in before["by_category"].items()}
+    most = max(gains, key=gains.get, default=None)
+    largest = (f"; the largest gain is in {category_name(most)}"
+               if most is not None and len(gains) > 1 and gains[most] > 0 else "")
+    return (f"Of {count:,} held-out questions, {right(before):,} were answered right with the "
+            f"{name} as it was, and {right(after):,} with the trained one{largest}.")
+
+
 def transcripts(before: Sequence[Episode], after: Sequence[Episode], count: int = 3) -> str:
     """Held-out cases that training changed for the better, second pets first, as text.
 

@@ -26,9 +26,17 @@ from memr1 import AnswerTask, ManagerTask, answer_all, build_banks
 from metrics import summarise
 from policy import Policy
 from training.checkpoints import FILE
+from training.introduction import UNITS
 from training.model_card import model_card
-from training.pictures import draw_curve, draw_objectives, objectives_table, table, transcripts
-from training.run import Run, Task
+from training.pictures import (
+    draw_curve,
+    draw_objectives,
+    objectives_table,
+    table,
+    transcripts,
+    what_changed,
+)
+from training.run import Run, Task, show_bar
 from training.tasks import answer_tasks
 from training.timeline import reading
 from trees import Episode
@@ -124,7 +132,7 @@ def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
         dialogues = devices.spread(run.test_dialogues)
         with devices.gathered(run.policy.model, run.reference.model):
             length = run.options.max_new_tokens
-            banks = build_banks(run.policy, dialogues, run.embed, run.options.facts,
+            banks = build_banks(run.policy, dialogues, run.embed, run.options.facts, show_bar,
                                 max_new_tokens=length).banks
             tasks = answer_tasks(dialogues, banks, run.options.memories)
             answers = answer_all(run.agent.frozen, tasks, run.options.distill,
@@ -145,7 +153,10 @@ def evaluate_after(run: Run) -> tuple[dict, list[Episode]]:
 
 def evaluate_before(run: Run) -> tuple[dict, list[Episode]]:
     """Held-out scores of the start model; a resumed run has them from its checkpoint."""
-    run.before = run.before or evaluate_test(run)
+    if not run.before:
+        print(f"the start model is scored first, on {len(run.test):,} held-out "
+              f"{UNITS[run.options.agent]}")
+        run.before = evaluate_test(run)
     return run.before
 
 
@@ -260,6 +271,7 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
     for folder in (run.folder, *(run.folder / harness for harness in HARNESSES)):
         (folder / FILE).unlink(missing_ok=True)  # because a finished run has nothing to resume
     release_locks()
+    print(f"\n{what_changed(before[0], after[0], options.agent, run.headline)}")
     print(f"\n{run.algorithm} {options.agent}: held-out {headline} "
           f"{before[0][run.headline]:.3f} -> {after[0][run.headline]:.3f} in {seconds:.0f} s, "
           f"{peak_memory_bytes() / 2**30:.1f} GiB; run folder {run.folder}")

@@ -37,6 +37,7 @@ from tqdm import tqdm
 from backend import devices
 from backend.devices import exit_with
 from backend.loading import PolicyError, check_model, is_out_of_memory
+from backend.lora import learned
 from benchmarks.encoders import embedder_of
 from benchmarks.shop import Goal, Store
 from benchmarks.splits import SHOP_GOALS, shop_splits, shorten
@@ -60,6 +61,7 @@ from training.checkpoints import (
     scores_before,
 )
 from training.folders import begin_folder, hold_folder
+from training.introduction import first_screen, given_options
 from training.kept import KeptPolicy
 from training.options import Options, flag, resolve
 from training.tasks import add_everything, answer_tasks, manager_tasks
@@ -186,6 +188,11 @@ def show_bar(steps: range, name: str) -> tqdm:
     return tqdm(steps, desc=name, ncols=100, disable=not devices.is_main())
 
 
+def with_bar(items: Sequence, name: str) -> Iterable:
+    """The items behind a progress bar, which shows only if they take more than two seconds."""
+    return tqdm(items, desc=name, ncols=100, delay=2, leave=False, disable=not devices.is_main())
+
+
 def banks_of(options: Options, parts: Sequence[Sequence[Dialogue]], reader: KeptPolicy | None,
              embed: Embedder) -> list[Reading]:
     """The banks that an answer agent reads, for the dialogues of each part: see `--manager`."""
@@ -199,8 +206,8 @@ def banks_of(options: Options, parts: Sequence[Sequence[Dialogue]], reader: Kept
               f"{reader.n_kept:,} responses from disk, {reader.n_new:,} new")
         return [Reading(list(islice(banks, len(part))), list(islice(sources, len(part))),
                         reading.counts) for part in parts]
-    return [add_everything(part, embed, options.facts, reader, options.max_new_tokens)
-            for part in parts]
+    return [add_everything(with_bar(part, "banks"), embed, options.facts, reader,
+                           options.max_new_tokens) for part in parts]
 
 
 def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference: Policy,
@@ -237,7 +244,7 @@ def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference:
         weights = {"the model of --answerer": fingerprint(judge.model)}
     agent = ManagerAgent(judge, options.distill, reward, options.memories, max_new_tokens=length)
     with turns:
-        tasks = [manager_tasks(part, embed, options.facts, reader, length,
+        tasks = [manager_tasks(with_bar(part, "decisions"), embed, options.facts, reader, length,
                                guards=part is splits[0]) for part in splits]
     n_questions = sum(len(dialogue.questions) for dialogue in splits[0])
     n_left_out = n_questions - len({id(task.question) for task in tasks[0]})
@@ -324,6 +331,7 @@ def start_trackers(folder: Path, options: Options, n_rows: int) -> list[Tracker]
 def prepare(options: Options, algorithm: str) -> Run:
     """Load model and data, build the tasks, make the folder. Stops the program on bad input."""
     devices.start()
+    given = given_options(options)
     options = resolve(options, algorithm)
     check_options(options)
     torch.manual_seed(options.seed)
@@ -360,7 +368,11 @@ def prepare(options: Options, algorithm: str) -> Run:
     this_run = identity(options, algorithm, weights, len(train))
     saved = start_folder(folder, options, this_run)
     trackers = start_trackers(folder, options, len(saved["rows"]) if saved else 0)
-    print(" ".join(f"{name}={value}" for name, value in vars(options).items()))
+    print(first_screen(
+        options, given, algorithm, (len(train), len(validation[: options.limit]),
+                                    len(test[: options.limit])),
+        sum(p.numel() for p in policy.model.parameters()),
+        sum(p.numel() for p in learned(policy.model))) + "\n")
     if options.shard:
         devices.shard(policy)
         if reference.model is not policy.model:
