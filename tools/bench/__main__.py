@@ -190,6 +190,18 @@ def bench_curves(folder: Path, out: Path, repetitions: int) -> dict:
 # ---- Command line --------------------------------------------------------------------------------
 
 
+def json_object(text: str) -> dict:
+    """A dictionary from JSON. Raises ArgumentTypeError, whose message argparse prints."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text}: copy one that the bench prints, such as "
+                                         '{"batch": 4, "checkpointing": false}')
+    return value
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, checked."""
     print_anything()
@@ -222,7 +234,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="--table: the Python that has trl or cyllama (default: this one)")
     parser.add_argument("--peer-memory", type=float, metavar="GIB",
                         help="--table: what a peer may take (default: what is free)")
-    parser.add_argument("--peer-setting", type=json.loads, metavar="JSON",
+    parser.add_argument("--peer-setting", type=json_object, metavar="JSON",
                         help="--table: of the peer, as the bench prints it (default: the fastest "
                              "that fits, each tried for one turn)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 100_000, 1_000_000],
@@ -251,6 +263,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         least = {"lora": 0, "group": 2}.get(name, 1)
         if getattr(options, name) < least:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}: at least {least}")
+    if options.peer_memory is not None and not 0.1 <= options.peer_memory < math.inf:
+        parser.error(f"--peer-memory {options.peer_memory:g}: at least 0.1")
     if min(options.sizes) < 2:
         parser.error(f"--sizes {min(options.sizes)}: at least 2")
     options.folder = None

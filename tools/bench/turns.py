@@ -92,8 +92,11 @@ class Command:
 def why_it_died(code: int, errors: str, memory_bytes: int | None) -> str:
     """One line on a process that ended with this code and these errors."""
     last = next((line.strip() for line in reversed(errors.splitlines()) if line.strip()), "")
-    limit = f" (limit {memory_bytes / 2**30:.1f} GiB)" if memory_bytes else ""
-    if code == -getattr(signal, "SIGKILL", 9) or any(text in errors for text in OUT_OF_MEMORY):
+    if code == -getattr(signal, "SIGKILL", 9):
+        # By the system, and not always for its own appetite: others may have eaten the memory.
+        return "killed for memory by the system (signal 9): the machine had none left"
+    if any(text in errors[-4000:] for text in OUT_OF_MEMORY):
+        limit = f" (limit {memory_bytes / 2**30:.1f} GiB)" if memory_bytes else ""
         return f"killed for memory{limit}"
     return f"ended with code {code}: {last[:150]}"
 
