@@ -343,6 +343,10 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
                 log_probs, entropies = policy.score(micro_batch, options.temperature)  # (m,)
                 surrogate, clipping = clipped_loss(
                     log_probs, batch.old_log_probs[index], batch.advantages[index], options.clip)
+                if epoch == 0 and policy.dtype == torch.bfloat16:  # note 4 of grpo.py
+                    batch.old_log_probs[index] = log_probs.detach()
+                    surrogate, _ = clipped_loss(
+                        log_probs, log_probs.detach(), batch.advantages[index], options.clip)
                 # The mean over the tokens of the whole batch, however it is cut up.
                 (surrogate.sum() / metrics.n_tokens).backward()
                 log_ratio = (batch.ref_log_probs[index] - log_probs).detach()  # (m,)

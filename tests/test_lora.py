@@ -342,6 +342,36 @@ def test_an_algorithm_learns_with_adapters_alone(tiny_policy, tmp_path, algorith
         assert torch.equal(logits(policy.model), logits(start)), "the frozen weights moved"
 
 
+@pytest.mark.parametrize("algorithm", [grpo, ppo])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_rounding_is_not_clipped(model_folder, tmp_path, monkeypatch, algorithm, precision):
+    policy = load_policy(model_folder, "cpu", lora=4, precision=precision)
+    calls, inner = [], grpo.clipped_loss
+
+    def clipped_loss(log_probs, old_log_probs, *rest):
+        calls.append((log_probs.detach().clone(), old_log_probs.clone()))
+        return inner(log_probs, old_log_probs, *rest)
+
+    monkeypatch.setattr(algorithm, "clipped_loss", clipped_loss)
+    how = {"kind": PPOOptions, "critic": "shared"} if algorithm is ppo else {}
+    run = make_run(policy, load_policy(model_folder, "cpu"), FirstTokenAgent(), 4,
+                   tmp_path / "run", PROMPTS, steps=1, epochs=2, group_size=8, lr=1e-2, kl=0.01,
+                   lora=4, **how)
+    run.reference = policy.start()
+    [row] = algorithm.train(run)[0]
+    (scored, sampled), *first, (moved, old) = calls
+    error = (scored - sampled).exp().sub(1).abs()
+    assert row["ratio_error"] == pytest.approx(error.max().item(), rel=1e-5, abs=1e-7), (
+        "ratio_error is to show how far sampling and scoring are apart")
+    assert not torch.equal(moved, old), "the test itself: the second epoch has other weights"
+    if precision == "float32":
+        assert not first and torch.equal(old, sampled), "scored twice for the same numbers"
+    else:
+        assert error.max() > 1e-3, "the test itself: nothing was rounded"
+        assert torch.equal(first[0][0], first[0][1]), "rounding is clipped in the first epoch"
+        assert torch.equal(old, scored), "rounding is clipped in the second epoch"
+
+
 def test_the_command_gives_a_real_model_adapters_and_tiny_none(model_folder, tmp_path):
     options = parse_options(GRPOOptions, "", ["--model", str(model_folder), "--data", "world"])
     options = resolve(options, "grpo")
