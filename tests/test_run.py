@@ -233,15 +233,19 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path, model_folder, monkeypatch
     common = ("--data", "world", "--model", model_folder, "--limit", "1", "--max-new-tokens", "4")
     monkeypatch.setattr(runner, "FOLDER", folder)
     with another_run(folder) as process:
-        (folder / "metrics.csv").write_text("step\n1\n")
-        for name, *options in (("grpo",), ("sft", "--resume"), ("evaluate",),
-                               ("evaluate", "--agent", "mem1"), ("comparisons.compare",)):
+        (folder / "metrics.csv").write_text("step\n1\n")  # a run that has only just begun
+        for name, *options in (("grpo",), ("evaluate",), ("evaluate", "--agent", "mem1"),
+                               ("comparisons.compare",), ("sft", "--resume")):
+            if "--resume" in options:
+                (folder / "resume.pt").write_text("the other's")
             line = refused(name, *options, *common, "--out", folder)
             assert f"in use by process {process.pid} " in line, (
                 f"{name}: {line!r}; two runs would write into the same files")
         assert f"in use by process {process.pid} " in refused("claims.__main__", "1")
-        assert (folder / "metrics.csv").read_text() == "step\n1\n", "the other's file was touched"
+        assert (folder / "resume.pt").read_text() == "the other's", "the other's file was touched"
     # Killed, and its lock file still there: nobody is barred.
+    for name in ("resume.pt", "metrics.csv"):
+        (folder / name).unlink()
     code, _, err = call("evaluate", *common, "--out", folder)
     assert code == 0, f"a lock outlived its process: {err}"
     with another_run(folder):

@@ -104,12 +104,17 @@ def hold_folder(options: Any, maker: str, moves: bool = True) -> Path:
     if not devices.is_main():
         return folder
     try:
-        reason = refusal_of(folder, maker, moves)
-        if not reason and moves and (option := read_from(folder, options)):
-            exit_with(f"{option} lies in the run folder {folder}, which this run would replace; "
-                      "choose another --out")
-        if reason:
-            exit_with(f"--out {folder}: {reason}; choose a new folder")
+        if (folder / LOCK).exists():  # else it is somebody else's, and nothing is written into it
+            lock_or_stop(folder)
+        message = ""
+        if reason := refusal_of(folder, maker, moves):
+            message = f"--out {folder}: {reason}; choose a new folder"
+        elif moves and (option := read_from(folder, options)):
+            message = (f"{option} lies in the run folder {folder}, which this run would replace; "
+                       "choose another --out")
+        if message:
+            unlock(folder / LOCK)
+            exit_with(message)
         folder.mkdir(parents=True, exist_ok=True)
         lock_or_stop(folder)
     except OSError as error:
