@@ -40,7 +40,7 @@ from tools.bench.step import (
     random_texts,
 )
 from tools.bench.turns import ROOT, Command, Contender, Died, available_bytes
-from training.options import EMBEDDED_MODEL, REAL
+from training.options import EMBEDDED_MODEL, Options, preset_of
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Row:
     setting: Setting
 
 
-_REAL = Setting(lora=REAL["lora"], checkpointing=REAL["checkpointing"])
+_PRESET = preset_of(Options(), SMOLLM2)  # what a real model gets here without any option
+_REAL = Setting(**{name: _PRESET[name] for name in ("lora", "checkpointing", "micro_batch_tokens")})
 ROWS = {
     "real": Row("one GRPO step of SmolLM2-135M", "step", SMOLLM2,
                 replace(_REAL, prompts=2, prompt_tokens=1000, new_tokens=32)),
