@@ -25,8 +25,8 @@ Where this differs from the paper
    betas are 0.9 and 0.95, not 0.999, because a run has tens of updates, and the second moment has
    to follow within them. sft.py and ppo.py do the same.
 6. A step has 8 samples of each of 76 questions with tiny/ (answer agent 24, MEM1 8), and of 24 with
-   a real model. The paper's batch is 128, on four to eight H100. Ours is what one card can do;
-   `--questions` changes it.
+   a real model. The paper's batch is 128, on four to eight H100. Ours is meant for one
+   card; `--questions` changes it.
 
     python grpo.py                  the Memory Manager, two minutes on two cores
     python grpo.py --agent answer   the Answer Agent, two minutes

@@ -174,7 +174,7 @@ def read_trajectories(path: str) -> list[Lesson]:
 def check_expert(options: SFTOptions) -> None:
     """Stop the program with one line where nobody can say what would be right.
 
-    At once, because a real model is scored for an hour before its first lesson.
+    At once, because the start model is scored before the first lesson, which may take long.
     """
     if options.trajectories:
         read_trajectories(options.trajectories)

@@ -42,9 +42,9 @@ def tree_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
     # Grouped heads are repeated here, once: a copy for each block would be kept for the backward.
     key, value = (repeat_kv(x, n_groups) for x in (key, value))
     n_causal, parts = getattr(mask, "n_causal", 0), []
-    bounds = [0] * (n_causal > 0) + [*range(n_causal, size, BLOCK), size]
-    for start, end in pairwise(bounds):
-        of_block = mask[:, :, start:end, :end] if end > n_causal else None  # none: causal
+    starts = sorted({0, *range(n_causal, size, BLOCK)})
+    for start, end in pairwise([*starts, size]):
+        of_block = mask[:, :, start:end, :end] if end > n_causal else None  # None is causal
         parts.append(sdpa_attention_forward(
             NO_GROUPS, query[:, :, start:end], key[:, :, :end], value[:, :, :end], of_block,
             **ways)[0])

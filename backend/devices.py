@@ -30,7 +30,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -45,6 +45,23 @@ if dist.is_available():  # some builds of torch have no part for many devices
 
 RANK_STRIDE = 1_000_003  # between seeds; a CPU generator keeps the low 32 bits only
 
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that the device could still give to this process; 0 where nobody can tell (macOS)."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    amounts = []
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        amounts.append(1024 * next(int(line.split()[1]) for line in lines
+                                   if line.startswith("MemAvailable:")))
+    with suppress(OSError, ValueError):  # a container's own limit; "max" is no number
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text())
+                       for name in ("max", "current"))
+        amounts.append(max(limit - used, 0))
+    return min(amounts, default=0)
+
+
 # ---- Starting and stopping -----------------------------------------------------------------------
 
 
@@ -56,18 +73,6 @@ def print_anything() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # else somebody's own, such as a notebook's
             stream.reconfigure(errors="replace")
-
-
-def free_memory(device: torch.device) -> float:
-    """Bytes that the device could still give out; 0 where nobody can tell, as on macOS."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((1024 * int(line.split()[1]) for line in lines
-                 if line.startswith("MemAvailable:")), 0)
 
 
 def start() -> None:

@@ -138,9 +138,7 @@ def one_at_a_time(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        file = _held.pop(path.resolve(), None)
-        if file is not None:  # None on file systems without locks
-            file.close()
+        unlock(path)
 
 
 def _lock_open_file(file: BinaryIO) -> None:

@@ -38,7 +38,7 @@ from tools.bench.step import (
     random_texts,
 )
 from tools.bench.turns import ROOT, Command, Contender, Died, why_it_died
-from training.options import EMBEDDED_MODEL
+from training.options import EMBEDDED_MODEL, Options, preset_of
 from trees import Episode, Step
 
 SMALL = Setting(prompts=2, group=4, prompt_tokens=12, new_tokens=5)
@@ -251,6 +251,21 @@ def test_a_row_is_measured_in_a_process_of_its_own(folder, capsys):
     assert set(figures["ours"]["phases"]) == {"sampling", "reference", "update"}
     assert figures["ours"]["died"] is None and figures["ours"]["peak_memory_bytes"] > 2**27
     assert "small: a step, 2 x 4, 12 + 5 tokens, float32" in capsys.readouterr().out
+
+
+def test_a_row_keeps_what_nobody_typed(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(bench, "bench_row", lambda name, row, *_: asked.update({name: row.setting}))
+    real = preset_of(Options(), "some/model")
+    for typed, precision, tokens in (((), None, real["micro_batch_tokens"]),
+                                     (("--precision", "float32"), "float32",
+                                      real["micro_batch_tokens"]),
+                                     (("--micro-batch-tokens", "999"), None, 999)):
+        bench.main(["--table", "real", "tiny", *typed])
+        assert (asked["real"].precision, asked["real"].micro_batch_tokens) == (precision, tokens), (
+            f"{typed}: the row does not measure what a user gets")
+        assert asked["real"].lora == real["lora"] and asked["real"].checkpointing is None
+        assert asked["tiny"].lora == 0
 
 
 def test_an_earlier_version_is_asked_by_its_own_command(tmp_path):

@@ -417,3 +417,22 @@ def test_advantages_are_whitened_over_all_ranks():
 
 def test_one_device_cannot_shard(tmp_path):
     assert "torchrun" in refused(grpo.main, "--shard", "--out", tmp_path / "run")
+
+
+def test_the_free_memory_is_that_of_the_container(monkeypatch):
+    files = {"/proc/meminfo": "MemTotal: 9 kB\nMemAvailable:   1000000 kB\n"}
+
+    def read_text(path: Path) -> str:
+        if str(path) not in files:
+            raise FileNotFoundError(path)
+        return files[str(path)]
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    cpu = torch.device("cpu")
+    assert devices.free_memory(cpu) == 1_024_000_000
+    files["/sys/fs/cgroup/memory.current"] = "400000000\n"
+    for limit, free in (("max", 1_024_000_000), ("500000000", 100_000_000), ("300000000", 0)):
+        files["/sys/fs/cgroup/memory.max"] = limit + "\n"
+        assert devices.free_memory(cpu) == free, "what the machine has, not what this process may"
+    files.clear()
+    assert devices.free_memory(cpu) == 0, "nobody can tell"

@@ -74,6 +74,11 @@ REWARDS = {"exact_match": squad_exact_match, "f1": f1}
 # MEM1's training questions are grouped anew so many times, because a model would learn a task that
 # comes back unchanged by heart.
 TRAINING_ROUNDS = 6
+# What data must have for an agent to learn from it.
+NEEDS = {"manager": "the 'evidence' of some question must name turns that state facts (with "
+                    "--facts turns every turn does)",
+         "answer": "some question must be asked",
+         "mem1": "one dialogue needs --objectives {} questions or more"}
 
 
 def load_or_stop(name: str, options: Options | None = None) -> Policy:
@@ -220,10 +225,10 @@ def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference:
     if options.facts == "observations" and asked and not any(t.facts for d in asked
                                                              for t in d.turns):
         exit_with(f"{options.data}: holds no observations to read; use --facts turns or llm")
-    reader, weights = None, {}
+    reader, fingerprints = None, {}
     if options.manager:
         reader = KeptPolicy(load_or_stop(options.manager))
-        weights = {"the model of --manager": fingerprint(reader.policy.model)}
+        fingerprints = {"the model of --manager": fingerprint(reader.policy.model)}
     elif options.facts == "llm":
         reader = KeptPolicy(reference)
     # Responses that one rank has kept on disk the others find there. Without them nobody waits.
@@ -236,12 +241,12 @@ def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference:
             readings = banks_of(options, splits, reader, embed)
         agent = AnswerAgent(options.distill, reward, max_new_tokens=length)
         return agent, [answer_tasks(part, reading.banks, options.memories)
-                       for part, reading in zip(splits, readings)], readings[0], weights
+                       for part, reading in zip(splits, readings)], readings[0], fingerprints
     judge = reference
     if options.answerer:
         judge = load_or_stop(options.answerer)
         judge.model.requires_grad_(False)
-        weights = {"the model of --answerer": fingerprint(judge.model)}
+        fingerprints = {"the model of --answerer": fingerprint(judge.model)}
     agent = ManagerAgent(judge, options.distill, reward, options.memories, max_new_tokens=length)
     with turns:
         tasks = [manager_tasks(with_bar(part, "decisions"), embed, options.facts, reader, length,
@@ -251,7 +256,7 @@ def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference:
     if n_left_out:
         print(f"{n_left_out} of {n_questions} questions to learn from are left out: no turn of "
               "their evidence states a fact")
-    return agent, tasks, None, weights
+    return agent, tasks, None, fingerprints
 
 
 def mem1(options: Options, splits: Sequence[Sequence[Dialogue]], embed: Embedder,
@@ -351,21 +356,17 @@ def prepare(options: Options, algorithm: str) -> Run:
         reference = load_or_stop(options.model, options)
         reference.model.requires_grad_(False)
     embed = embedder_or_stop(options.embedder)
-    train_banks, weights = None, {}
+    train_banks, fingerprints = None, {}
     if options.agent == "mem1":
         agent, (train, validation, test) = mem1(options, splits, embed)
     else:
-        agent, (train, validation, test), train_banks, weights = memory_r1(
+        agent, (train, validation, test), train_banks, fingerprints = memory_r1(
             options, splits, reference, embed)
     if not train or not test:  # for example because no question of a manager's names its evidence
-        needs = {"manager": "the 'evidence' of some question must name turns that state facts "
-                            "(with --facts turns every turn does)",
-                 "answer": "some question must be asked",
-                 "mem1": f"one dialogue needs --objectives {options.objectives} questions or more"}
         exit_with(f"{options.data}: no usable question to {'test on' if train else 'learn from'}; "
-                  + needs[options.agent])
-    weights["the start model"] = fingerprint(policy.model)
-    this_run = identity(options, algorithm, weights, len(train))
+                  + NEEDS[options.agent].format(options.objectives))
+    fingerprints["the start model"] = fingerprint(policy.model)
+    this_run = identity(options, algorithm, fingerprints, len(train))
     saved = start_folder(folder, options, this_run)
     trackers = start_trackers(folder, options, len(saved["rows"]) if saved else 0)
     print(first_screen(

@@ -109,9 +109,11 @@ def bench_table(options: argparse.Namespace) -> dict:
         None if options.peer_memory is None else int(options.peer_memory * 2**30),
         options.peer_setting)
     figures = {}
+    # A row keeps what it says itself, such as a real model's defaults, where nothing was typed.
+    typed = {name: getattr(options, name) for name in ("precision", "micro_batch_tokens")
+             if getattr(options, name) != getattr(Setting, name)}
     for name in options.table or ROWS:
-        setting = replace(ROWS[name].setting, precision=options.precision,
-                          micro_batch_tokens=options.micro_batch_tokens)
+        setting = replace(ROWS[name].setting, **typed)
         figures[name] = bench_row(
             name, replace(ROWS[name], setting=setting), options.repetitions, peers)
     return {"table": figures}
@@ -202,19 +204,21 @@ def json_object(text: str) -> dict:
     return value
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, checked."""
-    print_anything()
+# Options that are whole numbers of a `Setting`, and their help.
+NUMBERS = {"prompts": "prompts a step", "group": "responses to each", "prompt_tokens": "of each",
+           "new_tokens": "of each response", "lora": "rank of the adapters; 0: all weights learn",
+           "micro_batch_tokens": "tokens in one forward and backward pass"}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options of all benches; `check` says which bench reads which."""
     parser = argparse.ArgumentParser(prog="python -m tools.bench", allow_abbrev=False,
                                      description="Measure what things cost.")
     parser.error = lambda message: exit_with(f"{message}; --help lists all options")
     parser.add_argument("--model", type=Path, metavar="FOLDER",
                         help="a model's folder, or one with only its config.json: random weights "
                              "(default: a random Qwen2 of 0.7M)")
-    helps = {"prompts": "prompts a step", "group": "responses to each", "prompt_tokens": "of each",
-             "new_tokens": "of each response", "lora": "rank of the adapters; 0: all weights learn",
-             "micro_batch_tokens": "tokens in one forward and backward pass"}
-    for name, text in helps.items():
+    for name, text in NUMBERS.items():
         parser.add_argument("--" + name.replace("_", "-"), type=int, default=getattr(Setting, name),
                             metavar="INT", help=f"{text} (default: {getattr(Setting, name)})")
     parser.add_argument("--precision", choices=["bfloat16", "float32"],
@@ -244,7 +248,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=5, metavar="INT",
                         help="behind a warm-up (default: 5)")
     parser.add_argument("--json", action="store_true", help="end with one line of all figures")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Stop the program with one line for a wrong value, or an option that the bench does not read.
+    """
     mode = next((name for name in ("bank", "memory", "curves") if getattr(options, name)), "step")
     mode = mode if options.table is None else "table"
     setting = {f.name for f in fields(Setting)}
@@ -259,7 +268,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                 "without --bank, --memory, --curves and --table" if m == "step" else f"with --{m}"
                 for m in reads if name in reads[m])
             parser.error(f"--{name.replace('_', '-')}: is read only {readers}; leave it out")
-    for name in (*helps, "repetitions"):
+    for name in (*NUMBERS, "repetitions"):
         least = {"lora": 0, "group": 2}.get(name, 1)
         if getattr(options, name) < least:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}: at least {least}")
@@ -267,21 +276,29 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--peer-memory {options.peer_memory:g}: at least 0.1")
     if min(options.sizes) < 2:
         parser.error(f"--sizes {min(options.sizes)}: at least 2")
+    for name in options.peer:
+        if name not in PEERS and not any(
+                (Path(name) / place).exists() for place in ("bench.py", "tools/bench")):
+            parser.error(f"--peer {name}: is neither {' nor '.join(PEERS)} nor a folder with an "
+                         "earlier version")
+    if options.curves:
+        check_picture(options.out)  # before minutes of work
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, checked; `folder` is that of the model, None without one."""
+    print_anything()
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    check(options, parser)
     options.folder = None
     if options.model:
         try:
             options.folder = Path(model_folder(options.model))
         except GgufError as error:
             parser.error(str(error))
-    for name in options.peer:
-        if name not in PEERS and not any(
-                (Path(name) / place).exists() for place in ("bench.py", "tools/bench")):
-            parser.error(f"--peer {name}: is neither {' nor '.join(PEERS)} nor a folder with an "
-                         "earlier version")
-    if options.model and not (options.folder / "config.json").is_file():
-        parser.error(f"--model {options.model}: no config.json in it; give a model's folder")
-    if options.curves:
-        check_picture(options.out)  # before minutes of work
+        if not (options.folder / "config.json").is_file():
+            parser.error(f"--model {options.model}: no config.json in it; give a model's folder")
     return options
 
 

@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 
+from backend.devices import free_memory
 from backend.gguf import SMOLLM2, SMOLLM2_INSTALL, model_folder, smollm2_file
 from backend.loading import load_tokenizer
 from prompts import answer_messages
@@ -39,7 +40,7 @@ from tools.bench.step import (
     Setting,
     random_texts,
 )
-from tools.bench.turns import ROOT, Command, Contender, Died, available_bytes
+from tools.bench.turns import ROOT, Command, Contender, Died
 from training.options import EMBEDDED_MODEL, Options, preset_of
 
 
@@ -110,7 +111,8 @@ def peer(name: str, row: Row, folder: str, prompts: list[list[int]],
 
     def start(settings: dict[str, Any]) -> Contender:
         # A GPU's driver maps more addresses than there is memory, so nothing is limited there.
-        limit = None if torch.cuda.is_available() else options.memory_bytes or available_bytes()
+        limit = None if torch.cuda.is_available() else (
+            options.memory_bytes or free_memory(torch.device("cpu")) or None)
         return Contender(f"{name} {json.dumps(settings)}", [options.python, "-m", module],
                          {**request, **settings}, limit)
     return start

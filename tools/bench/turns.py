@@ -101,18 +101,6 @@ def why_it_died(code: int, errors: str, memory_bytes: int | None) -> str:
     return f"ended with code {code}: {last[:150]}"
 
 
-def available_bytes() -> int | None:
-    """Memory that a process can get without swapping; None if unknown here."""
-    amounts = []
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        amounts.append(1024 * next(int(line.split()[1]) for line in lines
-                                   if line.startswith("MemAvailable:")))
-    with suppress(OSError, ValueError):  # of a container; the file says "max" where there is none
-        amounts.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(amounts, default=None)
-
-
 # ---- In the contender's process ------------------------------------------------------------------
 
 
