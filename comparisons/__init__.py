@@ -1,7 +1,8 @@
 """What the two agents are compared with: other memory systems, an LLM judge, retrieval by itself.
 
-Needed for the papers' tables and for nothing that learns. Two modules are commands:
+Needed for the papers' tables and for nothing that learns. Three modules are commands:
 
     python -m comparisons.compare        every system on the same questions, in one table
+    python -m comparisons.answerers      several answer agents on the same questions
     python -m comparisons.recall         how much of the evidence is retrieved at all
 """

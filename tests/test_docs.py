@@ -19,7 +19,7 @@ import grpo
 import ppo
 import sft
 from claims import __main__ as claims
-from comparisons import compare, recall
+from comparisons import answerers, compare, recall
 from making import manager, mem1
 from tools import chat, commands, report
 from tools.bench import __main__ as bench
@@ -27,12 +27,14 @@ from training import pictures
 from training.options import parse_options
 
 MAINS = {"grpo": grpo.main, "ppo": ppo.main, "sft": sft.main, "evaluate": evaluate.main,
-         "comparisons.compare": compare.main, "comparisons.recall": recall.main,
+         "comparisons.answerers": answerers.main, "comparisons.compare": compare.main,
+         "comparisons.recall": recall.main,
          "memr1": chat.talk_main, "mem1": chat.watch_main, "claims": claims.main,
          "tools.report": report.main, "tools.bench": bench.main, "training.pictures": pictures.main,
          "making.manager": manager.main, "making.mem1": mem1.main}
 OPTIONS = {"grpo": grpo.GRPOOptions, "ppo": ppo.PPOOptions, "sft": sft.SFTOptions,
            "evaluate": evaluate.EvaluateOptions, "comparisons.compare": compare.CompareOptions,
+           "comparisons.answerers": answerers.AnswerersOptions,
            "comparisons.recall": recall.RecallOptions}
 PAGES = sorted([*ROOT.glob("*.md"), ROOT / "tiny/README.md", *(ROOT / "docs").glob("*.md"),
                 *(ROOT / "assignments").glob("*.md")])

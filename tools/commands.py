@@ -15,6 +15,7 @@ COMMANDS = {  # name -> (the module that it is, what it does)
     "sft": ("sft", "train an agent by imitation"),
     "evaluate": ("evaluate", "score two agents over whole dialogues"),
     "systems": ("comparisons.compare", "compare all memory systems on the same questions"),
+    "answerers": ("comparisons.answerers", "compare answer agents on the same questions"),
     "recall": ("comparisons.recall", "measure how much evidence is retrieved, without a model"),
     "memr1": ("memr1", "chat with an agent that has a memory"),
     "mem1": ("mem1", "watch long tasks, turn by turn"),
