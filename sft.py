@@ -31,7 +31,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +47,7 @@ from policy import Policy
 from prompts import Operation, format_answer, format_operation
 from training.options import Options, option, parse_options, resolve
 from training.results import evaluate_after, evaluate_before, finish
-from training.run import Run, launch, prepare
+from training.run import Run, launch, prepare, with_bar
 from training.state import TokenMetrics, TrainingState, warm_up_then_decay
 from training.tasks import guard_place
 
@@ -87,7 +87,7 @@ def right_operation(policy: Policy, dialogue: Dialogue, place: int, embed: Embed
     return prompt.messages, format_operation(operation)
 
 
-def manager_lessons(policy: Policy, dialogues: Sequence[Dialogue], embed: Embedder,
+def manager_lessons(policy: Policy, dialogues: Iterable[Dialogue], embed: Embedder,
                     facts_from: str, max_new_tokens: int) -> list[Lesson]:
     """The decisions of `tasks.manager_tasks`, guards included, as the oracle takes them."""
     lessons, draw = [], random.Random(0)
@@ -194,7 +194,8 @@ def lessons_of(run: Run) -> list[Lesson]:
     dialogues = splits(options.data, options.train_questions)[0]
     length = options.max_new_tokens
     if options.agent == "manager":
-        return manager_lessons(run.policy, dialogues, run.embed, options.facts, length)
+        return manager_lessons(run.policy, with_bar(dialogues, "lessons"), run.embed,
+                               options.facts, length)
     # The oracle knows what holds in the end. A manager's memories have words of their own, so there
     # the evidence decides.
     if options.data in w.KINDS and options.facts == "observations" and not options.manager:

@@ -26,7 +26,7 @@ from policy import Policy
 from training.checkpoints import FILE
 from training.pictures import objectives_table
 from training.results import save_card
-from training.run import Run, prepare
+from training.run import Run, prepare, show_bar
 
 Scores = dict[str, dict[str, float]]  # number of questions -> metric -> mean
 OBJECTIVES = (1, 2, 4, 8, 16)  # questions in a task
@@ -46,7 +46,8 @@ def by_objectives(policy: Policy, harness: str,
     """
     scores = {}
     agent = Mem1Agent(harness=harness, max_new_tokens=max_new_tokens)
-    for n_objectives in counts:
+    for place in show_bar(range(len(counts)), harness):
+        n_objectives = counts[place]
         tasks = search_tasks(sources, n_objectives, embed)[:limit]
         if not tasks:
             continue

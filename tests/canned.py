@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -95,6 +96,8 @@ class Scripted(Policy):
     def __init__(self, respond: Callable[[str], str]):
         self.respond, self.model = respond, torch.nn.Module()
         self.batches, self.read, self.positions = [], [], math.inf
+        self.tokenizer = SimpleNamespace(  # every word is one token
+            encode=lambda text, add_special_tokens: text.split())
 
     def encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
         return [ord(letter) for letter in messages[-1]["content"]]

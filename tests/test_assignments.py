@@ -269,6 +269,20 @@ def test_commands_of_the_handouts_are_understood(folder):
     assert n_commands >= (4 if folder == "problems" else 10), "where did the commands go?"
 
 
+def test_written_questions_that_need_the_loop_say_so():
+    """A student who cannot train yet must not meet NotImplementedError as an answer."""
+    overview = (ASSIGNMENTS / "README.md").read_text(encoding="utf-8")
+    training = []
+    for path in sorted((ASSIGNMENTS / "problems").glob("*.md")):
+        question = path.read_text(encoding="utf-8").split("## Written question")[1]
+        if re.search(r"python\s+(grpo|ppo)\.py|[Tt]rain (twice|three)", question):
+            training.append(int(path.name[:2]))
+            assert training[-1] == 12 or "problem 12" in " ".join(question.split()), (
+                f"{path.name}: its written question trains; say that it needs the loop")
+    assert training == [5, 8, 10, 12], f"{training}: the overview names others"
+    assert "problems 5, 8, 10 and 12" in overview
+
+
 def test_the_tables_agree():
     """The overview and the teachers' table name every problem with its points."""
     for file in ("README.md", "TEACHING.md"):

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_environments import small_task
@@ -27,12 +28,14 @@ from test_report import Scripted, newest
 from test_run import another_run
 
 from backend.files import release_locks
+from backend.loading import load_tokenizer
 from mem1 import Mem1Agent
 from memory_bank import MemoryBank, hashed_words
 from memr1 import MemoryR1
 from tools import chat
 from training import options
-from world import RELATIONS
+from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL
+from world import EVENTS, INFERENCES, NAMES, RELATIONS, SMALL_TALK
 
 
 def typed_into(demo: Callable[[], None], lines: Sequence[str], monkeypatch: pytest.MonkeyPatch,
@@ -149,15 +152,74 @@ def test_colors_only_where_they_are_wanted(monkeypatch) -> None:
             assert chat.paint("x", "ADD") == "x", f"{name}={value} asks for no colors"
 
 
-def test_the_help_of_the_chat_speaks_the_worlds_language(monkeypatch, capsys) -> None:
-    out, _ = chat_with(["/help"], monkeypatch, capsys, always("[]"))
-    examples = [line.strip() for line in out.split("Four lines of it:")[1].splitlines()][1:5]
+def is_said_in_the_world(line: str, name: str) -> bool:
+    """Whether a line is a sentence about oneself, or a question, of a relation of the world."""
     forms = [form for r in RELATIONS.values() for form in (*r.said, r.question)]
-    for example in examples:
-        assert any(re.fullmatch(re.escape(form).replace(r"\{v\}", ".+").replace(r"\{s\}", "Anna"),
-                                example) for form in forms), (
-            f"{example!r} is not what the embedded model learned; say it as world.py does")
-    assert all(command in out for command in ("/bank", "/help", "/quit"))
+    return any(re.fullmatch(re.escape(form).replace(r"\{v\}", ".+").replace(r"\{s\}", name), line)
+               for form in forms)
+
+
+def test_greeting_and_help_show_what_the_embedded_model_reads(monkeypatch, capsys) -> None:
+    out, _ = chat_with(["/help"], monkeypatch, capsys, always("[]"))
+    greeting, help_text = out.split("State facts about yourself")
+    for text, least in ((greeting, 4), (help_text, 14)):
+        examples = [line.strip() for line in text.splitlines() if line.startswith("  ")]
+        assert len(examples) >= least, f"too few examples:\n{text}"
+        for example in examples:
+            assert is_said_in_the_world(example, "Anna"), (
+                f"{example!r} is not what the embedded model learned; say it as world.py does")
+    assert "synthetic world" in greeting, "what it can read must not stand in /help alone"
+    assert all(command in help_text for command in ("/bank", "/help", "/quit"))
+
+
+@pytest.mark.parametrize("folder", [EMBEDDED_MODEL, EMBEDDED_MEM1], ids=["tiny", "mem1"])
+def test_no_word_that_an_embedded_model_learned_is_marked(folder: Path) -> None:
+    """MEM1 learned questions alone, because its passages are memories."""
+    policy = SimpleNamespace(tokenizer=load_tokenizer(folder))
+    forms = [*RELATIONS.values()]
+    texts = [*NAMES, *(value for form in forms for value in form.values),
+             *(form.question for form in forms), *(question for question, _ in INFERENCES.values()),
+             *(f"When did Anna {event}?" for event in EVENTS.values())]
+    if folder == EMBEDDED_MODEL:
+        texts += [*(text for form in forms for text in (*form.said, *form.said_of)),
+                  *(text for text, _ in SMALL_TALK), *(f"I {event} today." for event in EVENTS)]
+    marked = chat.unknown_words(policy, " ".join(texts).format(s="Anna", v="Oslo"))
+    assert not marked, f"{marked} are words of the world: a mark on what it reads misleads"
+
+
+@pytest.fixture(scope="module")
+def world_reader() -> SimpleNamespace:
+    """What stands in for an embedded policy where only its tokenizer is asked."""
+    return SimpleNamespace(tokenizer=load_tokenizer(EMBEDDED_MODEL))
+
+
+@pytest.mark.parametrize("line, words", [
+    ("I work as a software engineer in Munich.", ["software", "engineer"]),
+    ("My favourite food is sushi, favourite!", ["favourite"]),
+    ("i live in OSLO now", ["i", "OSLO"]), ("Where does Bob's cousin live?", ["Bob"]),
+    ("雷克斯在哪里？", ["雷克斯在哪里"]), ("🐕 - ?", ["🐕"]),
+    ("J'habite Oslo", ["J'habite"]),
+    ("Robert has a dog named Rex.", []), ("", []), (" ... ; - ", [])])
+def test_words_that_the_tokenizer_cuts_are_found(line, words, world_reader) -> None:
+    assert chat.unknown_words(world_reader, line) == words
+
+
+def test_the_chat_marks_unknown_words_before_they_change_anything(
+        world_reader, monkeypatch, capsys) -> None:
+    """Its decision about such a line means nothing, and may cost a good memory."""
+    manager = always('[{"event": "ADD", "text": "x"}]')
+    manager.tokenizer = world_reader.tokenizer
+    lines = ["I live in Oslo now.", "I was promoted.", "Who was promoted?"]
+    out, _ = chat_with(lines, monkeypatch, capsys, manager)
+    marks, added = ([place.start() for place in re.finditer(text, out)]
+                    for text in ("unknown to the embedded model: promoted;", "ADD"))
+    assert len(marks) == 2 and added[0] < marks[0] < added[1] < marks[1], (
+        f"the second line and the question are marked, before the manager decides:\n{out}")
+    system = MemoryR1(manager, manager, hashed_words(), ["Zoltan"], max_new_tokens=64)
+    out = typed_into(lambda: chat.talk(system), [], monkeypatch, capsys)
+    assert "unknown to the embedded model: Zoltan; --name" in out, "every question holds the name"
+    out = typed_into(lambda: chat.talk(system, in_the_world=False), lines, monkeypatch, capsys)
+    assert "unknown" not in out and "synthetic" not in out, "real models read words in pieces"
 
 
 # ---- memories that stay --------------------------------------------------------------------------
@@ -493,6 +555,17 @@ def test_the_demo_goes_on_with_what_is_typed(monkeypatch, capsys):
     assert "right:" not in own, "nobody knows what is right for a question of one's own"
     assert "lives in Oslo1" in own and "no command /x" in own and "Ctrl-C" in own
     assert out.endswith("Good-bye.\n")
+
+
+def test_words_that_mem1_cannot_read_are_marked(monkeypatch, capsys):
+    model = Scripted(diligent)
+    model.tokenizer = load_tokenizer(EMBEDDED_MEM1)
+    agents = [Mem1Agent(harness="mem1", max_new_tokens=160)] * 2
+    lines = ["Where does Carl live, kindly?;Where does Anna live?"]
+    out, real = (typed_into(lambda: chat.watch(model, agents, [small_task(2)], 0, in_the_world),
+                            lines, monkeypatch, capsys) for in_the_world in (True, False))
+    assert out.count("unknown to the embedded model: kindly;") == 1, f"one word is foreign:\n{out}"
+    assert "unknown" not in real, "real models read words in pieces"
 
 
 @pytest.mark.parametrize("mark", ["; ", "；", " ；"])

@@ -77,6 +77,8 @@ def test_bad_arguments_of_every_command(name, arguments, expected):
     (["--agent", "x"], "manager, answer"),
     (["--steps", "-1"], "--steps -1"),
     (["--epochs", "0"], "--epochs 0"),
+    (["--group-size", "999999999"], "--group-size 999999999"),  # fills the memory
+    (["--questions", "999999999"], "--questions 999999999"),
     (["--lora", "-1"], "--lora -1"),
     (["--precision", "half"], "bfloat16, float32"),
     (["--micro-batch-tokens", "0"], "--micro-batch-tokens 0"),

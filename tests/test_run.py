@@ -10,6 +10,7 @@ import csv
 import itertools
 import json
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -19,16 +20,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from canned import call, refused
+from canned import LOG, Scripted, call, refused
 
 from backend import devices
 from backend.files import lock, release_locks
 from benchmarks.splits import splits
 from claims import runner
+from data import Dialogue, Question, Turn
 from grpo import GRPOOptions
 from memory_bank import hashed_words
 from policy import load_policy
 from training.options import EMBEDDED_MODEL, Options, resolve
+from training.results import SCORED, evaluate_before, save_dialogue
 from training.run import Run, memory_r1, prepare
 from training.state import TokenMetrics
 from trees import Episode
@@ -261,3 +264,33 @@ def test_a_lock_of_ones_own_is_no_obstacle(tmp_path):
 
 def test_embedded_model_is_beside_the_modules():
     assert EMBEDDED_MODEL == ROOT / "tiny", "tiny/ is found from any folder"
+
+
+def test_a_bar_stands_over_every_stretch_of_scoring(tmp_path, capsys):
+    """A real model takes minutes for them, in which nothing else is printed."""
+    batches = []
+
+    class Recorder:
+        frozen = Scripted(lambda prompt: "**Answer:** Rex")
+
+        def rollout(self, policy, tasks, group_size, temperature, generator=None):
+            batches.append(len(tasks))
+            return [[Episode([], float(task), dict(LOG, question=str(task)))] for task in tasks]
+
+    run = make_run(tmp_path, [], agent="manager", facts="turns")
+    run.agent = Recorder()
+    run.policy = run.reference = Scripted(
+        lambda prompt: '[{"event": "ADD", "text": "Anna has a dog named Rex"}]')
+    n_tasks = 2 * SCORED + 3
+    run.test = list(range(n_tasks))
+    run.test_dialogues = [Dialogue(
+        "talk", ("Anna",), (Turn("D1:1", "Anna", "I have a dog named Rex now.", "8 May 2023"),),
+        (Question("What dogs does Anna have?", "Rex", 1, ("D1:1",)),))]
+    scores, episodes = evaluate_before(run)
+    assert batches == [SCORED, SCORED, 3], "one batch of all tasks moves no bar"
+    assert [episode.reward for episode in episodes] == list(range(n_tasks)), "another order"
+    assert scores["whole_dialogues"] == 1, "the answer of the whole dialogue was lost"
+    save_dialogue(run)
+    bars = capsys.readouterr().err
+    for name, times in (("score", 1), ("read", 1), ("answer", 1), ("timeline", 2)):
+        assert len(re.findall(f"{name}: 100%", bars)) == times, f"{name} is silent: {bars!r}"

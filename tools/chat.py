@@ -21,6 +21,7 @@ import argparse
 import contextlib
 import os
 import re
+import string
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
@@ -44,7 +45,7 @@ from training.kept import KeptPolicy
 from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL, is_embedded, preset_of, usual_facts
 from training.run import embedder_or_stop, load_or_stop
 from training.timeline import bank_changes
-from world import MONTHS, RELATIONS, world_splits
+from world import MONTHS, NAMES, RELATIONS, TELLABLE, world_splits
 
 LONGEST_LINE = 500  # characters
 # Latin's, the full-width one of East Asia, Arabic's and Greek's, which looks like a semicolon.
@@ -103,6 +104,24 @@ def refuse_command(command: str) -> None:
     print(f"  There is no command {printable(command.split()[0])}; /help lists them.")
 
 
+def unknown_words(policy: Policy, line: str) -> list[str]:
+    """The words of a line that the tokenizer cuts to pieces, each once.
+
+    The embedded models' tokenizers hold every word that their models learned as one token, with
+    the space before it. So a word in pieces is one that the model never read.
+    """
+    words = [word.strip(string.punctuation + "".join(QUESTION_MARKS)).removesuffix("'s")
+             for word in line.split()]
+    return [word for word in filter(None, dict.fromkeys(words))
+            if len(policy.tokenizer.encode(f" {word}", add_special_tokens=False)) > 1]
+
+
+def mark_unknown(policy: Policy, line: str, remedy: str = "what follows is a guess") -> None:
+    """Print which words of a line an embedded model never read, if there are any."""
+    if words := unknown_words(policy, line):
+        print(paint(f"  ! unknown to the embedded model: {', '.join(words)}; {remedy}", "invalid"))
+
+
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the options; a mistake in them ends the program with one line, exit code 2."""
     parser.error = lambda message: exit_with(f"{printable(message)}; --help lists all options")
@@ -117,41 +136,52 @@ def add_embedder(parser: argparse.ArgumentParser) -> None:
 
 # ---- Memory-R1 -----------------------------------------------------------------------------------
 
+NAME = "Emma"  # not Anna, whose second dog a trained manager is likeliest to miss
 FIRST_DAY = date(2023, 5, 8)  # of the years that the embedded model has seen
 HELP = """\
 State facts about yourself or others, one a line: the manager decides what becomes of it. A line
 that ends in "?" (or ？ or ؟) is a question for the answer agent.
 /bank shows the memories, /help this text, /quit or the end of input leaves. Ctrl-C stops a model
 that is writing."""
+GREETING = """\
+The embedded model reads only the language of the synthetic world (world.py): where people live,
+what they work as, drive, like and play, and which dogs and cats they have. It changes memories even
+when it understands nothing, so words that it never read are marked. Four lines of its language:"""
 EMBEDDED_HELP = """\
-The embedded model understands only the language of the synthetic world (world.py), in which people
-are called by their names. Each fact is said a day after the last. Four lines of it:"""
+To the embedded model each fact is said a day after the last. It calls people by their names, and
+reads sentences such as:"""
 
 
 def talk(system: MemoryR1, in_the_world: bool = True, path: Path | None = None) -> None:
     """Hand lines from `input` to a system, until /quit or the end of input.
 
     The first of the system's speakers is the one who types. Its bank is saved at `path` after every
-    change. `in_the_world` is for the embedded model and what was trained from it: the help shows
-    their language, and the days are those that they know.
+    change. `in_the_world` is for the embedded model and what was trained from it: the greeting says
+    what they can read, words that they cannot are marked, and the days are those that they know.
     """
     name, n_facts = system.speakers[0], 0
     first_day = days_after(system.bank) if in_the_world else None
-    lives, dogs = RELATIONS["lives"], RELATIONS["dogs"]
-    examples = [lives.said[0].format(v="Oslo"), dogs.said[1].format(v="Rex"),
-                dogs.said[1].format(v="Milo"), dogs.question.format(s=name)]
     print("Memory-R1: state facts, ask questions. /help shows how, /quit leaves.")
+    if in_the_world:
+        lives, dogs = RELATIONS["lives"], RELATIONS["dogs"]
+        print(GREETING, lives.said[0].format(v="Oslo"), dogs.said[1].format(v="Rex"),
+              dogs.said[1].format(v="Milo"), dogs.question.format(s=name), sep="\n  ")
+        mark_unknown(system.manager, name, f"--name takes one such as {', '.join(NAMES[::7])}")
     for line in typed_lines(f"{name}> "):
         if line == "/help":
             print(HELP)
             if in_the_world:
-                print(EMBEDDED_HELP, *examples, sep="\n  ")
+                forms = [RELATIONS[relation] for relation in TELLABLE]
+                print(EMBEDDED_HELP, *(form.said[0].format(v=form.values[0]) for form in forms),
+                      *(form.question.format(s=name) for form in forms), sep="\n  ")
         elif line == "/bank":
             show_bank(system.bank, list(system.bank))
         elif line.startswith("/"):
             refuse_command(line)
         elif line:
             before = list(system.bank)
+            if in_the_world:
+                mark_unknown(system.manager, line)
             try:
                 if line.endswith(QUESTION_MARKS):
                     show_answer(system, line, "" if first_day else written(date.today()))
@@ -326,8 +356,8 @@ def talk_main(argv: Sequence[str] | None = None) -> None:
                         "with tiny/ turns)")
     parser.add_argument("--max-new-tokens", metavar="N", type=int, help="longest response, 48 to "
                         "512; default: 48, or 512 if not tiny/")
-    parser.add_argument("--name", help="who you are in the chat (default: Anna, or the first "
-                        "speaker of --data)")
+    parser.add_argument("--name", help=f"who you are in the chat (default: {NAME}, or the "
+                        "first speaker of --data)")
     options = parse(parser, argv)
     if options.data is None and (options.conversation or options.skip or options.facts):
         parser.error("--conversation, --skip and --facts are read only with --data; leave them out")
@@ -341,10 +371,10 @@ def talk_main(argv: Sequence[str] | None = None) -> None:
     dialogue = conversation_of(options.data, options.conversation) if options.data else None
     given_name = options.name
     if given_name is None:
-        given_name = dialogue.speakers[0] if dialogue else "Anna"
+        given_name = dialogue.speakers[0] if dialogue else NAME
     name = printable(one_line(given_name.encode(errors="replace").decode()))
     if not name:
-        parser.error("--name is blank: give a name, such as Anna")
+        parser.error(f"--name is blank: give a name, such as {NAME}")
     path = None if options.bank is None else Path(options.bank)
     if path is not None and (not path.name or path.is_dir()):
         parser.error(f"--bank {options.bank}: must be a file")
@@ -375,8 +405,8 @@ def talk_main(argv: Sequence[str] | None = None) -> None:
 
 MEM1_HELP = """\
 Enter works through the next task, a number through the task of that number.
-Questions with semicolons between them are asked of the same corpus as the last task; the embedded
-model understands questions as the tasks ask them.
+Questions with semicolons between them are asked of the same corpus as the last task. The embedded
+model understands questions as the tasks ask them; words that it never read are marked.
 /corpus shows what can be found, /help this text, /quit or the end of input leaves. Ctrl-C stops a
 model that is writing."""
 TOKENS_A_MARK = 20  # of the bars
@@ -440,8 +470,11 @@ def compare(policy: Policy, agents: Sequence[Mem1Agent], task: SearchTask, n_gol
 
 
 def watch(policy: Policy, agents: Sequence[Mem1Agent], tasks: Sequence[SearchTask],
-          first: int) -> None:
-    """Work through task `first`, and then through what `input` asks for, until the end of input."""
+          first: int, in_the_world: bool = True) -> None:
+    """Work through task `first`, and then through what `input` asks for, until the end of input.
+
+    `in_the_world` is for the embedded model: words that it cannot read are marked.
+    """
     place, task = first, tasks[first]
     print(f"MEM1: {len(tasks)} held-out tasks; Enter for the next, /help for more, /quit leaves.")
     compare(policy, agents, task, len(task.questions))
@@ -460,6 +493,8 @@ def watch(policy: Policy, agents: Sequence[Mem1Agent], tasks: Sequence[SearchTas
             place, task = number, tasks[number]
             compare(policy, agents, task, len(task.questions))
         elif questions := tuple(filter(None, split_answers(line))):  # at the same semicolons
+            if in_the_world:
+                mark_unknown(policy, " ".join(questions))
             n = len(questions)  # nobody knows their answers
             task = SearchTask(questions, ("",) * n, (0,) * n, task.passages, task.embed)
             compare(policy, agents, task, n_gold=0)
@@ -489,4 +524,4 @@ def watch_main(argv: Sequence[str] | None = None) -> None:
     length = preset_of(argparse.Namespace(agent="mem1"), options.model)["max_new_tokens"]
     agents = [Mem1Agent(harness=harness, max_new_tokens=length)
               for harness in ("mem1", "full_context")]
-    watch(policy, agents, tasks, options.task)
+    watch(policy, agents, tasks, options.task, is_embedded(options.model))

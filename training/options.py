@@ -121,7 +121,8 @@ class Options:
     memories: int = option(PER_SPEAKER, "manager and answer: memories of each speaker that the "
                                         "answer agent reads, 5 to 30", agents=("manager", "answer"))
     steps: int | None = option(None, "training steps, 10 to 200", low=0)
-    questions: int | None = option(None, "questions a step, 8 to 128")
+    # A slip of the finger would fill the memory before anything is sampled.
+    questions: int | None = option(None, "questions a step, 8 to 128", high=10_000)
     lr: float | None = option(None, "learning rate, 1e-6 to 1e-3", low=1e-12, high=1)
     lora: int | None = option(None, "rank of the adapters that learn, 8 to 64, the rest frozen; 0: "
                                     "all weights learn, as always with --shard", low=0)
@@ -163,7 +164,7 @@ class Options:
 class SamplingOptions(Options):
     """What is added where a model learns from its own samples."""
 
-    group_size: int = option(8, "sampled episodes a question, 4 to 16")
+    group_size: int = option(8, "sampled episodes a question, 4 to 16", high=1024)
     epochs: int = option(2, "updates from each batch of episodes, 1 to 4")
     temperature: float = option(1.0, "sampling temperature, 0.7 to 1.2", low=1e-3)
 

@@ -22,7 +22,7 @@ from backend import devices
 from backend.files import release_locks
 from environments import SearchTask
 from mem1 import HARNESSES
-from memr1 import AnswerTask, ManagerTask, answer_all, build_banks
+from memr1 import CHUNK, AnswerTask, ManagerTask, Progress, answer_all, build_banks
 from metrics import summarise
 from policy import Policy
 from training.checkpoints import FILE
@@ -36,7 +36,7 @@ from training.pictures import (
     transcripts,
     what_changed,
 )
-from training.run import Run, Task, show_bar
+from training.run import Run, Task, show_bar, with_bar
 from training.tasks import answer_tasks
 from training.timeline import reading
 from trees import Episode
@@ -44,6 +44,7 @@ from world import KINDS
 
 CHECKPOINT = "checkpoint"  # the trained model, in the run folder
 CASES = 12  # held-out cases that cases.jsonl follows
+SCORED = 64  # tasks that are handed to the agent at a time, so that a bar moves
 
 
 def score(episodes: Sequence[Episode]) -> dict:
@@ -83,10 +84,13 @@ def describe(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
     }
 
 
-def evaluate(run: Run, tasks: Sequence[Task]) -> tuple[dict, list[Episode]]:
+def evaluate(run: Run, tasks: Sequence[Task], progress: Progress = show_bar,
+             ) -> tuple[dict, list[Episode]]:
     """Greedy scores of the policy as it is now on some tasks."""
+    share, groups = devices.spread(tasks), []
     with devices.gathered(run.policy.model, run.reference.model):
-        groups = run.agent.rollout(run.policy, devices.spread(tasks), 1, temperature=0)
+        for start in progress(range(0, len(share), SCORED), "score"):
+            groups += run.agent.rollout(run.policy, share[start:start + SCORED], 1, temperature=0)
     episodes = [group[0] for group in devices.gather(groups)]
     return score(episodes), episodes
 
@@ -108,7 +112,8 @@ def case_places(episodes: Sequence[Episode]) -> list[int]:
 
 def validate(run: Run, step: int) -> float:
     """The headline score on the validation tasks; a dozen of them go to cases.jsonl as text."""
-    scores, episodes = evaluate(run, run.validation)
+    # Its bar comes late and goes again, because the bar of the training stands above it.
+    scores, episodes = evaluate(run, run.validation, with_bar)
     headline = scores[run.headline]
     if not devices.is_main():
         return headline
@@ -135,8 +140,10 @@ def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
             banks = build_banks(run.policy, dialogues, run.embed, run.options.facts, show_bar,
                                 max_new_tokens=length).banks
             tasks = answer_tasks(dialogues, banks, run.options.memories)
-            answers = answer_all(run.agent.frozen, tasks, run.options.distill,
-                                 max_new_tokens=length)
+            answers = []
+            for start in show_bar(range(0, len(tasks), CHUNK), "answer"):
+                answers += answer_all(run.agent.frozen, tasks[start:start + CHUNK],
+                                      run.options.distill, max_new_tokens=length)
         rows = devices.gather([(answer.text, task.question.answer, task.question.category)
                                for answer, task in zip(answers, tasks)])
         sizes = devices.gather([len(bank) for bank in banks])
@@ -226,7 +233,8 @@ def save_dialogue(run: Run) -> None:
             return
         for when, manager in (("before", run.reference), ("after", run.policy)):
             record[when] = reading(manager, run.agent.frozen, dialogue, run.embed, options.facts,
-                                   options.distill, options.memories, options.max_new_tokens)
+                                   options.distill, options.memories, options.max_new_tokens,
+                                   show_bar)
     (run.folder / "dialogue.json").write_text(
         json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from data import Dialogue, Question
 from memory_bank import Embedder, Memory, MemoryBank
-from memr1 import AnswerTask, answer_all, facts_of, observe_all
+from memr1 import AnswerTask, Progress, answer_all, facts_of, observe_all, without_bar
 from metrics import squad_exact_match
 from policy import Policy
 
@@ -53,7 +53,8 @@ def deciding_questions(dialogue: Dialogue) -> dict[int, list[Question]]:
 
 
 def reading(manager: Policy, answerer: Policy, dialogue: Dialogue, embed: Embedder,
-            facts: str, distill: bool, per_speaker: int, max_new_tokens: int) -> dict:
+            facts: str, distill: bool, per_speaker: int, max_new_tokens: int,
+            progress: Progress = without_bar) -> dict:
     """{"turns": [...], "bank": [...]} of the first `LONGEST` turns and what they can answer.
 
     A turn is {"date", "speaker", "facts", "size", "questions"}: a fact {"fact", "response",
@@ -65,8 +66,9 @@ def reading(manager: Policy, answerer: Policy, dialogue: Dialogue, embed: Embedd
     # (row of the question, "before" or "after" or "end", what the answer agent reads)
     pending: list[tuple[dict, str, AnswerTask]] = []
     turns = dialogue.turns[:LONGEST]
-    for place, (turn, turn_facts) in enumerate(
-            zip(turns, facts_of(turns, facts, manager, max_new_tokens))):
+    facts_of_turns = facts_of(turns, facts, manager, max_new_tokens, progress)
+    for place in progress(range(len(turns)), "timeline"):
+        turn, turn_facts = turns[place], facts_of_turns[place]
         before_turn, fact_rows = bank.copy(), []
         for fact in turn_facts:
             before_fact = list(bank)
