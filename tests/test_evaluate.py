@@ -127,7 +127,7 @@ def test_the_whole_system_by_hand():
             return "**Memories:**\nAnn has a dog Milo\n**Answer:** Milo and Rex"
         return "**Answer:** " + ("The none." if "boat does" in prompt else "no")
 
-    scores, records = run_system(Scripted(manage), Scripted(answer), [PETS, BOATS],
+    scores, records, _ = run_system(Scripted(manage), Scripted(answer), [PETS, BOATS],
                                  hashed_words(), "observations", True, 8)
     assert [(r["dialogue"], r["category"], r["exact_match"]) for r in records] == [
         ("pets", 1, 0), ("pets", 4, 0), ("pets", 3, 0), ("boats", 4, 1)], (
@@ -175,10 +175,10 @@ def test_what_did_not_fit_is_counted_and_said():
     one = dialogue("many", [s for fact in facts for s in (fact, ())],
                    [Question("boat?", "no", 4, ("D1:1",))])
     policies = [Scripted(manage), Scripted(lambda prompt: "**Answer:** no")]
-    scores, [record] = run_system(*policies, [one], hashed_words(), "observations", True, 8)
+    scores, [record], _ = run_system(*policies, [one], hashed_words(), "observations", True, 8)
     assert scores["dropped"] == 0 and record["evidence_found"] == 1
     policies[1].positions = 200
-    scores, [record] = run_system(*policies, [one], hashed_words(), "observations", True, 8)
+    scores, [record], _ = run_system(*policies, [one], hashed_words(), "observations", True, 8)
     assert 0 < record["dropped"] == scores["dropped"] < 20, "dropped memories are not counted"
     assert f"{scores['dropped']} memories did not fit" in table(scores)
     assert record["evidence_found"] == ("Ann boat 0\n" in policies[1].read[-1]), (
