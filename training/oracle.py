@@ -204,8 +204,7 @@ def over_turns(dialogues: Sequence[Sequence[Turn]],
     `histories`: turn id -> the texts of the bank after it, for each dialogue. The columns are
     "size", "right size" (how many memories there should be), "held" (share of the right memories
     that stand in the bank) and "right" (share of the bank's memories that are right). A memory is
-    right if it is the oracle's, word for word. Nothing is missing where nothing should stand, and an
-    empty bank has no wrong memory.
+    right if it is the oracle's, word for word. Both shares are 1 where there is nothing to share.
     """
     rows: list[list[tuple[float, float, float, float]]] = []
     for turns, history in zip(dialogues, histories):
