@@ -14,11 +14,12 @@ import canned
 import pytest
 from canned import refused
 
+import evaluate
 import grpo
 from comparisons import compare, recall
 from comparisons.recall import mean, share
 from data import Dialogue, Question, Turn
-from evaluate import evidence_found, main, run_system, table
+from evaluate import EvaluateOptions, evidence_found, main, run_system, table
 from memory_bank import hashed_words
 from memr1 import CHUNK, AnswerTask, MemoryR1, Reading, answer_all, build_banks, facts_of
 from training.options import EMBEDDED_MODEL
@@ -371,3 +372,33 @@ def test_hotpotqa_is_for_mem1(model_folder, tmp_path):
     learned = grpo.main([*arguments, "--agent", "mem1", "--steps", "1", "--questions", "2",
                          "--group-size", "2", "--out", str(tmp_path / "learned")])
     assert (learned["train_questions"], learned["test_questions"]) == (6, 2), "3, in pairs"
+
+
+def test_the_bank_over_the_turns_before_and_after(monkeypatch):
+    [dialogue] = world(1, 0, held_out=True)
+    right = {turn.turn_id: [text for text, _, _ in
+                            oracle_memories(dialogue.turns[:place + 1]).values()]
+             for place, turn in enumerate(dialogue.turns)}
+    monkeypatch.setattr(evaluate, "KeptPolicy", lambda policy: policy)
+    monkeypatch.setattr(evaluate, "load_or_stop", lambda name: Scripted(lambda prompt: "[]"))
+    options = EvaluateOptions(model="start", manager="trained", facts="turns", max_new_tokens=8)
+    reading = Reading([], [], Counter(), [right])
+    banks = evaluate.banks_over_turns(options, [dialogue], hashed_words(), reading)
+    assert list(banks) == ["before training", "after training"], "the picture needs both managers"
+    assert set(banks["after training"]["held"] + banks["after training"]["right"]) == {1.0}, (
+        "the oracle's own memories are called wrong")
+    assert banks["before training"]["size"] == [0] * 60 and banks["before training"]["held"][-1] == 0
+    options.manager = None
+    assert list(evaluate.banks_over_turns(options, [dialogue], hashed_words(), reading)) == [
+        "manager"], "without a trained manager there is one line"
+
+
+def test_a_reading_keeps_the_bank_after_every_turn():
+    [dialogue] = world(1, 0, held_out=True)
+    facts = iter(dialogue.turns)
+    add = Scripted(lambda prompt: '[{"event": "ADD", "text": "%s"}]' % next(facts).facts[0])
+    reading = build_banks(add, [dialogue], hashed_words(), "turns", max_new_tokens=8)
+    texts = [turn.facts[0] for turn in dialogue.turns]
+    assert [*reading.histories[0]] == [turn.turn_id for turn in dialogue.turns]
+    assert [*reading.histories[0].values()] == [texts[:n] for n in range(1, 61)], (
+        "the bank as it is in the end stands at earlier turns")

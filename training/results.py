@@ -258,7 +258,9 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
         return summary
     title = f"{run.algorithm.upper()}, {options.agent}, {options.data}, seed {options.seed}"
     headline = run.headline.replace("_", " ")
-    draw_curve(history, scores, headline, title, run.folder / "curve.png")
+    change = f"{before[0][run.headline]:.3f} -> {after[0][run.headline]:.3f}"
+    draw_curve(history, scores, headline, f"{title}: held-out {headline} {change}",
+               run.folder / "curve.png")
     (run.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print("\n" + transcripts(before[1], after[1]))
     print("\n" + table(before[0], after[0]))
@@ -270,7 +272,6 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
         (folder / FILE).unlink(missing_ok=True)  # because a finished run has nothing to resume
     release_locks()
     print(f"\n{summary['what_changed']}")
-    print(f"\n{run.algorithm} {options.agent}: held-out {headline} "
-          f"{before[0][run.headline]:.3f} -> {after[0][run.headline]:.3f} in {seconds:.0f} s, "
+    print(f"\n{run.algorithm} {options.agent}: held-out {headline} {change} in {seconds:.0f} s, "
           f"{peak_memory_bytes() / 2**30:.1f} GiB; run folder {run.folder}")
     return summary
