@@ -23,6 +23,7 @@ from evaluate import EvaluateOptions, evidence_found, main, run_system, table
 from memory_bank import hashed_words
 from memr1 import CHUNK, AnswerTask, MemoryR1, Reading, answer_all, build_banks, facts_of
 from training.options import EMBEDDED_MODEL
+from world import oracle_memories, world
 
 
 class Scripted(canned.Scripted):
@@ -387,7 +388,8 @@ def test_the_bank_over_the_turns_before_and_after(monkeypatch):
     assert list(banks) == ["before training", "after training"], "the picture needs both managers"
     assert set(banks["after training"]["held"] + banks["after training"]["right"]) == {1.0}, (
         "the oracle's own memories are called wrong")
-    assert banks["before training"]["size"] == [0] * 60 and banks["before training"]["held"][-1] == 0
+    before = banks["before training"]
+    assert before["size"] == [0] * 60 and before["held"][-1] == 0
     options.manager = None
     assert list(evaluate.banks_over_turns(options, [dialogue], hashed_words(), reading)) == [
         "manager"], "without a trained manager there is one line"

@@ -16,7 +16,8 @@ from world import oracle_memories, probes, world
 
 def turn(place: int, *fact: str) -> Turn:
     """Anna's turn about one fact (subject, relation, value, change), or small talk."""
-    return Turn(f"D1:{place}", "Anna", "...", f"{place} May 2023", (), Fact(*fact) if fact else None)
+    return Turn(f"D1:{place}", "Anna", "...", f"{place} May 2023", (),
+                Fact(*fact) if fact else None)
 
 
 OSLO = "Anna", "lives", "Oslo", "add"
@@ -44,8 +45,8 @@ CASES = {
     "a second memory of one list": (
         [REX, MILO], [[DOG], [DOG, "Anna has a dog named Milo"]], ["added"]),
     "an end needs no memory of its own": (
-        [PIZZA, NO_PIZZA], [["Anna likes pizza"], ["Anna likes pizza", "Anna no longer likes pizza"]],
-        ["added"]),
+        [PIZZA, NO_PIZZA],
+        [["Anna likes pizza"], ["Anna likes pizza", "Anna no longer likes pizza"]], ["added"]),
     "a fact added twice at once": ([OSLO], [[LIVES, LIVES]], ["added"]),
     "the car took the memory of the city": (
         [OSLO, HONDA], [[LIVES], [CAR]], ["overwritten"]),

@@ -225,7 +225,7 @@ def test_controls_have_labels_and_ids_are_unique(evil):
     assert len(ids) == len(set(ids)), "two elements share an id"
     labelled = {a.get("for") for tag, a in page.elements if tag == "label"}
     sliders = [a for tag, a in page.elements if tag == "input" and a["type"] == "range"]
-    assert len(sliders) == 3 and all(slider["id"] in labelled for slider in sliders)
+    assert len(sliders) == 4 and all(slider["id"] in labelled for slider in sliders)
     assert [a for tag, a in page.elements if tag == "html"] == [{"lang": "en"}]
     for tag, a in page.elements:
         assert tag != "svg" or a.get("aria-hidden") or a.get("aria-label"), "a chart without words"

@@ -183,7 +183,7 @@ def draw_banks(banks: dict[str, dict[str, list[float]]], path: Path) -> None:
         panel.set_xlabel("turns read")
         panel.set_title(title, fontsize=10)
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=8)
+        panel.legend(fontsize=8, loc="upper left" if column == "size" else "lower left")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
