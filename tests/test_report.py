@@ -516,7 +516,8 @@ def test_the_page_counts_the_mistakes_and_what_they_cost(plain, tmp_path):
         "the answer about the car is wrong though its memory is right")
     assert [row["eventless"] for row in dialogue["rows"]] == [False, False], "the readings differ"
     text = page_of(folder).text
-    assert "Before training 1 mistakes of the memory cost 1 answers; after training 0 cost 0" in text
+    assert ("Before training 1 mistakes of the memory cost 1 answers; after training 0 cost 0"
+            ) in text
     assert "overwritten though unrelated : Anna lives in Oslo" in text.replace(
         "unrelated:", "unrelated :")
     assert "It cost 1 answer: Where does Anna live?" in text
@@ -686,7 +687,8 @@ def test_the_slider_and_the_cases_by_keyboard(browser, everything):
                             "'[data-case]')].map(e => e.hidden)") == [True, False]
     browser.evaluate("document.querySelector('input[type=checkbox]').focus()")
     browser.press(" ")
-    assert browser.evaluate("[...document.querySelectorAll('.eventless')].every(e => !e.offsetParent)")
+    assert browser.evaluate("[...document.querySelectorAll('.eventless')]"
+                            ".every(e => !e.offsetParent)")
 
 
 @pytest.mark.parametrize("width", [390, 1280])
