@@ -24,7 +24,9 @@ Where this differs from the paper
     python evaluate.py --recall --data locomo         is python -m comparisons.recall --data locomo
 
 It ends with "evaluate world: exact match A, F1 B over 513 questions in S s; run folder
-runs/evaluate-world". The folder holds summary.json, and records.jsonl with one line a question.
+runs/evaluate-world". The folder holds summary.json, and records.jsonl with one line a question. In
+the world it also holds bank.png: the bank's size and its share of right memories over the turns.
+With `--manager` the picture has the start model (`--model`) beside the trained one.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ from policy import Policy
 from training.folders import begin_folder, hold_folder
 from training.kept import KeptPolicy
 from training.options import is_embedded, option, parse_options, resolve
-from training.pictures import objectives_table
+from training.oracle import over_turns
+from training.pictures import draw_banks, objectives_table
 from training.results import peak_memory_bytes
 from training.run import embedder_or_stop, launch, load_or_stop, show_bar
 from world import KINDS
@@ -168,8 +171,8 @@ def score_records(records: Sequence[Record]) -> dict[str, Any]:
 
 def run_system(manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue], embed: Embedder,
                facts: str, distill: bool, max_new_tokens: int, per_speaker: int = PER_SPEAKER,
-               ) -> tuple[dict[str, Any], list[Record]]:
-    """Scores, times and counts of the two agents together, and a record of every question."""
+               ) -> tuple[dict[str, Any], list[Record], Reading]:
+    """Scores, times and counts of the two agents, a record of every question, and the banks."""
     start = time.time()
     # training/results.py reads with the same function, so both commands' scores can be compared.
     reading = build_banks(manager, dialogues, embed, facts, show_bar,
@@ -191,7 +194,30 @@ def run_system(manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue],
         "dropped": reading.counts["dropped"] + sum(record["dropped"] for record in records),
         "seconds_per_turn": read_seconds / n_turns,
         "seconds_per_question": answer_seconds / len(records),
-    }, records
+    }, records, reading
+
+
+def banks_over_turns(options: EvaluateOptions, dialogues: Sequence[Dialogue], embed: Embedder,
+                     reading: Reading) -> dict[str, dict[str, list[float]]]:
+    """Size and right memories of the banks over the turns: manager -> columns of `over_turns`.
+
+    With `--manager` the start model reads the dialogues, too, because only beside it can one see
+    what training changed.
+    """
+    turns = [dialogue.turns for dialogue in dialogues]
+    if options.manager in (None, options.model):
+        return {"manager": over_turns(turns, reading.histories)}
+    start = build_banks(KeptPolicy(load_or_stop(options.model)), dialogues, embed, options.facts,
+                        show_bar, max_new_tokens=options.max_new_tokens)
+    return {"before training": over_turns(turns, start.histories),
+            "after training": over_turns(turns, reading.histories)}
+
+
+def banks_table(banks: dict[str, dict[str, list[float]]]) -> str:
+    """What `banks_over_turns` says of the last turn, as text."""
+    return "\n".join(f"{name}: after the last turn {columns['held'][-1]:.3f} of the right memories "
+                     f"are in the bank, and {columns['right'][-1]:.3f} of the bank is right"
+                     for name, columns in banks.items())
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -253,16 +279,25 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
     embed = embedder_or_stop(options.embedder)
     agents = load_agents(options)
     reader = KeptPolicy(agents["manager"])  # to read eight conversations takes a real model hours
-    scores, records = run_system(reader, agents["answerer"], dialogues, embed, options.facts,
-                                 options.distill, options.max_new_tokens, options.memories)
+    scores, records, reading = run_system(
+        reader, agents["answerer"], dialogues, embed, options.facts, options.distill,
+        options.max_new_tokens, options.memories)
+    # Only the world says what the right memories are.
+    banks = banks_over_turns(options, dialogues, embed, reading) if options.data in KINDS else {}
     seconds = time.time() - start
     summary = {**vars(options), "manager": options.manager or options.model,
                "answerer": options.answerer or options.model, **scores,
+               **({"right_memories": {name: columns["held"][-1] for name, columns in banks.items()}}
+                  if banks else {}),
                "responses_from_disk": reader.n_kept, "responses_new": reader.n_new,
                "seconds": round(seconds, 1), "peak_memory_bytes": peak_memory_bytes()}
     write_results(folder, summary, records)
+    if banks:
+        draw_banks(banks, folder / "bank.png")
     print(f"\n{options.data}: {scope}, facts from {options.facts}\nmanager {summary['manager']}, "
           f"answer agent {summary['answerer']}\n\n{table(summary)}")
+    if banks:
+        print(banks_table(banks))
     if reader.n_kept:
         print(f"{reader.n_kept:,} of the manager's {reader.n_kept + reader.n_new:,} responses were "
               "kept on disk by an earlier run, so its seconds a turn are those of the others")

@@ -14,14 +14,16 @@ import canned
 import pytest
 from canned import refused
 
+import evaluate
 import grpo
 from comparisons import compare, recall
 from comparisons.recall import mean, share
 from data import Dialogue, Question, Turn
-from evaluate import evidence_found, main, run_system, table
+from evaluate import EvaluateOptions, evidence_found, main, run_system, table
 from memory_bank import hashed_words
 from memr1 import CHUNK, AnswerTask, MemoryR1, Reading, answer_all, build_banks, facts_of
 from training.options import EMBEDDED_MODEL
+from world import oracle_memories, world
 
 
 class Scripted(canned.Scripted):
@@ -127,7 +129,7 @@ def test_the_whole_system_by_hand():
             return "**Memories:**\nAnn has a dog Milo\n**Answer:** Milo and Rex"
         return "**Answer:** " + ("The none." if "boat does" in prompt else "no")
 
-    scores, records = run_system(Scripted(manage), Scripted(answer), [PETS, BOATS],
+    scores, records, _ = run_system(Scripted(manage), Scripted(answer), [PETS, BOATS],
                                  hashed_words(), "observations", True, 8)
     assert [(r["dialogue"], r["category"], r["exact_match"]) for r in records] == [
         ("pets", 1, 0), ("pets", 4, 0), ("pets", 3, 0), ("boats", 4, 1)], (
@@ -175,10 +177,10 @@ def test_what_did_not_fit_is_counted_and_said():
     one = dialogue("many", [s for fact in facts for s in (fact, ())],
                    [Question("boat?", "no", 4, ("D1:1",))])
     policies = [Scripted(manage), Scripted(lambda prompt: "**Answer:** no")]
-    scores, [record] = run_system(*policies, [one], hashed_words(), "observations", True, 8)
+    scores, [record], _ = run_system(*policies, [one], hashed_words(), "observations", True, 8)
     assert scores["dropped"] == 0 and record["evidence_found"] == 1
     policies[1].positions = 200
-    scores, [record] = run_system(*policies, [one], hashed_words(), "observations", True, 8)
+    scores, [record], _ = run_system(*policies, [one], hashed_words(), "observations", True, 8)
     assert 0 < record["dropped"] == scores["dropped"] < 20, "dropped memories are not counted"
     assert f"{scores['dropped']} memories did not fit" in table(scores)
     assert record["evidence_found"] == ("Ann boat 0\n" in policies[1].read[-1]), (
@@ -371,3 +373,34 @@ def test_hotpotqa_is_for_mem1(model_folder, tmp_path):
     learned = grpo.main([*arguments, "--agent", "mem1", "--steps", "1", "--questions", "2",
                          "--group-size", "2", "--out", str(tmp_path / "learned")])
     assert (learned["train_questions"], learned["test_questions"]) == (6, 2), "3, in pairs"
+
+
+def test_the_bank_over_the_turns_before_and_after(monkeypatch):
+    [dialogue] = world(1, 0, held_out=True)
+    right = {turn.turn_id: [text for text, _, _ in
+                            oracle_memories(dialogue.turns[:place + 1]).values()]
+             for place, turn in enumerate(dialogue.turns)}
+    monkeypatch.setattr(evaluate, "KeptPolicy", lambda policy: policy)
+    monkeypatch.setattr(evaluate, "load_or_stop", lambda name: Scripted(lambda prompt: "[]"))
+    options = EvaluateOptions(model="start", manager="trained", facts="turns", max_new_tokens=8)
+    reading = Reading([], [], Counter(), [right])
+    banks = evaluate.banks_over_turns(options, [dialogue], hashed_words(), reading)
+    assert list(banks) == ["before training", "after training"], "the picture needs both managers"
+    assert set(banks["after training"]["held"] + banks["after training"]["right"]) == {1.0}, (
+        "the oracle's own memories are called wrong")
+    before = banks["before training"]
+    assert before["size"] == [0] * 60 and before["held"][-1] == 0
+    options.manager = None
+    assert list(evaluate.banks_over_turns(options, [dialogue], hashed_words(), reading)) == [
+        "manager"], "without a trained manager there is one line"
+
+
+def test_a_reading_keeps_the_bank_after_every_turn():
+    [dialogue] = world(1, 0, held_out=True)
+    facts = iter(dialogue.turns)
+    add = Scripted(lambda prompt: '[{"event": "ADD", "text": "%s"}]' % next(facts).facts[0])
+    reading = build_banks(add, [dialogue], hashed_words(), "turns", max_new_tokens=8)
+    texts = [turn.facts[0] for turn in dialogue.turns]
+    assert [*reading.histories[0]] == [turn.turn_id for turn in dialogue.turns]
+    assert [*reading.histories[0].values()] == [texts[:n] for n in range(1, 61)], (
+        "the bank as it is in the end stands at earlier turns")

@@ -143,3 +143,17 @@ def test_the_comparison_of_harnesses_is_shown(tmp_path):
     assert len(lines) == 1 + 6 and lines[-1].split()[:3] == ["4", "full_context", "2.00"]
     pictures.draw_objectives(scores, "title", tmp_path / "objectives.png")
     assert (tmp_path / "objectives.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_bank_over_the_turns(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(pictures.plt, "close", drawn.append)
+    columns = {"size": [1, 2], "right size": [1, 3], "held": [1, 0.5], "right": [1, 0.25]}
+    pictures.draw_banks({"before": columns, "after": {**columns, "size": [1, 3]}},
+                        tmp_path / "bank.png")
+    assert (tmp_path / "bank.png").read_bytes().startswith(b"\x89PNG")
+    lines = [[(line.get_label(), list(line.get_xdata()), list(line.get_ydata()))
+              for line in axes.get_lines()] for axes in drawn[0].axes]
+    assert lines[0] == [("before", [1, 2], [1, 2]), ("after", [1, 2], [1, 3]),
+                        ("the right memory", [1, 2], [1, 3])], "turns count from 1"
+    assert [panel[0][2] for panel in lines[1:]] == [[1, 0.5], [1, 0.25]]

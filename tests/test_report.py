@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from test_house import ROOT
 
 from backend.loading import load_tokenizer
-from data import Dialogue, Question, Turn
+from data import Dialogue, Fact, Question, Turn
 from environments import Search, SearchTask
 from grpo import GRPOOptions
 from mem1 import HARNESSES, Mem1Agent, Trajectory, turn_messages
@@ -42,7 +42,7 @@ from training import results
 from training.options import EMBEDDED_MEM1, resolve
 from training.results import case_places, describe, finish, save, validate
 from training.run import Run
-from training.state import RATIO_ERRORS
+from training.state import RATIO_ERRORS, VALIDATE_EVERY, reading_steps
 from training.timeline import bank_changes, reading
 from trees import Episode, Step
 
@@ -114,13 +114,15 @@ def written_run(folder: Path, agent_name: str, agent, tasks: list, responses: Se
     (folder / "config.json").write_text(json.dumps(vars(options)), encoding="utf-8")
     run = Run(options, "grpo", Scripted(str), Scripted(lambda prompt: "[]"), agent, [], tasks, [],
               dialogues, EMBED, folder)
-    if agent_name == "manager":  # the start model of the dialogue, and its frozen answer agent
-        run.reference = Scripted(lambda prompt: newest(prompt) if "Question:" in prompt else
-                                 '[{"event": "ADD", "text": %s}]' % json.dumps("named " + evil))
     rows, scores = [], {}
     for step, response in zip((0, 8, 16), responses):
         run.policy.respond = response if callable(response) else lambda prompt: response
         scores[step] = validate(run, step)
+        if agent_name == "manager":
+            if step == 0:  # else there would be nothing to overwrite, and all steps would be alike
+                run.policy.respond = lambda prompt: (
+                    '[{"event": "ADD", "text": %s}]' % json.dumps("named " + evil))
+            results.save_dialogue(run, step)
         rows.append({"step": step + 1, "reward": scores[step], "kl": 0.01, "entropy": 1.0,
                      "lr": 1e-3, "seconds": 1.0, "add": float("nan")})
         run.log_step(rows[-1])
@@ -223,7 +225,7 @@ def test_controls_have_labels_and_ids_are_unique(evil):
     assert len(ids) == len(set(ids)), "two elements share an id"
     labelled = {a.get("for") for tag, a in page.elements if tag == "label"}
     sliders = [a for tag, a in page.elements if tag == "input" and a["type"] == "range"]
-    assert len(sliders) == 3 and all(slider["id"] in labelled for slider in sliders)
+    assert len(sliders) == 4 and all(slider["id"] in labelled for slider in sliders)
     assert [a for tag, a in page.elements if tag == "html"] == [{"lang": "en"}]
     for tag, a in page.elements:
         assert tag != "svg" or a.get("aria-hidden") or a.get("aria-label"), "a chart without words"
@@ -284,7 +286,7 @@ def test_the_command_writes_the_page(evil, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.csv", "summary.json", "cases.jsonl",
-                                  "dialogue.json"])
+                                  "dialogue.jsonl"])
 @pytest.mark.parametrize("spoil", [
     lambda text: text[:-40], lambda text: "[]", lambda text: "{}", lambda text: '"x"',
     lambda text: "null", lambda text: "\ufeff\x00", lambda text: text.replace("e", "x"),
@@ -305,9 +307,9 @@ def test_a_missing_or_strange_field_is_no_traceback(evil, tmp_path_factory, data
     """Anywhere in any of the files: the page can do without, or one line refuses it."""
     agent, name = data.draw(st.sampled_from([
         *((agent, name) for agent in FOLDERS for name in ("summary.json", "cases.jsonl")),
-        ("manager", "dialogue.json"), ("manager", "config.json")]))
+        ("manager", "dialogue.jsonl"), ("manager", "config.json")]))
     lines = [json.loads(line) for line in (evil[agent] / name).read_text().splitlines()
-             ] if name == "cases.jsonl" else [json.loads((evil[agent] / name).read_text())]
+             ] if name.endswith(".jsonl") else [json.loads((evil[agent] / name).read_text())]
     place = lines
     while isinstance(place, (dict, list)) and place:
         keys = list(place) if isinstance(place, dict) else list(range(len(place)))
@@ -332,7 +334,7 @@ def test_a_missing_or_strange_field_is_no_traceback(evil, tmp_path_factory, data
 
 def test_a_run_that_is_not_finished(evil, tmp_path):
     folder = shutil.copytree(evil["manager"], tmp_path / "run")
-    for name in ("summary.json", "dialogue.json"):
+    for name in ("summary.json", "dialogue.jsonl"):
         (folder / name).unlink()
     page = page_of(folder)
     assert "not finished" in page.text and "validation" in page.text
@@ -473,8 +475,71 @@ def test_a_timeline_tells_what_was_lost():
     assert [q["question"] for q in asked] == ["What dog?", "What cat?"], (
         "a question belongs to the last turn of its evidence; without evidence to none")
     for question in asked:
-        rights = [question[when]["right"] for when in ("before", "after", "end")]
-        assert rights == [False, True, False], f"{question}: three banks, three answers"
+        rights = [question[when]["right"] for when in ("after", "end")]
+        assert rights == [True, False], f"{question}: two banks, two answers"
+    assert {turn["mistakes"] for turn in found["turns"]} == {None}, (
+        "nobody knows the right memory of these turns, so nothing may be called a mistake")
+
+
+def readings_of_a_world() -> list[dict]:
+    """Two readings of one short dialogue: the car overwrites the city, and then it does not."""
+    turns = (Turn("D1:1", "Anna", "I live in Oslo.", "1 May 2023", (),
+                  Fact("Anna", "lives", "Oslo", "add")),
+             Turn("D1:2", "Anna", "I drive a Honda.", "2 May 2023", (),
+                  Fact("Anna", "drives", "Honda", "add")))
+    questions = (Question("Where does Anna live?", "Oslo", 4, ("D1:1",)),
+                 Question("What car does Anna drive?", "a Honda", 4, ("D1:2",)))
+    dialogue = Dialogue("talk", ("Anna",), turns, questions)
+
+    def answer(prompt: str) -> str:
+        knows = "Where" in prompt and "lives in Oslo" in prompt  # of the car it knows nothing
+        return f"**Memories:**\n- none\n**Answer:** {'Oslo' if knows else 'unknown'}"
+
+    readings = []
+    for event in ('"UPDATE", "id": 0', '"ADD"'):
+        operations = iter(['[{"event": "ADD", "text": "Anna lives in Oslo"}]',
+                           f'[{{"event": {event}, "text": "Anna drives a Honda"}}]'])
+        readings.append(reading(Scripted(lambda prompt, rest=operations: next(rest)),
+                                Scripted(answer), dialogue, EMBED, "turns", True, 30, 64))
+    return readings
+
+
+def test_the_page_counts_the_mistakes_and_what_they_cost(plain, tmp_path):
+    folder = shutil.copytree(plain["manager"], tmp_path / "run")
+    (folder / "dialogue.jsonl").write_text("".join(
+        json.dumps({"step": step, "name": "talk", **read}) + "\n"
+        for step, read in zip((0, 8), readings_of_a_world())))
+    dialogue = report.read_run(folder).dialogue
+    overwritten = [column["mistakes"]["overwritten"] for column in dialogue["columns"]]
+    assert overwritten == [(1, 1), (0, 0)], f"{overwritten}: (how many, answers that they cost)"
+    assert [column["n_other"] for column in dialogue["columns"]] == [1, 1], (
+        "the answer about the car is wrong though its memory is right")
+    assert [row["eventless"] for row in dialogue["rows"]] == [False, False], "the readings differ"
+    text = page_of(folder).text
+    assert ("Before training 1 mistakes of the memory cost 1 answers; after training 0 cost 0"
+            ) in text
+    assert "overwritten though unrelated : Anna lives in Oslo" in text.replace(
+        "unrelated:", "unrelated :")
+    assert "It cost 1 answer: Where does Anna live?" in text
+
+
+def test_one_sentence_says_what_happened(plain, tmp_path):
+    folder = shutil.copytree(plain["manager"], tmp_path / "run")
+    page = page_of(folder)
+    assert "Of 4 held-out questions, 1 were answered right" in page.text
+    assert page.text.index("Of 4 held-out") < page.text.index("One dialogue") < page.text.index(
+        "Learning curves"), "the story comes first"
+    (folder / "summary.json").unlink()
+    assert "at step 16 of 16 the validation score is" in page_of(folder).text
+
+
+def test_a_run_keeps_four_readings_at_most():
+    assert reading_steps(20) == {0, 8, 16, 20} and reading_steps(4) == {0, 4}
+    for n_steps in range(1, 300):
+        steps = reading_steps(n_steps)
+        assert len(steps) <= 4 and {0, n_steps} <= steps, f"{steps}: a reading takes seconds"
+        assert all(step % VALIDATE_EVERY == 0 or step == n_steps for step in steps), (
+            f"{steps}: nothing is validated there")
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -622,7 +687,8 @@ def test_the_slider_and_the_cases_by_keyboard(browser, everything):
                             "'[data-case]')].map(e => e.hidden)") == [True, False]
     browser.evaluate("document.querySelector('input[type=checkbox]').focus()")
     browser.press(" ")
-    assert browser.evaluate("[...document.querySelectorAll('.same')].every(e => !e.offsetParent)")
+    assert browser.evaluate("[...document.querySelectorAll('.eventless')]"
+                            ".every(e => !e.offsetParent)")
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -5,11 +5,14 @@
 
 ends with "saved to runs/grpo-manager/report.html: open it in a browser".
 
-The page holds the learning curves and the scores by question type, before and after. A slider over
-the training steps shows the same held-out cases as they change. What a case shows depends on the
-agent:
+The page begins with what happened, in one sentence. A manager's run goes on with one dialogue as a
+timeline of its memory, which a slider moves through the training steps. In the synthetic world the
+timeline marks and counts the mistakes, and the answers that each cost (training/oracle.py).
 
-- a manager's run also shows one whole dialogue as a timeline of its memory;
+The learning curves follow, and the scores by question type, before and after. Another slider shows
+the same held-out cases as they change. What a case shows depends on the agent:
+
+- a manager's run shows what each operation did to the memory;
 - an answer agent's run shows its candidate memories, the selected ones marked;
 - a MEM1 run shows its turns, with what was dropped and the tokens in context.
 
@@ -45,6 +48,7 @@ from data import category_name, json_lines
 from mem1 import parse_turn
 from prompts import parse_answer, parse_operations
 from training.model_card import start_model
+from training.oracle import KINDS
 
 Content = TypeVar("Content")
 
@@ -110,6 +114,17 @@ class LoggedRun:
                    if case["steps"][0]["reward"] != case["steps"][-1]["reward"]]
         return changed[0] if changed else 0
 
+    @property
+    def story(self) -> str:
+        """What happened in the run, in one sentence."""
+        if self.summary:
+            return self.summary["what_changed"]
+        if not self.steps:
+            return "The run has not been scored yet."
+        return (f"The run is not finished: at step {self.steps[-1]} of {self.config.get('steps')} "
+                f"the validation score is {self.scores[-1]:.3f}, and at step {self.steps[0]} it "
+                f"was {self.scores[0]:.3f}.")
+
 
 def read_file(path: Path, parse: Callable[[str], Content], absent: Content) -> Content:
     """What `parse` makes of a file's text, or `absent` if there is no such file.
@@ -137,7 +152,7 @@ def read_run(folder: Path) -> LoggedRun:
     return LoggedRun(
         folder.as_posix(), config, read_file(folder / "metrics.csv", read_metrics, {}),
         read_file(folder / "summary.json", read_summary, {}), steps, scores, cases,
-        read_file(folder / "dialogue.json", read_dialogue, {}))
+        read_file(folder / "dialogue.jsonl", read_dialogue, {}))
 
 
 def read_metrics(text: str) -> dict[str, list[tuple[float, float]]]:
@@ -162,6 +177,7 @@ def read_summary(text: str) -> dict[str, Any]:
              for key, label in SCORES.items() if key in before}
     return {"algorithm": str(summary["algorithm"]), "seconds": float(summary["seconds"]),
             "gib": summary["peak_memory_bytes"] / 2**30, "rows": rows,
+            "what_changed": str(summary["what_changed"]),
             "by_objectives": summary.get("by_objectives", {})}
 
 
@@ -190,23 +206,57 @@ def case_view(logs: Sequence[dict], view: Callable[[dict], dict]) -> dict:
 
 
 def read_dialogue(text: str) -> dict[str, Any]:
-    """dialogue.json, turn by turn: what the start model and the trained one made of each."""
-    record = json.loads(text)
+    """dialogue.jsonl, turn by turn: what the manager made of each at several steps of training."""
+    readings = [json.loads(line) for line in json_lines(text)]
+    if not readings:
+        return {}
     rows = []
-    for before, after in zip(record["before"]["turns"], record["after"]["turns"]):
-        facts = [fact["fact"] for fact in after["facts"]]
-        effects = [[(fact["changes"], fact["invalid"]) for fact in turn["facts"]]
-                   for turn in (before, after)]
+    # zip turns a line a step, each with all turns, into one tuple a turn, with all steps.
+    for sides in zip(*(reading["turns"] for reading in readings)):
+        facts = [[fact["fact"] for fact in side["facts"]] for side in sides]
+        effects = [([(fact["changes"], fact["invalid"]) for fact in side["facts"]],
+                    side["questions"], side["mistakes"]) for side in sides]
+        is_same = all(effect == effects[0] for effect in effects)
         rows.append({
-            "date": after["date"], "facts": facts, "sides": (before, after),
-            "same_facts": facts == [fact["fact"] for fact in before["facts"]],
-            "differs": effects[0] != effects[1] or before["questions"] != after["questions"]})
-    n_right = {when: [sum(question[when]["right"] for turn in record[side]["turns"]
-                          for question in turn["questions"]) for side in ("before", "after")]
-               for when in ("before", "after", "end")}
-    return {"name": record["name"], "rows": rows, "n_right": n_right,
-            "n_questions": sum(len(turn["questions"]) for turn in record["after"]["turns"]),
-            "banks": [record["before"]["bank"], record["after"]["bank"]]}
+            "date": sides[0]["date"], "facts": facts[0], "sides": sides, "same": is_same,
+            "same_facts": all(others == facts[0] for others in facts),
+            "eventless": is_same and not sides[0]["mistakes"]})
+    columns = [dialogue_column(reading) for reading in readings]
+    return {"name": readings[0]["name"], "rows": rows, "columns": columns, "kinds": KINDS,
+            "steps": [reading["step"] for reading in readings],
+            "n_questions": sum(len(row["sides"][0]["questions"]) for row in rows),
+            "story": dialogue_story(columns)}
+
+
+def dialogue_column(reading: dict) -> dict[str, Any]:
+    """The counts of one reading; "mistakes" is kind -> (how many, answers that they cost).
+
+    It is None where the data does not know the right memory.
+    """
+    questions = [question for turn in reading["turns"] for question in turn["questions"]]
+    n_right = {when: sum(question[when]["right"] for question in questions)
+               for when in ("after", "end")}
+    column = {"n_right": n_right, "bank": reading["bank"], "mistakes": None}
+    if all(turn["mistakes"] is not None for turn in reading["turns"]):
+        mistakes = [mistake for turn in reading["turns"] for mistake in turn["mistakes"]]
+        column["mistakes"] = {
+            kind: (len(of_kind), sum(len(mistake["cost"]) for mistake in of_kind))
+            for kind in KINDS
+            for of_kind in [[mistake for mistake in mistakes if mistake["kind"] == kind]]}
+        column["n_cost"] = sum(cost for _, cost in column["mistakes"].values())
+        column["n_other"] = len(questions) - n_right["end"] - column["n_cost"]
+    return column
+
+
+def dialogue_story(columns: Sequence[dict]) -> str:
+    """One sentence that compares the first reading with the last."""
+    first, last = columns[0], columns[-1]
+    if first["mistakes"] is None:
+        return (f"At the end {first['n_right']['end']} answers are right before training, and "
+                f"{last['n_right']['end']} after it.")
+    counts = [sum(n for n, _ in column["mistakes"].values()) for column in (first, last)]
+    return (f"Before training {counts[0]} mistakes of the memory cost {first['n_cost']} answers; "
+            f"after training {counts[1]} cost {last['n_cost']}.")
 
 
 # ---- One held-out case at one step ---------------------------------------------------------------

@@ -10,7 +10,7 @@ for bit. Weights alone are not enough. The file holds
   order of the questions
 - the answers of the manager's frozen answer agent, because other batches might round differently
 - validation scores, tokens and seconds so far
-- the lengths of metrics.csv, samples.jsonl and cases.jsonl: `--resume` cuts off later lines
+- the lengths of the logs (`LOGS` in training/state.py): `--resume` cuts off later lines
 - the identity of the run: options, fingerprints of its models and files, number of ranks;
   `--resume` refuses a checkpoint with another identity
 

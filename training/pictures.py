@@ -163,6 +163,31 @@ def draw_objectives(scores: dict[str, dict[str, dict]], title: str, path: Path) 
     plt.close(figure)
 
 
+def draw_banks(banks: dict[str, dict[str, list[float]]], path: Path) -> None:
+    """Draw how a memory evolves over the turns of a dialogue, a line a manager.
+
+    `banks`: name of the manager -> the columns of `training.oracle.over_turns`.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    for panel, column, title in zip(axes, ("size", "held", "right"), (
+            "memories in the bank", "share of the right memories\nthat are in the bank",
+            "share of the bank\nthat is right")):
+        for name, columns in banks.items():
+            panel.plot(range(1, len(columns[column]) + 1), columns[column], label=name,
+                       linewidth=1.6)
+        if column == "size":
+            right = next(iter(banks.values()))["right size"]
+            panel.plot(range(1, len(right) + 1), right, "--", color="0.4", label="the right memory",
+                       linewidth=1.4)
+        panel.set_ylim(bottom=0, top=None if column == "size" else 1.02)
+        panel.set_xlabel("turns read")
+        panel.set_title(title, fontsize=10)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=8, loc="upper left" if column == "size" else "lower left")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def draw_bars(scores: dict[str, tuple[float, float | None, float | None]], path: Path) -> None:
     """Draw exact match by system, the first on top.
 

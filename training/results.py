@@ -127,6 +127,20 @@ def validate(run: Run, step: int) -> float:
     return headline
 
 
+def save_dialogue(run: Run, step: int) -> None:
+    """Let a manager as it is now read the first test dialogue; one line of dialogue.jsonl."""
+    dialogue, options = run.test_dialogues[0], run.options
+    with devices.gathered(run.policy.model, run.reference.model):
+        if not devices.is_main():
+            return
+        record = reading(run.policy, run.agent.frozen, dialogue, run.embed, options.facts,
+                         options.distill, options.memories, options.max_new_tokens,
+                         with_bar)
+    with (run.folder / "dialogue.jsonl").open("a", encoding="utf-8") as file:
+        line = {"step": step, "name": dialogue.name, **record}
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
 def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
     """Held-out scores; of a manager in the world also over whole dialogues, from an empty bank.
 
@@ -224,21 +238,6 @@ def save_card(run: Run, scores: str) -> None:
     (run.folder / CHECKPOINT / "README.md").write_text(card, encoding="utf-8")
 
 
-def save_dialogue(run: Run) -> None:
-    """Let the start model and the trained one read the first test dialogue, fact by fact."""
-    dialogue, options = run.test_dialogues[0], run.options
-    record = {"name": dialogue.name, "speakers": dialogue.speakers}
-    with devices.gathered(run.policy.model, run.reference.model):
-        if not devices.is_main():
-            return
-        for when, manager in (("before", run.reference), ("after", run.policy)):
-            record[when] = reading(manager, run.agent.frozen, dialogue, run.embed, options.facts,
-                                   options.distill, options.memories, options.max_new_tokens,
-                                   show_bar)
-    (run.folder / "dialogue.json").write_text(
-        json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
 def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list[Episode]],
            history: Sequence[dict[str, float]], scores: dict[int, float],
            by_objectives: dict[str, dict[str, dict]] | None = None) -> dict:
@@ -249,8 +248,6 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
     summary.json holds.
     """
     options = run.options
-    if options.agent == "manager" and not options.limit:
-        save_dialogue(run)
     seconds = time.time() - run.started
     summary = {
         "algorithm": run.algorithm, "agent": options.agent, "model": options.model,
@@ -261,6 +258,7 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
         "train_questions": count_questions(run.train),
         "test_questions": count_questions(run.test),
         "before": before[0], "after": after[0],
+        "what_changed": what_changed(before[0], after[0], options.agent, run.headline),
     }
     if by_objectives:
         summary["by_objectives"] = by_objectives
@@ -268,7 +266,9 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
         return summary
     title = f"{run.algorithm.upper()}, {options.agent}, {options.data}, seed {options.seed}"
     headline = run.headline.replace("_", " ")
-    draw_curve(history, scores, headline, title, run.folder / "curve.png")
+    change = f"{before[0][run.headline]:.3f} -> {after[0][run.headline]:.3f}"
+    draw_curve(history, scores, headline, f"{title}: held-out {headline} {change}",
+               run.folder / "curve.png")
     (run.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print("\n" + transcripts(before[1], after[1]))
     print("\n" + table(before[0], after[0]))
@@ -279,8 +279,7 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
     for folder in (run.folder, *(run.folder / harness for harness in HARNESSES)):
         (folder / FILE).unlink(missing_ok=True)  # because a finished run has nothing to resume
     release_locks()
-    print(f"\n{what_changed(before[0], after[0], options.agent, run.headline)}")
-    print(f"\n{run.algorithm} {options.agent}: held-out {headline} "
-          f"{before[0][run.headline]:.3f} -> {after[0][run.headline]:.3f} in {seconds:.0f} s, "
+    print(f"\n{summary['what_changed']}")
+    print(f"\n{run.algorithm} {options.agent}: held-out {headline} {change} in {seconds:.0f} s, "
           f"{peak_memory_bytes() / 2**30:.1f} GiB; run folder {run.folder}")
     return summary

@@ -7,8 +7,8 @@ state.py goes with the loop. results.py scores, and writes what a run leaves beh
               metrics.csv    one line a training step
               samples.jsonl  the episodes of step 1 and of every tenth, as text
               cases.jsonl    the same dozen held-out cases at every validation, as text
-              dialogue.json  a manager's: one held-out dialogue, read before and after training;
-                             not with --limit
+              dialogue.jsonl a manager's: one held-out dialogue, read at four steps at most; not
+                             with --limit
               curve.png      training reward and validation score over the steps
               objectives.png with --compare: MEM1's scores over the number of questions
               full_context/, truncation/    with --compare: the runs beside MEM1's

@@ -27,11 +27,11 @@ from tqdm import tqdm
 
 from backend import devices
 from training.checkpoints import FILE, CheckpointError, file_size, resume_command, write
-from training.results import CHECKPOINT, describe, save, validate
+from training.results import CHECKPOINT, describe, save, save_dialogue, validate
 from training.run import Run
 from trees import Episode
 
-LOGS = ("metrics.csv", "samples.jsonl", "cases.jsonl")
+LOGS = ("metrics.csv", "samples.jsonl", "cases.jsonl", "dialogue.jsonl")
 BAD_STEPS = 3  # steps without a finite gradient, in a row, that end the run
 SAMPLES_EVERY, VALIDATE_EVERY = 10, 8  # steps
 # Column of metrics.csv -> the share of the tokens whose ratio is off by no more.
@@ -48,6 +48,17 @@ def warm_up_then_decay(optimizer: torch.optim.Optimizer, n_steps: int) -> Schedu
     """
     return Scheduler(optimizer, lambda step: min(
         (step + 1) / 4, 1 - 0.9 * step / max(n_steps, 1)))
+
+
+def reading_steps(n_steps: int) -> set[int]:
+    """The validations at which a manager also reads a whole dialogue: the ends, two between.
+
+    Only two, because a reading takes seconds with the embedded model, and minutes with a real one.
+    """
+    between = range(VALIDATE_EVERY, n_steps, VALIDATE_EVERY)
+    nearest = [min(between, key=lambda step: abs(step - n_steps * share))
+               for share in (1 / 3, 2 / 3) if between]
+    return {0, n_steps, *nearest}
 
 
 class TokenMetrics:
@@ -121,7 +132,7 @@ class TrainingState:
         clusters send it when the time is up.
         """
         if not self.scores:
-            self.scores[0] = validate(self.run, 0)
+            self._validate(0)
         # torchrun also sends SIGTERM to end the others when one rank has died (backend/devices.py).
         signals = [signal.SIGINT] if devices.world_size() > 1 else [signal.SIGINT, signal.SIGTERM]
         earlier = {number: signal.signal(number, self._on_interrupt) for number in signals}
@@ -161,7 +172,7 @@ class TrainingState:
             if step % SAMPLES_EVERY == 0 or step == 1:
                 run.log_samples(step, episodes)
             if step % VALIDATE_EVERY == 0 or step == run.options.steps:
-                self.scores[step] = validate(run, step)
+                self._validate(step)
         except OSError as error:
             if devices.world_size() > 1:  # the others are already waiting for the next step
                 raise
@@ -172,6 +183,14 @@ class TrainingState:
         shown = {name: f"{self.history[-1][name]:.3f}" for name in ("reward", "kl", "loss")
                  if name in self.history[-1]}
         self.progress.set_postfix(**shown, tok_s=f"{metrics.n_tokens / seconds:.0f}")
+
+    def _validate(self, step: int) -> None:
+        """Score the agent as it is now; at some steps a manager also reads the dialogue."""
+        run = self.run
+        self.scores[step] = validate(run, step)
+        is_manager = run.options.agent == "manager" and not run.options.limit  # not a quick look
+        if is_manager and step in reading_steps(run.options.steps):
+            save_dialogue(run, step)
 
     # ---- Saved and put back ----------------------------------------------------------------------
 

@@ -1,11 +1,14 @@
 """One dialogue read by a manager from an empty bank, written down turn by turn.
 
-    runs/NAME/dialogue.json    {"name", "speakers", "before": reading, "after": reading}
+    runs/NAME/dialogue.jsonl    a reading a line, each of the same dialogue, at four steps at most
 
 A reading is what `python -m tools.report` draws as a timeline: each fact, what the fact did to the
-bank, and what the new bank answers. The same frozen answer agent answers each question three times:
-just before the last turn of its evidence, just after that turn, and at the end of the dialogue. So
-a memory that is right at first and overwritten later can be told from one that was never right.
+bank, and what the new bank answers. The same frozen answer agent answers each question twice: just
+after the last turn of its evidence, and at the end of the dialogue. So a memory that is right at
+first and overwritten later can be told from one that was never right.
+
+In the synthetic world a reading also names the mistakes and the answers that they cost
+(training/oracle.py). No other data says what the right memory is.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from memory_bank import Embedder, Memory, MemoryBank
 from memr1 import AnswerTask, Progress, answer_all, facts_of, observe_all, without_bar
 from metrics import squad_exact_match
 from policy import Policy
+from training.oracle import charge, mistakes_of
 
 LONGEST = 60  # turns: all of a dialogue of the world, the first sessions of one of LoCoMo
 
@@ -57,19 +61,22 @@ def reading(manager: Policy, answerer: Policy, dialogue: Dialogue, embed: Embedd
             progress: Progress = without_bar) -> dict:
     """{"turns": [...], "bank": [...]} of the first `LONGEST` turns and what they can answer.
 
-    A turn is {"date", "speaker", "facts", "size", "questions"}: a fact {"fact", "response",
-    "invalid", "changes"}, the size that of the bank, a question {"question", "gold"} with the
-    answers {"answer", "right"} as "before", "after" and "end".
+    A turn is {"date", "speaker", "facts", "size", "questions", "mistakes"}: a fact {"fact",
+    "response", "invalid", "changes"}, the size that of the bank, a question {"question", "gold"}
+    with the answers {"answer", "right"} as "after" and "end". A mistake is {"kind", "text",
+    "cost"}, the cost as questions; "mistakes" is None where the data does not know the right
+    memory.
     """
     questions_at = deciding_questions(dialogue)
     bank, rows = MemoryBank(embed), []
-    # (row of the question, "before" or "after" or "end", what the answer agent reads)
+    banks: list[dict[int, str]] = []  # the texts by id, after each turn
+    # (row of the question, "after" or "end", what the answer agent reads)
     pending: list[tuple[dict, str, AnswerTask]] = []
     turns = dialogue.turns[:LONGEST]
     facts_of_turns = facts_of(turns, facts, manager, max_new_tokens, progress)
     for place in progress(range(len(turns)), "timeline"):
         turn, turn_facts = turns[place], facts_of_turns[place]
-        before_turn, fact_rows = bank.copy(), []
+        fact_rows: list[dict] = []
         for fact in turn_facts:
             before_fact = list(bank)
             [observation] = observe_all(manager, [bank], [fact], max_new_tokens=max_new_tokens)
@@ -80,7 +87,8 @@ def reading(manager: Policy, answerer: Policy, dialogue: Dialogue, embed: Embedd
                              "after": new.text if new else ""}
                             for event, old, new in bank_changes(before_fact, bank) if event]})
         rows.append({"date": turn.timestamp, "speaker": turn.speaker, "facts": fact_rows,
-                     "size": len(bank), "questions": []})
+                     "size": len(bank), "questions": [], "mistakes": None})
+        banks.append({memory.id: memory.text for memory in bank})
         after_turn = bank.copy()
         for question in questions_at.get(place, []):
             row = {"question": question.text, "gold": question.answer}
@@ -89,10 +97,18 @@ def reading(manager: Policy, answerer: Policy, dialogue: Dialogue, embed: Embedd
             # batch.
             pending += [
                 (row, when, AnswerTask(state, question, dialogue.speakers, per_speaker))
-                for when, state in (("before", before_turn), ("after", after_turn), ("end", bank))]
+                for when, state in (("after", after_turn), ("end", bank))]
     answers = answer_all(answerer, [task for _, _, task in pending], distill,
                          max_new_tokens=max_new_tokens)
     for (row, when, task), answer in zip(pending, answers):
         row[when] = {"answer": answer.text,
                      "right": squad_exact_match(answer.text, task.question.answer) == 1}
+    if any(turn.fact for turn in turns):  # the synthetic world
+        wrong = [task.question for row, when, task in pending
+                 if when == "end" and not row[when]["right"]]
+        mistakes = mistakes_of(turns, banks)
+        for row, of_turn, costs in zip(rows, mistakes, charge(mistakes, turns, banks[-1], wrong)):
+            row["mistakes"] = [{"kind": mistake.kind, "text": mistake.text,
+                                "cost": [question.text for question in cost]}
+                               for mistake, cost in zip(of_turn, costs)]
     return {"turns": rows, "bank": [f"{memory.timestamp}: {memory.text}" for memory in bank]}
