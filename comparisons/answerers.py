@@ -10,8 +10,7 @@ first, question by question.
 Greedy responses are kept on disk, by model and prompt (training/kept.py). So a second call with one
 more model asks that model alone.
 
-    python -m comparisons.answerers --models smollm2,runs/sft-answer/checkpoint --data locomo \\
-        --embedder joined --memories 5 --no-distill --max-new-tokens 16 --sample 320
+    python -m comparisons.answerers --models smollm2,runs/sft-answer/checkpoint --data locomo
 """
 
 from __future__ import annotations
