@@ -189,7 +189,7 @@ def test_the_demos_take_the_embedder(monkeypatch, model_folder):
     systems, tasks = [], []
     monkeypatch.setattr(run, "embedder_of", lambda name: count_letters)
     monkeypatch.setattr(chat, "talk", lambda system, *more: systems.append(system))
-    monkeypatch.setattr(chat, "watch", lambda policy, agents, some, first: tasks.extend(some))
+    monkeypatch.setattr(chat, "watch", lambda policy, agents, some, *first: tasks.extend(some))
     monkeypatch.setattr(chat, "prepare_terminal", lambda: None)
     chat.talk_main(["--model", str(model_folder), "--embedder", "mine"])
     chat.watch_main(["--model", str(model_folder), "--embedder", "mine"])

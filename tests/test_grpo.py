@@ -322,7 +322,8 @@ def test_an_empty_or_signal_free_batch_is_finite(tiny_policy, tmp_path):
 # ---- it learns -----------------------------------------------------------------------------------
 
 SUMMARY_KEYS = {"algorithm", "agent", "model", "data", "steps", "seconds", "tokens_per_second",
-                "peak_memory_bytes", "train_questions", "test_questions", "before", "after"}
+                "peak_memory_bytes", "train_questions", "test_questions", "before", "after",
+                "what_changed"}
 
 
 @pytest.fixture(scope="module")

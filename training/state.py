@@ -189,7 +189,7 @@ class TrainingState:
         run = self.run
         self.scores[step] = validate(run, step)
         is_manager = run.options.agent == "manager" and not run.options.limit  # not a quick look
-        if is_manager and step in reading_steps(run.options.steps):
+        if is_manager and run.test_dialogues and step in reading_steps(run.options.steps):
             save_dialogue(run, step)
 
     # ---- Saved and put back ----------------------------------------------------------------------
