@@ -168,6 +168,9 @@ def test_size_and_right_memories_after_each_turn():
                        "right": [1, 1, 0.5]}, "a turn that states nothing leaves the bank as it was"
     columns = over_turns([turns], [{"D1:1": ["x"], "D1:2": ["x"], "D1:3": ["x", CAR]}])
     assert columns["held"] == [0, 0, 0.5] and columns["right"] == [0, 0, 0.5]
+    columns = over_turns([turns], [{"D1:3": [LIVES, CAR, CAR, "x"]}])
+    assert columns["held"][-1] == 1 and columns["right"][-1] == 0.75, (
+        "a right memory that stands there twice: both are right, and one of them was needed")
 
 
 def test_the_mean_is_over_the_dialogues_that_are_so_long():
