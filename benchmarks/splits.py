@@ -75,6 +75,9 @@ def held_out(data: str, questions_file: str | None = None) -> Part:
     """
     if questions_file is None:
         return _all_parts(data)[2]
+    if data in KINDS:
+        raise DataError(f"--questions-file {questions_file}: is for a conversation of one's own, "
+                        f"and {data} asks its own questions; name the conversation with --data")
     dialogues = load(data)
     if isinstance(dialogues[0], OpenQuestion):
         raise DataError(f"--questions-file {questions_file}: is for conversations, and {data} "

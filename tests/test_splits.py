@@ -219,3 +219,10 @@ def test_a_quick_look_is_told_from_the_full_test(tmp_path):
         "a dialogue that is not read to its end is an easier one, though all is asked")
     with pytest.raises(DataError, match="--agent mem1"):
         dialogues_to_test(hotpotqa_file(tmp_path / "hotpotqa.json", 10), None, None)
+
+
+@pytest.mark.parametrize("data", KINDS)
+def test_questions_of_ones_own_need_a_conversation_of_ones_own(data):
+    """Without --data the data is the world; "no such file: world" would name the wrong culprit."""
+    with pytest.raises(DataError, match="name the conversation with --data"):
+        held_out(data, "questions.json")
