@@ -245,6 +245,7 @@ def test_every_row_has_settings_and_prompts_that_fit():
     assert len({tuple(prompt) for prompt in prompts}) == 3, "equal prompts are answered once"
 
 
+@pytest.mark.slow
 def test_a_row_is_measured_in_a_process_of_its_own(folder, capsys):
     row = table.Row("a step", "step", str(folder), SMALL)
     figures = table.bench_row("small", row, 1, table.PeerOptions())
