@@ -322,7 +322,7 @@ def context_sizes(prompt_lengths: Sequence[int], response_lengths: Sequence[int]
 
 # ---- Many questions ------------------------------------------------------------------------------
 
-_SCORES: dict[str, Callable[[Any, Any], float]] = {
+SCORES: dict[str, Callable[[Any, Any], float]] = {
     # As in the reward, because a table and a training curve should show the same number.
     "exact_match": squad_exact_match,
     "strict_exact_match": exact_match,
@@ -334,7 +334,7 @@ _SCORES: dict[str, Callable[[Any, Any], float]] = {
 def _means(rows: Sequence[dict[str, float]]) -> dict[str, Any]:
     """The mean of each score, and how many there were."""
     # Without a question the means are 0; only the count tells such a 0 from a bad score.
-    means = {name: sum(row[name] for row in rows) / max(len(rows), 1) for name in _SCORES}
+    means = {name: sum(row[name] for row in rows) / max(len(rows), 1) for name in SCORES}
     return {**means, "count": len(rows)}
 
 
@@ -352,7 +352,7 @@ def summarise(predictions: Sequence[Any], answers: Sequence[Any],
     if not len(predictions) == len(answers) == len(categories):
         raise ValueError(f"summarise: {len(predictions)} predictions, {len(answers)} answers and "
                          f"{len(categories)} categories; pass one of each for every question")
-    rows = [{name: score(prediction, answer) for name, score in _SCORES.items()}
+    rows = [{name: score(prediction, answer) for name, score in SCORES.items()}
             for prediction, answer in zip(predictions, answers)]
     by_category: dict[Hashable, list[dict[str, float]]] = {}
     for category, row in zip(categories, rows):

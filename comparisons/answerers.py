@@ -15,6 +15,7 @@ more model asks that model alone.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,13 +27,11 @@ from comparisons.intervals import bootstrap, paired
 from data import DataError, Dialogue, category_name
 from memory_bank import Embedder
 from memr1 import CHUNK, PER_SPEAKER, AnswerTask, answer_all
-from metrics import bleu1, exact_match, f1, squad_exact_match
+from metrics import SCORES
 from training.kept import KeptPolicy
 from training.options import option, parse_options
 from training.run import embedder_or_stop, launch, load_or_stop, show_bar, with_bar
 from training.tasks import add_everything, answer_tasks
-
-SCORES = {"exact match": squad_exact_match, "strict": exact_match, "F1": f1, "BLEU-1": bleu1}
 
 
 @dataclass
@@ -82,31 +81,30 @@ def scores_of(policy: KeptPolicy, tasks: Sequence[AnswerTask], distill: bool,
     return scores
 
 
-def interval(triple: tuple[float, float, float]) -> str:
-    """A mean and its interval as text."""
-    return "{:.3f} [{:.3f}, {:.3f}]".format(*triple)
+def with_interval(mean: float, low: float, high: float) -> str:
+    """A mean and its interval as text; a single conversation has no interval."""
+    return f"{mean:.3f} (no interval)" if math.isnan(low) else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def tables(scores: dict[str, dict[str, list[float]]], conversations: Sequence[str],
            categories: Sequence[int]) -> str:
     """Means with their intervals, differences from the first model, and F1 by question type."""
-    first, *others = scores
+    first = next(iter(scores.values()))
     lines = [f"{'':<34}" + "".join(f"{name:>24}" for name in SCORES) + f"{'cut':>7}{'words':>7}"]
     for model, of_model in scores.items():
-        cells = "".join(f"{interval(bootstrap(of_model[name], conversations)):>24}"
-                        for name in SCORES)
+        means = [bootstrap(of_model[name], conversations) for name in SCORES]
         cut, words = (sum(of_model[name]) / len(conversations) for name in ("cut", "words"))
-        lines.append(f"{model[-33:]:<34}{cells}{cut:>7.2f}{words:>7.1f}")
-    for model in others:
-        cells = "".join(
-            f"{interval(paired(scores[model][name], scores[first][name], conversations)):>24}"
-            for name in SCORES)
-        lines.append(f"{'... less the first':<34}{cells}")
+        lines.append(f"{model[-33:]:<34}" + "".join(f"{with_interval(*m):>24}" for m in means)
+                     + f"{cut:>7.2f}{words:>7.1f}")
+        if of_model is not first:
+            ahead = [paired(of_model[name], first[name], conversations) for name in SCORES]
+            lines.append(f"{'    less the first':<34}"
+                         + "".join(f"{with_interval(*m):>24}" for m in ahead))
     kinds = sorted(set(categories))
     lines += ["", f"{'F1 by question type':<34}" + "".join(
         f"{f'{category_name(kind)} ({categories.count(kind)})':>20}" for kind in kinds)]
     for model, of_model in scores.items():
-        means = [[value for value, of in zip(of_model["F1"], categories) if of == kind]
+        means = [[value for value, of in zip(of_model["f1"], categories) if of == kind]
                  for kind in kinds]
         lines.append(f"{model[-33:]:<34}"
                      + "".join(f"{sum(values) / len(values):>20.3f}" for values in means))
@@ -120,9 +118,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, list[float]]]
     names = [name for name in (options.models or "").split(",") if name]
     if not names:
         exit_with("--models: name the models to compare, as in smollm2,runs/grpo-answer/checkpoint")
-    for name in names:
-        if names.count(name) > 1:
-            exit_with(f"--models: {name} stands there twice")
+    if len(set(names)) < len(names):
+        exit_with(f"--models {options.models}: a name stands there twice")
     try:
         dialogues, _ = dialogues_to_test(options.data, None, None)
     except DataError as error:

@@ -41,9 +41,9 @@ def test_scores_are_those_of_the_answers(monkeypatch):
     monkeypatch.setattr(answerers, "answer_all", lambda policy, chunk, distill, max_new_tokens: [
         SimpleNamespace(text=next(remaining), cut=False) for _ in chunk])
     scores = scores_of(None, tasks, False, 16)
-    assert scores["exact match"] == [0, 1] * 4, "an answer was compared with another's gold answer"
-    assert all(score == 1 for score in scores["F1"][1::2])
-    assert all(0 < score < 1 for score in scores["F1"][::2])
+    assert scores["exact_match"] == [0, 1] * 4, "an answer was compared with another's gold answer"
+    assert all(score == 1 for score in scores["f1"][1::2])
+    assert all(0 < score < 1 for score in scores["f1"][::2])
     assert answer_all is not answerers.answer_all
 
 
@@ -52,9 +52,11 @@ def test_a_difference_is_paired_with_the_first_model():
     hard = {name: [0.0, 0.5, 0.25, 0.25] for name in (*answerers.SCORES, "cut", "words")}
     better = {name: [value + 0.5 for value in values] for name, values in hard.items()}
     text = tables({"a": hard, "b": better}, ["x", "x", "y", "y"], [1, 1, 4, 4])
-    [less] = [line for line in text.splitlines() if line.startswith("... less the first")]
+    [less] = [line for line in text.splitlines() if line.strip().startswith("less the first")]
     assert less.count("0.500 [0.500, 0.500]") == len(answerers.SCORES), (
         f"what makes a conversation hard for both must cancel out: {less}")
+    alone = tables({"a": hard}, ["x"] * 4, [1] * 4)
+    assert "0.250 (no interval)" in alone and "nan" not in alone, "one conversation says nothing"
     assert "single-hop (2)" in text and "0.750" in text.splitlines()[-1], "b's F1 on category 4"
 
 

@@ -23,8 +23,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from data import Question, Turn
-from world import Key, State, advance, oracle_memories, probes, sentence
+from data import Fact, Question, Turn
+from world import Key, State, advance, memory_key, oracle_memories, probes, sentence
 
 KINDS = {"added": "added without need", "overwritten": "overwritten though unrelated",
          "merged": "merged though unrelated", "lost": "lost", "missed": "never stored",
@@ -61,9 +61,8 @@ def known_after(turns: Iterable[Turn]) -> list[set[Known]]:
 
 
 def key_of(known: Known) -> Key:
-    """Which memory a fact belongs into, as `world.memory_key`."""
-    subject, relation, value = known
-    return subject, value if relation == "event" else relation
+    """Which memory a fact belongs into."""
+    return memory_key(Fact(*known, "add"))  # how it came to hold makes no difference
 
 
 def says(text: str, known: Known) -> bool:

@@ -188,8 +188,8 @@ class TrainingState:
         """Score the agent as it is now; at some steps a manager also reads the dialogue."""
         run = self.run
         self.scores[step] = validate(run, step)
-        is_manager = run.options.agent == "manager" and not run.options.limit  # not a quick look
-        if is_manager and run.test_dialogues and step in reading_steps(run.options.steps):
+        reads = run.options.agent == "manager" and run.test_dialogues and not run.options.limit
+        if reads and step in reading_steps(run.options.steps):
             save_dialogue(run, step)
 
     # ---- Saved and put back ----------------------------------------------------------------------
