@@ -462,6 +462,8 @@ def test_rewards_depend_on_the_operations() -> None:
     [group] = ManagerAgent(frozen, max_new_tokens=64).rollout(manager, [DOG], len(responses), 0.7)
     assert manager.calls == [(len(responses), 0.7)], "group size or temperature got lost"
     assert frozen.calls == [(1, 0)], "the frozen agent answers greedily, all banks in one call"
+    assert contents(DOG.bank) == before, (
+        "a rollout changed the task's own bank: the next sample and epoch see the future")
     for episode, (response, (reward, merged)) in zip(group, responses.items(), strict=True):
         assert episode.log["response"] == response, "episodes must keep the order of the samples"
         assert episode.reward == reward, f"{response}: {episode.log}"
@@ -472,8 +474,6 @@ def test_rewards_depend_on_the_operations() -> None:
         assert episode.log["gold"] == "Rex and Milo" and episode.log["category"] == 1
     assert [e.log["operations"] for e in group][3:6] == [
         {"NOOP": 1, "invalid": 0}, {"invalid": 1}, {"DELETE": 1, "ADD": 1, "invalid": 0}]
-    assert contents(DOG.bank) == before, (
-        "a rollout changed the task's own bank: the next sample and epoch see the future")
 
 
 def test_equal_decisions_are_answered_once(tasks: list[ManagerTask]) -> None:

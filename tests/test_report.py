@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from browser import Browser, find_browser
@@ -38,7 +39,7 @@ from memory_bank import MemoryBank, hashed_words
 from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, Statement
 from policy import Policy
 from tools import report
-from training import results
+from training import results, state
 from training.options import EMBEDDED_MEM1, resolve
 from training.results import case_places, describe, finish, save, validate
 from training.run import Run
@@ -540,6 +541,22 @@ def test_a_run_keeps_four_readings_at_most():
         assert len(steps) <= 4 and {0, n_steps} <= steps, f"{steps}: a reading takes seconds"
         assert all(step % VALIDATE_EVERY == 0 or step == n_steps for step in steps), (
             f"{steps}: nothing is validated there")
+
+
+@pytest.mark.parametrize("options, expected", [
+    ({"agent": "manager", "limit": None}, [0, 8, 16, 20]),
+    ({"agent": "manager", "limit": 8}, []), ({"agent": "answer", "limit": None}, [])])
+def test_the_dialogue_is_read_at_these_steps_and_no_other(options, expected, monkeypatch):
+    """A quick look reads no whole dialogue, and an answer agent has none to read."""
+    read_at: list[int] = []
+    monkeypatch.setattr(state, "validate", lambda run, step: step / 100)
+    monkeypatch.setattr(state, "save_dialogue", lambda run, step: read_at.append(step))
+    run = SimpleNamespace(options=SimpleNamespace(steps=20, **options), test_dialogues=["one"])
+    training = SimpleNamespace(run=run, scores={})
+    for step in (0, 4, 8, 12, 16, 20):
+        state.TrainingState._validate(training, step)
+    assert read_at == expected, f"{options}: the dialogue was read at {read_at}"
+    assert list(training.scores) == [0, 4, 8, 12, 16, 20], "every validation has a score"
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
