@@ -4,25 +4,28 @@
 
 Nothing is trained or scored here. A claim (lines.py) names commands of this repository, three seeds
 of each; what is not yet in runs/claims/ is run (runner.py). Then their records are compared on the
-same questions. lines.py also says when a claim holds, and where it differs from the papers'.
+same questions. lines.py also says when a claim holds, and where it differs from the papers'. A
+line is decided for itself and together with all others, by wider intervals.
 
     python -m claims       all of them, about half an hour
     python -m claims 5     the fifth claim alone
 
-It ends with "claims: H hold, D do not, U are not shown; runs/claims/claims.csv". A command that was
-run before is not run again: delete its folder, or all of runs/claims/, to begin anew.
+It ends with "claims: H hold, D do not, U are not shown; all at once A hold, B do not;
+runs/claims/claims.csv". A command that was run before is not run again: delete its folder, or all
+of runs/claims/, to begin anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from backend.devices import exit_with, print_anything
 from claims import runner
-from claims.lines import Line, every_line
+from claims.lines import ALONE, Line, every_line, together
 from training.folders import lock_or_stop
 from training.run import launch
 
@@ -42,9 +45,11 @@ def chosen_lines(numbers: str) -> list[Line]:
 
 def measured_row(line: Line) -> dict[str, str]:
     """A row of the table; the line's commands have been run."""
-    numbers, holds = line.measure()
+    numbers, holds = line.measure(ALONE)
+    _, holds_with_others = line.measure(together())
     return {"claim": f"{line.number}. {line.claim}", "paper": line.paper, "here": numbers,
-            "verdict": VERDICTS[holds], "command": f"python -m claims {line.number}"}
+            "verdict": VERDICTS[holds], "all at once": VERDICTS[holds_with_others],
+            "command": f"python -m claims {line.number}"}
 
 
 def write_table(rows: Sequence[dict[str, str]], path: Path) -> None:
@@ -73,9 +78,10 @@ def check(numbers: str) -> list[dict[str, str]]:
     name = "claims.csv" if numbers == "all" else (
         f"claims-{'-'.join(number.strip() for number in numbers.split(','))}.csv")
     write_table(rows, runner.FOLDER / name)
-    counts = [sum(row["verdict"] == verdict for row in rows) for verdict in VERDICTS.values()]
-    print(f"\nclaims: {counts[0]} hold, {counts[1]} do not, {counts[2]} are not shown; "
-          f"{runner.FOLDER / name}")
+    alone, at_once = (Counter(row[column] for row in rows) for column in ("verdict", "all at once"))
+    print(f"\nclaims: {alone['holds']} hold, {alone['does not hold']} do not, "
+          f"{alone['not shown']} are not shown; all at once {at_once['holds']} hold, "
+          f"{at_once['does not hold']} do not; {runner.FOLDER / name}")
     return rows
 
 

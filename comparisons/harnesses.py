@@ -28,7 +28,7 @@ from training.pictures import objectives_table
 from training.results import save_card
 from training.run import Run, prepare, show_bar
 
-Scores = dict[str, dict[str, float]]  # number of questions -> metric -> mean
+Scores = dict[str, dict[str, Any]]  # number of questions -> metric -> mean, and "tasks"
 OBJECTIVES = (1, 2, 4, 8, 16)  # questions in a task
 TASKS = 27  # of each number of questions
 
@@ -41,8 +41,9 @@ def by_objectives(policy: Policy, harness: str,
 
     Each is a mean over at most `limit` tasks: of `objectives_scores` (exact match and F1 are sums,
     0 .. the number of questions), of `context_sizes` (tokens), of turns "dropped" because the model
-    lacks positions for them, and of seconds a task. Numbers of questions for which the sources have
-    too few are left out.
+    lacks positions for them, and of seconds a task. "tasks" has the rows of the single tasks, each
+    with the number of its "corpus", because tasks about one dialogue are not independent. Numbers
+    of questions for which the sources have too few are left out.
     """
     scores = {}
     agent = Mem1Agent(harness=harness, max_new_tokens=max_new_tokens)
@@ -60,7 +61,10 @@ def by_objectives(policy: Policy, harness: str,
                  "dropped": episode.log["dropped"]}
                 for task, episode in zip(tasks, episodes)]
         means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
-        scores[str(n_objectives)] = {**means, "seconds": seconds, "count": len(tasks)}
+        corpora = list(dict.fromkeys(task.passages for task in tasks))
+        each = [{"corpus": corpora.index(task.passages), **row} for task, row in zip(tasks, rows)]
+        scores[str(n_objectives)] = {
+            **means, "seconds": seconds, "count": len(tasks), "tasks": each}
     return scores
 
 

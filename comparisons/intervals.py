@@ -22,7 +22,7 @@ Where this differs from the paper
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
@@ -104,14 +104,18 @@ def paired(scores_a: Sequence[float], scores_b: Sequence[float],
     return bootstrap(a - b, groups, n, seed)
 
 
+Sample = tuple[Sequence[Sequence[float]], Sequence[Hashable]]  # ((S, N) scores, N groups)
+
+
 def crossed(scores: Sequence[Sequence[float]], groups: Sequence[Hashable], n: int = 2000,
-            seed: int = 0) -> tuple[float, float, float]:
-    """The mean over training runs and questions, and its 95 % interval: (mean, low, high).
+            seed: int = 0, share: float = 0.95) -> tuple[float, float, float]:
+    """The mean over training runs and questions, and its interval: (mean, low, high).
 
     `scores` are (S, N): what each of S runs, trained with seeds of their own, got on the same N
     questions. Runs and dialogues (`groups`) are drawn independently of each other, so that the
     interval covers both another test set and another seed. Three runs are few: with S = 3 it is
-    rather too narrow. For a paired comparison pass differences.
+    rather too narrow. For a paired comparison pass differences. `share` of the drawn means lie
+    within the interval.
 
     Two runs, one always right and one never: half of the draws have one of each.
 
@@ -120,17 +124,41 @@ def crossed(scores: Sequence[Sequence[float]], groups: Sequence[Hashable], n: in
 
     Raises ValueError as `bootstrap` does.
     """
-    values = np.array([_checked(row) for row in scores])  # (S, N)
-    if len(groups) != values.shape[1]:
-        raise ValueError(f"{values.shape[1]} scores but {len(groups)} groups; name one group for "
-                         "every question")
-    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-    group_of = [numbers[group] for group in groups]
-    sums = np.array([np.bincount(group_of, row) for row in values])  # (S, G)
-    sizes = np.bincount(group_of)  # (G,)
+    return crossed_of(lambda mean: mean, [(scores, groups)], n, seed, share)
+
+
+def crossed_of(combine: Callable[..., np.ndarray], samples: Sequence[Sample], n: int = 2000,
+               seed: int = 0, share: float = 0.95) -> tuple[float, float, float]:
+    """As `crossed`, of a number that is computed from several means, such as their ratio.
+
+    `combine` takes the mean of each sample, one number or n of them. All samples are of the same S
+    runs, which are drawn once for all. The groups of each are drawn for themselves, so samples
+    whose questions are the same belong together in one, as differences.
+
+    Twice as many at every task, in both runs:
+
+    >>> crossed_of(lambda a, b: a / b, [([[4, 4], [2, 2]], "xy"), ([[2, 2], [1, 1]], "xy")])
+    (2.0, 2.0, 2.0)
+    """
     rng = np.random.default_rng(seed)
-    runs = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), n)  # (n, S) times drawn
-    dialogues = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), n)  # (n, G)
-    totals = np.einsum("ns,sg,ng->n", runs, sums, dialogues)  # (n,)
-    low, high = np.quantile(totals / (len(sums) * (dialogues @ sizes)), [0.025, 0.975]).tolist()
-    return float(values.mean()), low, high
+    n_runs = len(samples[0][0])
+    runs = rng.multinomial(n_runs, np.full(n_runs, 1 / n_runs), n)  # (n, S) times drawn
+    means, drawn = [], []
+    for scores, groups in samples:
+        values = np.array([_checked(row) for row in scores])  # (S, N)
+        if len(values) != n_runs:
+            raise ValueError(f"samples of {n_runs} and {len(values)} runs; all must be of the same")
+        if len(groups) != values.shape[1]:
+            raise ValueError(f"{values.shape[1]} scores but {len(groups)} groups; name one group "
+                             "for every question")
+        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+        group_of = [numbers[group] for group in groups]
+        sums = np.array([np.bincount(group_of, row) for row in values])  # (S, G)
+        sizes = np.bincount(group_of)  # (G,)
+        dialogues = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), n)  # (n, G)
+        totals = np.einsum("ns,sg,ng->n", runs, sums, dialogues)  # (n,)
+        means.append(values.mean())
+        drawn.append(totals / (n_runs * (dialogues @ sizes)))
+    outside = (1 - share) / 2
+    low, high = np.quantile(combine(*drawn), [outside, 1 - outside]).tolist()
+    return float(combine(*means)), low, high

@@ -25,16 +25,19 @@ from claims import __main__ as claims
 from claims import runner
 from claims.__main__ import check
 from claims.lines import (
+    ALONE,
     SEEDS,
     above_zero,
     answers,
-    by_seed,
     every_line,
     interval,
     level,
+    mem1,
     no_more,
+    race,
     ruled,
     scoring,
+    together,
     training,
     words,
 )
@@ -140,17 +143,63 @@ def test_what_holds(effect, above, near, enough):
     assert no_more(effect) is enough, "worse with more questions is enough too; only gains count"
 
 
-def test_three_seeds_must_agree(folder):
-    jobs = [Job(f"j{i}", ("x.py",)) for i in range(3)]
-    for i, job in enumerate(jobs):
-        finished(job, summary={"value": i})
+def objectives(peaks: dict[int, float], right: dict[str, float], slip: float) -> dict:
+    """What a run of MEM1 leaves: the same for every number of questions, task 0 off by `slip`."""
+    return {"by_objectives": {str(count): {
+        harness: {"tasks": [{"corpus": task // 2, "peak_tokens": peaks[count],
+                             "exact_match": count * share - slip * (task == 0)}
+                            for task in range(8)]}
+        for harness, share in right.items()} for count in (1, 2, 4, 8, 16)}}
 
-    def value(path):
-        return float(json.loads((path / "summary.json").read_text())["value"])
 
-    assert by_seed(9, "", "", jobs, value, holds=lambda x: x >= 0).measure() == (
-        "0.00 / 1.00 / 2.00", True)
-    assert by_seed(9, "", "", jobs, value).measure()[1] is None, "seeds that disagree show nothing"
+def test_lines_of_mem1_have_intervals_over_tasks_and_seeds():
+    lines = mem1()
+    [job] = {line.jobs for line in lines}
+    assert all("--compare" in one.command for one in job), (
+        "without --compare no other harness is trained, and summary.json has no by_objectives")
+    peaks = {1: 90.0, 2: 100.0, 4: 110.0, 8: 130.0, 16: 150.0}
+    right = {"mem1": 0.9, "full_context": 0.5, "truncation": 0.3}
+    for one, slip in zip(job, (0.0, 0.5, 1.0)):
+        finished(one, summary=objectives(peaks, right, slip))
+    assert lines[0].measure(ALONE) == ("1.50 (1.50 to 1.50)", True)
+    text, holds = lines[2].measure(ALONE)
+    assert holds is True and text.startswith("+1.60 ("), (
+        f"{text}: ahead of the better of the two at 4 is 4 x (0.9 - 0.5)")
+    text, holds = lines[-1].measure(ALONE)
+    mean, low, high = map(float, text.replace("(", "").replace(")", "").replace("to", "").split())
+    assert holds is True and mean == pytest.approx(5.4) and low < mean < high, (
+        f"{text}: 8 x 0.9 less 2 x 0.9, with the slips of three runs in both")
+    for one in job:  # 16 questions take twice the context of 2
+        finished(one, summary=objectives({**peaks, 16: 200.0}, right, 0.0))
+    assert lines[0].measure(ALONE)[1] is False
+
+
+def test_a_race_is_paired_by_step_and_seed():
+    first, second = ([Job(f"{name}{i}", ("x.py",)) for i in range(3)] for name in "ab")
+    for jobs, ahead in ((first, 0.1), (second, 0.0)):
+        for seed, job in enumerate(jobs):
+            finished(job)
+            rows = [0.2 * seed + 0.05 * step + (ahead if step < 3 else -1) for step in range(6)]
+            (job.folder / "metrics.csv").write_text(
+                "step,reward\n" + "".join(f"{step},{r}\n" for step, r in enumerate(rows)))
+    text, holds = race(first, second, ALONE)
+    assert text == "+0.100 (+0.100 to +0.100)" and holds is True, (
+        "the first half of the steps, each beside the same step of the same seed")
+    assert race(second, first, ALONE)[1] is False
+
+
+def test_what_holds_alone_need_not_hold_with_all_others():
+    """Twelve dialogues, eleven of them better: sure enough for one line, not for twenty-nine."""
+    assert ALONE < together() < 1
+    assert together() == pytest.approx(1 - 0.05 / len(every_line()))
+    after, start = scoring(training("grpo", "manager", 0), None), scoring(None, None)
+    finished(after.needs[0])
+    gains = [1] * 5 + [0] * 7
+    finished(start, [(f"d{d}", "q", 0, "x") for d in range(12)])
+    finished(after, [(f"d{d}", "q", gain, "x") for d, gain in enumerate(gains)])
+    verdicts = [above_zero(interval([(1, [after]), (-1, [start])], share=share))
+                for share in (ALONE, together())]
+    assert verdicts == [True, None], "the wider interval is not used"
 
 
 def test_the_table_of_some_claims(folder, monkeypatch, capsys):
@@ -170,7 +219,8 @@ def test_the_table_of_some_claims(folder, monkeypatch, capsys):
     assert len(ran) == 12, "three seeds with and without, trained and scored"
     with (folder / "claims-3.csv").open() as file:
         assert list(csv.DictReader(file)) == [row]
-    assert "claims: 1 hold, 0 do not, 0 are not shown" in capsys.readouterr().out
+    assert ("claims: 1 hold, 0 do not, 0 are not shown; all at once 1 hold, 0 do not"
+            in capsys.readouterr().out)
     ran.clear()
     check("3")
     assert not ran, "a second call must run nothing again"

@@ -12,7 +12,7 @@ import random
 import numpy as np
 import pytest
 
-from comparisons.intervals import bootstrap, crossed, paired
+from comparisons.intervals import bootstrap, crossed, crossed_of, paired
 
 
 def all_means(units: list[list[float]]) -> np.ndarray:
@@ -114,6 +114,7 @@ def test_one_unit_has_no_interval():
     (lambda: crossed([[1, 0], [1]], ["a", "b"]), "inhomogeneous"),
     (lambda: crossed([[]], ["a", "b"]), r"shape \(0,\)"),
     (lambda: crossed([[1, float("nan")]], ["a", "b"]), "no finite number"),
+    (lambda: crossed_of(min, [([[1], [1]], "a"), ([[1]], "a")]), "samples of 2 and 1 runs"),
 ])
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
@@ -141,3 +142,18 @@ def test_crossed_with_one_run_is_the_bootstrap_of_dialogues():
     assert one == pytest.approx(bootstrap(scores, groups, n=20_000), abs=0.02)
     wider = crossed([scores, [0] * 8], groups)
     assert wider[2] - wider[1] > one[2] - one[1], "runs that differ widen it"
+
+
+def test_a_ratio_draws_its_runs_once():
+    """Runs that differ a hundredfold, and the ratio in each is 2: no draw of runs changes that."""
+    big, small = [[200.0] * 4, [2.0] * 4], [[100.0] * 6, [1.0] * 6]
+    both = [(big, range(4)), (small, range(6))]
+    assert crossed_of(lambda a, b: a / b, both) == pytest.approx((2, 2, 2)), (
+        "the runs of the two samples are drawn apart: each draw pairs one run with another")
+    draw = np.random.default_rng(2)
+    noisy = [((draw.random((3, 9)) + 1).tolist(), range(9)) for _ in range(2)]
+    value, low, high = crossed_of(lambda a, b: a / b, noisy)
+    assert value == pytest.approx(np.mean(noisy[0][0]) / np.mean(noisy[1][0]))
+    assert low < value < high
+    wider = crossed_of(lambda a, b: a / b, noisy, share=0.998)
+    assert wider[1] < low and high < wider[2], "a larger share must give a wider interval"
