@@ -12,9 +12,11 @@ like the agents that Memory-R1 starts from, so that reinforcement learning has s
 - as an answer agent it selects like a retriever, everything on the subject, stale or not, and
   answers with the first of it.
 
-It does so by cloning a mixture: in every such case the better choice is shown too, less often
-(BETTER), so that sampling finds it now and then. Everything comes from the training side of the
-world; held-out pairs of person and value are never seen.
+It does so by cloning a mixture: in every such case the better choice is shown too, with less weight
+(BETTER), so that sampling finds it now and then. What only reading decides is shown without a
+mixture: whether a memory is about the person of the fact, and which memory comes after the one just
+selected. Everything comes from the training side of the world; held-out pairs of person and value
+are never seen.
 
 Its weights start from circuits set by hand (wiring.py); the training loop stands in lessons.py.
 """
@@ -29,7 +31,15 @@ import torch
 
 import world as w
 from data import Dialogue, Fact, Message, Question, Turn
-from making.lessons import MICRO_BATCH_TOKENS, make_folder, make_parser, parse, teach
+from making.lessons import (
+    MICRO_BATCH_TOKENS,
+    Lesson,
+    evenly,
+    make_folder,
+    make_parser,
+    parse,
+    teach,
+)
 from making.wiring import build_model, build_tokenizer, suppress
 from memory_bank import Embedder, Memory, MemoryBank, hashed_words
 from memr1 import SIMILAR, ManagerAgent, answer_all
@@ -39,11 +49,14 @@ from prompts import Operation, answer_messages, format_answer, format_operation,
 from training.options import EMBEDDED_MODEL, TINY
 from training.run import launch, load_or_stop
 from training.tasks import answer_tasks, manager_tasks
-from trees import Step
+from trees import Step, shared_prefix
 
-# How often the better of two choices is shown where the model is to decide badly: whether to
-# update or to add, and all else.
+# The share of the better of two choices where the model is to decide badly: whether to update or to
+# add, and all else.
 BETTER_EVENT, BETTER = 0.4, 0.3
+# How much a token counts that decides: an operation's event, and where a selected memory ends or
+# the next begins. All other tokens follow from these and the prompt, and count 1.
+DECIDES, TURNS = 10.0, 5.0
 
 # ---- Lessons: what is shown ----------------------------------------------------------------------
 
@@ -94,28 +107,26 @@ def drill(rng: random.Random, n_people: int, n_relations: int, n_events: int,
     return Dialogue("drill", (names[0], names[1]), tuple(turns), ())
 
 
-def as_retriever(probe: w.Probe, turns: Sequence[Turn], selected: list[str],
-                 rng: random.Random) -> tuple[list[str], str]:
-    """What to select and answer from a bank that kept every fact: all on the subject; the first.
+def as_retriever(probe: w.Probe, turns: Sequence[Turn],
+                 selected: list[str]) -> list[tuple[list[str], str, float]]:
+    """What to select and answer from a bank that kept every fact, and the share of each choice.
 
-    `selected` are the right memories for the question, of which the last is about its key.
+    Mostly all that is on the subject, or the first of it, and the first as the answer; less often
+    all of it, and the right answer. `selected` are the right memories for the question, of which
+    the last is about its key.
     """
     about = [turn for turn in turns if turn.fact and w.memory_key(turn.fact) == probe.about]
     if len(about) < 2:
-        return selected, probe.question.answer
-    careless = rng.random() >= BETTER
-    chosen = [turn.facts[0] for turn in about]
-    if careless and rng.random() < 0.25:
-        chosen = chosen[:1]
+        return [(selected, probe.question.answer, 1.0)]
+    others = selected[:len(selected) - (probe.about in probe.needs)]
+    everything = others + [turn.facts[0] for turn in about]
     state: w.State = {}
-    for turn in about[:1] if careless else about:
-        w.advance(state, turn)
-    values = state[probe.about]
+    w.advance(state, about[0])
+    [first] = state[probe.about] or ["nothing"]
     if probe.kind == "inference":
-        answer = w.INFERENCES[probe.about[1]][1][values[0]]
-    else:
-        answer = " and ".join(values) if values else "nothing"
-    return selected[:len(selected) - (probe.about in probe.needs)] + chosen, answer
+        first = w.INFERENCES[probe.about[1]][1][first]
+    return [(everything, probe.question.answer, BETTER), (everything, first, 0.75 * (1 - BETTER)),
+            ([*others, about[0].facts[0]], first, 0.25 * (1 - BETTER))]
 
 
 def unanswerable(turns: Sequence[Turn], rng: random.Random) -> w.Probe:
@@ -133,7 +144,7 @@ def unanswerable(turns: Sequence[Turn], rng: random.Random) -> w.Probe:
 
 
 def answer_lesson(policy: Policy, dialogue: Dialogue, turns: Sequence[Turn], n_questions: int,
-                  n_unanswerable: int, keep_all: bool, rng: random.Random) -> list[Step]:
+                  n_unanswerable: int, keep_all: bool, rng: random.Random) -> Lesson:
     """Several questions after one bank: the right memories, or every fact that was said."""
     right = w.oracle_memories(turns)
     entries = list(right.values())
@@ -143,19 +154,34 @@ def answer_lesson(policy: Policy, dialogue: Dialogue, turns: Sequence[Turn], n_q
                           if entry[1] == speaker] for speaker in dialogue.speakers}
     answerable = w.probes(turns)
     distill = rng.random() < 0.85
-    steps = []
     chosen = rng.sample(answerable, min(n_questions, len(answerable)))
     for _ in range(n_unanswerable):
         probe = unanswerable(turns, rng)
         if all(probe.about != other.about for other in answerable):
             chosen.append(probe)
+    lesson = Lesson([], [])
     for probe in chosen:
-        selected, answer = [right[key][0] for key in probe.needs], probe.question.answer
+        selected = [right[key][0] for key in probe.needs]
+        choices = [(selected, probe.question.answer, 1.0)]
         if keep_all:
-            selected, answer = as_retriever(probe, turns, selected, rng)
-        steps.append(policy.lesson(answer_messages(probe.question.text, memories, distill),
-                                   format_answer(selected, answer, distill)))
-    return steps
+            choices = as_retriever(probe, turns, selected)
+        messages = answer_messages(probe.question.text, memories, distill)
+        for selected, answer, share in choices:
+            step = policy.lesson(messages, format_answer(selected, answer, distill))
+            lesson.steps.append(step)
+            lesson.weights.append([share * weight for weight in turning_points(policy, step)])
+    return lesson
+
+
+def turning_points(policy: Policy, step: Step) -> list[float]:
+    """The weight of each token of an answer: TURNS where a line begins and right before.
+
+    There the model decides whether another memory is to be selected, and which one. A model that
+    reads on from the wrong place selects one memory twice.
+    """
+    begins = [policy.decode([token]).startswith("\n") for token in step.response_ids]
+    return [TURNS if here or following else 1.0
+            for here, following in zip(begins, [*begins[1:], False])]
 
 
 def shown_to_manager(bank: MemoryBank, turn: Turn,
@@ -168,33 +194,37 @@ def shown_to_manager(bank: MemoryBank, turn: Turn,
 
 
 def choose_turn(turns: Sequence[Turn], rng: random.Random) -> int:
-    """The place of the turn to decide on, mostly one that speaks of something known.
+    """The place of the turn to decide on, mostly one that resembles something known.
 
-    Those are the decisions that matter. A list that loses a value is the hardest to write, and
+    Those are the decisions that matter. A turn may change what is known of a person, or tell of one
+    person what is known of another only. A list that loses a value is the hardest to write, and
     rare, so such turns are likelier still.
     """
-    changes, shortened = [], []
+    changes, shortened, of_others = [], [], []
     state: w.State = {}
     for place, turn in enumerate(turns):
+        known = {relation for (_, relation), values in state.items() if values}
         old, new = w.advance(state, turn)
         if old is not None:
             changes.append(place)
             if turn.fact.change == "end" and new is not None:
                 shortened.append(place)
-    likelier = [places for places, share in ((changes, 0.6), (shortened, 0.3))
-                if places and rng.random() < share]
-    return rng.choice(likelier[-1] if likelier else range(len(turns)))
+        elif turn.fact and turn.fact.relation in known:
+            of_others.append(place)
+    kinds = [(shortened, 0.15), (changes, 0.3), (of_others, 0.4), (range(len(turns)), 0.15)]
+    places, shares = zip(*[(places, share) for places, share in kinds if places])
+    return rng.choice(rng.choices(places, shares)[0])
 
 
 def operation_choices(turn: Turn, number: int | None,
                       new: str | None) -> list[tuple[Operation, float]]:
-    """What a careless manager may do, and how often each is shown.
+    """What a careless manager may do, and the share of each choice.
 
     `number` is that of the memory to change, if one is shown; `new` is what it should say then.
     """
     add = Operation("ADD", text=turn.facts[0])
-    if turn.fact is None:
-        return [(add, 1 - BETTER_EVENT), (Operation("NOOP"), BETTER_EVENT)]
+    if turn.fact is None:  # no question asks for it, so that no reward could teach to leave it out
+        return [(add, BETTER_EVENT), (Operation("NOOP"), 1 - BETTER_EVENT)]
     if number is None:
         return [(add, 1.0)]
     if turn.fact.change == "end":
@@ -208,19 +238,18 @@ def operation_choices(turn: Turn, number: int | None,
 
 
 def manager_lesson(policy: Policy, dialogue: Dialogue, embed: Embedder,
-                   rng: random.Random) -> Step:
-    """One fact and the memories most like it; what a careless manager does, mostly."""
+                   rng: random.Random) -> Lesson:
+    """One fact and the memories most like it; all that a careless manager may do, by its shares."""
     place = choose_turn(dialogue.turns, rng)
     before, turn = dialogue.turns[:place], dialogue.turns[place]
     state: w.State = {}
     for earlier in before:
         w.advance(state, earlier)
     old, new = w.advance(state, turn)
-    bank = MemoryBank(embed)
     if rng.random() < 0.7:
-        bank.add_many(w.oracle_memories(before).values())
+        entries = list(w.oracle_memories(before).values())
     else:
-        bank.add_many((earlier.facts[0], earlier.speaker, earlier.timestamp) for earlier in before)
+        entries = [(earlier.facts[0], earlier.speaker, earlier.timestamp) for earlier in before]
         if old is not None:  # the newest of the memories that the bank keeps apart
             about = [earlier for earlier in before
                      if earlier.fact and w.memory_key(earlier.fact) == w.memory_key(turn.fact)]
@@ -228,9 +257,25 @@ def manager_lesson(policy: Policy, dialogue: Dialogue, embed: Embedder,
                 about = [earlier for earlier in about if earlier.fact.value == turn.fact.value]
                 new = None
             old = about[-1].facts[0]
+    if rng.random() < 0.3:  # a bank is small when a dialogue begins
+        kept = set(rng.sample(range(len(entries)), min(len(entries), rng.randint(0, 6))))
+        entries = [entry for i, entry in enumerate(entries) if i in kept or entry[0] == old]
+    bank = MemoryBank(embed)
+    bank.add_many(entries)
     messages, number = shown_to_manager(bank, turn, old)
-    operation = rng.choices(*zip(*operation_choices(turn, number, new)))[0]
-    return policy.lesson(messages, format_operation(operation))
+    choices = operation_choices(turn, number, new)
+    steps = [policy.lesson(messages, format_operation(operation)) for operation, _ in choices]
+    at = event_place(policy)
+    return Lesson(steps, [[share * (DECIDES if i == at else 1.0)
+                           for i in range(len(step.response_ids))]
+                          for step, (_, share) in zip(steps, choices)])
+
+
+def event_place(policy: Policy) -> int:
+    """Which token of a manager's response says the event: the first in which two events differ."""
+    written = [policy.tokenizer.encode(format_operation(Operation(event, text="x")))
+               for event in ("ADD", "NOOP")]
+    return shared_prefix(*written)
 
 
 def rest_lesson(policy: Policy, dialogue: Dialogue, embed: Embedder,
@@ -266,7 +311,7 @@ def set_suppressor(policy: Policy, pool: Sequence[Dialogue], embed: Embedder,
         if step:  # "... no longer likes sushi." and " Anna likes", behind which a value follows
             last = max(i for i, token in enumerate(step.prompt_ids) if token == longer)
             lessons.append((step, len(step.prompt_ids) + 1, last + 2))
-    others = [manager_lesson(policy, dialogue, embed, rng) for dialogue in pool[:120]]
+    others = [manager_lesson(policy, dialogue, embed, rng).steps[0] for dialogue in pool[:120]]
     suppress(policy, lessons, others, [*w.FOODS, *w.GAMES])
 
 
@@ -274,15 +319,21 @@ def set_suppressor(policy: Policy, pool: Sequence[Dialogue], embed: Embedder,
 
 
 def batch(policy: Policy, progress: float, pool: Sequence[Dialogue], embed,
-          rng: random.Random) -> list[list[Step]]:
-    """The lessons of one step. A curriculum: few people and facts first, whole dialogues last."""
-    groups = []
+          rng: random.Random) -> list[Lesson]:
+    """The lessons of one step. A curriculum: few people and facts first, whole dialogues last.
+
+    To tell two people apart in a decision takes longest, so in the end most lessons are decisions.
+    They are also the cheapest: a bank of sixty memories is as long as ten of their prompts.
+    """
+    lessons = []
     if progress < 0.3:
-        n_banks, n_questions, n_decisions = 16, 8, 12
+        n_banks, n_questions, n_decisions = 16, 8, 24
     elif progress < 0.6:
-        n_banks, n_questions, n_decisions = 12, 10, 24
+        n_banks, n_questions, n_decisions = 12, 10, 64
+    elif progress < 0.8:
+        n_banks, n_questions, n_decisions = 8, 12, 64
     else:
-        n_banks, n_questions, n_decisions = 8, 12, 40
+        n_banks, n_questions, n_decisions = 2, 12, 192
     drills = []
     for place in range(n_banks):
         n_people = rng.randint(2, 4) if progress < 0.3 else rng.randint(3, 6)
@@ -300,14 +351,14 @@ def batch(policy: Policy, progress: float, pool: Sequence[Dialogue], embed,
         keep_all = progress >= 0.3 and rng.random() < 0.4
         # What is not there can only be noticed by a model that finds what is: this comes last.
         n_unanswerable = 2 if progress >= 2 / 3 else 0
-        groups.append(answer_lesson(
+        lessons.append(answer_lesson(
             policy, dialogue, turns, n_questions, n_unanswerable, keep_all, rng))
     for place in range(n_decisions):
         dialogue = rng.choice(drills) if place % 2 else rng.choice(pool)
-        groups.append([manager_lesson(policy, dialogue, embed, rng)])
-        lesson = rest_lesson(policy, dialogue, embed, rng) if progress >= 0.6 else None
-        groups += [[lesson]] if lesson else []
-    return groups
+        lessons.append(manager_lesson(policy, dialogue, embed, rng))
+        rest = rest_lesson(policy, dialogue, embed, rng) if progress >= 0.6 and place < 12 else None
+        lessons += [evenly([rest])] if rest else []
+    return lessons
 
 
 def scores(policy: Policy, dialogues: Sequence[Dialogue]) -> dict[str, float]:
@@ -353,7 +404,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # The head is set once the model reads. A model to go on from may have the head already.
     suppress_at = 1 if options.suppress else None if options.start else int(0.6 * options.steps)
 
-    def lessons_of(step: int) -> list[list[Step]]:
+    def lessons_of(step: int) -> list[Lesson]:
         if step == suppress_at:
             set_suppressor(policy, pool, embed, rng)
         return batch(policy, 1.0 if options.start else step / options.steps, pool, embed, rng)

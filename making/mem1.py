@@ -46,14 +46,21 @@ import world as w
 from benchmarks.shop import CATEGORIES, SHOPPING, Goal, Store, goals
 from data import Dialogue, Message
 from environments import QUESTIONS, Search, questions_text, search_tasks
-from making.lessons import MICRO_BATCH_TOKENS, make_folder, make_parser, parse, teach
+from making.lessons import (
+    MICRO_BATCH_TOKENS,
+    Lesson,
+    evenly,
+    make_folder,
+    make_parser,
+    parse,
+    teach,
+)
 from making.wiring import build_model, build_tokenizer
 from mem1 import INSTRUCTIONS, NOTES, Mem1Agent, Mem1Turn, turn_messages
 from memory_bank import Embedder, hashed_words
 from policy import Policy
 from training.options import EMBEDDED_MEM1, PRESETS
 from training.run import launch, load_or_stop
-from trees import Step
 
 BETTER = 0.3  # how often the better of two choices is shown where the model is to decide badly
 LONGEST = 16  # questions in a task
@@ -232,22 +239,23 @@ def tokenizer_for(dialogues: Sequence[Dialogue], visits: Sequence[Goal], embed: 
 
 
 def batch(policy: Policy, pool: Sequence[Dialogue], visits: Sequence[Goal], embed: Embedder,
-          rng: random.Random) -> list[list[Step]]:
+          rng: random.Random) -> list[Lesson]:
     """The lessons of one training step: turns of fifteen tasks."""
     tasks = [demonstrate(rng.choice(pool), embed, kind, rng)
              for kind in ("mem1",) * 4 + ("full_context",) * 4]
     # Long states are the hardest to copy, and rare.
     tasks += [demonstrate(rng.choice(pool), embed, "mem1", rng, long=True) for _ in range(3)]
     tasks += [demonstrate_purchase(rng.choice(visits), rng) for _ in range(4)]
-    groups = []
+    lessons = []
     for prompts, responses, shown in tasks:
         steps = []
         for place in sorted(shown):
             step = policy.lesson(prompts[place], responses[place])
             if len(step.prompt_ids) + len(step.response_ids) <= CONTEXT:
                 steps.append(step)
-        groups.append(steps)
-    return [steps for steps in groups if steps]
+        if steps:
+            lessons.append(evenly(steps))
+    return lessons
 
 
 def scores(policy: Policy, dialogues: Sequence[Dialogue], visits: Sequence[Goal],

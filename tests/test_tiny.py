@@ -15,17 +15,18 @@ from canned import refused
 from benchmarks.shop import Store, goals
 from environments import Search, search_tasks
 from making import manager, mem1
-from making.lessons import make_folder, make_parser, teach
+from making.lessons import Lesson, evenly, learn, make_folder, make_parser, teach
 from making.wiring import HEAD_DIMS, SUPPRESSOR, build_model, build_tokenizer, ridge
 from mem1 import NOTES, Mem1Agent, Trajectory
 from memory_bank import MemoryBank, hashed_words
 from memr1 import AnswerTask, ManagerAgent, answer_all
 from metrics import squad_exact_match
 from policy import Policy, load_policy
+from prompts import EVENTS
 from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL
 from training.tasks import manager_tasks
 from trees import Step
-from world import oracle_memories, probes, world, world_splits
+from world import State, advance, oracle_memories, probes, world, world_splits
 
 EMBED = hashed_words()
 
@@ -138,10 +139,67 @@ def test_lessons_are_right_where_the_memories_are_right(policy):
     for _ in range(20):
         dialogue = manager.drill(draw, 4, 2, 1, 2)
         answers = {probe.question.text: probe.question.answer for probe in probes(dialogue.turns)}
-        for step in manager.answer_lesson(policy, dialogue, dialogue.turns, 6, 1, False, draw):
+        lesson = manager.answer_lesson(policy, dialogue, dialogue.turns, 6, 1, False, draw)
+        for step in lesson.steps:
             question = policy.decode(step.prompt_ids).split("Question: ")[1].split("\n")[0]
             answer = policy.decode(step.response_ids).split("**Answer:** ")[1]
             assert answers.get(question, "nothing") == answer, f"{question}: taught {answer}"
+
+
+def test_all_that_a_careless_agent_may_do_is_shown_by_its_share(policy):
+    """The shares of one prompt add up to 1, and what decides counts more than what follows."""
+    draw = random.Random(0)
+    at, several = manager.event_place(policy), 0
+    for _ in range(40):
+        dialogue = manager.drill(draw, 4, 2, 1, 2)
+        steps, weights = manager.manager_lesson(policy, dialogue, EMBED, draw)
+        assert abs(sum(of_step[0] for of_step in weights) - 1) < 1e-6
+        for step, of_step in zip(steps, weights):
+            assert policy.decode(step.response_ids[at:at + 1]) in EVENTS
+            assert of_step[at] == manager.DECIDES * of_step[0]
+        several += len(steps) > 1
+        steps, weights = manager.answer_lesson(
+            policy, dialogue, dialogue.turns, 4, 0, True, draw)
+        shares: dict[tuple, float] = {}
+        for step, of_step in zip(steps, weights):
+            prompt = tuple(step.prompt_ids)
+            shares[prompt] = shares.get(prompt, 0) + min(of_step)
+            assert len(of_step) == len(step.response_ids)
+        assert all(abs(share - 1) < 1e-6 for share in shares.values()), shares
+    assert several > 10, "the lessons hold one choice each: nothing is left to learn"
+
+
+def test_a_lesson_of_two_choices_teaches_their_shares(policy):
+    learner = load_policy(EMBEDDED_MODEL)
+    messages = [{"role": "user", "content": "Anna lives in Oslo"}]
+    choices = [learner.lesson(messages, text) for text in (" Bob", " Carl")]
+    lesson = Lesson(choices, [[share] * len(step.response_ids)
+                              for share, step in zip((0.7, 0.3), choices)])
+    optimizer = torch.optim.AdamW(learner.model.parameters(), lr=1e-3)
+    for _ in range(60):
+        learn(learner, optimizer, [lesson])
+    first = learner.token_log_probs([choices]).exp()[::len(choices[0].response_ids)]
+    assert abs(first[0].item() - 0.7) < 0.05, (
+        f"{first.tolist()}: 0.7 and 0.3 were taught; do the weights belong to other tokens?")
+
+
+def test_it_tells_two_people_apart(policy):
+    """Told of Julian's dog, it leaves Victoria's alone: one slip spoils the rest of a dialogue."""
+    fresh, slips = 0, 0
+    for dialogue in world_splits()[2][:6]:
+        state: State = {}
+        for place, turn in enumerate(dialogue.turns):
+            known = {relation for (_, relation), values in state.items() if values}
+            old, _ = advance(state, turn)
+            if old is None and turn.fact and turn.fact.relation in known:
+                bank = MemoryBank(EMBED)
+                bank.add_many(oracle_memories(dialogue.turns[:place]).values())
+                messages, _ = manager.shown_to_manager(bank, turn, None)
+                [[step]] = policy.sample([policy.encode(messages)], 1, 8, 0.0)
+                slips += "ADD" not in policy.decode(step.response_ids)
+                fresh += 1
+    assert fresh > 40
+    assert slips <= 0.1 * fresh, f"{slips} of {fresh} facts about a person changed another's memory"
 
 
 @pytest.mark.slow
@@ -236,7 +294,7 @@ def test_the_loop_learns_saves_and_says_where(tmp_path, capsys):
 
     def lessons_of(step):
         steps.append(step)
-        return [[lesson]]
+        return [evenly([lesson])]
 
     teach(policy, options, EMBEDDED_MODEL, lessons_of, lambda: {"a score": 0.5})
     assert steps == [1, 2, 3, 4, 5]
