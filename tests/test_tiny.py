@@ -175,9 +175,10 @@ def test_a_lesson_of_two_choices_teaches_their_shares(policy):
     choices = [learner.lesson(messages, text) for text in (" Bob", " Carl")]
     lesson = Lesson(choices, [[share] * len(step.response_ids)
                               for share, step in zip((0.7, 0.3), choices)])
-    optimizer = torch.optim.AdamW(learner.model.parameters(), lr=1e-3)
-    for _ in range(60):
-        learn(learner, optimizer, [lesson])
+    for rate in (1e-3, 1e-4):
+        optimizer = torch.optim.AdamW(learner.model.parameters(), lr=rate)
+        for _ in range(40):
+            learn(learner, optimizer, [lesson])
     first = learner.token_log_probs([choices]).exp()[::len(choices[0].response_ids)]
     assert abs(first[0].item() - 0.7) < 0.05, (
         f"{first.tolist()}: 0.7 and 0.3 were taught; do the weights belong to other tokens?")
@@ -185,7 +186,7 @@ def test_a_lesson_of_two_choices_teaches_their_shares(policy):
 
 def test_it_tells_two_people_apart(policy):
     """Told of Julian's dog, it leaves Victoria's alone: one slip spoils the rest of a dialogue."""
-    fresh, slips = 0, 0
+    prompts = []
     for dialogue in world_splits()[2][:6]:
         state: State = {}
         for place, turn in enumerate(dialogue.turns):
@@ -194,12 +195,12 @@ def test_it_tells_two_people_apart(policy):
             if old is None and turn.fact and turn.fact.relation in known:
                 bank = MemoryBank(EMBED)
                 bank.add_many(oracle_memories(dialogue.turns[:place]).values())
-                messages, _ = manager.shown_to_manager(bank, turn, None)
-                [[step]] = policy.sample([policy.encode(messages)], 1, 8, 0.0)
-                slips += "ADD" not in policy.decode(step.response_ids)
-                fresh += 1
-    assert fresh > 40
-    assert slips <= 0.1 * fresh, f"{slips} of {fresh} facts about a person changed another's memory"
+                prompts.append(policy.encode(manager.shown_to_manager(bank, turn, None)[0]))
+    written = [policy.decode(step.response_ids) for [step] in policy.sample(prompts, 1, 8, 0.0)]
+    slips = sum("ADD" not in text for text in written)
+    assert len(written) > 40
+    assert slips <= 0.1 * len(written), (
+        f"{slips} of {len(written)} facts about one person changed another's memory")
 
 
 @pytest.mark.slow
