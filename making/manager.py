@@ -322,7 +322,7 @@ def batch(policy: Policy, progress: float, pool: Sequence[Dialogue], embed,
           rng: random.Random) -> list[Lesson]:
     """The lessons of one step. A curriculum: few people and facts first, whole dialogues last.
 
-    To tell two people apart in a decision takes longest, so in the end most lessons are decisions.
+    To tell two people apart in a decision takes longest, so for a while most lessons are decisions.
     They are also the cheapest: a bank of sixty memories is as long as ten of their prompts.
     """
     lessons = []
@@ -331,9 +331,9 @@ def batch(policy: Policy, progress: float, pool: Sequence[Dialogue], embed,
     elif progress < 0.6:
         n_banks, n_questions, n_decisions = 12, 10, 64
     elif progress < 0.8:
-        n_banks, n_questions, n_decisions = 8, 12, 64
-    else:
         n_banks, n_questions, n_decisions = 2, 12, 192
+    else:
+        n_banks, n_questions, n_decisions = 8, 12, 128
     drills = []
     for place in range(n_banks):
         n_people = rng.randint(2, 4) if progress < 0.3 else rng.randint(3, 6)
