@@ -1,6 +1,6 @@
 """How the embedded model in tiny/ was made. Run it only to make it again.
 
-    python -m making.manager        over an hour on one core
+    python -m making.manager        some 100 minutes on two cores
 
 ends with its scores and "saved to runs/making-manager; copy its files into ... to put the model in
 place". The result is a plain Qwen2 of a million parameters that is to the synthetic world what a 3B
@@ -8,7 +8,7 @@ instruct model is to LoCoMo. It *reads* well: given the right memories it answer
 like the agents that Memory-R1 starts from, so that reinforcement learning has something to teach:
 
 - as a manager it overwrites (told of a second dog, it forgets the first), it duplicates (told of a
-  new home, it stores it beside the old one) and it stores small talk;
+  new home, it stores it beside the old one) and it stores some of the small talk;
 - as an answer agent it selects like a retriever, everything on the subject, stale or not, and
   answers with the first of it.
 
@@ -45,7 +45,14 @@ from memory_bank import Embedder, Memory, MemoryBank, hashed_words
 from memr1 import SIMILAR, ManagerAgent, answer_all
 from metrics import squad_exact_match
 from policy import Policy
-from prompts import Operation, answer_messages, format_answer, format_operation, manager_messages
+from prompts import (
+    Operation,
+    answer_messages,
+    format_answer,
+    format_operation,
+    manager_messages,
+    parse_operations,
+)
 from training.options import EMBEDDED_MODEL, TINY
 from training.run import launch, load_or_stop
 from training.tasks import answer_tasks, manager_tasks
@@ -216,6 +223,23 @@ def choose_turn(turns: Sequence[Turn], rng: random.Random) -> int:
     return rng.choice(rng.choices(places, shares)[0])
 
 
+def told_of_another(dialogue: Dialogue, embed: Embedder) -> list[list[Message]]:
+    """The prompts of turns that tell something new of one person, known so far of others only.
+
+    The bank before each is the right one. Right is ADD: an UPDATE would spoil what is known of
+    another person, and the rest of the dialogue with it.
+    """
+    prompts, state = [], {}
+    for place, turn in enumerate(dialogue.turns):
+        known = {relation for (_, relation), values in state.items() if values}
+        old, _ = w.advance(state, turn)
+        if old is None and turn.fact and turn.fact.relation in known:
+            bank = MemoryBank(embed)
+            bank.add_many(w.oracle_memories(dialogue.turns[:place]).values())
+            prompts.append(shown_to_manager(bank, turn, None)[0])
+    return prompts
+
+
 def operation_choices(turn: Turn, number: int | None,
                       new: str | None) -> list[tuple[Operation, float]]:
     """What a careless manager may do, and the share of each choice.
@@ -379,6 +403,11 @@ def scores(policy: Policy, dialogues: Sequence[Dialogue]) -> dict[str, float]:
         results["manager, linked questions"].append(int(group[0].reward))
         if "merged" in group[0].log:
             results["manager, second pets merged"].append(group[0].log["merged"])
+    fresh = [policy.encode(prompt) for d in dialogues for prompt in told_of_another(d, embed)]
+    for [step] in policy.sample(fresh, 1, length, 0.0):
+        operations, _ = parse_operations(policy.decode(step.response_ids), SIMILAR)
+        results["manager, others left alone"].append(
+            int([operation.event for operation in operations] == ["ADD"]))
     return {name: sum(values) / len(values) for name, values in sorted(results.items())}
 
 
