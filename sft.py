@@ -18,8 +18,12 @@ Where this differs from the paper
    {"messages": [{"role": ..., "content": ...}, ...]}, the last of them the response to learn.
 2. As in grpo.py each question also brings a guard, a turn that must leave the question's memory
    alone (training/tasks.py, "differs", 2).
+3. The oracle never errs, and GPT-5 does. `--expert-errors 0.2` makes one operation in five wrong,
+   in the ways of an untrained manager (`wrong_operation`). Beside such an expert reinforcement is
+   compared more fairly, because it sees no expert at all.
 
     python sft.py                   the Memory Manager, about a minute
+    python sft.py --expert-errors 0.2       the same, from an expert that errs
     python sft.py --agent answer    the Answer Agent, about a minute
     python sft.py --agent answer --model smollm2        on LoCoMo, from its evidence
 
@@ -60,6 +64,8 @@ class SFTOptions(Options):
 
     trajectories: str | None = option(None, "JSON lines of prompts and responses to imitate; "
                                             "default: those of the world's oracle")
+    expert_errors: float = option(0.0, "manager: share of the oracle's operations that are made "
+                                       "wrong, 0 to 1", low=0, high=1)
 
 
 # ---- What is imitated ----------------------------------------------------------------------------
@@ -67,9 +73,13 @@ class SFTOptions(Options):
 
 # The prompts are those of memr1.py, which training by reward and evaluation read: fitted to the
 # model's positions, with the same room for a response. The expert sees no more than its pupil.
-def right_operation(policy: Policy, dialogue: Dialogue, place: int, embed: Embedder,
-                    facts_from: str, max_new_tokens: int) -> Lesson:
-    """What the manager reads at one turn, and the operation that makes the memory right."""
+def expert_operation(policy: Policy, dialogue: Dialogue, place: int, embed: Embedder,
+                     facts_from: str, max_new_tokens: int,
+                     draw: random.Random | None = None) -> Lesson:
+    """What the manager reads at one turn, and the operation that makes the memory right.
+
+    With `draw` the operation is a wrong one.
+    """
     before, turn = dialogue.turns[:place], dialogue.turns[place]
     bank, state = MemoryBank(embed), {}
     bank.add_many(w.oracle_memories(before).values())
@@ -84,20 +94,39 @@ def right_operation(policy: Policy, dialogue: Dialogue, place: int, embed: Embed
         operation = Operation("NOOP" if number is None else "DELETE", number)
     else:
         operation = Operation("ADD" if number is None else "UPDATE", number, new_text)
+    if draw is not None:
+        operation = wrong_operation(operation, turn.facts[0], len(prompt.parts), draw)
     return prompt.messages, format_operation(operation)
 
 
+def wrong_operation(right: Operation, fact: str, n_shown: int, draw: random.Random) -> Operation:
+    """An operation beside the right one, as an untrained manager errs (Memory-R1, section 1).
+
+    It duplicates (ADD), forgets (NOOP) or overwrites (UPDATE with the new fact alone): the memory
+    in question, or any other where none is.
+    """
+    wrong = [Operation("ADD", text=fact), Operation("NOOP")]
+    if n_shown:
+        number = draw.randrange(n_shown) if right.number is None else right.number
+        wrong.append(Operation("UPDATE", number, fact))
+    return draw.choice([operation for operation in wrong if operation != right])
+
+
 def manager_lessons(policy: Policy, dialogues: Iterable[Dialogue], embed: Embedder,
-                    facts_from: str, max_new_tokens: int) -> list[Lesson]:
-    """The decisions of `tasks.manager_tasks`, guards included, as the oracle takes them."""
-    lessons, draw = [], random.Random(0)
+                    facts_from: str, max_new_tokens: int, errors: float = 0.0) -> list[Lesson]:
+    """The decisions of `tasks.manager_tasks`, guards included, as the oracle takes them.
+
+    A share of `errors` is decided wrong, drawn with a fixed seed.
+    """
+    lessons, draw, slips = [], random.Random(0), random.Random(1)
     for dialogue in dialogues:
         facts = facts_of(dialogue.turns, facts_from)
         place_of = {turn.turn_id: place for place, turn in enumerate(dialogue.turns)}
         for question in dialogue.questions:
             last = max(place_of[turn_id] for turn_id in question.evidence)
             guard = guard_place(dialogue, last, facts, embed, draw)
-            lessons += [right_operation(policy, dialogue, place, embed, facts_from, max_new_tokens)
+            lessons += [expert_operation(policy, dialogue, place, embed, facts_from,
+                                         max_new_tokens, slips if slips.random() < errors else None)
                         for place in (last, guard) if place is not None]
     return lessons
 
@@ -195,7 +224,7 @@ def lessons_of(run: Run) -> list[Lesson]:
     length = options.max_new_tokens
     if options.agent == "manager":
         return manager_lessons(run.policy, with_bar(dialogues, "lessons"), run.embed,
-                               options.facts, length)
+                               options.facts, length, options.expert_errors)
     # The oracle knows what holds in the end. A manager's memories have words of their own, so there
     # the evidence decides.
     if options.data in w.KINDS and options.facts == "observations" and not options.manager:
@@ -248,6 +277,9 @@ def main(argv: Sequence[str] | None = None) -> dict:
         exit_with("--agent mem1: the paper compares imitation with Memory-R1's two agents only")
     if options.trajectories and options.train_questions:
         exit_with("--train-questions: is read only without --trajectories; leave it out")
+    if options.expert_errors and (options.trajectories or options.agent != "manager"):
+        exit_with("--expert-errors: is read only with --agent manager and without --trajectories; "
+                  "leave it out")
     check_expert(resolve(options, "sft"))
     run = prepare(options, "sft")
     before = evaluate_before(run)

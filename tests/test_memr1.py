@@ -4,7 +4,7 @@
 
 A scripted model makes every reward predictable. `WorldReader` is a perfect answer agent for the
 synthetic world: it sees nothing but the prompt, and so proves what a prompt holds. The oracle
-manager is `sft.right_operation`, the vanilla one overwrites the first dog with the second.
+manager is `sft.expert_operation`, the vanilla one overwrites the first dog with the second.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from memr1 import (
 from metrics import f1
 from policy import Step
 from prompts import Operation, format_operation, manager_messages, parse_operations
-from sft import right_operation
+from sft import expert_operation
 from training.tasks import add_everything, answer_tasks, manager_tasks
 from world import EVENTS, INFERENCES, RELATIONS, oracle_memories, sentence, world
 
@@ -118,7 +118,7 @@ def managers(dialogues: Sequence[Dialogue]) -> tuple[dict[str, str], dict[str, s
     oracle, vanilla = {}, {}
     for dialogue in dialogues:
         for place, turn in enumerate(dialogue.turns):
-            messages, response = right_operation(
+            messages, response = expert_operation(
                 always(""), dialogue, place, EMBED, "turns", 9)
             [operation], _ = parse_operations(response, memr1.SIMILAR)
             if operation.event == "UPDATE":  # what the turn says, whatever the entry already held

@@ -23,10 +23,10 @@ from sft import (
     SFTOptions,
     answer_lessons,
     evidence_lessons,
+    expert_operation,
     lessons_of,
     manager_lessons,
     read_trajectories,
-    right_operation,
 )
 from training.options import EMBEDDED_MODEL
 from training.tasks import add_everything, answer_tasks, manager_tasks
@@ -41,7 +41,7 @@ def test_the_oracles_operations_keep_the_memory_right():
     for dialogue in world(3, seed=8):
         bank = MemoryBank(EMBED)
         for place, turn in enumerate(dialogue.turns):
-            messages, response = right_operation(
+            messages, response = expert_operation(
                 Scripted(str), dialogue, place, EMBED, "turns", 9)
             fact = messages[1]["content"].split("New fact: ")[1]
             shown = bank.search(fact, 5, turn.speaker)
@@ -151,6 +151,9 @@ def test_without_an_oracle_one_line_says_what_to_give(tmp_path, model_folder):
     line = refused(sft.main, "--data", "world", "--facts", "llm", "--out", tmp_path / "run")
     assert "--facts llm" in line, "the oracle's lessons would be of turns, whatever is read later"
     refused(sft.main, "--trajectories", tmp_path / "none.jsonl", "--out", tmp_path / "run")
+    for words in (["--agent", "answer"], ["--trajectories", "x.jsonl"]):
+        assert "--expert-errors" in refused(sft.main, *words, "--expert-errors", "0.2",
+                                            "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists(), "refused after the start model was scored, an hour long"
 
 
