@@ -19,8 +19,7 @@ Where this differs from the paper
 2. As in grpo.py each question also brings a guard, a turn that must leave the question's memory
    alone (training/tasks.py, "differs", 2).
 3. The oracle never errs, and GPT-5 does. `--expert-errors 0.2` makes one operation in five wrong,
-   in the ways of an untrained manager (`wrong_operation`). Beside such an expert reinforcement is
-   compared more fairly, because it sees no expert at all.
+   in the ways of an untrained manager (`wrong_operation`).
 
     python sft.py                   the Memory Manager, about a minute
     python sft.py --expert-errors 0.2       the same, from an expert that errs
@@ -75,10 +74,10 @@ class SFTOptions(Options):
 # model's positions, with the same room for a response. The expert sees no more than its pupil.
 def expert_operation(policy: Policy, dialogue: Dialogue, place: int, embed: Embedder,
                      facts_from: str, max_new_tokens: int,
-                     draw: random.Random | None = None) -> Lesson:
+                     slip: random.Random | None = None) -> Lesson:
     """What the manager reads at one turn, and the operation that makes the memory right.
 
-    With `draw` the operation is a wrong one.
+    With `slip` it is a wrong operation, drawn from there.
     """
     before, turn = dialogue.turns[:place], dialogue.turns[place]
     bank, state = MemoryBank(embed), {}
@@ -94,16 +93,16 @@ def expert_operation(policy: Policy, dialogue: Dialogue, place: int, embed: Embe
         operation = Operation("NOOP" if number is None else "DELETE", number)
     else:
         operation = Operation("ADD" if number is None else "UPDATE", number, new_text)
-    if draw is not None:
-        operation = wrong_operation(operation, turn.facts[0], len(prompt.parts), draw)
+    if slip is not None:
+        operation = wrong_operation(operation, turn.facts[0], len(prompt.parts), slip)
     return prompt.messages, format_operation(operation)
 
 
 def wrong_operation(right: Operation, fact: str, n_shown: int, draw: random.Random) -> Operation:
-    """An operation beside the right one, as an untrained manager errs (Memory-R1, section 1).
+    """Another operation than the right one: it duplicates (ADD), forgets (NOOP) or overwrites.
 
-    It duplicates (ADD), forgets (NOOP) or overwrites (UPDATE with the new fact alone): the memory
-    in question, or any other where none is.
+    An UPDATE overwrites the memory that the right operation names, or else any that is shown, with
+    the new fact alone. So a manager forgets the first dog in Memory-R1, section 1.
     """
     wrong = [Operation("ADD", text=fact), Operation("NOOP")]
     if n_shown:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from backend.devices import exit_with, print_anything
 from claims import runner
-from claims.lines import ALONE, Line, every_line, together
+from claims.lines import CONFIDENCE, Line, every_line, joint_confidence
 from training.folders import lock_or_stop
 from training.run import launch
 
@@ -45,8 +45,8 @@ def chosen_lines(numbers: str) -> list[Line]:
 
 def measured_row(line: Line) -> dict[str, str]:
     """A row of the table; the line's commands have been run."""
-    numbers, holds = line.measure(ALONE)
-    _, holds_with_others = line.measure(together())
+    numbers, holds = line.measure(CONFIDENCE)
+    _, holds_with_others = line.measure(joint_confidence())
     return {"claim": f"{line.number}. {line.claim}", "paper": line.paper, "here": numbers,
             "verdict": VERDICTS[holds], "all at once": VERDICTS[holds_with_others],
             "command": f"python -m claims {line.number}"}

@@ -12,8 +12,8 @@ should be level are so if the interval stays within `LEVEL`. More is not needed 
 below `LEVEL`.
 
 Of many intervals of 95 %, one or two miss the truth. So each line is decided twice: for itself, by
-an interval of 95 % (`ALONE`), and together with all others, by one so wide that all of them hold
-the truth at once in 95 % of the cases (`together`, after Bonferroni).
+an interval of 95 % (`CONFIDENCE`), and together with all others, by one so wide that all of them
+hold the truth at once in 95 % of the cases (`joint_confidence`, after Bonferroni).
 
 Where this differs from the papers
 1. Scores are exact match, not F1 or an LLM judge's, because exact match is what is trained for.
@@ -49,7 +49,7 @@ LESS_MEM1 = ("--steps", "12", "--lr", "6e-4", "--limit", "10")
 LONG = ("--data", "world-long", "--limit", "171")  # nine dialogues of twice the length
 GROWTH = 1.63  # the paper's ratio of MEM1's peaks, at 16 questions and at 2
 LEVEL = 0.05  # exact match; what is closer is level
-ALONE = 0.95  # how much of what may be drawn a line's interval holds
+CONFIDENCE = 0.95  # of the interval of one line
 DRAWS = 20_000  # of which an interval for all lines at once leaves out some thirty
 
 
@@ -61,7 +61,7 @@ class Line:
     claim: str
     paper: str
     jobs: tuple[Job, ...]
-    # From the share that intervals hold: the numbers as text, and whether the claim holds.
+    # From the confidence of intervals: the numbers as text, and whether the claim holds.
     measure: Callable[[float], tuple[str, bool | None]]
 
 
@@ -133,7 +133,7 @@ def every_question(question: str) -> bool:
 
 
 def interval(terms: Terms, counts: Filter = every_question, value: Value = right,
-             share: float = ALONE) -> Effect:
+             confidence: float = CONFIDENCE) -> Effect:
     """The signed sum of some scores, paired by question and by seed: (mean, low, high)."""
     scores = []  # (S, N): a row for each seed
     for seed in range(max(len(jobs) for _, jobs in terms)):
@@ -141,7 +141,7 @@ def interval(terms: Terms, counts: Filter = every_question, value: Value = right
         signed_rows = [(sign, answers(jobs[seed % len(jobs)])) for sign, jobs in terms]
         keys = [key for key, row in signed_rows[0][1].items() if counts(row["question"])]
         scores.append([sum(sign * value(rows[key]) for sign, rows in signed_rows) for key in keys])
-    return crossed(scores, [dialogue for dialogue, _ in keys], DRAWS, share=share)
+    return crossed(scores, [dialogue for dialogue, _ in keys], DRAWS, confidence=confidence)
 
 
 def effect_text(effect: Effect, digits: int = 3) -> str:
@@ -176,8 +176,8 @@ def difference(number: int, claim: str, paper: str, terms: Terms, baseline: Sequ
     """A line about one signed sum of scores; `baseline` is scored too, to say what it rose from."""
     jobs = tuple(job for _, jobs_of_term in terms for job in jobs_of_term)
 
-    def measure(share: float) -> tuple[str, bool | None]:
-        effect, text = interval(terms, counts, value, share), ""
+    def measure(confidence: float) -> tuple[str, bool | None]:
+        effect, text = interval(terms, counts, value, confidence), ""
         if baseline:
             text = f"{interval([(1, baseline)], counts, value)[0]:.3f}, "
         return text + effect_text(effect), verdict(effect)
@@ -251,9 +251,9 @@ def few_questions() -> Line:
     sized = {size: alone(managers("--train-questions", str(size), *LEAST_MANAGER, label=str(size)))
              for size in SIZES}
 
-    def measure(share: float) -> tuple[str, bool | None]:
+    def measure(confidence: float) -> tuple[str, bool | None]:
         scores = ", ".join(f"{interval([(1, jobs)])[0]:.3f}" for jobs in sized.values())
-        more = interval([(1, sized[304]), (-1, sized[152])], share=share)
+        more = interval([(1, sized[304]), (-1, sized[152])], confidence=confidence)
         return f"{scores}; {effect_text(more)}", no_more(more)
 
     sizes = ", ".join(map(str, SIZES))
@@ -288,7 +288,7 @@ def algorithms_and_rewards() -> list[Line]:
     grpo, ppo, softer = managers(), managers(algorithm="ppo"), answerers("f1", "--reward", "f1")
     return [
         Line(7, "GRPO learns faster at first (reward, first half)", "Figure 7", (*grpo, *ppo),
-             lambda share: race(grpo, ppo, share)),
+             lambda confidence: race(grpo, ppo, confidence)),
         difference(7, "PPO ends level", "Figure 7", [(1, alone(ppo)), (-1, alone(grpo))],
                    verdict=level),
         difference(8, "paid by exact match, not by F1, it is right more often",
@@ -298,7 +298,7 @@ def algorithms_and_rewards() -> list[Line]:
                    [(1, answering(softer)), (-1, answering(answerers()))], value=words)]
 
 
-def race(first: Sequence[Job], second: Sequence[Job], share: float) -> tuple[str, bool | None]:
+def race(first: Sequence[Job], second: Sequence[Job], confidence: float) -> tuple[str, bool | None]:
     """By how much the first runs are ahead in the reward of the first half of their steps.
 
     Step and seed make a pair: both algorithms meet the same questions there.
@@ -306,7 +306,7 @@ def race(first: Sequence[Job], second: Sequence[Job], share: float) -> tuple[str
     leads = [[a - b for a, b in zip(rewards(one), rewards(other))]
              for one, other in zip(first, second)]  # (S, steps)
     half = len(leads[0]) // 2
-    effect = crossed([of_run[:half] for of_run in leads], range(half), DRAWS, share=share)
+    effect = crossed([of_run[:half] for of_run in leads], range(half), DRAWS, confidence=confidence)
     return effect_text(effect), above_zero(effect)
 
 
@@ -315,23 +315,24 @@ def mem1() -> list[Line]:
     jobs = tuple(Job(f"grpo-mem1-{seed}", ("grpo.py", "--agent", "mem1", "--seed", str(seed),
                                            "--compare", *LESS_MEM1)) for seed in SEEDS)
 
-    def growth(share: float) -> tuple[str, bool | None]:
+    def growth(confidence: float) -> tuple[str, bool | None]:
         peaks = [task_scores(jobs, count, "mem1", "peak_tokens") for count in (16, 2)]
-        ratio, low, high = crossed_of(lambda at_16, at_2: at_16 / at_2, peaks, DRAWS, share=share)
+        ratio, low, high = crossed_of(lambda at_16, at_2: at_16 / at_2, peaks, DRAWS,
+                                      confidence=confidence)
         return (f"{ratio:.2f} ({low:.2f} to {high:.2f})",
                 True if high <= GROWTH else False if low > GROWTH else None)
 
-    def lead(count: int, share: float) -> tuple[str, bool | None]:
+    def lead(count: int, confidence: float) -> tuple[str, bool | None]:
         (own, corpora), *others = [task_scores(jobs, count, harness, "exact_match")
                                    for harness in ("mem1", "full_context", "truncation")]
         better, _ = max(others, key=lambda sample: sum(map(sum, sample[0])))
         leads = [[a - b for a, b in zip(*of_run)] for of_run in zip(own, better)]  # (S, tasks)
-        effect = crossed(leads, corpora, DRAWS, share=share)
+        effect = crossed(leads, corpora, DRAWS, confidence=confidence)
         return effect_text(effect, 2), above_zero(effect)
 
-    def carried(count: int, share: float) -> tuple[str, bool | None]:
+    def carried(count: int, confidence: float) -> tuple[str, bool | None]:
         samples = [task_scores(jobs, n, "mem1", "exact_match") for n in (count, 2)]
-        effect = crossed_of(lambda more, few: more - few, samples, DRAWS, share=share)
+        effect = crossed_of(lambda more, few: more - few, samples, DRAWS, confidence=confidence)
         return effect_text(effect, 2), above_zero(effect)
 
     return [
@@ -349,6 +350,6 @@ def every_line() -> list[Line]:
     return [*both_agents(), few_questions(), *carrying_over(), *algorithms_and_rewards(), *mem1()]
 
 
-def together() -> float:
-    """The share that each interval must hold for all to hold the truth at once (Bonferroni)."""
-    return 1 - (1 - ALONE) / len(every_line())
+def joint_confidence() -> float:
+    """That of each line's interval, for all to hold the truth at once (Bonferroni)."""
+    return 1 - (1 - CONFIDENCE) / len(every_line())

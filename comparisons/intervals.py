@@ -108,14 +108,14 @@ Sample = tuple[Sequence[Sequence[float]], Sequence[Hashable]]  # ((S, N) scores,
 
 
 def crossed(scores: Sequence[Sequence[float]], groups: Sequence[Hashable], n: int = 2000,
-            seed: int = 0, share: float = 0.95) -> tuple[float, float, float]:
+            seed: int = 0, confidence: float = 0.95) -> tuple[float, float, float]:
     """The mean over training runs and questions, and its interval: (mean, low, high).
 
     `scores` are (S, N): what each of S runs, trained with seeds of their own, got on the same N
     questions. Runs and dialogues (`groups`) are drawn independently of each other, so that the
     interval covers both another test set and another seed. Three runs are few: with S = 3 it is
-    rather too narrow. For a paired comparison pass differences. `share` of the drawn means lie
-    within the interval.
+    rather too narrow. For a paired comparison pass differences. `confidence` is the share of the
+    drawn means that lie within the interval.
 
     Two runs, one always right and one never: half of the draws have one of each.
 
@@ -124,11 +124,11 @@ def crossed(scores: Sequence[Sequence[float]], groups: Sequence[Hashable], n: in
 
     Raises ValueError as `bootstrap` does.
     """
-    return crossed_of(lambda mean: mean, [(scores, groups)], n, seed, share)
+    return crossed_of(lambda mean: mean, [(scores, groups)], n, seed, confidence)
 
 
 def crossed_of(combine: Callable[..., np.ndarray], samples: Sequence[Sample], n: int = 2000,
-               seed: int = 0, share: float = 0.95) -> tuple[float, float, float]:
+               seed: int = 0, confidence: float = 0.95) -> tuple[float, float, float]:
     """As `crossed`, of a number that is computed from several means, such as their ratio.
 
     `combine` takes the mean of each sample, one number or n of them. All samples are of the same S
@@ -159,6 +159,6 @@ def crossed_of(combine: Callable[..., np.ndarray], samples: Sequence[Sample], n:
         totals = np.einsum("ns,sg,ng->n", runs, sums, dialogues)  # (n,)
         means.append(values.mean())
         drawn.append(totals / (n_runs * (dialogues @ sizes)))
-    outside = (1 - share) / 2
+    outside = (1 - confidence) / 2
     low, high = np.quantile(combine(*drawn), [outside, 1 - outside]).tolist()
     return float(combine(*means)), low, high

@@ -61,13 +61,18 @@ def make_parser(command: str, description: str, n_steps: int, out: str) -> argpa
     return parser
 
 
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options; stops the program with one line if a number is out of its range."""
+def begin(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the options, make the folder, seed torch; returns the options.
+
+    Stops the program with one line if a number is out of its range, or as `make_folder` does.
+    """
     options = parser.parse_args(argv)
     for name, low, high in (("steps", 1, None), ("lr", 1e-12, 1), ("seed", 0, 2**32 - 1)):
         limits = {"choices": (), "low": low, "high": high}
         if reason := refusal(name, getattr(options, name), limits):
             parser.error(reason)
+    make_folder(options.out)
+    torch.manual_seed(options.seed)
     return options
 
 

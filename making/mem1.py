@@ -38,7 +38,6 @@ import random
 import re
 from collections.abc import Sequence
 
-import torch
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
@@ -46,15 +45,7 @@ import world as w
 from benchmarks.shop import CATEGORIES, SHOPPING, Goal, Store, goals
 from data import Dialogue, Message
 from environments import QUESTIONS, Search, questions_text, search_tasks
-from making.lessons import (
-    MICRO_BATCH_TOKENS,
-    Lesson,
-    evenly,
-    make_folder,
-    make_parser,
-    parse,
-    teach,
-)
+from making.lessons import MICRO_BATCH_TOKENS, Lesson, begin, evenly, make_parser, teach
 from making.wiring import build_model, build_tokenizer
 from mem1 import INSTRUCTIONS, NOTES, Mem1Agent, Mem1Turn, turn_messages
 from memory_bank import Embedder, hashed_words
@@ -68,7 +59,7 @@ CONTEXT = 1536  # tokens in a lesson at most, prompt and response
 VISITS = 1500  # goals to draw purchases from
 
 # Prompts and responses, turn by turn, and the places of those that are shown.
-Lessons = tuple[list[list[Message]], list[str], list[int]]
+Demonstration = tuple[list[list[Message]], list[str], list[int]]
 
 # ---- Questions -----------------------------------------------------------------------------------
 
@@ -88,7 +79,7 @@ def plan_queries(probes: Sequence[w.Probe], entries: dict[w.Key, tuple[str, str,
 
 
 def demonstrate(dialogue: Dialogue, embed: Embedder, kind: str, rng: random.Random,
-                long: bool = False) -> Lessons:
+                long: bool = False) -> Demonstration:
     """One task, worked through by an oracle that may have a bad memory.
 
     `long` shows only how a state that holds everything goes on, where nothing is left to decide.
@@ -195,7 +186,7 @@ class Buyer:
         return "click[next]" if has_next else first, first
 
 
-def demonstrate_purchase(goal: Goal, rng: random.Random) -> Lessons:
+def demonstrate_purchase(goal: Goal, rng: random.Random) -> Demonstration:
     """One visit to the shop: a careful buyer's, who errs now and then, with careless advice."""
     store, buyer = Store(), Buyer(goal)
     text, query, page, past = store.reset(goal), "", "", []
@@ -279,10 +270,8 @@ def scores(policy: Policy, dialogues: Sequence[Dialogue], visits: Sequence[Goal]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the tokenizer and the model, train, score, save."""
-    options = parse(make_parser("python -m making.mem1", "Make the embedded MEM1 model again.",
+    options = begin(make_parser("python -m making.mem1", "Make the embedded MEM1 model again.",
                                 1200, "runs/making-mem1"), argv)
-    make_folder(options.out)
-    torch.manual_seed(options.seed)
     rng, embed = random.Random(options.seed), hashed_words()
     pool = w.world(1500, seed=1000 + options.seed)
     visits = goals(VISITS, 1000 + options.seed)

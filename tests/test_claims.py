@@ -25,19 +25,19 @@ from claims import __main__ as claims
 from claims import runner
 from claims.__main__ import check
 from claims.lines import (
-    ALONE,
+    CONFIDENCE,
     SEEDS,
     above_zero,
     answers,
     every_line,
     interval,
+    joint_confidence,
     level,
     mem1,
     no_more,
     race,
     ruled,
     scoring,
-    together,
     training,
     words,
 )
@@ -161,17 +161,17 @@ def test_lines_of_mem1_have_intervals_over_tasks_and_seeds():
     right = {"mem1": 0.9, "full_context": 0.5, "truncation": 0.3}
     for one, slip in zip(job, (0.0, 0.5, 1.0)):
         finished(one, summary=objectives(peaks, right, slip))
-    assert lines[0].measure(ALONE) == ("1.50 (1.50 to 1.50)", True)
-    text, holds = lines[2].measure(ALONE)
+    assert lines[0].measure(CONFIDENCE) == ("1.50 (1.50 to 1.50)", True)
+    text, holds = lines[2].measure(CONFIDENCE)
     assert holds is True and text.startswith("+1.60 ("), (
         f"{text}: ahead of the better of the two at 4 is 4 x (0.9 - 0.5)")
-    text, holds = lines[-1].measure(ALONE)
+    text, holds = lines[-1].measure(CONFIDENCE)
     mean, low, high = map(float, text.replace("(", "").replace(")", "").replace("to", "").split())
     assert holds is True and mean == pytest.approx(5.4) and low < mean < high, (
         f"{text}: 8 x 0.9 less 2 x 0.9, with the slips of three runs in both")
     for one in job:  # 16 questions take twice the context of 2
         finished(one, summary=objectives({**peaks, 16: 200.0}, right, 0.0))
-    assert lines[0].measure(ALONE)[1] is False
+    assert lines[0].measure(CONFIDENCE)[1] is False
 
 
 def test_a_race_is_paired_by_step_and_seed():
@@ -182,23 +182,23 @@ def test_a_race_is_paired_by_step_and_seed():
             rows = [0.2 * seed + 0.05 * step + (ahead if step < 3 else -1) for step in range(6)]
             (job.folder / "metrics.csv").write_text(
                 "step,reward\n" + "".join(f"{step},{r}\n" for step, r in enumerate(rows)))
-    text, holds = race(first, second, ALONE)
+    text, holds = race(first, second, CONFIDENCE)
     assert text == "+0.100 (+0.100 to +0.100)" and holds is True, (
         "the first half of the steps, each beside the same step of the same seed")
-    assert race(second, first, ALONE)[1] is False
+    assert race(second, first, CONFIDENCE)[1] is False
 
 
 def test_what_holds_alone_need_not_hold_with_all_others():
     """Twelve dialogues, eleven of them better: sure enough for one line, not for twenty-nine."""
-    assert ALONE < together() < 1
-    assert together() == pytest.approx(1 - 0.05 / len(every_line()))
+    assert CONFIDENCE < joint_confidence() < 1
+    assert joint_confidence() == pytest.approx(1 - 0.05 / len(every_line()))
     after, start = scoring(training("grpo", "manager", 0), None), scoring(None, None)
     finished(after.needs[0])
     gains = [1] * 5 + [0] * 7
     finished(start, [(f"d{d}", "q", 0, "x") for d in range(12)])
     finished(after, [(f"d{d}", "q", gain, "x") for d, gain in enumerate(gains)])
-    verdicts = [above_zero(interval([(1, [after]), (-1, [start])], share=share))
-                for share in (ALONE, together())]
+    verdicts = [above_zero(interval([(1, [after]), (-1, [start])], confidence=confidence))
+                for confidence in (CONFIDENCE, joint_confidence())]
     assert verdicts == [True, None], "the wider interval is not used"
 
 

@@ -129,6 +129,18 @@ def test_lines_of_a_page_fit(path):
         f"README.md has {len(lines)} lines: what a newcomer can do without belongs to docs/")
 
 
+def test_the_scores_of_the_first_command_are_the_same_everywhere():
+    readme, results = ((ROOT / name).read_text() for name in ("README.md", "docs/results.md"))
+    last_line = re.search(r"^grpo manager: held-out exact match ([\d.]+) -> ([\d.]+) in \d+ s, "
+                          r"[\d.]+ GiB; run folder runs/grpo-manager$", readme, re.MULTILINE)
+    assert last_line, "README.md does not quote the last line of `python grpo.py` as it is printed"
+    before, after = last_line.groups()
+    for text, row in ((readme, f"held-out exact match {before} -> {after} ... |"),
+                      (readme, f"| manager, GRPO | {before} | {after} /"),
+                      (results, f"| all questions | {before} | {after} /")):
+        assert row in text, f"{row!r}: another score than in the quoted last line"
+
+
 def test_the_reading_list_says_how_long_each_file_is():
     rows = re.findall(r"^\| [\d, ]+ \| `(\w+\.py)` \| (\d+) \|",
                       (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)

@@ -155,5 +155,5 @@ def test_a_ratio_draws_its_runs_once():
     value, low, high = crossed_of(lambda a, b: a / b, noisy)
     assert value == pytest.approx(np.mean(noisy[0][0]) / np.mean(noisy[1][0]))
     assert low < value < high
-    wider = crossed_of(lambda a, b: a / b, noisy, share=0.998)
-    assert wider[1] < low and high < wider[2], "a larger share must give a wider interval"
+    wider = crossed_of(lambda a, b: a / b, noisy, confidence=0.998)
+    assert wider[1] < low and high < wider[2], "more confidence must give a wider interval"

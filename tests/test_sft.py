@@ -73,6 +73,24 @@ def test_a_manager_is_taught_the_prompts_that_reinforcement_trains(facts, positi
     assert (dropped > 0) == (positions < math.inf), "the test wants prompts that do not fit"
 
 
+def test_an_expert_that_errs_is_wrong_as_often_as_it_says():
+    """Each slip is another operation than the right one, and the rest of the lessons stay right."""
+    train = world_splits()[0][:4]
+    right = manager_lessons(Scripted(str), train, EMBED, "turns", 40)
+    for share in (0.0, 0.3, 1.0):
+        shown = manager_lessons(Scripted(str), train, EMBED, "turns", 40, share)
+        assert [prompt for prompt, _ in shown] == [prompt for prompt, _ in right], (
+            "an expert that errs decides on other turns")
+        slips = sum(one != other for (_, one), (_, other) in zip(shown, right)) / len(right)
+        assert abs(slips - share) < 0.1, f"{slips:.2f} of the operations are wrong, not {share}"
+    assert slips == 1, "a slip that is the right operation all the same"
+    for prompt, response in shown:
+        operations, invalid = parse_operations(response, prompt[1]["content"].count("\n- "))
+        assert invalid == 0 and len(operations) == 1, f"{response}: wrong, but not unreadable"
+    events = {parse_operations(response, 5)[0][0].event for _, response in shown}
+    assert events == {"ADD", "NOOP", "UPDATE"}
+
+
 @pytest.mark.parametrize("facts, positions", [
     ("observations", math.inf), ("observations", 250), ("turns", 250)])
 def test_an_answer_agent_is_taught_the_prompts_that_reinforcement_trains(facts, positions):
