@@ -29,6 +29,7 @@ from claims.lines import (
     SEEDS,
     above_zero,
     answers,
+    difference,
     every_line,
     interval,
     joint_confidence,
@@ -200,6 +201,9 @@ def test_what_holds_alone_need_not_hold_with_all_others():
     verdicts = [above_zero(interval([(1, [after]), (-1, [start])], confidence=confidence))
                 for confidence in (CONFIDENCE, joint_confidence())]
     assert verdicts == [True, None], "the wider interval is not used"
+    row = claims.measured_row(difference(1, "", "", [(1, [after]), (-1, [start])]))
+    assert (row["verdict"], row["all at once"]) == ("holds", "not shown"), (
+        "the table decides both columns by the same interval")
 
 
 def test_the_table_of_some_claims(folder, monkeypatch, capsys):

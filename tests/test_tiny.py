@@ -156,7 +156,8 @@ def test_all_that_a_careless_agent_may_do_is_shown_by_its_share(policy):
         assert abs(sum(of_step[0] for of_step in weights) - 1) < 1e-6
         for step, of_step in zip(steps, weights):
             assert policy.decode(step.response_ids[at:at + 1]) in EVENTS
-            assert of_step[at] == manager.EVENT_WEIGHT * of_step[0]
+            assert of_step[at] == manager.EVENT_WEIGHT * of_step[0], (
+                f"{of_step}: the event, token {at}, does not count more than what follows from it")
         several += len(steps) > 1
         steps, weights = manager.answer_lesson(
             policy, dialogue, dialogue.turns, 4, 0, True, draw)
