@@ -146,10 +146,10 @@ def test_a_command_gives_on_another_device_what_it_gives_on_the_cpu(name, folder
     here, there = numbers(here), numbers(there)
     assert len(here) >= 5, "the test itself: nothing to compare"
     if "half" in name:
-        # What is sampled hangs on the last bit of a probability. Half precision leaves few bits, and
-        # each device rounds in its own order, so a response or two may be others.
-        here, there = ({name: number for name, number in found.items() if "ratio_error" not in name}
-                       for found in (here, there))
+        # What is sampled hangs on the last bit of a probability. Half precision leaves few bits,
+        # and each device rounds in its own order, so a response or two may be others.
+        here, there = ({name: number for name, number in found.items()
+                        if "ratio_error" not in name} for found in (here, there))
         near = pytest.approx(here, rel=0.05, abs=0.15)
     else:
         near = pytest.approx(here, rel=1e-2, abs=1e-4)
