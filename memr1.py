@@ -49,7 +49,7 @@ from prompts import (
     parse_facts,
     parse_operations,
 )
-from trees import Episode
+from trees import Episode, Step
 
 SIMILAR = 5  # memories that the manager reads with a new fact
 PER_SPEAKER = 30  # memories of each speaker that the answer agent reads
@@ -482,6 +482,132 @@ class AnswerAgent:
                 reward = float(self.reward(answer, task.question.answer))
                 episodes[-1].append(Episode([step], reward, log))
         return episodes
+
+
+# ---- Spans ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SpanTask:
+    """Some facts of a dialogue in a row, to be put into memory one after the other."""
+
+    facts: tuple[Statement, ...]  # of the whole dialogue; its tasks share the tuple
+    start: int  # the span is facts[start:stop]; the manager has read all facts before it
+    stop: int
+    questions: tuple[Question, ...]  # that can be answered after the span
+    speakers: tuple[str, ...]
+    embed: Embedder
+
+
+# Problem 13
+def banks_so_far(policy: Policy, tasks: Sequence[SpanTask], *,
+                 max_new_tokens: int) -> list[MemoryBank]:
+    """For each task the bank that a manager makes of all facts before it, greedily, from empty.
+
+    Each dialogue is read once, as far as its last task asks; the dialogues go in step. No two tasks
+    share a bank.
+    """
+    banks: list[MemoryBank | None] = [None] * len(tasks)
+    readers = {id(task.facts): (task.facts, MemoryBank(task.embed)) for task in tasks}
+    furthest = {key: max(task.start for task in tasks if id(task.facts) == key) for key in readers}
+    for place in range(max(furthest.values(), default=-1) + 1):
+        for number, task in enumerate(tasks):
+            if task.start == place:
+                banks[number] = readers[id(task.facts)][1].copy()
+        reading = [reader for key, reader in readers.items() if place < furthest[key]]
+        if reading:
+            observe_all(policy, [bank for _, bank in reading],
+                        [facts[place] for facts, _ in reading], max_new_tokens=max_new_tokens)
+    return banks
+
+
+# Problem 13
+def span_reward(reward: Reward, answers: Sequence[str], questions: Sequence[Question]) -> float:
+    """The mean reward of a span's answers: one number from 0 to 1, for all its steps."""
+    rewards = [float(reward(answer, question.answer))
+               for answer, question in zip(answers, questions, strict=True)]
+    return sum(rewards) / len(rewards)
+
+
+@dataclass
+class Span:
+    """One sample of a task: the bank that its decisions change, and what they were."""
+
+    task: SpanTask
+    bank: MemoryBank
+    steps: list[Step] = field(default_factory=list)  # for training, one a fact
+    prompts: list[str] = field(default_factory=list)  # for the log, one a fact
+    responses: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)  # operations, "invalid", "dropped"
+
+
+class SpanAgent(ManagerAgent):
+    """A manager that learns on spans: several decisions in a row, from a memory of its own making.
+
+    One decision beside a right memory leaves two things out. The manager is never shown a memory
+    that it has spoilt itself, and nobody pays for what a decision does to later ones. A span has
+    both. Its samples start from the same bank, so that a group compares like with like, and the
+    questions come after the last decision. The loops of grpo.py and ppo.py do not notice, because
+    an episode of several steps is what MEM1 has.
+
+    Single decisions, which validate and test a manager, it takes as before. The authors' follow-up
+    also learns from groups that start from the same state (Memory-R2, arXiv 2605.21768).
+    """
+
+    # Problem 13
+    def rollout(self, policy: Policy, tasks: Sequence[SpanTask | ManagerTask], group_size: int,
+                temperature: float, generator: torch.Generator | None = None,
+                ) -> list[list[Episode]]:
+        """`group_size` samples of each span, or of each single decision; never both in a call."""
+        if not all(isinstance(task, SpanTask) for task in tasks):
+            return super().rollout(policy, tasks, group_size, temperature, generator)
+        banks = banks_so_far(policy, tasks, max_new_tokens=self.max_new_tokens)
+        groups = [[Span(task, bank.copy()) for _ in range(group_size)]
+                  for task, bank in zip(tasks, banks)]
+        spans = [span for group in groups for span in group]
+        for place in range(max((task.stop - task.start for task in tasks), default=0)):
+            acting = [span for span in spans if span.task.start + place < span.task.stop]
+            self._decide(policy, acting, place, temperature, generator)
+        asked = [AnswerTask(span.bank, question, span.task.speakers, self.per_speaker)
+                 for span in spans for question in span.task.questions]
+        answers = iter(answer_all(self.frozen, asked, self.distill,
+                                  max_new_tokens=self.max_new_tokens))
+        return [[self._episode(span, [next(answers) for _ in span.task.questions])
+                 for span in group] for group in groups]
+
+    def _decide(self, policy: Policy, spans: Sequence[Span], place: int, temperature: float,
+                generator: torch.Generator | None) -> None:
+        """Sample each span's decision on its fact number `place`; carry it out on its bank."""
+        facts = [span.task.facts[span.task.start + place] for span in spans]
+        prompts = [manager_prompt(policy, fact.text,
+                                  span.bank.search(fact.text, SIMILAR, fact.speaker),
+                                  self.max_new_tokens) for span, fact in zip(spans, facts)]
+        # One sample a prompt, because after the first decision the banks of a group differ.
+        sampled = policy.sample([prompt.ids for prompt in prompts], 1, self.max_new_tokens,
+                                temperature, generator)
+        for span, fact, prompt, [step] in zip(spans, facts, prompts, sampled):
+            response = policy.decode(step.response_ids)
+            span.steps.append(step)
+            span.prompts.append(prompt.messages[-1]["content"])
+            span.responses.append(response)
+            span.counts += carry_out(response, span.bank, prompt.parts, fact.speaker,
+                                     fact.timestamp)
+            span.counts["dropped"] += prompt.n_dropped
+
+    def _episode(self, span: Span, answers: Sequence[Answer]) -> Episode:
+        """A finished span as training and samples.jsonl see it."""
+        questions, texts = span.task.questions, [answer.text for answer in answers]
+        n_dropped = span.counts.pop("dropped", 0) + sum(answer.n_dropped for answer in answers)
+        log = {"prompt": "\n\n".join(span.prompts), "response": "\n".join(span.responses),
+               "question": "; ".join(question.text for question in questions),
+               "answer": "; ".join(texts), "category": len(questions),
+               "gold": "; ".join(question.answer for question in questions),
+               "objectives": [{"answer": text, "gold": question.answer,
+                               "category": question.category}
+                              for text, question in zip(texts, questions)],
+               "operations": dict(span.counts), "dropped": n_dropped,
+               "answer_cut": any(answer.cut for answer in answers)}
+        return Episode(span.steps, span_reward(self.reward, texts, questions), log)
 
 
 if __name__ == "__main__":

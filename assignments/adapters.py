@@ -71,4 +71,9 @@ ADAPTERS = {
         "ppo.update_critic": "ppo.update_critic",
         "ppo.train": "ppo.train",
     },
+    13: {
+        "memr1.banks_so_far": "memr1.banks_so_far",
+        "memr1.span_reward": "memr1.span_reward",
+        "memr1.SpanAgent.rollout": "memr1.SpanAgent.rollout",
+    },
 }

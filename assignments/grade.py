@@ -67,11 +67,11 @@ class Problem:
 
 
 PROBLEMS = (
-    Problem(1, "memory bank", 10), Problem(2, "parsing", 8), Problem(3, "token log-probs", 10),
+    Problem(1, "memory bank", 10), Problem(2, "parsing", 8), Problem(3, "token log-probs", 8),
     Problem(4, "group advantages", 6), Problem(5, "the clip", 6), Problem(6, "reductions", 8),
-    Problem(7, "KL estimators", 8), Problem(8, "GAE", 10), Problem(9, "the tree", 10),
+    Problem(7, "KL estimators", 8), Problem(8, "GAE", 8), Problem(9, "the tree", 8),
     Problem(10, "the manager's episode", 8), Problem(11, "MEM1's turn", 8),
-    Problem(12, "the loop", 8, seconds=120, megabytes=2048),
+    Problem(12, "the loop", 8, seconds=120, megabytes=2048), Problem(13, "the span", 6),
 )
 STARTUP = 180  # seconds to load the libraries
 LARGEST = 2**20  # bytes of a file that is taken over

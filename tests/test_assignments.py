@@ -116,12 +116,12 @@ def test_functions_of_other_problems_are_put_back():
     assert "@property\n    @property" not in found
 
 
-def test_twelve_problems_and_their_places():
+def test_the_problems_and_their_places():
     spec = importlib.util.spec_from_file_location("adapters_file", ASSIGNMENTS / "adapters.py")
     adapters = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(adapters)
     found = places_of_problems()
-    assert list(found) == [problem.number for problem in PROBLEMS] == list(range(1, 13))
+    assert list(found) == [problem.number for problem in PROBLEMS] == list(range(1, 14))
     assert {problem: set(lines) for problem, lines in adapters.ADAPTERS.items()} == {
         problem: set(places) for problem, places in found.items()}, (
         "adapters.py has one line for every marked function")
@@ -174,7 +174,7 @@ def test_only_what_is_listed_is_copied(student):
         assert kept not in names, f"{kept} is for teachers"
         assert (ROOT / kept).exists(), f"the test itself: {kept} has another name now"
     assert {"assignments/adapters.py", "assignments/README.md", "tiny/config.json"} <= names
-    assert len([name for name in names if name.startswith("assignments/problems/")]) == 12
+    assert len([name for name in names if name.startswith("assignments/problems/")]) == 13
     assert not [name for name in names if "__pycache__" in name]
 
 
@@ -279,8 +279,8 @@ def test_written_questions_that_need_the_loop_say_so():
             training.append(int(path.name[:2]))
             assert training[-1] == 12 or "problem 12" in " ".join(question.split()), (
                 f"{path.name}: its written question trains; say that it needs the loop")
-    assert training == [5, 8, 10, 12], f"{training}: the overview names others"
-    assert "problems 5, 8, 10 and 12" in overview
+    assert training == [5, 8, 10, 12, 13], f"{training}: the overview names others"
+    assert "problems 5, 8, 10, 12 and 13" in overview
 
 
 def test_the_tables_agree():

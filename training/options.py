@@ -167,6 +167,9 @@ class SamplingOptions(Options):
     group_size: int = option(8, "sampled episodes a question, 4 to 16", high=1024)
     epochs: int = option(2, "updates from each batch of episodes, 1 to 4")
     temperature: float = option(1.0, "sampling temperature, 0.7 to 1.2", low=1e-3)
+    span: int = option(1, "manager: decisions an episode, 1 to 16; from 2 on beside a memory that "
+                          "the manager made itself, else beside the right one",
+                       agents=("manager",))
 
 
 # ---- From the command line -----------------------------------------------------------------------
@@ -279,6 +282,8 @@ def preset_of(options: Any, model: str) -> dict[str, Any]:
         preset["data"] = "world"  # because a shop needs no dialogues, none should be downloaded
     if getattr(options, "shard", False):
         preset["lora"] = 0
+    # As many decisions a step, whether they come one by one or in spans.
+    preset["questions"] = max(1, preset["questions"] // getattr(options, "span", 1))
     rank = getattr(options, "lora", None)
     has_adapters = (preset["lora"] if rank is None else rank) > 0
     for name in ("lr", "critic_lr"):

@@ -20,9 +20,8 @@ import torch
 
 from backend import devices
 from backend.files import release_locks
-from environments import SearchTask
 from mem1 import HARNESSES
-from memr1 import CHUNK, AnswerTask, ManagerTask, Progress, answer_all, build_banks
+from memr1 import CHUNK, Progress, answer_all, build_banks
 from metrics import summarise
 from policy import Policy
 from training.checkpoints import FILE
@@ -36,7 +35,7 @@ from training.pictures import (
     transcripts,
     what_changed,
 )
-from training.run import Run, Task, show_bar, with_bar
+from training.run import Run, Task, count_questions, show_bar, with_bar
 from training.tasks import answer_tasks
 from training.timeline import reading
 from trees import Episode
@@ -179,19 +178,6 @@ def evaluate_before(run: Run) -> tuple[dict, list[Episode]]:
               f"{UNITS[run.options.agent]}")
         run.before = evaluate_test(run)
     return run.before
-
-
-def count_questions(tasks: Sequence[Task]) -> int:
-    """The number of different questions, because one may judge two of a manager's decisions."""
-    distinct: set[int] = set()  # objects, because two dialogues may ask in the same words
-    for task in tasks:
-        if isinstance(task, SearchTask):  # a task of MEM1 has several
-            distinct.update(map(id, task.questions))
-        elif isinstance(task, (ManagerTask, AnswerTask)):
-            distinct.add(id(task.question))
-        else:
-            distinct.add(id(task))  # a purchase
-    return len(distinct)
 
 
 def peak_memory_bytes() -> int:

@@ -47,7 +47,16 @@ from data import DataError, Dialogue, OpenQuestion
 from environments import Environment, Search, SearchTask, search_tasks
 from mem1 import Mem1Agent
 from memory_bank import Embedder
-from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, Reading, build_banks
+from memr1 import (
+    AnswerAgent,
+    AnswerTask,
+    ManagerAgent,
+    ManagerTask,
+    Reading,
+    SpanAgent,
+    SpanTask,
+    build_banks,
+)
 from metrics import f1, squad_exact_match
 from policy import Policy, load_policy
 from training.checkpoints import (
@@ -64,11 +73,11 @@ from training.folders import begin_folder, hold_folder
 from training.introduction import first_screen, given_options
 from training.kept import KeptPolicy
 from training.options import Options, flag, resolve
-from training.tasks import add_everything, answer_tasks, manager_tasks
+from training.tasks import add_everything, answer_tasks, manager_tasks, span_tasks
 from training.trackers import Tracker, TrackerError, tensorboard, wandb
 from trees import Episode
 
-Task = ManagerTask | AnswerTask | SearchTask | Goal | WebShopGoal
+Task = ManagerTask | SpanTask | AnswerTask | SearchTask | Goal | WebShopGoal
 Agent = ManagerAgent | AnswerAgent | Mem1Agent
 REWARDS = {"exact_match": squad_exact_match, "f1": f1}
 # MEM1's training questions are grouped anew so many times, because a model would learn a task that
@@ -188,6 +197,19 @@ def long_tasks(options: Options, splits: Sequence[Sequence[Dialogue]], embed: Em
                   "github.com/princeton-nlp/WebShop, or take --env shop")
 
 
+def count_questions(tasks: Sequence[Task]) -> int:
+    """The number of different questions, because one may judge two of a manager's decisions."""
+    distinct: set[int] = set()  # objects, because two dialogues may ask in the same words
+    for task in tasks:
+        if isinstance(task, (SearchTask, SpanTask)):  # they have several each
+            distinct.update(map(id, task.questions))
+        elif isinstance(task, (ManagerTask, AnswerTask)):
+            distinct.add(id(task.question))
+        else:
+            distinct.add(id(task))  # a purchase
+    return len(distinct)
+
+
 def show_bar(steps: range, name: str) -> tqdm:
     """The steps behind a progress bar, on one of all devices."""
     return tqdm(steps, desc=name, ncols=100, disable=not devices.is_main())
@@ -247,12 +269,17 @@ def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference:
         judge = load_or_stop(options.answerer)
         judge.model.requires_grad_(False)
         fingerprints = {"the model of --answerer": fingerprint(judge.model)}
-    agent = ManagerAgent(judge, options.distill, reward, options.memories, max_new_tokens=length)
+    span = getattr(options, "span", 1)  # imitation knows none
+    kind = SpanAgent if span > 1 else ManagerAgent
+    agent = kind(judge, options.distill, reward, options.memories, max_new_tokens=length)
     with turns:
         tasks = [manager_tasks(with_bar(part, "decisions"), embed, options.facts, reader, length,
-                               guards=part is splits[0]) for part in splits]
+                               guards=part is splits[0])
+                 for part in (splits[1:] if span > 1 else splits)]
+        if span > 1:
+            tasks.insert(0, span_tasks(splits[0], embed, options.facts, span, reader, length))
     n_questions = sum(len(dialogue.questions) for dialogue in splits[0])
-    n_left_out = n_questions - len({id(task.question) for task in tasks[0]})
+    n_left_out = n_questions - count_questions(tasks[0])
     if n_left_out:
         print(f"{n_left_out} of {n_questions} questions to learn from are left out: no turn of "
               "their evidence states a fact")

@@ -2,8 +2,9 @@
 
     dialogue ──facts_of──> facts ──add_everything, or a manager──> bank ──> AnswerTask
     dialogue ──facts_of──> facts ──bank before one of them──────────────> ManagerTask
+    dialogue ──facts_of──> facts ──some in a row (`--span`)─────────────> SpanTask
 
-Both kinds of task read the facts of a dialogue with the same function as evaluation does
+All kinds of task read the facts of a dialogue with the same function as evaluation does
 (`memr1.facts_of`). An agent that learned from facts that it never meets again would be tested on
 another task than it was trained for.
 
@@ -19,6 +20,8 @@ Where this differs from the paper
 3. The bank before the turn is the right one where the data knows it (the synthetic world).
    Elsewhere it holds every earlier fact. The paper lets GPT-4o-mini build the bank from the last 24
    or 50 turns (its text and its Algorithm 1 disagree).
+   Spans need neither 2 nor 3. The bank before a span is the manager's own, and questions about
+   earlier turns pay for what the span leaves of them.
 4. Without `--manager` an answer agent learns on banks that keep every fact, with it on the banks
    that this manager makes (Algorithm 2).
 """
@@ -27,13 +30,25 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 from data import Dialogue, Question
 from memory_bank import Embedder, MemoryBank
-from memr1 import PER_SPEAKER, AnswerTask, ManagerTask, Reading, Sources, Statement, facts_of
+from memr1 import (
+    PER_SPEAKER,
+    AnswerTask,
+    ManagerTask,
+    Reading,
+    Sources,
+    SpanTask,
+    Statement,
+    facts_of,
+)
 from policy import Policy
 from world import oracle_memories, second_pet
+
+PAID = 4  # questions that pay for a span, at most
 
 # ---- The answer agent ----------------------------------------------------------------------------
 
@@ -161,3 +176,43 @@ def guard_place(dialogue: Dialogue, place: int, facts: Sequence[Sequence[Stateme
         by_similarity = [places[memory.id] for memory in bank.search(turn.text, len(places))]
         dangerous = [other for other in by_similarity if other > place][:5]
     return draw.choice(dangerous) if dangerous else None
+
+
+def span_tasks(dialogues: Sequence[Dialogue], embed: Embedder, facts_from: str, length: int,
+               policy: Policy | None = None, max_new_tokens: int = 0) -> list[SpanTask]:
+    """One span of `length` facts for each question; the fact that decides it lies anywhere inside.
+
+    A dialogue with fewer facts is one span. A question is left out if no turn of its evidence
+    states a fact. `facts_from` is the source that `facts_of` takes, with the `policy` and the
+    tokens for "llm".
+    """
+    draw, tasks = random.Random(0), []
+    for dialogue in dialogues:
+        of_turns = facts_of(dialogue.turns, facts_from, policy, max_new_tokens)
+        facts = tuple(fact for of_turn in of_turns for fact in of_turn)
+        n_until = list(accumulate(map(len, of_turns)))  # facts up to each turn, its own included
+        decided = {}  # number of a question -> the place of the fact that decides it
+        for number, question in enumerate(dialogue.questions):
+            turn = deciding_place(dialogue, question, of_turns)
+            if turn is not None:
+                decided[number] = n_until[turn] - 1
+        for number, place in decided.items():
+            latest = max(0, len(facts) - length)
+            start = draw.randint(min(max(0, place + 1 - length), latest), min(place, latest))
+            stop = min(start + length, len(facts))
+            paid = [number, *paying_questions(decided, number, start, stop, draw)]
+            tasks.append(SpanTask(facts, start, stop, tuple(dialogue.questions[n] for n in paid),
+                                  dialogue.speakers, embed))
+    return tasks
+
+
+def paying_questions(decided: Mapping[int, int], number: int, start: int, stop: int,
+                     draw: random.Random) -> list[int]:
+    """Up to PAID - 1 other questions that can be answered after a span, drawn at random.
+
+    Those that a fact of the span decides come first. Earlier ones follow: what they ask for had to
+    survive.
+    """
+    others = [other for other, place in decided.items() if place < stop and other != number]
+    draw.shuffle(others)
+    return sorted(others, key=lambda other: decided[other] < start)[:PAID - 1]
