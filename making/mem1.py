@@ -37,6 +37,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
@@ -45,21 +46,32 @@ import world as w
 from benchmarks.shop import CATEGORIES, SHOPPING, Goal, Store, goals
 from data import Dialogue, Message
 from environments import QUESTIONS, Search, questions_text, search_tasks
-from making.lessons import MICRO_BATCH_TOKENS, Lesson, begin, evenly, make_parser, teach
+from making.lessons import MICRO_BATCH_TOKENS, Lesson, begin, make_parser, teach
 from making.wiring import build_model, build_tokenizer
 from mem1 import INSTRUCTIONS, NOTES, Mem1Agent, Mem1Turn, turn_messages
 from memory_bank import Embedder, hashed_words
 from policy import Policy
 from training.options import EMBEDDED_MEM1, PRESETS
 from training.run import launch, load_or_stop
+from trees import shared_prefix
 
-BETTER = 0.3  # how often the better of two choices is shown where the model is to decide badly
-LONGEST = 16  # questions in a task
-CONTEXT = 1536  # tokens in a lesson at most, prompt and response
+BETTER = 0.3  # the share of the better of two choices where the model is to decide badly
+CHOICE_WEIGHT = 5.0  # of the token that makes the choice
+# Questions in a task, from and to, and the share of such tasks. Many have one, so that a list and a
+# single answer are told apart. Many are long, because the longest lists are the hardest to copy.
+LENGTHS = {(1, 1): 0.15, (2, 4): 0.25, (5, 16): 0.6}
+SHOWN = 10  # turns of a task at most
+CONTEXT = 4096  # tokens in a lesson at most, prompt and response
 VISITS = 1500  # goals to draw purchases from
 
-# Prompts and responses, turn by turn, and the places of those that are shown.
-Demonstration = tuple[list[list[Message]], list[str], list[int]]
+
+
+class Turn(NamedTuple):
+    """What an agent reads in one turn, and what it may write: the share of each choice."""
+
+    prompt: list[Message]
+    choices: dict[str, float]
+
 
 # ---- Questions -----------------------------------------------------------------------------------
 
@@ -78,53 +90,68 @@ def plan_queries(probes: Sequence[w.Probe], entries: dict[w.Key, tuple[str, str,
     return plan
 
 
-def demonstrate(dialogue: Dialogue, embed: Embedder, kind: str, rng: random.Random,
-                long: bool = False) -> Demonstration:
-    """One task, worked through by an oracle that may have a bad memory.
+def demonstrate(dialogue: Dialogue, embed: Embedder, kind: str, n_questions: int, careful: bool,
+                rng: random.Random) -> list[Turn]:
+    """One task, worked through by an oracle that keeps all answers if it is `careful`.
 
-    `long` shows only how a state that holds everything goes on, where nothing is left to decide.
+    Else it keeps the newest alone. In each turn both are choices: first to keep all that the agent
+    has in context, then to keep the newest.
     """
     environment = Search()
     [task, *_] = search_tasks([dialogue], len(dialogue.questions), embed)
     known = [probe for probe in w.probes(dialogue.turns) if probe.question.answer != "nothing"]
-    # Short tasks are learned first; the order of many questions, and long states, take longer.
-    most = 4 if rng.random() < 0.4 and not long else LONGEST
-    chosen = rng.sample(known, rng.randint(6 if long else 1, min(most, len(known))))
+    chosen = rng.sample(known, min(n_questions, len(known)))
     text = questions_text([probe.question.text for probe in chosen])
     environment.reset(task)
     plan = plan_queries(chosen, w.oracle_memories(dialogue.turns))
-    careful = long or rng.random() < BETTER
     turns_left = rng.randint(len(plan) + 1, 2 * len(plan) + 2)
-    prompts, responses, past, answers, note = [], [], [], [], ""
+    turns, past, held = [], [], []  # `held` are the answers in context
     for place in range(len(plan) + 1):
         remembered = past[-1:] if kind == "mem1" else past
-        prompts.append(turn_messages(text, remembered, turns_left - place, kind,
-                                     INSTRUCTIONS[kind] + QUESTIONS))
-        if place:
-            _, note, answer = plan[place - 1]
-            answers = [*(answers if careful else []), *([] if answer is None else [answer])]
-        # Numbered, so that two equal answers are told apart; a semicolon is a token too.
-        listed = [f"{number} {answer}" for number, answer in enumerate(answers, 1)]
-        if place == len(plan):
-            action = f"<answer> {'; '.join(listed if len(answers) > 1 else answers)}</answer>"
-        else:
-            if place and kind == "mem1":
-                note = f"{note} | {' '.join(listed)}".strip()
-            action = f"<query> {plan[place][0]}</query>"
-            page = environment.step("query", plan[place][0])[0]
-            past.append(Mem1Turn(note, plan[place][0], page))
-        responses.append(f"<{NOTES[kind]}> {note}</{NOTES[kind]}>{action}")
-    return prompts, responses, [*turns_to_show(len(prompts), careful, long, rng), len(prompts) - 1]
+        prompt = turn_messages(text, remembered, turns_left - place, kind,
+                               INSTRUCTIONS[kind] + QUESTIONS)
+        _, line, answer = plan[place - 1] if place else ("", "", None)
+        newest = [] if answer is None else [answer]
+        query = plan[place][0] if place < len(plan) else None
+        listed = kind == "mem1" and place > 0 and query is not None
+        notes, choices = [], {}
+        for answers, share in (([*held, *newest], BETTER), (newest, 1 - BETTER)):
+            notes.append(f"{line} | {' '.join(numbered(answers))}".strip() if listed else line)
+            action = (f"<answer> {final_answer(answers, len(chosen))}</answer>" if query is None
+                      else f"<query> {query}</query>")
+            response = f"<{NOTES[kind]}> {notes[-1]}</{NOTES[kind]}>{action}"
+            choices[response] = choices.get(response, 0) + share
+        turns.append(Turn(prompt, choices))
+        if query is not None:
+            held = [*held, *newest] if careful or kind == "full_context" else newest
+            past.append(Mem1Turn(notes[0 if careful else 1], query,
+                                 environment.step("query", query)[0]))
+    return turns
 
 
-def turns_to_show(n_turns: int, careful: bool, long: bool, rng: random.Random) -> Sequence[int]:
-    """The places of the turns to imitate, but for the last, which is always shown."""
-    if careful:
-        first = 4 if long else 0
-        return rng.sample(range(first, n_turns - 1), min(9, n_turns - 1 - first))
-    # An oracle that forgets has the same turn over and over. Only in the third or fourth there is
-    # something to forget.
-    return range(min(4, n_turns - 1))
+def search_lesson(dialogue: Dialogue, embed: Embedder, kind: str,
+                  rng: random.Random) -> list[Turn]:
+    """Some turns of a task of 1 to 16 questions, the last always among them."""
+    fewest, most = rng.choices(*zip(*LENGTHS.items()))[0]
+    n_questions = rng.randint(fewest, most)
+    # Who forgets has the same turn over and over in a long task.
+    careful = n_questions > 4 or rng.random() < 0.5
+    *turns, last = demonstrate(dialogue, embed, kind, n_questions, careful, rng)
+    return [*rng.sample(turns, min(SHOWN - 1, len(turns))), last]
+
+
+def numbered(answers: Sequence[str]) -> list[str]:
+    """Each answer behind its number, so that two equal ones are told apart.
+
+    >>> numbered(["Oslo", "Rex"])
+    ['1 Oslo', '2 Rex']
+    """
+    return [f"{number} {answer}" for number, answer in enumerate(answers, 1)]
+
+
+def final_answer(answers: Sequence[str], n_questions: int) -> str:
+    """What stands in <answer>: a list if there are several questions, else the answer alone."""
+    return "; ".join(numbered(answers) if n_questions > 1 else answers)
 
 
 # ---- Purchases -----------------------------------------------------------------------------------
@@ -186,22 +213,24 @@ class Buyer:
         return "click[next]" if has_next else first, first
 
 
-def demonstrate_purchase(goal: Goal, rng: random.Random) -> Demonstration:
+def demonstrate_purchase(goal: Goal, rng: random.Random) -> list[Turn]:
     """One visit to the shop: a careful buyer's, who errs now and then, with careless advice."""
     store, buyer = Store(), Buyer(goal)
-    text, query, page, past = store.reset(goal), "", "", []
-    prompts, responses = [], []
+    text, query, page, past, turns = store.reset(goal), "", "", [], []
     for turns_left in range(store.turns(goal), 0, -1):
-        prompts.append(turn_messages(text, past, turns_left, "mem1",
-                                     INSTRUCTIONS["mem1"] + SHOPPING, answers=False))
+        prompt = turn_messages(text, past, turns_left, "mem1", INSTRUCTIONS["mem1"] + SHOPPING,
+                               answers=False)
         careful, careless = buyer.read(query, page)
         written = {careless: buyer.note()}
         if careful == "click[prev]" != careless:
             buyer.rejected += [buyer.looking_at] * (buyer.looking_at not in buyer.rejected)
             buyer.looking_at, buyer.features = "", ""
         written[careful] = buyer.note()
-        shown = careful if rng.random() < BETTER else careless
-        responses.append(f"<IS> {written[shown]}</IS><query> {shown}</query>")
+        choices = {}
+        for action, share in ((careful, BETTER), (careless, 1 - BETTER)):
+            response = f"<IS> {written[action]}</IS><query> {action}</query>"
+            choices[response] = choices.get(response, 0) + share
+        turns.append(Turn(prompt, choices))
         # How to come back from a wrong product is only seen by who opened one.
         stray = careless != "click[buy now]" and rng.random() < 0.4
         query = careless if stray else careful
@@ -209,7 +238,7 @@ def demonstrate_purchase(goal: Goal, rng: random.Random) -> Demonstration:
         if done:
             break
         past = [Mem1Turn(written[query], query, page)]
-    return prompts, responses, rng.sample(range(len(prompts)), min(6, len(prompts)))
+    return rng.sample(turns, min(6, len(turns)))
 
 
 # ---- Training ------------------------------------------------------------------------------------
@@ -218,10 +247,11 @@ def demonstrate_purchase(goal: Goal, rng: random.Random) -> Demonstration:
 def tokenizer_for(dialogues: Sequence[Dialogue], visits: Sequence[Goal], embed: Embedder,
                   rng: random.Random) -> PreTrainedTokenizerFast:
     """Made from some lessons, with a token for each tag."""
-    lessons = [demonstrate(dialogue, embed, kind, rng) for dialogue in dialogues for kind in NOTES]
+    lessons = [search_lesson(dialogue, embed, kind, rng)
+               for dialogue in dialogues for kind in NOTES]
     lessons += [demonstrate_purchase(goal, rng) for goal in visits]
-    texts = [text for prompts, responses, _ in lessons
-             for text in (*(prompt[-1]["content"] for prompt in prompts), *responses)]
+    texts = [text for turns in lessons for turn in turns
+             for text in (turn.prompt[-1]["content"], *turn.choices)]
     tokenizer = build_tokenizer(texts)
     tokenizer.add_tokens([AddedToken(f"<{slash}{tag}>", special=False, normalized=False)
                           for tag in (*NOTES.values(), "query", "answer", "info")
@@ -231,22 +261,33 @@ def tokenizer_for(dialogues: Sequence[Dialogue], visits: Sequence[Goal], embed: 
 
 def batch(policy: Policy, pool: Sequence[Dialogue], visits: Sequence[Goal], embed: Embedder,
           rng: random.Random) -> list[Lesson]:
-    """The lessons of one training step: turns of fifteen tasks."""
-    tasks = [demonstrate(rng.choice(pool), embed, kind, rng)
-             for kind in ("mem1",) * 4 + ("full_context",) * 4]
-    # Long states are the hardest to copy, and rare.
-    tasks += [demonstrate(rng.choice(pool), embed, "mem1", rng, long=True) for _ in range(3)]
+    """The lessons of one training step: turns of thirteen tasks."""
+    # Half as many in full context, because each takes twice as long.
+    tasks = [search_lesson(rng.choice(pool), embed, kind, rng)
+             for kind in ["mem1"] * 6 + ["full_context"] * 3]
     tasks += [demonstrate_purchase(rng.choice(visits), rng) for _ in range(4)]
-    lessons = []
-    for prompts, responses, shown in tasks:
-        steps = []
-        for place in sorted(shown):
-            step = policy.lesson(prompts[place], responses[place])
-            if len(step.prompt_ids) + len(step.response_ids) <= CONTEXT:
-                steps.append(step)
-        if steps:
-            lessons.append(evenly(steps))
-    return lessons
+    return [lesson for turns in tasks if (lesson := lesson_of(policy, turns)).steps]
+
+
+def lesson_of(policy: Policy, turns: Sequence[Turn]) -> Lesson:
+    """All choices of these turns. A choice counts by its share, what then follows from it whole.
+
+    The model is to make the better choice as often as its share says, and to write it without a
+    slip once it is made.
+    """
+    lesson = Lesson([], [])
+    for prompt, choices in turns:
+        steps = [policy.lesson(prompt, response) for response in choices]
+        if any(len(step.prompt_ids) + len(step.response_ids) > CONTEXT for step in steps):
+            continue
+        first, last = steps[0].response_ids, steps[-1].response_ids
+        at = shared_prefix(first, last)  # which token makes the choice
+        for step, share in zip(steps, choices.values()):
+            lesson.steps.append(step)
+            lesson.weights.append([share] * at + [CHOICE_WEIGHT * share] +
+                                  [1.0] * (len(step.response_ids) - at - 1)
+                                  if len(steps) > 1 else [1.0] * len(step.response_ids))
+    return lesson
 
 
 def scores(policy: Policy, dialogues: Sequence[Dialogue], visits: Sequence[Goal],

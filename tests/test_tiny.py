@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import re
+from itertools import product
 
 import pytest
 import torch
@@ -237,20 +238,36 @@ def test_lessons_of_mem1_are_turns_of_the_agent():
     """A lesson's prompt must be the one that the agent will make, or nothing carries over."""
     dialogue, draw = world(1, seed=3)[0], random.Random(1)
     policy = load_policy(EMBEDDED_MEM1)
-    for kind, tag in NOTES.items():
-        prompts, responses, _ = mem1.demonstrate(dialogue, EMBED, kind, draw)
+    for kind, careful in product(NOTES, (True, False)):
+        turns = mem1.demonstrate(dialogue, EMBED, kind, 3, careful, draw)
         environment = Search()
         [task, *_] = search_tasks([dialogue], len(dialogue.questions), EMBED)
-        text = prompts[0][1]["content"].splitlines()[0]
-        left = int(re.search(r"Turns left: (\d+)", prompts[0][1]["content"])[1])
+        said = turns[0].prompt[1]["content"]
         environment.reset(task)
-        trajectory = Trajectory(environment, text, left)
-        for prompt, response in zip(prompts, responses):
+        trajectory = Trajectory(environment, said.splitlines()[0],
+                                int(re.search(r"Turns left: (\d+)", said)[1]))
+        for prompt, choices in turns:
             made = Mem1Agent(harness=kind, max_new_tokens=160).prompt(policy, trajectory)
             assert made == policy.encode(prompt), policy.decode(made)
-            assert f"<{tag}>" in response
-            trajectory.advance(Step([1], [2], True), response, kind)
+            written = list(choices)[0 if careful else -1]
+            assert f"<{NOTES[kind]}>" in written
+            trajectory.advance(Step([1], [2], True), written, kind)
         assert trajectory.done and trajectory.invalid == 0
+
+
+def test_a_choice_of_mem1_is_to_keep_all_answers_or_the_newest():
+    dialogue, draw = world(1, seed=3)[0], random.Random(1)
+    for kind, careful in product(NOTES, (True, False)):
+        for n_questions in (1, 5):
+            *_, last = mem1.demonstrate(dialogue, EMBED, kind, n_questions, careful, draw)
+            answers = [re.search("<answer> (.*)</answer>", text)[1] for text in last.choices]
+            counts = [len(answer.split("; ")) for answer in answers]
+            has_all = careful or kind == "full_context"
+            assert counts == ([1] if n_questions == 1 else [5 if has_all else 2, 1]), (
+                f"{kind}, {n_questions} questions: {answers}")
+            assert sum(last.choices.values()) == pytest.approx(1)
+            assert all(answer.startswith("1 ") == (n_questions > 1) for answer in answers), (
+                f"{n_questions} questions: {answers}; a list has numbers, a single answer has none")
 
 
 # ---- The commands --------------------------------------------------------------------------------

@@ -111,7 +111,8 @@ def test_the_reward_is_the_mean_over_the_questions():
 
 def test_an_episode_has_a_step_for_every_fact_of_its_span():
     facts = statements(*FACTS)
-    tasks = [task_of(facts, 1, 4, "dog and boat and harp and lamp"), task_of(facts, 1, 2, "dog and boat")]
+    tasks = [task_of(facts, 1, 4, "dog and boat and harp and lamp"),
+             task_of(facts, 1, 2, "dog and boat")]
     groups = agent_of().rollout(Scripted(adds), tasks, 2, 1.0)
     assert [[len(episode.steps) for episode in group] for group in groups] == [[3, 3], [1, 1]], (
         "spans of different lengths: who has no fact left waits")
