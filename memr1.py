@@ -20,7 +20,8 @@ Where this differs from the paper
 2. Candidates stand in the order of the bank, as a timeline, not in the order of similarity.
 3. Exact match is SQuAD's (metrics.py says why); the paper does not say.
 4. The frozen answer agent is the start model, unless a trained one is given (`--answerer`).
-What the agents learn on is made in training/tasks.py, with its own list of differences.
+With `--span` several decisions in a row share one reward (Spans, below). What the agents learn on
+is made in training/tasks.py, with its own list of differences.
 
     python memr1.py      a chat with both agents, which shows every operation (tools/chat.py)
 """
@@ -94,7 +95,7 @@ class Answer:
     response: str  # all that the agent wrote
     cut: bool = False  # whether the limit of tokens ended the response
     n_dropped: int = 0  # candidates that did not fit the model's positions
-    # Those that did, the most similar first; the other systems (comparisons/) leave them out.
+    # The candidates that fit, the most similar first; the other systems (comparisons/) have none.
     memories: Sequence[Memory] = field(default=(), compare=False)
 
 
@@ -361,7 +362,7 @@ class ManagerTask:
     # For a second pet: the memory that ought to stand afterwards ("Anna has dogs named Rex and
     # Milo"). Only the synthetic world knows it. It is logged and never paid for.
     merged: str = ""
-    n_dropped: int = 0  # memories that did not fit the manager's positions
+    n_dropped: int = 0  # memories that did not fit the model's positions
 
     @cached_property  # one search a task, however many epochs and samples ask for it
     def memories(self) -> list[Memory]:
@@ -489,9 +490,9 @@ class AnswerAgent:
 
 @dataclass(frozen=True)
 class SpanTask:
-    """Some facts of a dialogue in a row, to be put into memory one after the other."""
+    """Consecutive facts of a dialogue, to be put into memory one after the other."""
 
-    facts: tuple[Statement, ...]  # of the whole dialogue; its tasks share the tuple
+    facts: tuple[Statement, ...]  # of the whole dialogue
     start: int  # the span is facts[start:stop]; the manager has read all facts before it
     stop: int
     questions: tuple[Question, ...]  # that can be answered after the span
@@ -502,56 +503,61 @@ class SpanTask:
 # Problem 13
 def banks_so_far(policy: Policy, tasks: Sequence[SpanTask], *,
                  max_new_tokens: int) -> list[MemoryBank]:
-    """For each task the bank that a manager makes of all facts before it, greedily, from empty.
+    """For each task a bank of its own, as the manager makes it of the facts before the span.
 
-    Each dialogue is read once, as far as its last task asks; the dialogues go in step. No two tasks
-    share a bank.
+    It begins with an empty bank and decides greedily. Each dialogue is read once, up to the latest
+    `start` of its tasks. The next facts of all dialogues make one batch. All this is done anew at
+    every training step, because the policy has changed.
     """
-    banks: list[MemoryBank | None] = [None] * len(tasks)
-    readers = {id(task.facts): (task.facts, MemoryBank(task.embed)) for task in tasks}
-    furthest = {key: max(task.start for task in tasks if id(task.facts) == key) for key in readers}
+    readers = {task.facts: MemoryBank(task.embed) for task in tasks}
+    furthest = {facts: max(task.start for task in tasks if task.facts == facts)
+                for facts in readers}
+    banks: dict[int, MemoryBank] = {}  # by the number of the task
     for place in range(max(furthest.values(), default=-1) + 1):
-        for number, task in enumerate(tasks):
-            if task.start == place:
-                banks[number] = readers[id(task.facts)][1].copy()
-        reading = [reader for key, reader in readers.items() if place < furthest[key]]
+        banks |= {number: readers[task.facts].copy() for number, task in enumerate(tasks)
+                  if task.start == place}
+        reading = [facts for facts in readers if place < furthest[facts]]
         if reading:
-            observe_all(policy, [bank for _, bank in reading],
-                        [facts[place] for facts, _ in reading], max_new_tokens=max_new_tokens)
-    return banks
+            observe_all(policy, [readers[facts] for facts in reading],
+                        [facts[place] for facts in reading], max_new_tokens=max_new_tokens)
+    return [banks[number] for number in range(len(tasks))]
 
 
 # Problem 13
 def span_reward(reward: Reward, answers: Sequence[str], questions: Sequence[Question]) -> float:
-    """The mean reward of a span's answers: one number from 0 to 1, for all its steps."""
+    """The mean reward of a span's answers: one number from 0 to 1, for all its steps.
+
+    Raises ValueError if there are not as many answers as questions.
+    """
     rewards = [float(reward(answer, question.answer))
                for answer, question in zip(answers, questions, strict=True)]
     return sum(rewards) / len(rewards)
 
 
 @dataclass
-class Span:
-    """One sample of a task: the bank that its decisions change, and what they were."""
+class SpanSample:
+    """One sample of a span: the bank that its decisions change, and what they were."""
 
     task: SpanTask
     bank: MemoryBank
     steps: list[Step] = field(default_factory=list)  # for training, one a fact
     prompts: list[str] = field(default_factory=list)  # for the log, one a fact
     responses: list[str] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)  # operations, "invalid", "dropped"
+    counts: Counter[str] = field(default_factory=Counter)  # operations by event, and "invalid"
+    n_dropped: int = 0  # memories that did not fit the manager's prompts
 
 
 class SpanAgent(ManagerAgent):
-    """A manager that learns on spans: several decisions in a row, from a memory of its own making.
+    """A manager that learns on spans: several decisions, from a memory of its own making.
 
-    One decision beside a right memory leaves two things out. The manager is never shown a memory
-    that it has spoilt itself, and nobody pays for what a decision does to later ones. A span has
-    both. Its samples start from the same bank, so that a group compares like with like, and the
-    questions come after the last decision. The loops of grpo.py and ppo.py do not notice, because
-    an episode of several steps is what MEM1 has.
+    A single decision starts from a memory that the manager did not make, and its reward ignores
+    what it does to later decisions. In a span the manager meets its own mistakes, and the questions
+    come after the last decision. All samples of a group start from the same bank. grpo.py and
+    ppo.py need no change, because MEM1's episodes have several steps too.
 
-    Single decisions, which validate and test a manager, it takes as before. The authors' follow-up
-    also learns from groups that start from the same state (Memory-R2, arXiv 2605.21768).
+    Validation and test use single decisions, so the agent takes these as well. The follow-up of the
+    same authors (Memory-R2, arXiv 2605.21768) compares decisions from equal memories too, but
+    inside a trajectory as well as at its start.
     """
 
     # Problem 13
@@ -562,52 +568,56 @@ class SpanAgent(ManagerAgent):
         if not all(isinstance(task, SpanTask) for task in tasks):
             return super().rollout(policy, tasks, group_size, temperature, generator)
         banks = banks_so_far(policy, tasks, max_new_tokens=self.max_new_tokens)
-        groups = [[Span(task, bank.copy()) for _ in range(group_size)]
+        groups = [[SpanSample(task, bank.copy()) for _ in range(group_size)]
                   for task, bank in zip(tasks, banks)]
-        spans = [span for group in groups for span in group]
-        for place in range(max((task.stop - task.start for task in tasks), default=0)):
-            acting = [span for span in spans if span.task.start + place < span.task.stop]
-            self._decide(policy, acting, place, temperature, generator)
-        asked = [AnswerTask(span.bank, question, span.task.speakers, self.per_speaker)
-                 for span in spans for question in span.task.questions]
+        samples = [sample for group in groups for sample in group]
+        for offset in range(max((task.stop - task.start for task in tasks), default=0)):
+            unfinished = [s for s in samples if s.task.start + offset < s.task.stop]
+            self._decide(policy, unfinished, offset, temperature, generator)
+        asked = [AnswerTask(sample.bank, question, sample.task.speakers, self.per_speaker)
+                 for sample in samples for question in sample.task.questions]
         answers = iter(answer_all(self.frozen, asked, self.distill,
                                   max_new_tokens=self.max_new_tokens))
-        return [[self._episode(span, [next(answers) for _ in span.task.questions])
-                 for span in group] for group in groups]
+        return [[self._episode(sample, [next(answers) for _ in sample.task.questions])
+                 for sample in group] for group in groups]
 
-    def _decide(self, policy: Policy, spans: Sequence[Span], place: int, temperature: float,
-                generator: torch.Generator | None) -> None:
-        """Sample each span's decision on its fact number `place`; carry it out on its bank."""
-        facts = [span.task.facts[span.task.start + place] for span in spans]
+    def _decide(self, policy: Policy, samples: Sequence[SpanSample], offset: int,
+                temperature: float, generator: torch.Generator | None) -> None:
+        """The next decision of each sample; it changes the sample's bank.
+
+        It is about fact number `offset` of the span, counted from 0, which the span must have.
+        """
+        facts = [sample.task.facts[sample.task.start + offset] for sample in samples]
         prompts = [manager_prompt(policy, fact.text,
-                                  span.bank.search(fact.text, SIMILAR, fact.speaker),
-                                  self.max_new_tokens) for span, fact in zip(spans, facts)]
-        # One sample a prompt, because after the first decision the banks of a group differ.
+                                  sample.bank.search(fact.text, SIMILAR, fact.speaker),
+                                  self.max_new_tokens) for sample, fact in zip(samples, facts)]
+        # One response a prompt, because after the first decision the banks of a group differ.
         sampled = policy.sample([prompt.ids for prompt in prompts], 1, self.max_new_tokens,
                                 temperature, generator)
-        for span, fact, prompt, [step] in zip(spans, facts, prompts, sampled):
+        for sample, fact, prompt, [step] in zip(samples, facts, prompts, sampled):
             response = policy.decode(step.response_ids)
-            span.steps.append(step)
-            span.prompts.append(prompt.messages[-1]["content"])
-            span.responses.append(response)
-            span.counts += carry_out(response, span.bank, prompt.parts, fact.speaker,
-                                     fact.timestamp)
-            span.counts["dropped"] += prompt.n_dropped
+            sample.steps.append(step)
+            sample.prompts.append(prompt.messages[-1]["content"])
+            sample.responses.append(response)
+            sample.counts.update(carry_out(response, sample.bank, prompt.parts, fact.speaker,
+                                           fact.timestamp))
+            sample.n_dropped += prompt.n_dropped
 
-    def _episode(self, span: Span, answers: Sequence[Answer]) -> Episode:
-        """A finished span as training and samples.jsonl see it."""
-        questions, texts = span.task.questions, [answer.text for answer in answers]
-        n_dropped = span.counts.pop("dropped", 0) + sum(answer.n_dropped for answer in answers)
-        log = {"prompt": "\n\n".join(span.prompts), "response": "\n".join(span.responses),
+    def _episode(self, sample: SpanSample, answers: Sequence[Answer]) -> Episode:
+        """A finished sample as training and samples.jsonl see it; answers in questions' order."""
+        questions, texts = sample.task.questions, [answer.text for answer in answers]
+        log = {"prompt": "\n\n".join(sample.prompts),
+               "response": "\n".join(" ".join(text.split()) for text in sample.responses),
                "question": "; ".join(question.text for question in questions),
                "answer": "; ".join(texts), "category": len(questions),
                "gold": "; ".join(question.answer for question in questions),
                "objectives": [{"answer": text, "gold": question.answer,
                                "category": question.category}
                               for text, question in zip(texts, questions)],
-               "operations": dict(span.counts), "dropped": n_dropped,
-               "answer_cut": any(answer.cut for answer in answers)}
-        return Episode(span.steps, span_reward(self.reward, texts, questions), log)
+               "operations": dict(sample.counts),
+               "dropped": sample.n_dropped + sum(answer.n_dropped for answer in answers),
+               "answer_cut": sum(answer.cut for answer in answers) / len(answers)}
+        return Episode(sample.steps, span_reward(self.reward, texts, questions), log)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import random
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -328,7 +329,8 @@ def test_what_the_frozen_judge_said_is_kept(tiny_policy, tmp_path):
     one, other = (
         make_run(tiny_policy(), tiny_policy(), ManagerAgent(tiny_policy(), max_new_tokens=6), 3,
                  tmp_path, tasks) for _ in range(2))
-    one.agent.outcomes = {(tasks[2], "a"): {"answer": "x"}, (tasks[0], "b"): {"answer": "y"}}
+    one.agent.outcomes = {(tasks[2], "a"): {"answer": "x"}, (tasks[0], "b"): {"answer": "y"},
+                          (replace(tasks[1], n_dropped=2), "c"): {"answer": "z"}}
     restore_outcomes(other, numbered_outcomes(one))
     assert other.agent.outcomes == one.agent.outcomes, (
         "judged again in other batches, a near tie may turn out otherwise")

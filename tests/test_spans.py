@@ -13,7 +13,7 @@ from test_memr1 import EMBED, Scripted, WorldReader, always, managers
 
 import grpo
 import ppo
-from data import Dialogue, Question
+from data import Dialogue, Question, Turn
 from memory_bank import MemoryBank
 from memr1 import (
     ManagerAgent,
@@ -161,14 +161,25 @@ def test_a_span_that_has_ended_waits_for_the_others() -> None:
     assert read == [[1, 1], [3, 3]], f"{read}: a span goes on to the facts behind its end"
 
 
-def test_samples_of_a_group_start_from_one_bank_and_never_share_it(dialogues) -> None:
-    tasks = span_tasks(dialogues[:1], EMBED, "turns", 3)[:4]
-    add = always('[{"event": "ADD", "text": "x"}]')
-    groups = agent_of(WorldReader()).rollout(add, tasks, 3, 1.0)
-    for group in groups:
-        prompts = [episode.log["prompt"] for episode in group]
-        assert len(set(prompts)) == 1, "equal decisions from one start must meet equal prompts"
-        assert all(episode.reward == group[0].reward for episode in group)
+def test_samples_of_a_group_start_from_one_bank_and_never_share_it() -> None:
+    task = SpanTask(DOGS, 0, 3, ASKED, ("Anna", "Bob"), EMBED)
+    add = always('[{"event": "ADD", "text": "Anna is kind"}]')
+    for group in agent_of(WorldReader()).rollout(add, [task, task], 3, 1.0):
+        seen = [episode.log["prompt"].count("Anna is kind") for episode in group]
+        assert seen == [0 + 1 + 2] * 3, (
+            f"{seen}: each decision is to find what its own sample added before, and no more")
+
+
+def test_a_turn_with_two_facts_lies_inside_as_a_whole() -> None:
+    turns = [Turn(f"D1:{n}", "Anna", f"x{n}", f"{n} May 2023", (f"a{n}", f"b{n}"))
+             for n in range(1, 7)]
+    asked = Question("?", "x", 4, ("D1:3",))
+    dialogue = Dialogue("d", ("Anna", "Bob"), turns, [asked])
+    for length, wanted in ((2, {4}), (3, {3, 4}), (1, {5}), (12, {0}), (99, {0})):
+        starts = {task.start for seed in range(20) for task in span_tasks(
+            [dialogue] * (seed + 1), EMBED, "observations", length)}
+        assert starts == wanted, (
+            f"spans of {length} facts begin at {starts}: facts 4 and 5 decide the question")
 
 
 @pytest.mark.slow

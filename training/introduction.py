@@ -33,8 +33,10 @@ def what_pays(options: Any, algorithm: str) -> str:
              else "the F1 of the answer: {} as right as that")
     if options.agent == "answer":
         return score.format("its answer is")
-    judge = options.answerer or "the start model"
-    return score.format(f"the answer of a frozen answer agent ({judge}) is then")
+    judge = f"a frozen answer agent ({options.answerer or 'the start model'})"
+    if getattr(options, "span", 1) > 1:
+        return f"the mean over several questions of: {score.format(f'the answer of {judge} is')}"
+    return score.format(f"the answer of {judge} is then")
 
 
 def typed(name: str, value: Any) -> str:
@@ -70,15 +72,17 @@ def first_screen(options: Any, given: list[str], algorithm: str, counts: tuple[i
     `n_weights` are all weights of the model, and `n_learned` those that training changes.
     """
     unit, (n_train, n_validation, n_test) = UNITS[options.agent], counts
+    span = getattr(options, "span", 1)
+    learned = f"spans of {span} decisions" if span > 1 else unit
     samples = f", {options.group_size} samples of each" if hasattr(options, "group_size") else ""
     return "\n".join([
         f"{algorithm} trains {LEARNERS[options.agent]}.",
-        f"  from     {n_train:,} {unit} ({options.data}); {n_validation:,} others validate, "
+        f"  from     {n_train:,} {learned} ({options.data}); {n_validation:,} others validate, "
         f"{n_test:,} test",
         f"  reward   {what_pays(options, algorithm)}",
         f"  model    {options.model}: {n_weights:,} weights, {n_learned:,} of them learn",
-        f"  length   {options.steps} steps of {options.questions} {unit}{samples}; the bar shows "
-        "the time left",
+        f"  length   {options.steps} steps of {options.questions} {learned}{samples}; the bar "
+        "shows the time left",
         f"  folder   {options.out}",
         "Options, those that were given first (*); --help explains them:",
         *option_columns(options, given)])

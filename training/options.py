@@ -168,7 +168,8 @@ class SamplingOptions(Options):
     epochs: int = option(2, "updates from each batch of episodes, 1 to 4")
     temperature: float = option(1.0, "sampling temperature, 0.7 to 1.2", low=1e-3)
     span: int = option(1, "manager: decisions an episode, 1 to 16; from 2 on beside a memory that "
-                          "the manager made itself, else beside the right one",
+                          "the manager made itself (which takes time: it reads the dialogues "
+                          "anew at each step), else beside a given one",
                        agents=("manager",))
 
 

@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -26,6 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from backend import devices
+from memr1 import ManagerAgent
 from training.checkpoints import FILE, CheckpointError, file_size, resume_command, write
 from training.results import CHECKPOINT, describe, save, save_dialogue, validate
 from training.run import Run
@@ -334,19 +336,22 @@ def trained(module: torch.nn.Module) -> dict[str, Tensor]:
     return weights | dict(module.named_buffers())
 
 
-def numbered_outcomes(run: Run) -> list[tuple[int, str, dict]]:
-    """What the manager's frozen answer agent said after each decision: (task, response, outcome).
+def numbered_outcomes(run: Run) -> list[tuple[int, int, str, dict]]:
+    """What the manager's frozen answer agent said after each decision.
 
-    A task stands as its number among all tasks of the run.
+    Each is (task, memories that were dropped from its prompt, response, outcome). A task stands as
+    its number among all tasks of the run.
     """
-    number = {id(task): i for i, task in enumerate([*run.train, *run.validation, *run.test])}
-    return [(number[id(task)], response, outcome)
-            for (task, response), outcome in getattr(run.agent, "outcomes", {}).items()]
+    if not isinstance(run.agent, ManagerAgent):
+        return []
+    number = {task: i for i, task in enumerate([*run.train, *run.validation, *run.test])}
+    return [(number[replace(task, n_dropped=0)], task.n_dropped, response, outcome)
+            for (task, response), outcome in run.agent.outcomes.items()]
 
 
-def restore_outcomes(run: Run, outcomes: list[tuple[int, str, dict]]) -> None:
+def restore_outcomes(run: Run, outcomes: list[tuple[int, int, str, dict]]) -> None:
     """Put back what `numbered_outcomes` returned."""
     tasks = [*run.train, *run.validation, *run.test]
     if outcomes:
-        run.agent.outcomes = {(tasks[number], response): outcome
-                              for number, response, outcome in outcomes}
+        run.agent.outcomes = {(replace(tasks[number], n_dropped=n_dropped), response): outcome
+                              for number, n_dropped, response, outcome in outcomes}

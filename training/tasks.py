@@ -10,9 +10,8 @@ another task than it was trained for.
 
 Where this differs from the paper
 1. A training example of the manager is one decision: a bank, a fact and a question. The fact is
-   from the last turn that the question's evidence names, and the bank holds all earlier ones. The
-   paper links a question to every turn of its evidence, but before the last of them nobody can
-   answer.
+   from the last turn of the question's evidence that states one. The paper links a question to
+   every turn of its evidence, but before the last of them nobody can answer.
 2. In training each question also pays for a second decision, a *guard* (`guard_place`). The guard's
    turn resembles the question's turn and says something else, so the question's memory must
    survive it. Without guards a manager learns to overwrite whatever is similar, because no question
@@ -20,9 +19,9 @@ Where this differs from the paper
 3. The bank before the turn is the right one where the data knows it (the synthetic world).
    Elsewhere it holds every earlier fact. The paper lets GPT-4o-mini build the bank from the last 24
    or 50 turns (its text and its Algorithm 1 disagree).
-   Spans need neither 2 nor 3. The bank before a span is the manager's own, and questions about
-   earlier turns pay for what the span leaves of them.
-4. Without `--manager` an answer agent learns on banks that keep every fact, with it on the banks
+4. Spans (`--span`) need neither guards nor a given bank. The bank before a span is the manager's
+   own. Where fewer than PAID questions are decided inside a span, earlier ones pay too.
+5. Without `--manager` an answer agent learns on banks that keep every fact, with it on the banks
    that this manager makes (Algorithm 2).
 """
 
@@ -133,7 +132,7 @@ def banks_before(dialogue: Dialogue, facts: Sequence[Sequence[Statement]], place
         for place in places:
             right = MemoryBank(embed)
             right.add_many(oracle_memories(dialogue.turns[:place]).values())
-            banks[place] = [right]
+            banks[place] = [right] * len(facts[place])
         return banks
     banks, bank, n_read = {}, MemoryBank(embed), 0
     for place in sorted(places):
@@ -180,39 +179,42 @@ def guard_place(dialogue: Dialogue, place: int, facts: Sequence[Sequence[Stateme
 
 def span_tasks(dialogues: Sequence[Dialogue], embed: Embedder, facts_from: str, length: int,
                policy: Policy | None = None, max_new_tokens: int = 0) -> list[SpanTask]:
-    """One span of `length` facts for each question; the fact that decides it lies anywhere inside.
+    """One span of `length` facts for each question, which holds all facts of its deciding turn.
 
-    A dialogue with fewer facts is one span. A question is left out if no turn of its evidence
-    states a fact. `facts_from` is the source that `facts_of` takes, with the `policy` and the
-    tokens for "llm".
+    Where in the span that turn stands is drawn once, with a fixed seed. A dialogue with fewer facts
+    is one span; of a turn with more facts than `length` the last ones are in it. A question is left
+    out if no turn of its evidence states a fact. `facts_from` is the source that `facts_of` takes,
+    with the `policy` and the tokens for "llm".
     """
     draw, tasks = random.Random(0), []
     for dialogue in dialogues:
         of_turns = facts_of(dialogue.turns, facts_from, policy, max_new_tokens)
         facts = tuple(fact for of_turn in of_turns for fact in of_turn)
+        n_facts = min(length, len(facts))
         n_until = list(accumulate(map(len, of_turns)))  # facts up to each turn, its own included
-        decided = {}  # number of a question -> the place of the fact that decides it
+        decided = {}  # number of a question -> the places of the facts that decide it
         for number, question in enumerate(dialogue.questions):
             turn = deciding_place(dialogue, question, of_turns)
             if turn is not None:
-                decided[number] = n_until[turn] - 1
-        for number, place in decided.items():
-            latest = max(0, len(facts) - length)
-            start = draw.randint(min(max(0, place + 1 - length), latest), min(place, latest))
-            stop = min(start + length, len(facts))
-            paid = [number, *paying_questions(decided, number, start, stop, draw)]
+                decided[number] = range(n_until[turn] - len(of_turns[turn]), n_until[turn])
+        for number, places in decided.items():
+            earliest = max(0, places[-1] + 1 - n_facts)
+            latest = max(earliest, min(places[0], len(facts) - n_facts))
+            start = draw.randint(earliest, latest)
+            stop = start + n_facts
+            paid = [number, *other_questions(decided, number, start, stop, draw)]
             tasks.append(SpanTask(facts, start, stop, tuple(dialogue.questions[n] for n in paid),
                                   dialogue.speakers, embed))
     return tasks
 
 
-def paying_questions(decided: Mapping[int, int], number: int, start: int, stop: int,
-                     draw: random.Random) -> list[int]:
-    """Up to PAID - 1 other questions that can be answered after a span, drawn at random.
+def other_questions(decided: Mapping[int, range], number: int, start: int, stop: int,
+                    draw: random.Random) -> list[int]:
+    """Numbers of at most PAID - 1 questions without `number` that a span's end can answer.
 
-    Those that a fact of the span decides come first. Earlier ones follow: what they ask for had to
-    survive.
+    First come those decided inside the span, then those decided earlier, each in random order: what
+    the earlier ones ask for had to survive. `decided` holds the places of each question's facts.
     """
-    others = [other for other, place in decided.items() if place < stop and other != number]
+    others = [other for other, places in decided.items() if places[-1] < stop and other != number]
     draw.shuffle(others)
-    return sorted(others, key=lambda other: decided[other] < start)[:PAID - 1]
+    return sorted(others, key=lambda other: decided[other][-1] < start)[:PAID - 1]

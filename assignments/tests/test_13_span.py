@@ -139,6 +139,7 @@ def test_decisions_are_sampled_as_the_options_say():
     agent_of(max_new_tokens=17).rollout(
         manager, [task_of(statements(*FACTS), 1, 3, "x")], 4, 0.8, generator)
     before, *span = manager.calls
+    assert before["max_new_tokens"] == 17, "what leads to the span is as long as all responses"
     assert len(span) == 2 and before["temperature"] == 0
     for call in span:
         assert (len(call["prompts"]), call["group_size"]) == (4, 1), (
@@ -156,6 +157,16 @@ def test_all_questions_are_asked_at_the_end_in_one_call():
         "one greedy call of the frozen agent, after all decisions")
     assert [[plain(episode.reward) for episode in group] for group in groups] == [
         [0.5, 0.5], [1, 1]], "each sample is paid for its own task's questions, in their order"
+
+
+def test_the_answer_agent_reads_as_many_memories_as_the_options_say():
+    frozen = Scripted(reader)
+    agent_of(frozen, per_speaker=1, max_new_tokens=17, distill=False).rollout(
+        Scripted(adds), [task_of(statements(*FACTS), 0, 3, "x")], 1, 1.0)
+    [call] = frozen.calls
+    assert call["prompts"][0].count("Ann has a ") == 1 and call["max_new_tokens"] == 17, (
+        "per_speaker and max_new_tokens of the agent hold for its judge too")
+    assert "Select" not in call["prompts"][0], "distill of the agent holds for its judge too"
 
 
 def test_single_decisions_are_left_to_the_manager():
