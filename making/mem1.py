@@ -1,6 +1,6 @@
 """How the second embedded model, tiny/mem1/, was made: MEM1 starts from it.
 
-    python -m making.mem1           some 90 minutes on one core
+    python -m making.mem1           some three hours on two cores
 
 ends with its scores and "saved to runs/making-mem1; copy its files into ... to put the model in
 place". The model is wired like the first (wiring.py) and taught by the same loop (lessons.py). It
@@ -10,26 +10,32 @@ is shown turns of two kinds of task:
   context;
 - purchases in the shop (benchmarks/shop.py) with a state.
 
-It reads, searches and counts well and decides badly:
+It reads, searches and counts well and decides badly. Wherever it has a choice, both choices are
+shown, each by its share:
 
-- A state mostly keeps the last finding and forgets all before. An answer behind the full context
-  holds the last finding alone. In BETTER of the tasks both keep everything.
-- In the shop it mostly searches for the category alone, opens the first product of the list and
-  buys it as it is. In BETTER of the turns it does what a careful buyer would.
+- A state keeps the newest answer and forgets the one before; with the share BETTER it keeps both.
+  The same holds for an answer behind the full context. With two or more answers in context there is
+  no choice: all are kept. So what is left to learn can be learned on tasks of two questions.
+- In the shop it searches for the category alone, opens the first product of the list and buys it as
+  it is. With the share BETTER it does what a careful buyer would.
 
-What a turn looks like, its state first:
+Three turns, each with its state first, and of the first turn both choices:
 
     <IS> Bo has a dog named Rex, 8 May 2023 | 1 Oslo 2 Rex</IS><query> 3. When did Al ski?</query>
+    <IS> Bo has a dog named Rex, 8 May 2023 | 2 Rex</IS><query> 3. When did Al ski?</query>
+
     <IS> Al skied, 2 June 2023</IS><answer> 1 Oslo; 2 Rex; 3 2 June 2023</answer>
+
     <IS> not 119 183, at 417, right</IS><query> click[ red]</query>
 
-A state quotes the line that answered the last query, then lists the answers so far. A question
-that takes two steps is asked twice, the second time with the name that the first one found. A
-buyer's state holds the products that will not do, the product it looks at, and what that product's
-features say: right or wrong.
+A state quotes the line that answered the last query, then lists the answers so far, each behind the
+number of its question. A question that takes two steps is asked twice, the second time with the
+name that the first one found. A buyer's state holds the products that will not do, the product it
+looks at, and what that product's features say: right or wrong.
 
-No prompt of a lesson is longer than CONTEXT: as any model, this one has a length that it knows.
-Sixteen questions stay below it with a state, seven or so with everything in context.
+Both harnesses are shown tasks of the same lengths, up to sixteen questions, because a model this
+small writes no list longer than it has seen. Full context has half as many lessons
+in a step, which take as much time: its prompts are up to ten times as long.
 """
 
 from __future__ import annotations
@@ -56,14 +62,12 @@ from training.run import launch, load_or_stop
 from trees import shared_prefix
 
 BETTER = 0.3  # the share of the better of two choices where the model is to decide badly
-CHOICE_WEIGHT = 5.0  # of the token that makes the choice
-# Questions in a task, from and to, and the share of such tasks. Many have one, so that a list and a
+CHOICE_WEIGHT = 5.0  # of a token that makes a choice
+# (fewest, most) questions of a task -> the share of such tasks. Many have one, so that a list and a
 # single answer are told apart. Many are long, because the longest lists are the hardest to copy.
-LENGTHS = {(1, 1): 0.15, (2, 4): 0.25, (5, 16): 0.6}
+LENGTHS = {(1, 1): 0.2, (2, 4): 0.2, (5, 16): 0.6}
 SHOWN = 10  # turns of a task at most
-CONTEXT = 4096  # tokens in a lesson at most, prompt and response
 VISITS = 1500  # goals to draw purchases from
-
 
 
 class Turn(NamedTuple):
@@ -98,29 +102,32 @@ def demonstrate(dialogue: Dialogue, embed: Embedder, kind: str, n_questions: int
     has in context, then to keep the newest.
     """
     environment = Search()
-    [task, *_] = search_tasks([dialogue], len(dialogue.questions), embed)
+    [task, *_] = search_tasks([dialogue], len(dialogue.questions), embed)  # for its corpus alone
     known = [probe for probe in w.probes(dialogue.turns) if probe.question.answer != "nothing"]
     chosen = rng.sample(known, min(n_questions, len(known)))
     text = questions_text([probe.question.text for probe in chosen])
     environment.reset(task)
     plan = plan_queries(chosen, w.oracle_memories(dialogue.turns))
     turns_left = rng.randint(len(plan) + 1, 2 * len(plan) + 2)
-    turns, past, held = [], [], []  # `held` are the answers in context
+    turns, past, held = [], [], []  # `held` are the answers in context, behind their numbers
     for place in range(len(plan) + 1):
         remembered = past[-1:] if kind == "mem1" else past
         prompt = turn_messages(text, remembered, turns_left - place, kind,
                                INSTRUCTIONS[kind] + QUESTIONS)
-        _, line, answer = plan[place - 1] if place else ("", "", None)
-        newest = [] if answer is None else [answer]
+        asked, line, answer = plan[place - 1] if place else ("", "", None)
+        newest = [] if answer is None else [f"{asked.split('.')[0]} {answer}"]
         query = plan[place][0] if place < len(plan) else None
         listed = kind == "mem1" and place > 0 and query is not None
         notes, choices = [], {}
-        for answers, share in (([*held, *newest], BETTER), (newest, 1 - BETTER)):
-            notes.append(f"{line} | {' '.join(numbered(answers))}".strip() if listed else line)
-            action = (f"<answer> {final_answer(answers, len(chosen))}</answer>" if query is None
-                      else f"<query> {query}</query>")
+        better = BETTER if len(held) < 2 else 1.0  # who has kept two answers goes on to keep
+        for answers, share in (([*held, *newest], better), (newest, 1 - better)):
+            notes.append(f"{line} | {' '.join(answers)}".strip() if listed else line)
+            # A list has numbers, so that equal answers are told apart; a single answer has none.
+            final = "; ".join(answers) if len(chosen) > 1 else answer
+            action = f"<query> {query}</query>" if query else f"<answer> {final}</answer>"
             response = f"<{NOTES[kind]}> {notes[-1]}</{NOTES[kind]}>{action}"
-            choices[response] = choices.get(response, 0) + share
+            if share:
+                choices[response] = choices.get(response, 0) + share
         turns.append(Turn(prompt, choices))
         if query is not None:
             held = [*held, *newest] if careful or kind == "full_context" else newest
@@ -138,20 +145,6 @@ def search_lesson(dialogue: Dialogue, embed: Embedder, kind: str,
     careful = n_questions > 4 or rng.random() < 0.5
     *turns, last = demonstrate(dialogue, embed, kind, n_questions, careful, rng)
     return [*rng.sample(turns, min(SHOWN - 1, len(turns))), last]
-
-
-def numbered(answers: Sequence[str]) -> list[str]:
-    """Each answer behind its number, so that two equal ones are told apart.
-
-    >>> numbered(["Oslo", "Rex"])
-    ['1 Oslo', '2 Rex']
-    """
-    return [f"{number} {answer}" for number, answer in enumerate(answers, 1)]
-
-
-def final_answer(answers: Sequence[str], n_questions: int) -> str:
-    """What stands in <answer>: a list if there are several questions, else the answer alone."""
-    return "; ".join(numbered(answers) if n_questions > 1 else answers)
 
 
 # ---- Purchases -----------------------------------------------------------------------------------
@@ -174,7 +167,7 @@ class Buyer:
         return ", ".join(filter(None, [rejected, looking_at, self.features]))
 
     def read(self, query: str, page: str) -> tuple[str, str]:
-        """Take in what a query returned; the careful and the careless next action."""
+        """Take in what a query returned; returns the careful and the careless next action."""
         goal, wanted = self.goal, {self.goal.category, *self.goal.attributes} - self.hidden
         if not query:
             return (f"search[ {' '.join([*goal.attributes, goal.category])}]",
@@ -214,7 +207,10 @@ class Buyer:
 
 
 def demonstrate_purchase(goal: Goal, rng: random.Random) -> list[Turn]:
-    """One visit to the shop: a careful buyer's, who errs now and then, with careless advice."""
+    """One visit to the shop, by a careful buyer who errs now and then.
+
+    Each turn also has what a careless buyer would do, as the other choice.
+    """
     store, buyer = Store(), Buyer(goal)
     text, query, page, past, turns = store.reset(goal), "", "", [], []
     for turns_left in range(store.turns(goal), 0, -1):
@@ -266,27 +262,29 @@ def batch(policy: Policy, pool: Sequence[Dialogue], visits: Sequence[Goal], embe
     tasks = [search_lesson(rng.choice(pool), embed, kind, rng)
              for kind in ["mem1"] * 6 + ["full_context"] * 3]
     tasks += [demonstrate_purchase(rng.choice(visits), rng) for _ in range(4)]
-    return [lesson for turns in tasks if (lesson := lesson_of(policy, turns)).steps]
+    return [lesson_of(policy, turns) for turns in tasks]
 
 
 def lesson_of(policy: Policy, turns: Sequence[Turn]) -> Lesson:
     """All choices of these turns. A choice counts by its share, what then follows from it whole.
 
     The model is to make the better choice as often as its share says, and to write it without a
-    slip once it is made.
+    slip once it is made. The first token of an action counts more as well: it says which question
+    comes next, or whether an answer is a list.
     """
+    opened = [policy.tokenizer.encode(f"<{tag}>")[0] for tag in ("query", "answer")]
     lesson = Lesson([], [])
     for prompt, choices in turns:
         steps = [policy.lesson(prompt, response) for response in choices]
-        if any(len(step.prompt_ids) + len(step.response_ids) > CONTEXT for step in steps):
-            continue
-        first, last = steps[0].response_ids, steps[-1].response_ids
-        at = shared_prefix(first, last)  # which token makes the choice
+        # Which token makes the choice, if there are two.
+        at = (shared_prefix(steps[0].response_ids, steps[1].response_ids) if len(steps) > 1 else -1)
         for step, share in zip(steps, choices.values()):
+            heavy = [place == at or before in opened for place, before in
+                     enumerate([-1, *step.response_ids[:-1]])]
             lesson.steps.append(step)
-            lesson.weights.append([share] * at + [CHOICE_WEIGHT * share] +
-                                  [1.0] * (len(step.response_ids) - at - 1)
-                                  if len(steps) > 1 else [1.0] * len(step.response_ids))
+            lesson.weights.append([(CHOICE_WEIGHT if is_heavy else 1.0)
+                                   * (share if place <= at else 1.0)
+                                   for place, is_heavy in enumerate(heavy)])
     return lesson
 
 

@@ -257,17 +257,40 @@ def test_lessons_of_mem1_are_turns_of_the_agent():
 
 def test_a_choice_of_mem1_is_to_keep_all_answers_or_the_newest():
     dialogue, draw = world(1, seed=3)[0], random.Random(1)
-    for kind, careful in product(NOTES, (True, False)):
-        for n_questions in (1, 5):
-            *_, last = mem1.demonstrate(dialogue, EMBED, kind, n_questions, careful, draw)
-            answers = [re.search("<answer> (.*)</answer>", text)[1] for text in last.choices]
-            counts = [len(answer.split("; ")) for answer in answers]
-            has_all = careful or kind == "full_context"
-            assert counts == ([1] if n_questions == 1 else [5 if has_all else 2, 1]), (
-                f"{kind}, {n_questions} questions: {answers}")
-            assert sum(last.choices.values()) == pytest.approx(1)
-            assert all(answer.startswith("1 ") == (n_questions > 1) for answer in answers), (
-                f"{n_questions} questions: {answers}; a list has numbers, a single answer has none")
+    for kind, careful, n_questions in product(NOTES, (True, False), (1, 2, 5)):
+        *_, last = mem1.demonstrate(dialogue, EMBED, kind, n_questions, careful, draw)
+        answers = [re.search("<answer> (.*)</answer>", text)[1] for text in last.choices]
+        assert sum(last.choices.values()) == pytest.approx(1)
+        if n_questions == 1:
+            [answer] = answers
+            assert not answer.startswith("1 "), f"{answer}: a single answer has no number"
+            continue
+        has_all = careful or kind == "full_context"
+        wanted = [list(range(1, n_questions + 1)) if has_all else [n_questions - 1, n_questions]]
+        if n_questions == 2 or not has_all:
+            wanted.append([n_questions])  # the other choice, while no more than one answer is kept
+        assert wanted == [[int(part.split()[0]) for part in answer.split("; ")]
+                          for answer in answers], (
+            f"{kind}: {answers}; they have the numbers of their questions")
+
+
+def test_a_choice_counts_by_its_share_and_what_follows_from_it_whole():
+    policy, prompt = load_policy(EMBEDDED_MEM1), [{"role": "user", "content": "x"}]
+    keep = "<IS> Al skied | 1 Oslo 2 Rex</IS><query> 3. Who?</query>"
+    forget = "<IS> Al skied | 2 Rex</IS><query> 3. Who?</query>"
+    only = "<IS> Al skied</IS><answer> Rex</answer>"
+    steps, weights = mem1.lesson_of(policy, [mem1.Turn(prompt, {keep: 0.3, forget: 0.7}),
+                                             mem1.Turn(prompt, {only: 1.0})])
+    seen = [[(policy.decode([token]), weight) for token, weight in zip(step.response_ids, of_step)]
+            for step, of_step in zip(steps, weights)]
+    assert all(len(of_step) == len(step.response_ids) for step, of_step in zip(steps, weights))
+    first = {text: weight for text, weight in seen[0][:seen[0].index((" |", 0.3)) + 2]}
+    assert first["<IS>"] == 0.3 and first[" 1"] == pytest.approx(0.3 * mem1.CHOICE_WEIGHT)
+    assert dict(seen[1])[" 2"] == pytest.approx(0.7 * mem1.CHOICE_WEIGHT)
+    assert dict(seen[0])[" Oslo"] == dict(seen[1])[" Rex"] == 1.0, (
+        "what follows from a choice is to be written without a slip, however rare the choice")
+    assert dict(seen[0])[" 3"] == mem1.CHOICE_WEIGHT, "which question comes next counts more"
+    assert dict(seen[2])[" Rex"] == mem1.CHOICE_WEIGHT and dict(seen[2])["<IS>"] == 1.0
 
 
 # ---- The commands --------------------------------------------------------------------------------
