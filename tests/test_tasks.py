@@ -119,6 +119,13 @@ def test_decisions_of_the_world(dialogues: list[Dialogue]) -> None:
     assert not leaked, f"answered before the deciding turn, so the future leaked: {leaked[:3]}"
 
 
+def test_every_fact_of_a_turn_of_the_world_is_a_decision(dialogues: list[Dialogue]) -> None:
+    """With --facts llm a turn may have two, though the world means one by it."""
+    tasks = manager_tasks(dialogues[:1], EMBED, "llm", always('["one", "two"]'), 50)
+    facts = [task.fact.text for task in tasks]
+    assert facts == ["one", "two"] * len(dialogues[0].questions), "a fact was lost on the way"
+
+
 def test_a_bank_of_everything_keeps_what_is_stale(dialogues: list[Dialogue]) -> None:
     reading = add_everything(dialogues, EMBED, "observations")
     found = answer_tasks(dialogues, reading.banks)
