@@ -1,6 +1,6 @@
 """How the second embedded model, tiny/mem1/, was made: MEM1 starts from it.
 
-    python -m making.mem1           some three hours on two cores
+    python -m making.mem1     some 2.5 hours on two cores, at the speed of its last sittings
 
 ends with its scores and "saved to runs/making-mem1; copy its files into ... to put the model in
 place". The model is wired like the first (wiring.py) and taught by the same loop (lessons.py). It
@@ -98,8 +98,8 @@ def demonstrate(dialogue: Dialogue, embed: Embedder, kind: str, n_questions: int
                 rng: random.Random) -> list[Turn]:
     """One task, worked through by an oracle that keeps all answers if it is `careful`.
 
-    Else it keeps the newest alone. In each turn both are choices: first to keep all that the agent
-    has in context, then to keep the newest.
+    Else it keeps the newest alone. A turn with no more than one earlier answer in context has both
+    choices: first to keep all, then to keep the newest. With more the only choice is to keep all.
     """
     environment = Search()
     [task, *_] = search_tasks([dialogue], len(dialogue.questions), embed)  # for its corpus alone
