@@ -311,4 +311,5 @@ def test_work_in_files_of_ones_own(submission):
 def test_a_module_that_does_not_load_costs_its_own_problems(submission):
     (submission / "mem1.py").write_text("def broken(:\n")
     assert graded(11, submission)["points"] == 0
-    assert graded(8, submission)["points"] == 10, "ppo.py imports mem1.py by way of run.py"
+    assert graded(8, submission)["points"] == PROBLEMS[7].points, (
+        "ppo.py imports mem1.py by way of run.py")
