@@ -182,6 +182,13 @@ def manager_prompt(policy: Policy, fact: str, memories: Sequence[Memory],
                policy.positions - max_new_tokens)
 
 
+def manager_prompts(policy: Policy, banks: Iterable[MemoryBank], facts: Sequence[Statement],
+                    max_new_tokens: int) -> list[Prompt]:
+    """The prompt of each fact, with the memories of its own bank that are most similar to it."""
+    return [manager_prompt(policy, fact.text, bank.search(fact.text, SIMILAR, fact.speaker),
+                           max_new_tokens) for bank, fact in zip(banks, facts)]
+
+
 def observe_all(policy: Policy, banks: Sequence[MemoryBank], facts: Sequence[Statement], *,
                 max_new_tokens: int) -> list[Observation]:
     """Let a manager put one fact into each bank, in place, greedily.
@@ -189,9 +196,7 @@ def observe_all(policy: Policy, banks: Sequence[MemoryBank], facts: Sequence[Sta
     The banks must be different objects, because all searches come before the first change: a
     second decision on one bank would not see the first.
     """
-    prompts = [manager_prompt(policy, fact.text,
-                              bank.search(fact.text, SIMILAR, fact.speaker), max_new_tokens)
-               for bank, fact in zip(banks, facts)]
+    prompts = manager_prompts(policy, banks, facts, max_new_tokens)
     responses = greedy(policy, [prompt.ids for prompt in prompts], max_new_tokens)  # one batch
     observations = []
     for bank, fact, prompt, response in zip(banks, facts, prompts, responses):
@@ -588,9 +593,8 @@ class SpanAgent(ManagerAgent):
         It is about fact number `offset` of the span, counted from 0, which the span must have.
         """
         facts = [sample.task.facts[sample.task.start + offset] for sample in samples]
-        prompts = [manager_prompt(policy, fact.text,
-                                  sample.bank.search(fact.text, SIMILAR, fact.speaker),
-                                  self.max_new_tokens) for sample, fact in zip(samples, facts)]
+        prompts = manager_prompts(policy, [sample.bank for sample in samples], facts,
+                                  self.max_new_tokens)
         # One response a prompt, because after the first decision the banks of a group differ.
         sampled = policy.sample([prompt.ids for prompt in prompts], 1, self.max_new_tokens,
                                 temperature, generator)

@@ -70,7 +70,7 @@ SHOWN = 10  # turns of a task at most
 VISITS = 1500  # goals to draw purchases from
 
 
-class Turn(NamedTuple):
+class TurnChoices(NamedTuple):
     """What an agent reads in one turn, and what it may write: the share of each choice."""
 
     prompt: list[Message]
@@ -95,7 +95,7 @@ def plan_queries(probes: Sequence[w.Probe], entries: dict[w.Key, tuple[str, str,
 
 
 def demonstrate(dialogue: Dialogue, embed: Embedder, kind: str, n_questions: int, careful: bool,
-                rng: random.Random) -> list[Turn]:
+                rng: random.Random) -> list[TurnChoices]:
     """One task, worked through by an oracle that keeps all answers if it is `careful`.
 
     Else it keeps the newest alone. A turn with no more than one earlier answer in context has both
@@ -117,27 +117,29 @@ def demonstrate(dialogue: Dialogue, embed: Embedder, kind: str, n_questions: int
         asked, line, answer = plan[place - 1] if place else ("", "", None)
         newest = [] if answer is None else [f"{asked.split('.')[0]} {answer}"]
         query = plan[place][0] if place < len(plan) else None
-        listed = kind == "mem1" and place > 0 and query is not None
-        notes, choices = [], {}
+        has_list = kind == "mem1" and place > 0 and query is not None
+
+        def note_of(answers: Sequence[str]) -> str:
+            return f"{line} | {' '.join(answers)}".strip() if has_list else line
+
+        kept, choices = [*held, *newest], {}
         better = BETTER if len(held) < 2 else 1.0  # who has kept two answers goes on to keep
-        for answers, share in (([*held, *newest], better), (newest, 1 - better)):
-            notes.append(f"{line} | {' '.join(answers)}".strip() if listed else line)
+        for answers, share in ((kept, better), (newest, 1 - better)):
             # A list has numbers, so that equal answers are told apart; a single answer has none.
             final = "; ".join(answers) if len(chosen) > 1 else answer
             action = f"<query> {query}</query>" if query else f"<answer> {final}</answer>"
-            response = f"<{NOTES[kind]}> {notes[-1]}</{NOTES[kind]}>{action}"
+            response = f"<{NOTES[kind]}> {note_of(answers)}</{NOTES[kind]}>{action}"
             if share:
                 choices[response] = choices.get(response, 0) + share
-        turns.append(Turn(prompt, choices))
+        turns.append(TurnChoices(prompt, choices))
         if query is not None:
-            held = [*held, *newest] if careful or kind == "full_context" else newest
-            past.append(Mem1Turn(notes[0 if careful else 1], query,
-                                 environment.step("query", query)[0]))
+            held = kept if careful or kind == "full_context" else newest
+            past.append(Mem1Turn(note_of(held), query, environment.step("query", query)[0]))
     return turns
 
 
 def search_lesson(dialogue: Dialogue, embed: Embedder, kind: str,
-                  rng: random.Random) -> list[Turn]:
+                  rng: random.Random) -> list[TurnChoices]:
     """Some turns of a task of 1 to 16 questions, the last always among them."""
     fewest, most = rng.choices(*zip(*LENGTHS.items()))[0]
     n_questions = rng.randint(fewest, most)
@@ -206,7 +208,7 @@ class Buyer:
         return "click[next]" if has_next else first, first
 
 
-def demonstrate_purchase(goal: Goal, rng: random.Random) -> list[Turn]:
+def demonstrate_purchase(goal: Goal, rng: random.Random) -> list[TurnChoices]:
     """One visit to the shop, by a careful buyer who errs now and then.
 
     Each turn also has what a careless buyer would do, as the other choice.
@@ -226,7 +228,7 @@ def demonstrate_purchase(goal: Goal, rng: random.Random) -> list[Turn]:
         for action, share in ((careful, BETTER), (careless, 1 - BETTER)):
             response = f"<IS> {written[action]}</IS><query> {action}</query>"
             choices[response] = choices.get(response, 0) + share
-        turns.append(Turn(prompt, choices))
+        turns.append(TurnChoices(prompt, choices))
         # How to come back from a wrong product is only seen by who opened one.
         stray = careless != "click[buy now]" and rng.random() < 0.4
         query = careless if stray else careful
@@ -265,7 +267,7 @@ def batch(policy: Policy, pool: Sequence[Dialogue], visits: Sequence[Goal], embe
     return [lesson_of(policy, turns) for turns in tasks]
 
 
-def lesson_of(policy: Policy, turns: Sequence[Turn]) -> Lesson:
+def lesson_of(policy: Policy, turns: Sequence[TurnChoices]) -> Lesson:
     """All choices of these turns. A choice counts by its share, what then follows from it whole.
 
     The model is to make the better choice as often as its share says, and to write it without a

@@ -31,6 +31,15 @@ def test_it_is_one_screen_of_short_lines(kind, algorithm, agent):
         assert any(line.startswith(f"  {word} ") for line in lines), f"nothing is said of {word}"
 
 
+def test_spans_are_called_spans():
+    text = screen_of(GRPOOptions(span=4))
+    assert "298 spans of 4 decisions" in text and "steps of 19 spans of 4 decisions" in text
+    assert "81 others validate" in text and max(map(len, text.splitlines())) <= 100
+    assert "else 0" not in text, "a span is paid a share of its questions, not 1 or 0"
+    assert "share exactly right, of several answers" in text
+    assert "mean F1" in what_pays(GRPOOptions(span=4, reward="f1"), "grpo")
+
+
 def test_what_was_given_comes_first_and_has_a_star():
     options = GRPOOptions(seed=3, distill=False, agent="answer", lr=1e-5)
     text = screen_of(options)

@@ -37,6 +37,7 @@ COMMANDS = {
     "ppo, shared critic": f"ppo {SMALL} --critic shared",
     "ppo, adapters in half precision": f"ppo {SMALL} --steps 1 --lora 4 --precision bfloat16",
     "sft": "sft --steps 2 --limit 4",
+    "sft, half precision": "sft --steps 2 --limit 4 --precision bfloat16",
     "systems": "comparisons.compare --limit 2 --turns 12",
     "bench": "tools.bench.__main__ --model tiny --prompts 2 --group 2 --prompt-tokens 64 "
              "--new-tokens 4",
@@ -145,12 +146,14 @@ def test_a_command_gives_on_another_device_what_it_gives_on_the_cpu(name, folder
         f"{there}\na tensor without device=, or a generator of the CPU? It fails on a GPU too")
     here, there = numbers(here), numbers(there)
     assert len(here) >= 5, "the test itself: nothing to compare"
-    if "half" in name:
-        # What is sampled hangs on the last bit of a probability. Half precision leaves few bits,
-        # and each device rounds in its own order, so a response or two may be others.
-        here, there = ({name: number for name, number in found.items()
-                        if "ratio_error" not in name} for found in (here, there))
+    near = pytest.approx(here, rel=1e-2, abs=1e-4)
+    if "half" in name:  # bfloat16 leaves few bits, and each device rounds in its own order
+        near = pytest.approx(here, rel=0.05, abs=0.02)
+    if "half" in name and not name.startswith("sft"):
+        # What is sampled hangs on the last bit of a probability, so a response or two may be
+        # others. How far sampling and scoring round apart is each device's own.
+        for found in (here, there):
+            errors = [found.pop(key) for key in list(found) if "ratio_error" in key]
+            assert max(errors) < 0.2, "sampling and scoring differ by more than bfloat16 rounds"
         near = pytest.approx(here, rel=0.05, abs=0.15)
-    else:
-        near = pytest.approx(here, rel=1e-2, abs=1e-4)
     assert there == near, "other numbers on another device: something stayed behind on the CPU"

@@ -279,8 +279,8 @@ def test_a_choice_counts_by_its_share_and_what_follows_from_it_whole():
     keep = "<IS> Al skied | 1 Oslo 2 Rex</IS><query> 3. Who?</query>"
     forget = "<IS> Al skied | 2 Rex</IS><query> 3. Who?</query>"
     only = "<IS> Al skied</IS><answer> Rex</answer>"
-    steps, weights = mem1.lesson_of(policy, [mem1.Turn(prompt, {keep: 0.3, forget: 0.7}),
-                                             mem1.Turn(prompt, {only: 1.0})])
+    steps, weights = mem1.lesson_of(policy, [mem1.TurnChoices(prompt, {keep: 0.3, forget: 0.7}),
+                                             mem1.TurnChoices(prompt, {only: 1.0})])
     seen = [[(policy.decode([token]), weight) for token, weight in zip(step.response_ids, of_step)]
             for step, of_step in zip(steps, weights)]
     assert all(len(of_step) == len(step.response_ids) for step, of_step in zip(steps, weights))

@@ -35,7 +35,8 @@ def what_pays(options: Any, algorithm: str) -> str:
         return score.format("its answer is")
     judge = f"a frozen answer agent ({options.answerer or 'the start model'})"
     if getattr(options, "span", 1) > 1:
-        return f"the mean over several questions of: {score.format(f'the answer of {judge} is')}"
+        kind = "share exactly right" if options.reward == "exact_match" else "mean F1"
+        return f"the {kind}, of several answers of {judge}"
     return score.format(f"the answer of {judge} is then")
 
 
@@ -73,15 +74,15 @@ def first_screen(options: Any, given: list[str], algorithm: str, counts: tuple[i
     """
     unit, (n_train, n_validation, n_test) = UNITS[options.agent], counts
     span = getattr(options, "span", 1)
-    learned = f"spans of {span} decisions" if span > 1 else unit
+    episodes = f"spans of {span} decisions" if span > 1 else unit
     samples = f", {options.group_size} samples of each" if hasattr(options, "group_size") else ""
     return "\n".join([
         f"{algorithm} trains {LEARNERS[options.agent]}.",
-        f"  from     {n_train:,} {learned} ({options.data}); {n_validation:,} others validate, "
+        f"  from     {n_train:,} {episodes} ({options.data}); {n_validation:,} others validate, "
         f"{n_test:,} test",
         f"  reward   {what_pays(options, algorithm)}",
         f"  model    {options.model}: {n_weights:,} weights, {n_learned:,} of them learn",
-        f"  length   {options.steps} steps of {options.questions} {learned}{samples}; the bar "
+        f"  length   {options.steps} steps of {options.questions} {episodes}{samples}; the bar "
         "shows the time left",
         f"  folder   {options.out}",
         "Options, those that were given first (*); --help explains them:",

@@ -273,10 +273,10 @@ def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference:
     kind = SpanAgent if span > 1 else ManagerAgent
     agent = kind(judge, options.distill, reward, options.memories, max_new_tokens=length)
     with turns:
-        tasks = ([span_tasks(splits[0], embed, options.facts, span, reader, length)]
-                 if span > 1 else [])
-        tasks += [manager_tasks(with_bar(part, "decisions"), embed, options.facts, reader, length,
-                                guards=part is splits[0]) for part in splits[len(tasks):]]
+        tasks = [span_tasks(part, embed, options.facts, span, reader, length)
+                 if span > 1 and part is splits[0] else
+                 manager_tasks(with_bar(part, "decisions"), embed, options.facts, reader, length,
+                               guards=part is splits[0]) for part in splits]
     n_questions = sum(len(dialogue.questions) for dialogue in splits[0])
     n_left_out = n_questions - count_questions(tasks[0])
     if n_left_out:
