@@ -43,7 +43,8 @@ def test_advantages_by_hand():
     found = group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0]]))[0].tolist()
     assert found == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-3), (
         "by hand: (1 - 1/4) / 0.5; 1.73 means the deviation was divided by n, not n - 1; a million "
-        "that it was one of the other rewards alone, which are equal (pitfall 5)")
+        "that it was one of the other rewards alone, which are equal (pitfall 5); -1.5 the wrong "
+        "sign, which makes the best sample rarer")
     plain = group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), normalise=False)[0].tolist()
     assert plain == pytest.approx([0.75, -0.25, -0.25, -0.25]), "normalise=False still divides"
 

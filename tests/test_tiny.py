@@ -271,8 +271,8 @@ def test_a_choice_of_mem1_is_to_keep_all_answers_or_the_newest():
             wanted.append([n_questions])  # the other choice, while no more than one answer is kept
         assert wanted == [[int(part.split()[0]) for part in answer.split("; ")]
                           for answer in answers], (
-            f"{kind}: {answers}, not the questions {wanted}. All or the newest are kept while no more "
-            "than one was; then all, with no other choice; each behind its question's number")
+            f"{kind}: {answers}, not the questions {wanted}. All or the newest are kept while no "
+            "more than one was; then all, with no other choice; each behind its question's number")
 
 
 def test_a_choice_counts_by_its_share_and_what_follows_from_it_whole():
