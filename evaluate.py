@@ -69,7 +69,7 @@ from training.oracle import over_turns
 from training.pictures import draw_banks, objectives_table
 from training.results import peak_memory_bytes
 from training.run import embedder_or_stop, launch, load_or_stop, show_bar
-from world import KINDS
+from world import named_world
 
 DESCRIPTION = """Evaluate two agents together on whole dialogues, or MEM1 on long tasks. With
 --systems the rest of the line goes to `python -m comparisons.compare`, with
@@ -91,9 +91,10 @@ class EvaluateOptions:
                                      "MEM1's state, everything, or the last turns in context",
                                "mem1")
     objectives: int = option(4, "mem1: questions in a task, 1 to 16", agents=("mem1",))
-    data: str | None = option(None, "world, world-long, locomo, msc, longmemeval, hotpotqa (mem1), "
-                                    "downloaded once, or a file (docs/own-data.md); default: world "
-                                    "for the embedded model, else locomo")
+    data: str | None = option(None, "world, world-long, world-29 (another world, of that seed), "
+                                    "locomo, msc, longmemeval, hotpotqa (mem1), downloaded once, "
+                                    "or a file (docs/own-data.md); default: world for the embedded "
+                                    "model, else locomo")
     questions_file: str | None = option(None, "questions about a conversation of one's own: a JSON "
                                               "list of question, answer and, if known, evidence")
     facts: str | None = option(None, "of a turn: as said (turns), the data's observations or llm; "
@@ -283,7 +284,8 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
         reader, agents["answerer"], dialogues, embed, options.facts, options.distill,
         options.max_new_tokens, options.memories)
     # Only the world says what the right memories are.
-    banks = banks_over_turns(options, dialogues, embed, reading) if options.data in KINDS else {}
+    banks = (banks_over_turns(options, dialogues, embed, reading) if named_world(options.data)
+             else {})
     seconds = time.time() - start
     summary = {**vars(options), "manager": options.manager or options.model,
                "answerer": options.answerer or options.model, **scores,
@@ -301,7 +303,7 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
     if reader.n_kept:
         print(f"{reader.n_kept:,} of the manager's {reader.n_kept + reader.n_new:,} responses were "
               "kept on disk by an earlier run, so its seconds a turn are those of the others")
-    if options.data not in KINDS and is_embedded(summary["answerer"]):
+    if not named_world(options.data) and is_embedded(summary["answerer"]):
         print("The embedded model knows only the words of the synthetic world; real dialogues need "
               "a real model (--model).")
     print(f"\nevaluate {Path(options.data).stem}: exact match {scores['exact_match']:.3f}, "

@@ -206,7 +206,7 @@ def check_expert(options: SFTOptions) -> None:
     """
     if options.trajectories:
         read_trajectories(options.trajectories)
-    elif options.agent == "manager" and options.data not in w.KINDS:
+    elif options.agent == "manager" and not w.named_world(options.data):
         exit_with(f"--data {options.data}: only the synthetic world has an oracle that manages a "
                   "memory; give --trajectories, or learn from --data world first")
     elif options.agent == "manager" and options.facts == "llm":
@@ -226,7 +226,7 @@ def lessons_of(run: Run) -> list[Lesson]:
                                options.facts, length, options.expert_errors)
     # The oracle knows what holds in the end. A manager's memories have words of their own, so there
     # the evidence decides.
-    if options.data in w.KINDS and options.facts == "observations" and not options.manager:
+    if w.named_world(options.data) and options.facts == "observations" and not options.manager:
         lessons = answer_lessons(run.policy, run.train, dialogues, options.distill, length)
     else:
         lessons = evidence_lessons(run.policy, run.train, run.train_banks, options.distill, length)

@@ -512,6 +512,16 @@ def world_splits(kind: str = "world", seed: int = 0,
     return training_world(8, kind, seed), validation, world(27, 2 * seed, True, test_kind)
 
 
+def named_world(data: str) -> tuple[str, int] | None:
+    """The kind and the seed of what `--data` names; None if it names no world.
+
+    >>> named_world("world"), named_world("world-part-29"), named_world("locomo")
+    (('world', 0), ('world-part', 29), None)
+    """
+    match = re.fullmatch(rf"({'|'.join(KINDS)})(?:-([0-9]{{1,9}}))?", data)
+    return (match[1], int(match[2] or 0)) if match else None
+
+
 def never_told(question: str) -> set[str]:
     """Which part of a question training on `world-part` never met: its "name", its "relation".
 

@@ -2,6 +2,7 @@
 
     --data                        train               validation        test
     world, world-part, world-long 8 dialogues (152)   5 dialogues (81)  27 dialogues (513)
+    world-29, world-part-29, ...  the same of another world, the one of this seed
     locomo                        conv-26             conv-30           all the others
     a file of LoCoMo's form       1st conversation    2nd conversation  all the others
     hotpotqa, or a file of its    first 60 %          next 10 %         last 30 %
@@ -23,7 +24,7 @@ from benchmarks.others import load
 from benchmarks.own import with_questions
 from benchmarks.shop import Goal, goals
 from data import DataError, Dialogue, OpenQuestion, is_locomo, split_locomo
-from world import KINDS, training_world, world_splits
+from world import named_world, training_world, world_splits
 
 LOCOMO_FIRST = ("conv-26", "conv-30")  # trains with 152 questions, validates with 81
 SHOP_GOALS = (152, 81, 250)  # to train, to validate and to test on
@@ -37,8 +38,8 @@ def splits(data: str, train_questions: int | None = None) -> tuple[Part, Part, P
     eight. Raises DataError if a file has fewer questions, or has nothing to train on.
     """
     train, validation, test = _all_parts(data)
-    if data in KINDS and train_questions:
-        train = training_world(-(-train_questions // len(train[0].questions)), data)
+    if (world := named_world(data)) and train_questions:
+        train = training_world(-(-train_questions // len(train[0].questions)), *world)
     if not train:
         if isinstance(test[0], OpenQuestion) or is_locomo(test):
             reason = ("it has fewer than three conversations or questions, and to learn takes one "
@@ -75,7 +76,7 @@ def held_out(data: str, questions_file: str | None = None) -> Part:
     """
     if questions_file is None:
         return _all_parts(data)[2]
-    if data in KINDS:
+    if named_world(data):
         raise DataError(f"--questions-file {questions_file}: is for a conversation of one's own, "
                         f"and {data} asks its own questions; name the conversation with --data")
     dialogues = load(data)
@@ -87,8 +88,8 @@ def held_out(data: str, questions_file: str | None = None) -> Part:
 
 def _all_parts(data: str) -> tuple[Part, Part, Part]:
     """The three parts; the first two are empty where the data is there to test on only."""
-    if data in KINDS:
-        return world_splits(data)
+    if world := named_world(data):
+        return world_splits(*world)
     loaded = load(data)
     if isinstance(loaded[0], OpenQuestion):
         first, second = len(loaded) * 6 // 10, len(loaded) * 7 // 10

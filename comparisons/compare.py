@@ -57,7 +57,7 @@ from training.folders import hold_folder
 from training.options import is_embedded, option, parse_options, resolve
 from training.pictures import draw_bars
 from training.run import embedder_or_stop, launch, load_or_stop
-from world import KINDS
+from world import named_world
 
 RUNS = Path("runs")  # where trained models are looked for
 TOGETHER = 9  # dialogues that are read together, and that Ctrl-C can cost
@@ -157,7 +157,7 @@ def misfit(folder: Path, options: CompareOptions) -> str:
     start = str(run.get("model"))
     if start != options.model and Path(start).resolve() != Path(options.model).resolve():
         return f"started from {start}, not from --model {options.model}"
-    if (run.get("data") in KINDS) != (options.data in KINDS):
+    if bool(named_world(str(run.get("data")))) != bool(named_world(options.data)):
         return f"was trained on {run.get('data')}, which is no training for {options.data}"
     for name in ("distill", "embedder"):
         if run.get(name) != getattr(options, name):

@@ -26,7 +26,11 @@ from claims import runner
 from claims.__main__ import check
 from claims.lines import (
     CONFIDENCE,
+    QUICK,
     SEEDS,
+    USUAL,
+    WORLD,
+    Budget,
     above_zero,
     answers,
     difference,
@@ -45,6 +49,7 @@ from claims.lines import (
 from claims.runner import Job, missing
 from comparisons.compare import CompareOptions
 from training.options import parse_options
+from world import named_world
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = {"grpo.py": grpo.GRPOOptions, "ppo.py": ppo.PPOOptions, "sft.py": sft.SFTOptions,
@@ -68,17 +73,19 @@ def finished(job: Job, rows: list[tuple[str, str, float, str]] = (), summary: di
     (job.folder / "receipt.txt").write_text(job.receipt())
 
 
-def every_job() -> list[Job]:
-    return [job for line in every_line() for job in line.jobs]
+def every_job(budget: Budget = USUAL) -> list[Job]:
+    return [job for line in every_line(budget) for job in line.jobs for job in (*job.needs, job)]
 
 
 def test_nine_claims_whose_commands_exist():
-    lines = every_line()
-    assert {line.number for line in lines} == set(range(1, 10)), "a claim of the papers is missing"
-    jobs = {job.name: job for line in lines for job in line.jobs for job in (job, *job.needs)}
-    lines_of_jobs = {job.line for job in jobs.values()}
-    assert len(lines_of_jobs) == len(jobs), "two commands share a folder: one overwrites the other"
-    for job in jobs.values():
+    assert {line.number for line in every_line()} == set(range(1, 10)), "a claim is missing"
+    jobs = [*every_job(USUAL), *every_job(QUICK)]
+    assert len({job.name for job in jobs}) == len({job.line for job in jobs}), (
+        "two commands share a folder: one overwrites the other, and both are run for ever")
+    for job in jobs:
+        data = job.command[job.command.index("--data") + 1]
+        assert named_world(data) and data.endswith(f"-{WORLD}"), (
+            f"{job.line}: learns or asks in the world where this project was tuned")
         script, *arguments = job.command
         options = CompareOptions if "--systems" in arguments else OPTIONS[script]
         parse_options(options, "", [*arguments, "--out", "x"])  # SystemExit if unknown
@@ -92,6 +99,16 @@ def test_trainings_come_before_what_reads_them_and_nothing_twice():
     for place, job in enumerate(missing(every_job())):
         assert {needed.name for needed in job.needs} <= set(names[:place]), (
             f"{job.name} is begun before what it reads, and would wait for ever")
+
+
+def test_the_usual_budget_is_that_of_the_commands_in_the_readme():
+    for job in every_job(USUAL):
+        assert not {"--steps", "--questions", "--lr"} & set(job.command), (
+            f"{job.line}: trains less than what a reader of README.md runs")
+    trained = {job.name for job in every_job(USUAL) if not job.command[0].startswith("evaluate")}
+    quick = {job.name for job in every_job(QUICK) if not job.command[0].startswith("evaluate")}
+    assert len(trained) == len(quick) and not trained & quick, (
+        "a quick table would be made of full runs, or the other way round")
 
 
 def test_what_was_done_is_reused_until_what_it_needs_is_made_again():
@@ -154,7 +171,7 @@ def objectives(peaks: dict[int, float], right: dict[str, float], slip: float) ->
 
 
 def test_lines_of_mem1_have_intervals_over_tasks_and_seeds():
-    lines = mem1()
+    lines = mem1(USUAL)
     [job] = {line.jobs for line in lines}
     assert all("--compare" in one.command for one in job), (
         "without --compare no other harness is trained, and summary.json has no by_objectives")
@@ -201,7 +218,7 @@ def test_what_holds_alone_need_not_hold_with_all_others():
     verdicts = [above_zero(interval([(1, [after]), (-1, [start])], confidence=confidence))
                 for confidence in (CONFIDENCE, joint_confidence())]
     assert verdicts == [True, None], "the wider interval is not used"
-    row = claims.measured_row(difference(1, "", "", [(1, [after]), (-1, [start])]))
+    row = claims.measured_row(difference(1, "", "", [(1, [after]), (-1, [start])]), quick=False)
     assert (row["verdict"], row["all at once"]) == ("holds", "not shown"), (
         "the table decides both columns by the same interval")
 
@@ -220,6 +237,7 @@ def test_the_table_of_some_claims(folder, monkeypatch, capsys):
     [row] = check("3")
     assert row["verdict"] == "holds" and row["here"] == "+1.000 (+1.000 to +1.000)"
     assert row["command"] == "python -m claims 3"
+    assert not any("quick" in name for name in ran)
     assert len(ran) == 12, "three seeds with and without, trained and scored"
     with (folder / "claims-3.csv").open() as file:
         assert list(csv.DictReader(file)) == [row]
@@ -296,7 +314,7 @@ def test_a_worker_does_what_the_command_does(folder, tmp_path):
 
 def test_without_numbers_all_claims_are_checked(monkeypatch):
     asked = []
-    monkeypatch.setattr(claims, "check", lambda which: asked.append(which) or [])
+    monkeypatch.setattr(claims, "check", lambda *options: asked.append(options) or [])
     claims.main([])
-    claims.main(["1,7"])
-    assert asked == ["all", "1,7"]
+    claims.main(["1,7", "--quick"])
+    assert asked == [("all", False), ("1,7", True)]

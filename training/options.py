@@ -26,7 +26,7 @@ from benchmarks.others import OWN, form_of, has_observations
 from data import DataError
 from mem1 import HARNESSES
 from memr1 import PER_SPEAKER
-from world import KINDS
+from world import named_world
 
 EMBEDDED_MODEL = Path(__file__).resolve().parent.parent / "tiny"
 EMBEDDED_MEM1 = EMBEDDED_MODEL / "mem1"
@@ -98,8 +98,9 @@ class Options:
 
     model: str | None = option(None, "Hugging Face folder or hub name, a .gguf file, or smollm2; "
                                      "default: tiny/, and tiny/mem1/ for mem1")
-    data: str | None = option(None, "world, world-part, locomo or (mem1) hotpotqa, downloaded "
-                                    "once, or a file (docs/own-data.md)")
+    data: str | None = option(None, "world, world-part, world-29 (another world, of that seed), "
+                                    "locomo or (mem1) hotpotqa, downloaded once, or a file "
+                                    "(docs/own-data.md)")
     agent: str = option("manager", "which agent learns: manager, answer or mem1",
                         "manager", "answer", "mem1")
     facts: str | None = option(None, "manager and answer: of a turn: as said (turns), the data's "
@@ -300,7 +301,7 @@ def usual_facts(options: Any, data: str, model: str) -> str:
     reads what was said. In the world a manager reads turns. An answer agent without a manager reads
     what one would write.
     """
-    if data in KINDS:
+    if named_world(data):
         is_answer = getattr(options, "agent", None) == "answer"
         return "observations" if is_answer and not options.manager else "turns"
     form = form_of(data)

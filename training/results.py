@@ -39,7 +39,7 @@ from training.run import Run, Task, count_questions, show_bar, with_bar
 from training.tasks import answer_tasks
 from training.timeline import reading
 from trees import Episode
-from world import KINDS
+from world import named_world
 
 CHECKPOINT = "checkpoint"  # the trained model, in the run folder
 CASES = 12  # held-out cases that cases.jsonl follows
@@ -146,17 +146,18 @@ def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
     The dialogues are left out with `--limit`.
     """
     scores, episodes = evaluate(run, run.test)
-    if run.options.agent == "manager" and run.options.data in KINDS and not run.options.limit:
+    options = run.options
+    if options.agent == "manager" and named_world(options.data) and not options.limit:
         dialogues = devices.spread(run.test_dialogues)
         with devices.gathered(run.policy.model, run.reference.model):
-            length = run.options.max_new_tokens
-            banks = build_banks(run.policy, dialogues, run.embed, run.options.facts, show_bar,
+            length = options.max_new_tokens
+            banks = build_banks(run.policy, dialogues, run.embed, options.facts, show_bar,
                                 max_new_tokens=length).banks
-            tasks = answer_tasks(dialogues, banks, run.options.memories)
+            tasks = answer_tasks(dialogues, banks, options.memories)
             answers = []
             for start in show_bar(range(0, len(tasks), CHUNK), "answer"):
                 answers += answer_all(run.agent.frozen, tasks[start:start + CHUNK],
-                                      run.options.distill, max_new_tokens=length)
+                                      options.distill, max_new_tokens=length)
         rows = devices.gather([(answer.text, task.question.answer, task.question.category)
                                for answer, task in zip(answers, tasks)])
         sizes = devices.gather([len(bank) for bank in banks])
