@@ -85,7 +85,8 @@ def questions_of(part) -> list[tuple[str, str]]:
 def test_no_part_shares_a_dialogue_or_a_question_with_another(tmp_path):
     locomo_names = [f"conv-{number}" for number in (26, 30, 41, 42, 43, 44, 47, 48, 49, 50)]
     random.Random(0).shuffle(locomo_names)
-    every_data = [*KINDS, locomo_file(tmp_path / "shuffled.json", locomo_names),
+    worlds = [*KINDS, *(f"{kind}-29" for kind in KINDS)]
+    every_data = [*worlds, locomo_file(tmp_path / "shuffled.json", locomo_names),
                   locomo_file(tmp_path / "own.json", ["a", "b", "c", "d"]),
                   locomo_file(tmp_path / "two.json", ["a", "b"]),
                   *(hotpotqa_file(tmp_path / f"{n}.json", n) for n in (1, 2, 3, 10, 37)),
@@ -104,7 +105,7 @@ def test_no_part_shares_a_dialogue_or_a_question_with_another(tmp_path):
             train, validation, tested = (set(identify(part)) for part in parts)
             assert not (train | validation) & tested and not train & validation, (
                 f"{data}: a test on what a model learned from")
-        if data not in KINDS:
+        if data not in worlds:
             everything = names_of(load(data))
             assert sorted(everything) == sorted(sum(map(names_of, parts), [])), (
                 f"{data}: a dialogue or question went lost")
@@ -113,6 +114,20 @@ def test_no_part_shares_a_dialogue_or_a_question_with_another(tmp_path):
 def test_how_many_questions_each_part_has():
     sizes = [len(questions_of(part)) for part in splits("world")]
     assert sizes == [152, 81, 513], "as many to train and to validate as LoCoMo's"
+
+
+def test_worlds_of_other_numbers_are_other_worlds():
+    assert splits("world-0") == splits("world") and held_out("world-long-0") == held_out(
+        "world-long")
+    for kind in KINDS:
+        usual, other = (set(questions_of(sum(splits(data), []))) for data in (kind, f"{kind}-29"))
+        assert len(usual) == len(other) and not usual & other, (
+            f"{kind}-29: shares dialogues with {kind}, so a choice made there is tested here")
+    assert questions_of(splits("world-29", 30)[0]) == questions_of(splits("world-29")[0])[:30], (
+        "--train-questions learns in the world of number 0")
+    for data in ("world-", "world-x", "world--1", "world-1.5", "world-party", "world-1234567890"):
+        with pytest.raises(DataError, match="no such file"):
+            splits(data)
 
 
 @pytest.mark.parametrize("form", [hotpotqa_file, wiki_file, musique_file])
@@ -221,7 +236,7 @@ def test_a_quick_look_is_told_from_the_full_test(tmp_path):
         dialogues_to_test(hotpotqa_file(tmp_path / "hotpotqa.json", 10), None, None)
 
 
-@pytest.mark.parametrize("data", KINDS)
+@pytest.mark.parametrize("data", [*KINDS, "world-29"])
 def test_questions_of_ones_own_need_a_conversation_of_ones_own(data):
     """Without --data the data is the world; "no such file: world" would name the wrong culprit."""
     with pytest.raises(DataError, match="name the conversation with --data"):
