@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 import world as w
@@ -84,6 +84,14 @@ def build_model(tokenizer: PreTrainedTokenizerFast, intermediate: int = 256) -> 
     return model
 
 
+FREQUENCIES = THETA ** (-torch.arange(0, HEAD_DIMS, 2) / HEAD_DIMS)  # (16,) radians a token
+HALF, SLOW_HALF = HEAD_DIMS // 2, CODE_DIMS // 2
+# Rotary positions turn the fast half of a head's dimensions beyond recognition over a long bank, so
+# only the slow half carries content.
+SLOW = torch.cat([torch.arange(HALF - SLOW_HALF, HALF),
+                  torch.arange(HEAD_DIMS - SLOW_HALF, HEAD_DIMS)])
+
+
 def wire(model: Qwen2ForCausalLM) -> None:
     """Set the attention so that it compares contexts from the first step on.
 
@@ -91,73 +99,85 @@ def wire(model: Qwen2ForCausalLM) -> None:
     squeezes it into 16. Layer 0 writes the codes of the tokens 1 to 6 places back into six blocks
     of their own. A later head that reads blocks j in its queries and blocks j + 1 in its keys then
     finds the places whose *previous* tokens are the query's *current* ones, and copies what stands
-    there. Rotations keep the blocks apart inside one head. Rotary positions turn the fast half of a
-    head's dimensions beyond recognition over a long bank, so only the slow half carries content.
+    there. Rotations keep the blocks apart inside one head.
     """
-    width = model.config.hidden_size
-    frequency = THETA ** (-torch.arange(0, HEAD_DIMS, 2) / HEAD_DIMS)
-    half, slow_half = HEAD_DIMS // 2, CODE_DIMS // 2
-    slow = torch.cat([torch.arange(half - slow_half, half),
-                      torch.arange(HEAD_DIMS - slow_half, HEAD_DIMS)])
-
-    def rotation(size: int) -> Tensor:
-        return torch.linalg.qr(torch.randn(size, size))[0]
-
     embeddings = model.model.embed_tokens.weight.zero_()
     embeddings[:, :TOKEN_DIMS].normal_(0, TOKEN_DIMS**-0.5)
-    code = torch.zeros(CODE_DIMS, width)
+    code = torch.zeros(CODE_DIMS, embeddings.shape[1])
     code[:, :TOKEN_DIMS] = rotation(TOKEN_DIMS)[:CODE_DIMS] * (TOKEN_DIMS / CODE_DIMS) ** 0.5
-    read = [code]  # read[j]: the code of the token j places back
     first, *later = [layer.self_attn for layer in model.model.layers]
-    for weight in (first.q_proj.weight, first.k_proj.weight, first.o_proj.weight):
+    read = [code, *wire_first(first, code)]
+    for depth, layer in enumerate(later):
+        wire_later(layer, read, is_last=depth == 1)
+
+
+def rotation(size: int) -> Tensor:
+    """A random rotation, (size, size)."""
+    return torch.linalg.qr(torch.randn(size, size))[0]
+
+
+def wire_first(layer: nn.Module, code: Tensor) -> list[Tensor]:
+    """Let each head look so many places back and write down what it finds, as a code.
+
+    Returns what reads these codes from the stream, the token one place back first: (16, d) each.
+    """
+    width, read = code.shape[1], []
+    for weight in (layer.q_proj.weight, layer.k_proj.weight, layer.o_proj.weight):
         weight.zero_()
     for head in range(HEADS):
         rows = slice(head * HEAD_DIMS, (head + 1) * HEAD_DIMS)
         # Rotary positions turn key and query by their places: this query, turned, matches the key
         # exactly `back` places before it, whatever the tokens are.
         back = head + 1
-        angle = back * frequency
-        first.q_proj.bias[rows] = 8 * torch.cat([angle.cos(), -angle.sin()])
-        first.k_proj.bias[rows] = 8 * torch.cat([torch.ones(half), torch.zeros(half)])
+        angle = back * FREQUENCIES
+        layer.q_proj.bias[rows] = 8 * torch.cat([angle.cos(), -angle.sin()])
+        layer.k_proj.bias[rows] = 8 * torch.cat([torch.ones(HALF), torch.zeros(HALF)])
         codes = slice(head * HEAD_DIMS, head * HEAD_DIMS + CODE_DIMS)
-        first.v_proj.weight[codes] = code
+        layer.v_proj.weight[codes] = code
         if back <= OFFSETS:
             block = slice(TOKEN_DIMS + head * CODE_DIMS, TOKEN_DIMS + back * CODE_DIMS)
-            first.o_proj.weight[block, codes] = torch.eye(CODE_DIMS) * 0.5 / width**0.5
+            layer.o_proj.weight[block, codes] = torch.eye(CODE_DIMS) * 0.5 / width**0.5
             read.append(torch.zeros(CODE_DIMS, width))
-            read[back][:, block] = 2 * torch.eye(CODE_DIMS)
+            read[-1][:, block] = 2 * torch.eye(CODE_DIMS)
+    return read
 
-    for depth, layer in enumerate(later):
-        layer.v_proj.weight.zero_()[:, :TOKEN_DIMS].normal_(0, TOKEN_DIMS**-0.5)
-        layer.o_proj.weight.copy_(0.05 * layer.v_proj.weight.T)  # copy the token that was found
-        for head in range(HEADS):
-            # (query block, key block) pairs that must agree.
-            pairs, gain = [(j, j + 1) for j in range(3)], 0.7  # what came after the same three
-            if depth == 1 and head % 2:
-                pairs = [(j, j) for j in range(3)]  # the same three tokens
-            if depth == 1 and head in DATE_HEADS:
-                # "- Anna graduated\n**Answer:**" wants the day of "8 May 2023: Anna graduated": the
-                # verb was written 3 tokens ago, and in the memory the day stands 5 before it. Month
-                # and year then follow by induction.
-                pairs, gain = [(3, 0), (4, 1)], 1.2
-                rows = slice(head * HEAD_DIMS, (head + 1) * HEAD_DIMS)
-                codes = slice(head * HEAD_DIMS, head * HEAD_DIMS + CODE_DIMS)
-                layer.v_proj.weight[rows] = 0
-                layer.o_proj.weight[:, rows] = 0
-                layer.v_proj.weight[codes] = 0.5 * read[5]
-                layer.o_proj.weight[:, codes] = 0.8 * code.T
-            rotations = [rotation(CODE_DIMS) for _ in pairs]
-            rows = head * HEAD_DIMS + slow
-            layer.q_proj.weight[rows] = gain * sum(
-                r @ read[query] for r, (query, _) in zip(rotations, pairs))
-            layer.k_proj.weight[rows] = gain * sum(
-                r @ read[key] for r, (_, key) in zip(rotations, pairs))
-            # One slow rotary pair of fixed content: its share of the score, 1.6 times the cosine of
-            # the distance, falls from here to 1,300 tokens back. It is to help tell the newest
-            # memory from the oldest.
-            lean = head * HEAD_DIMS + half - slow_half - 1
-            layer.q_proj.bias[lean] = 3.0 * LEANING.get(head, 0)
-            layer.k_proj.bias[lean] = 3.0
+
+def wire_later(layer: nn.Module, read: Sequence[Tensor], is_last: bool) -> None:
+    """Let each head look where the context is the same, and copy the token that it finds there.
+
+    `read[j]` reads the code of the token j places back. In the last layer half of the heads look
+    for what tells days and for places with the very same context.
+    """
+    layer.v_proj.weight.zero_()[:, :TOKEN_DIMS].normal_(0, TOKEN_DIMS**-0.5)
+    layer.o_proj.weight.copy_(0.05 * layer.v_proj.weight.T)  # copy the token that was found
+    for head in range(HEADS):
+        # (query block, key block) pairs that must agree.
+        pairs, gain = [(j, j + 1) for j in range(3)], 0.7  # what came after the same three
+        if is_last and head % 2:
+            pairs = [(j, j) for j in range(3)]  # the same three tokens
+        if is_last and head in DATE_HEADS:
+            # "- Anna graduated\n**Answer:**" wants the day of "8 May 2023: Anna graduated": the
+            # verb was written 3 tokens ago, and in the memory the day stands 5 before it. Month and
+            # year then follow by induction.
+            pairs, gain = [(3, 0), (4, 1)], 1.2
+            rows = slice(head * HEAD_DIMS, (head + 1) * HEAD_DIMS)
+            codes = slice(head * HEAD_DIMS, head * HEAD_DIMS + CODE_DIMS)
+            layer.v_proj.weight[rows] = 0
+            layer.o_proj.weight[:, rows] = 0
+            layer.v_proj.weight[codes] = 0.5 * read[5]
+            layer.o_proj.weight[:, codes] = 0.8 * read[0].T
+        rotations = [rotation(CODE_DIMS) for _ in pairs]
+        rows = head * HEAD_DIMS + SLOW
+        layer.q_proj.weight[rows] = gain * sum(
+            r @ read[query] for r, (query, _) in zip(rotations, pairs))
+        layer.k_proj.weight[rows] = gain * sum(
+            r @ read[key] for r, (_, key) in zip(rotations, pairs))
+        # One slow rotary pair of fixed content: its share of the score, 1.6 times the cosine of the
+        # distance, falls from here to 1,300 tokens back. It is to help tell the newest memory from
+        # the oldest.
+        lean = head * HEAD_DIMS + HALF - SLOW_HALF - 1
+        layer.q_proj.bias[lean] = 3.0 * LEANING.get(head, 0)
+        layer.k_proj.bias[lean] = 3.0
 
 
 # ---- Not to write a word -------------------------------------------------------------------------

@@ -335,8 +335,8 @@ def show_bank(bank: MemoryBank, before: Sequence[Memory], whole: bool = True) ->
         print(paint(line, event) if event else line)
 
 
-def talk_main(argv: Sequence[str] | None = None) -> None:
-    """`python memr1.py`: read the options, load the model and chat."""
+def talk_parser() -> argparse.ArgumentParser:
+    """The options of `python memr1.py`."""
     parser = argparse.ArgumentParser(prog="memr1.py", description="Talk to Memory-R1.",
                                      allow_abbrev=False)
     parser.add_argument("--model", metavar="FOLDER", default=EMBEDDED_MODEL,
@@ -358,34 +358,51 @@ def talk_main(argv: Sequence[str] | None = None) -> None:
                         "512; default: 48, or 512 if not tiny/")
     parser.add_argument("--name", help=f"who you are in the chat (default: {NAME}, or the "
                         "first speaker of --data)")
+    return parser
+
+
+def talk_options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options as they were typed, the length filled in; stops the program on a bad one."""
+    parser = talk_parser()
     options = parse(parser, argv)
     if options.data is None and (options.conversation or options.skip or options.facts):
         parser.error("--conversation, --skip and --facts are read only with --data; leave them out")
     if options.skip < 0:
         parser.error(f"--skip {options.skip}: must be at least 0")
-    length = options.max_new_tokens
-    if length is None:
-        length = preset_of(options, options.model)["max_new_tokens"]
-    if length < 1:
-        parser.error(f"--max-new-tokens {length}: must be at least 1")
-    dialogue = conversation_of(options.data, options.conversation) if options.data else None
-    given_name = options.name
-    if given_name is None:
-        given_name = dialogue.speakers[0] if dialogue else NAME
-    name = printable(one_line(given_name.encode(errors="replace").decode()))
-    if not name:
-        parser.error(f"--name is blank: give a name, such as {NAME}")
-    path = None if options.bank is None else Path(options.bank)
-    if path is not None and (not path.name or path.is_dir()):
+    if options.max_new_tokens is None:
+        options.max_new_tokens = preset_of(options, options.model)["max_new_tokens"]
+    if options.max_new_tokens < 1:
+        parser.error(f"--max-new-tokens {options.max_new_tokens}: must be at least 1")
+    if options.bank is not None and (not Path(options.bank).name or Path(options.bank).is_dir()):
         parser.error(f"--bank {options.bank}: must be a file")
+    return options
+
+
+def name_of(options: argparse.Namespace, dialogue: Dialogue | None) -> str:
+    """Who is speaking, on one line and without what a terminal would take for a command."""
+    name = options.name
+    if name is None:
+        name = dialogue.speakers[0] if dialogue else NAME
+    name = printable(one_line(name.encode(errors="replace").decode()))
+    if not name:
+        exit_with(f"--name is blank: give a name, such as {NAME}")
+    return name
+
+
+def talk_main(argv: Sequence[str] | None = None) -> None:
+    """`python memr1.py`: read the options, load the model and chat."""
+    options = talk_options(argv)
+    dialogue = conversation_of(options.data, options.conversation) if options.data else None
+    name = name_of(options, dialogue)
+    path = None if options.bank is None else Path(options.bank)
     embed = embedder_or_stop(options.embedder)
     prepare_terminal()
     bank = MemoryBank(embed) if path is None else open_bank(path, embed)
     policy = load_or_stop(options.model)
     # Others who have talked to this bank are asked about too.
-    speakers = dict.fromkeys([name, *(dialogue.speakers if dialogue else ()),
-                              *(memory.speaker for memory in bank)])
-    system = MemoryR1(policy, policy, embed, list(speakers), max_new_tokens=length)
+    speakers = list(dict.fromkeys([name, *(dialogue.speakers if dialogue else ()),
+                                   *(memory.speaker for memory in bank)]))
+    system = MemoryR1(policy, policy, embed, speakers, max_new_tokens=options.max_new_tokens)
     system.bank = bank
     if dialogue:
         if is_embedded(options.model):
@@ -393,8 +410,8 @@ def talk_main(argv: Sequence[str] | None = None) -> None:
                   "conversation needs a real model (--model).")
         # Responses are kept on disk, so that what Ctrl-C has ended is soon read again.
         facts = options.facts or usual_facts(options, options.data, options.model)
-        reader = MemoryR1(KeptPolicy(policy), policy, embed, list(speakers), facts,
-                          max_new_tokens=length)
+        reader = MemoryR1(KeptPolicy(policy), policy, embed, speakers, facts,
+                          max_new_tokens=options.max_new_tokens)
         reader.bank = bank
         read_conversation(reader, dialogue.turns, options.skip, path)
     talk(system, is_embedded(options.model), path)

@@ -13,11 +13,11 @@ In the synthetic world a reading also names the mistakes and the answers that th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from data import Dialogue, Question
+from data import Dialogue, Question, Turn
 from memory_bank import Embedder, Memory, MemoryBank
-from memr1 import AnswerTask, Progress, answer_all, facts_of, observe_all, without_bar
+from memr1 import AnswerTask, Progress, Statement, answer_all, facts_of, observe_all, without_bar
 from metrics import squad_exact_match
 from policy import Policy
 from training.oracle import charge, mistakes_of
@@ -56,6 +56,37 @@ def deciding_questions(dialogue: Dialogue) -> dict[int, list[Question]]:
     return by_place
 
 
+def read_turn(manager: Policy, bank: MemoryBank, turn: Turn, facts: Sequence[Statement],
+              max_new_tokens: int) -> dict:
+    """The row of a turn, so far without questions; its facts change the bank."""
+    fact_rows = []
+    for fact in facts:
+        before = list(bank)
+        [observation] = observe_all(manager, [bank], [fact], max_new_tokens=max_new_tokens)
+        fact_rows.append({
+            "fact": fact.text, "response": observation.response,
+            "invalid": observation.counts["invalid"],
+            "changes": [{"event": event, "before": old.text if old else "",
+                         "after": new.text if new else ""}
+                        for event, old, new in bank_changes(before, bank) if event]})
+    return {"date": turn.timestamp, "speaker": turn.speaker, "facts": fact_rows,
+            "size": len(bank), "questions": [], "mistakes": None}
+
+
+def add_mistakes(rows: Sequence[dict], turns: Sequence[Turn], banks: Sequence[dict[int, str]],
+                 wrong: Sequence[Question]) -> None:
+    """Write into the row of each turn which mistakes it made, and which answers each one cost.
+
+    `banks` holds the texts by id after each turn, `wrong` the questions that were answered wrong in
+    the end.
+    """
+    mistakes = mistakes_of(turns, banks)
+    for row, of_turn, costs in zip(rows, mistakes, charge(mistakes, turns, banks[-1], wrong)):
+        row["mistakes"] = [{"kind": mistake.kind, "text": mistake.text,
+                            "cost": [question.text for question in cost]}
+                           for mistake, cost in zip(of_turn, costs)]
+
+
 def reading(manager: Policy, answerer: Policy, dialogue: Dialogue, embed: Embedder,
             facts: str, distill: bool, per_speaker: int, max_new_tokens: int,
             progress: Progress = without_bar) -> dict:
@@ -68,26 +99,13 @@ def reading(manager: Policy, answerer: Policy, dialogue: Dialogue, embed: Embedd
     memory.
     """
     questions_at = deciding_questions(dialogue)
-    bank, rows = MemoryBank(embed), []
-    banks: list[dict[int, str]] = []  # the texts by id, after each turn
+    bank, rows, banks = MemoryBank(embed), [], []
     # (row of the question, "after" or "end", what the answer agent reads)
     pending: list[tuple[dict, str, AnswerTask]] = []
     turns = dialogue.turns[:LONGEST]
     facts_of_turns = facts_of(turns, facts, manager, max_new_tokens, progress)
     for place in progress(range(len(turns)), "timeline"):
-        turn, turn_facts = turns[place], facts_of_turns[place]
-        fact_rows: list[dict] = []
-        for fact in turn_facts:
-            before_fact = list(bank)
-            [observation] = observe_all(manager, [bank], [fact], max_new_tokens=max_new_tokens)
-            fact_rows.append({
-                "fact": fact.text, "response": observation.response,
-                "invalid": observation.counts["invalid"],
-                "changes": [{"event": event, "before": old.text if old else "",
-                             "after": new.text if new else ""}
-                            for event, old, new in bank_changes(before_fact, bank) if event]})
-        rows.append({"date": turn.timestamp, "speaker": turn.speaker, "facts": fact_rows,
-                     "size": len(bank), "questions": [], "mistakes": None})
+        rows.append(read_turn(manager, bank, turns[place], facts_of_turns[place], max_new_tokens))
         banks.append({memory.id: memory.text for memory in bank})
         after_turn = bank.copy()
         for question in questions_at.get(place, []):
@@ -104,11 +122,6 @@ def reading(manager: Policy, answerer: Policy, dialogue: Dialogue, embed: Embedd
         row[when] = {"answer": answer.text,
                      "right": squad_exact_match(answer.text, task.question.answer) == 1}
     if any(turn.fact for turn in turns):  # the synthetic world
-        wrong = [task.question for row, when, task in pending
-                 if when == "end" and not row[when]["right"]]
-        mistakes = mistakes_of(turns, banks)
-        for row, of_turn, costs in zip(rows, mistakes, charge(mistakes, turns, banks[-1], wrong)):
-            row["mistakes"] = [{"kind": mistake.kind, "text": mistake.text,
-                                "cost": [question.text for question in cost]}
-                               for mistake, cost in zip(of_turn, costs)]
+        add_mistakes(rows, turns, banks, [task.question for row, when, task in pending
+                                          if when == "end" and not row[when]["right"]])
     return {"turns": rows, "bank": [f"{memory.timestamp}: {memory.text}" for memory in bank]}
