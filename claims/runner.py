@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import (
     BrokenExecutor,
     Executor,
@@ -66,6 +66,17 @@ class Job:
         """What one types to run it."""
         return " ".join(("python", *self.command, "--out", str(self.folder)))
 
+    @property
+    def depth(self) -> int:
+        """How many jobs have to be done before it, one after the other."""
+        return max((job.depth + 1 for job in self.needs), default=0)
+
+    def chain(self) -> Iterator[Job]:
+        """All jobs that it needs, and those that they need, and itself."""
+        for job in self.needs:
+            yield from job.chain()
+        yield self
+
     def receipt(self) -> str:
         """What its results stand for: the command, and when what it needs was made."""
         made = [str((job.folder / "summary.json").stat().st_mtime_ns) for job in self.needs]
@@ -83,13 +94,9 @@ def missing(jobs: Iterable[Job]) -> list[Job]:
 
     Long ones come first, so that no core waits for one at the end: MEM1 trains three models.
     """
-    by_name: dict[str, Job] = {}
-    for job in jobs:
-        by_name.update({needed.name: needed for needed in job.needs})
-        by_name[job.name] = job
-    undone = [job for job in by_name.values() if not job.done()]
-    return sorted(undone, key=lambda job: (
-        bool(job.needs), "mem1" not in job.name, "ppo" not in job.name, "answer" not in job.name))
+    undone = {one.name: one for job in jobs for one in job.chain() if not one.done()}
+    return sorted(undone.values(), key=lambda job: (
+        job.depth, "mem1" not in job.name, "ppo" not in job.name, "answer" not in job.name))
 
 
 def prepare_worker() -> None:

@@ -48,7 +48,7 @@ from claims.lines import (
 )
 from claims.runner import Job, missing
 from comparisons.compare import CompareOptions
-from training.options import parse_options
+from training.options import EMBEDDED_MODEL, parse_options
 from world import named_world
 
 ROOT = Path(__file__).parent.parent
@@ -74,7 +74,7 @@ def finished(job: Job, rows: list[tuple[str, str, float, str]] = (), summary: di
 
 
 def every_job(budget: Budget = USUAL) -> list[Job]:
-    return [job for line in every_line(budget) for job in line.jobs for job in (*job.needs, job)]
+    return [one for line in every_line(budget) for job in line.jobs for one in job.chain()]
 
 
 def test_nine_claims_whose_commands_exist():
@@ -223,6 +223,16 @@ def test_what_holds_alone_need_not_hold_with_all_others():
         "the table decides both columns by the same interval")
 
 
+def test_an_answer_agent_learns_on_the_banks_that_it_is_scored_on():
+    for job in every_job():
+        if job.name.startswith("of-") and "--answerer" in job.command:
+            answerer = next(needed for needed in job.needs if "answer" in needed.name)
+            learned_on = answerer.command[answerer.command.index("--manager") + 1]
+            read_by = (job.command[job.command.index("--manager") + 1]
+                       if "--manager" in job.command else str(EMBEDDED_MODEL))
+            assert learned_on == read_by, f"{job.name}: learned on the banks of {learned_on}"
+
+
 def test_the_table_of_some_claims(folder, monkeypatch, capsys):
     ran = []
 
@@ -238,7 +248,11 @@ def test_the_table_of_some_claims(folder, monkeypatch, capsys):
     assert row["verdict"] == "holds" and row["here"] == "+1.000 (+1.000 to +1.000)"
     assert row["command"] == "python -m claims 3"
     assert not any("quick" in name for name in ran)
-    assert len(ran) == 12, "three seeds with and without, trained and scored"
+    assert len(ran) == 15, "three managers, answer agents with and without, trained and scored"
+    for seed in SEEDS:
+        chain = [f"grpo-manager-{seed}", f"grpo-answer-beside-{seed}"]
+        assert ran.index(chain[0]) < ran.index(chain[1]) < ran.index("-".join(["of", *chain])), (
+            "an answer agent begins before the manager is there whose banks it learns on")
     with (folder / "claims-3.csv").open() as file:
         assert list(csv.DictReader(file)) == [row]
     assert ("claims: 1 hold, 0 do not, 0 are not shown; all at once 1 hold, 0 do not"
