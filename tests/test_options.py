@@ -279,11 +279,13 @@ def test_presets_are_one_table_in_plain_sight():
                               else value), f"{preset}, {name}"
     assert {line.split()[0] for line in rows} == set(TINY), "an option without a row"
     assert all(set(preset) == set(TINY) for preset in PRESETS.values()), "another set of options"
-    for agent in ("manager", "answer", "mem1"):
-        resolved, preset = resolve(ppo.PPOOptions(agent=agent), "ppo"), PRESETS[f"tiny/{agent}"]
+    for column, agent, env in (("manager", "manager", "search"), ("answer", "answer", "search"),
+                               ("mem1", "mem1", "search"), ("shop", "mem1", "shop")):
+        resolved = resolve(ppo.PPOOptions(agent=agent, env=env), "ppo")
+        preset = PRESETS[f"tiny/{column}"]
         differing = {name for name in preset if not name.startswith("adapter_")
                      and name != "kl" and getattr(resolved, name) != preset[name]}
-        assert not differing, f"tiny/{agent}: a run gets other values of {differing}"
+        assert not differing, f"tiny/{column}: a run gets other values of {differing}"
 
 
 def test_a_switch_has_two_forms():

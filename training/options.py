@@ -34,7 +34,7 @@ SHAPE = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hi
 
 # ---- Defaults that depend on the model -----------------------------------------------------------
 
-# With these the embedded models learn in two minutes on two cores (tiny/mem1/ in six).
+# With these the embedded models learn in two minutes on two cores (in the shop in six).
 TINY = {
     "data": "world", "steps": 20, "questions": 76, "kl": 0.1,
     "lora": 0, "lr": 3e-4, "adapter_lr": 3e-3,
@@ -56,8 +56,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Many questions a step, because a large batch averages out what is true of one question only.
     "tiny/manager": TINY,
     "tiny/answer": {**TINY, "steps": 36, "questions": 24},
-    # 160 tokens, because a state and an answer may each hold the answers to sixteen questions.
-    "tiny/mem1": {**TINY, "steps": 40, "questions": 8, "kl": 0.05, "max_new_tokens": 160},
+    # 160 tokens, because a state and an answer may each hold the answers to sixteen questions. Few
+    # steps, because more of them on two questions cost the tasks of sixteen (docs/notes.md).
+    "tiny/mem1": {**TINY, "steps": 12, "questions": 8, "kl": 0.05, "lr": 6e-4,
+                  "max_new_tokens": 160},
+    "tiny/shop": {**TINY, "steps": 40, "questions": 8, "kl": 0.05, "max_new_tokens": 160},
     "real": REAL,
     "real/mem1": {**REAL, "kl": 0.05},
 }
@@ -68,12 +71,12 @@ def presets_table() -> str:
     lines = ["defaults that depend on the model (adapter_lr and adapter_critic_lr with adapters; "
              "of a real", "model bfloat16 on a GPU that has it, else float32 and micro-batches of "
              "4096 tokens):", ""]
-    lines.append(f"{'':<22}" + "".join(f"{name:<14}" for name in PRESETS).rstrip())
+    lines.append(f"{'':<22}" + "".join(f"{name:<13}" for name in PRESETS).rstrip())
     for option_name in TINY:
         values = [preset[option_name] for preset in PRESETS.values()]
         cells = [f"{v:g}" if isinstance(v, float) else "as-needed" if v is None else str(v)
                  for v in values]
-        lines.append(f"  {option_name:<20}" + "".join(f"{cell:<14}" for cell in cells).rstrip())
+        lines.append(f"  {option_name:<20}" + "".join(f"{cell:<13}" for cell in cells).rstrip())
     return "\n".join(lines)
 
 
@@ -273,14 +276,15 @@ def is_embedded(model: str) -> bool:
 def preset_of(options: Any, model: str) -> dict[str, Any]:
     """The defaults of these options' model and agent, each under its option's own name."""
     agent = getattr(options, "agent", None) or "manager"
+    shops = agent == "mem1" and getattr(options, "env", "search") != "search"
     if is_embedded(model):
-        preset = dict(PRESETS[f"tiny/{agent}"])
+        preset = dict(PRESETS["tiny/shop" if shops else f"tiny/{agent}"])
     else:
         preset = dict(PRESETS["real/mem1" if agent == "mem1" else "real"])
         preset["precision"] = usual_precision()
         if not torch.cuda.is_available():
             preset["micro_batch_tokens"] = 4096  # more are no faster there, and take more memory
-    if agent == "mem1" and getattr(options, "env", "search") != "search":
+    if shops:
         preset["data"] = "world"  # because a shop needs no dialogues, none should be downloaded
     if getattr(options, "shard", False):
         preset["lora"] = 0
