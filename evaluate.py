@@ -46,7 +46,7 @@ from benchmarks.encoders import EMBEDDER_HELP
 from benchmarks.splits import dialogues_to_test, held_out
 from comparisons import compare, recall
 from comparisons.harnesses import TASKS, by_objectives
-from comparisons.recall import mean, share
+from comparisons.recall import mean, share, share_text
 from data import DataError, Dialogue, Question, category_name
 from mem1 import HARNESSES
 from memory_bank import Embedder
@@ -68,7 +68,13 @@ from training.options import is_embedded, option, parse_options, resolve
 from training.oracle import over_turns
 from training.pictures import draw_banks, objectives_table
 from training.results import peak_memory_bytes
-from training.run import embedder_or_stop, launch, load_or_stop, show_bar
+from training.run import (
+    embedder_or_stop,
+    launch,
+    load_or_stop,
+    show_bar,
+    stop_without_facts,
+)
 from world import named_world
 
 DESCRIPTION = """Evaluate two agents together on whole dialogues, or MEM1 on long tasks. With
@@ -230,7 +236,7 @@ def table(summary: dict[str, Any]) -> str:
     rows = [(category_name(category), row) for category, row in summary["by_category"].items()]
     for name, row in [*rows, ("all", summary)]:
         lines.append(f"{name:<16}{row['count']:>6}{row['exact_match']:>13.3f}{row['f1']:>8.3f}"
-                     f"{row['bleu1']:>8.3f}{row['evidence_found']:>10.3f}")
+                     f"{row['bleu1']:>8.3f}{share_text(row['evidence_found']):>10}")
     operations = ", ".join(f"{name} {count:,}" for name, count in summary["operations"].items())
     unusable = (f" ({summary['facts_unusable']:,} more were unusable)"
                 if summary["facts_unusable"] else "")
@@ -272,9 +278,7 @@ def load_agents(options: EvaluateOptions) -> dict[str, Policy]:
 def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], scope: str) -> dict:
     """The two agents on these dialogues; writes the folder, prints, returns the summary."""
     start = time.time()
-    # A file in LoCoMo's form may lack observations. The manager would read nothing, and score 0.
-    if options.facts == "observations" and not any(t.facts for d in dialogues for t in d.turns):
-        exit_with(f"{options.data}: holds no observations to read; use --facts turns")
+    stop_without_facts(options.data, options.facts, dialogues)
     # Before the work, because nobody wants to lose an hour to a wrong folder.
     folder = hold_folder(options, "evaluation")
     embed = embedder_or_stop(options.embedder)

@@ -80,7 +80,13 @@ NOT_TAKEN = {"conftest.py", "sitecustomize.py", "usercustomize.py"}
 
 def readable(path: Path) -> bool:
     """An ordinary file of a sensible size: no link to somewhere else, no device."""
-    return path.is_file() and not path.is_symlink() and path.stat().st_size <= LARGEST
+    try:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST:
+            return False
+        path.open("rb").close()
+    except OSError:
+        return False
+    return True
 
 
 def build(problem: Problem, submission: Path, out: Path) -> None:
@@ -98,12 +104,13 @@ def build(problem: Problem, submission: Path, out: Path) -> None:
         reference = path.read_text(encoding="utf-8")
         source = blank(reference, [problem.number])
         if readable(handed_in):
-            source = handed_in.read_text(encoding="utf-8", errors="replace")
+            # Notepad begins a file with a mark that Python skips, and ast does not.
+            source = handed_in.read_text(encoding="utf-8-sig", errors="replace")
             others = [name for number in names if number != problem.number
                       for name in names[number]]
             try:
                 source = transplant(source, reference, others)
-            except (SyntaxError, ValueError, RecursionError):
+            except (SyntaxError, ValueError, RecursionError, MemoryError):
                 pass  # it will not load, and this problem's tests will say so
         (out / path.name).write_text(source, encoding="utf-8")
     # Files of their own, which adapters.py may name.
@@ -113,7 +120,9 @@ def build(problem: Problem, submission: Path, out: Path) -> None:
         for name in files:
             source = Path(folder) / name
             target = out / source.relative_to(submission)
+            # A folder may have the name of a file that is there.
             if (source.suffix == ".py" and name not in NOT_TAKEN and readable(source)
+                    and not any(path.is_file() for path in (target, *target.parents))
                     and not target.exists() and not (ROOT / target.relative_to(out)).exists()):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, target)
@@ -214,8 +223,12 @@ def grade(problem: Problem, submission: Path) -> dict:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary).resolve() / "project"
         folder.mkdir()
-        build(problem, submission, folder)
-        reports, note, seconds = run(problem, folder, Path(temporary).resolve())
+        try:
+            build(problem, submission, folder)
+        except (OSError, ValueError) as error:  # whatever was handed in, the others get points
+            reports, note, seconds = [], f"cannot be read: {error}", 0.0
+        else:
+            reports, note, seconds = run(problem, folder, Path(temporary).resolve())
     tests = next((report["tests"] for report in reports if "tests" in report), [])
     results = [report for report in reports if "test" in report]
     outcomes = {}

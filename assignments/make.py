@@ -60,6 +60,11 @@ class CourseError(ValueError):
 # ---- Marked functions: text in, text out ---------------------------------------------------------
 
 
+def lines_of(source: str) -> list[str]:
+    """The lines as Python counts them: `splitlines` also cuts at form feeds and the like."""
+    return re.split("\r\n|\r|\n", source)
+
+
 def functions(source: str) -> Iterator[tuple[str, ast.FunctionDef]]:
     """Qualified names and nodes of a module's functions and of its classes' methods."""
     for node in ast.parse(source).body:
@@ -78,7 +83,7 @@ def first_line(node: ast.FunctionDef) -> int:
 
 def marked(source: str) -> dict[str, int]:
     """Qualified name -> number of its problem. CourseError if a mark stands above no function."""
-    lines = source.splitlines()
+    lines = lines_of(source)
     problem_of = {}
     for name, node in functions(source):
         mark = MARK.fullmatch(lines[first_line(node) - 2]) if first_line(node) > 1 else None
@@ -94,7 +99,7 @@ def marked(source: str) -> dict[str, int]:
 
 def body_lines(source: str, node: ast.FunctionDef) -> tuple[int, int]:
     """Numbers of the first and the last line of a body, from 1; a docstring is none of it."""
-    lines = source.splitlines()
+    lines = lines_of(source)
     if ast.get_docstring(node) is not None:
         first = node.body[0].end_lineno + 1
     else:
@@ -112,25 +117,25 @@ def body_lines(source: str, node: ast.FunctionDef) -> tuple[int, int]:
 
 def blank(source: str, problems: Collection[int]) -> str:
     """The source with the bodies of these problems' functions replaced."""
-    lines, marks = source.splitlines(), marked(source)
+    lines, marks = lines_of(source), marked(source)
     for name, node in reversed(list(functions(source))):  # from below: numbers above stay right
         if marks.get(name) in problems:
             first, last = body_lines(source, node)
             indent = " " * (node.col_offset + 4)
             lines[first - 1:last] = [
                 f'{indent}raise NotImplementedError("problem {marks[name]}")']
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def transplant(source: str, donor: str, names: Collection[str]) -> str:
     """The source with these functions as they stand in another version of the module."""
-    lines, others = source.splitlines(), dict(functions(donor))
+    lines, others = lines_of(source), dict(functions(donor))
     for name, node in reversed(list(functions(source))):
         if name in names and name in others:
             other = others[name]
             lines[first_line(node) - 1:node.end_lineno] = (
-                donor.splitlines()[first_line(other) - 1:other.end_lineno])
-    return "\n".join(lines) + "\n"
+                lines_of(donor)[first_line(other) - 1:other.end_lineno])
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def places(root: Path = ROOT) -> dict[int, list[str]]:
@@ -216,7 +221,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--problem", type=int, action="append", metavar="N", choices=places(),
                         help="leave only this problem to be written; may be given several times")
     options = parser.parse_args(argv)
+    problems = sorted(set(options.problem or places()))
     try:
+        if options.bug and options.problem:
+            raise CourseError("--bug and --problem: a bug is planted in the whole project; "
+                              "take one of the two")
         if options.out.resolve().is_relative_to(ROOT):
             raise CourseError(f"{options.out} is inside the project: choose a folder outside")
         if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
@@ -225,14 +234,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.bug:
             make_bug(options.out, options.bug)
         else:
-            make_student_version(options.out, options.problem)
+            make_student_version(options.out, problems)
     except (CourseError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.bug:
         print(f"bug {options.bug} is planted in {options.out}; hand out the folder with its BUG.md")
     else:
-        print(f"student version in {options.out}: {len(options.problem or places())} problems; "
+        print(f"student version in {options.out}: {len(problems)} problems; "
               "python -m pytest there runs their tests")
     return 0
 

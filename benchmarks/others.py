@@ -65,6 +65,7 @@ from data import (
     load_records,
     original,
 )
+from world import KINDS, N_WORLDS
 
 # ---- fetching ------------------------------------------------------------------------------------
 
@@ -466,7 +467,8 @@ def load(data: str) -> list[Dialogue] | list[OpenQuestion]:
     if data in NAMES:
         return LOADERS[NAMES[data]](fetch(data))
     if not Path(data).is_file():
-        raise DataError(f"--data {data}: there is no such file, and the benchmarks are "
+        raise DataError(f"--data {data}: there is no such file; the worlds are {', '.join(KINDS)}, "
+                        f"and with a number (world-1 to world-{N_WORLDS - 1}), the benchmarks "
                         f"{', '.join(NAMES)}; check the path or the name")
     return LOADERS[form_of(data)](data)
 
@@ -479,8 +481,8 @@ def has_observations(data: str) -> bool:
     if data in NAMES:
         return data == "locomo"
     try:
-        return b'"observation"' in Path(data).read_bytes()
-    except OSError:
+        return any(turn.facts for dialogue in load(data) for turn in dialogue.turns)
+    except DataError:
         return True
 
 

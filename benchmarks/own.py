@@ -230,13 +230,15 @@ DIRECTION = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 # \s is also the narrow no-break space that newer versions write before "PM". A word may stand
 # before the time ("um 18:05"), because exports are in the language of the telephone.
 HEADER = re.compile(
-    r"(?P<bracket>\[?)(?P<first>\d{1,4})(?P<mark>[./-])\s?(?P<second>\d{1,2})(?P=mark)\s?"
-    r"(?P<third>\d{1,4})[,.،]?\s+(?:[^\W\d]{1,4}\s)?\d{1,2}[:.]\d{2}(?:[:.]\d{2})?"
-    r"(?:\s?[ap]\.?\s?m\.?|\s?[صم])?(?:\]|\s[-–—]\s|:\s)\s?(?P<rest>.*)",
+    r"(?P<bracket>\[?)(?P<first>\d{1,4})\u200f?(?P<mark>[./-])\s?(?P<second>\d{1,2})\u200f?"
+    r"(?P=mark)\s?(?P<third>\d{1,4})(?:\sг\.)?[,.،]?\s+(?:[^\W\d]{1,4}\s?)?"
+    r"\d{1,2}[:.]\d{2}(?:[:.]\d{2})?(?:\s?[apπμ]\.?\s?[mμ]\.?|\s?[صم])?"
+    r"(?:\]|\s[-–—]\s|:\s)\s?(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL)
 # What Android writes instead of a file: "<Media omitted>", "IMG-1.jpg (file attached)".
 PLACEHOLDER = re.compile(
-    r"<[^<>\n]+>|[^\n]*(?:-WA\d+\.\w+ \([^()\n]+\)|\(file attached\))(?=\n|\Z)")
+    r"<[^<>\n]+>(?=\n|\Z)|[^\n]*(?:-WA\d+\.\w+ \([^()\n]+\)|\(file attached\))(?=\n|\Z)")
+QUOTED = re.compile('"[^"]*"|“[^“”]*”|„[^„“”]*[“”]|«[^«»]*»')
 WHATSAPP_SAYS = {"This message was deleted", "You deleted this message", "null"}
 
 
@@ -296,11 +298,12 @@ def _days(headers: Sequence[tuple[int, re.Match[str]]], path: str | os.PathLike[
 def _spoken(rest: str, day: str) -> Said | None:
     """What stands behind a header; None if WhatsApp says it, or if it is only a file."""
     name, colon, text = rest.partition(": ")
-    # "Ann created group “Trip: Rome”" has a colon too, but no name has quotes.
-    if not colon or re.search("[\"“”„«»\n]", name) or text.startswith("\u200e"):
+    # "Ann created group “Trip: Rome”" has a colon too, but in quotes. Those of a name are closed.
+    open_quote = re.search("[\"“”„«»\n]", QUOTED.sub("", name))
+    if not colon or open_quote or text.startswith("\u200e"):
         return None
     text = re.sub("\u200e<[^<>\n]*>", "", text)  # an attachment, or "This message was edited"
-    text = DIRECTION.sub("", text).removesuffix("<This message was edited>").strip()
+    text = DIRECTION.sub("", text).strip().removesuffix("<This message was edited>").strip()
     text = PLACEHOLDER.sub("", text, count=1).strip() if PLACEHOLDER.match(text) else text
     name = DIRECTION.sub("", name).strip().removeprefix("~").strip()  # ~: not in the contacts
     is_said = name and text and text.rstrip(".") not in WHATSAPP_SAYS
@@ -374,9 +377,11 @@ def _read_question(record: Mapping[str, Any], dialogue: Dialogue, where: str) ->
     category = record.get("category")
     if category is None:
         category = "own"
-    elif type(check(category, (str, int), f"{where}, field 'category'")) is int:
-        if category not in CATEGORIES:
-            raise broken(f"{where}, field 'category'", str(category), "a name, or 1 to 4")
+    elif type(check(category, (str, int), f"{where}, field 'category'")) is str:
+        if not category.strip():
+            raise broken(f"{where}, field 'category'", repr(category), "a name, or 1 to 4")
+    elif category not in CATEGORIES:
+        raise broken(f"{where}, field 'category'", str(category), "a name, or 1 to 4")
     known = {turn.turn_id for turn in dialogue.turns}
     evidence = record.get("evidence")
     if type(check(evidence, (str, list, type(None)), f"{where}, field 'evidence'")) is str:

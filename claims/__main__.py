@@ -40,7 +40,7 @@ def chosen_lines(numbers: str, quick: bool) -> list[Line]:
     chosen = known if numbers == "all" else [number.strip() for number in numbers.split(",")]
     for number in chosen:
         if number not in known:
-            exit_with(f"{number}: must be all, or some of {','.join(known)}")
+            exit_with(f"{numbers}: must be all, or some of {','.join(known)}")
     return [line for line in lines if str(line.number) in chosen]
 
 

@@ -30,7 +30,14 @@ from memr1 import CHUNK, PER_SPEAKER, AnswerTask, answer_all
 from metrics import SCORES
 from training.kept import KeptPolicy
 from training.options import option, parse_options
-from training.run import embedder_or_stop, launch, load_or_stop, show_bar, with_bar
+from training.run import (
+    embedder_or_stop,
+    launch,
+    load_or_stop,
+    show_bar,
+    stop_without_facts,
+    with_bar,
+)
 from training.tasks import add_everything, answer_tasks
 
 
@@ -124,8 +131,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, list[float]]]
         dialogues, _ = dialogues_to_test(options.data, None, None)
     except DataError as error:
         exit_with(str(error))
-    if options.facts == "observations" and not any(t.facts for d in dialogues for t in d.turns):
-        exit_with(f"{options.data}: holds no observations to read; use --facts turns")
+    stop_without_facts(options.data, options.facts, dialogues)
     pairs = sampled_tasks(dialogues, embedder_or_stop(options.embedder), options.facts,
                           options.memories, options.sample)
     conversations, tasks = [name for name, _ in pairs], [task for _, task in pairs]

@@ -56,7 +56,7 @@ from policy import Policy
 from training.folders import hold_folder
 from training.options import is_embedded, option, parse_options, resolve
 from training.pictures import draw_bars
-from training.run import embedder_or_stop, launch, load_or_stop
+from training.run import embedder_or_stop, launch, load_or_stop, stop_without_facts
 from world import named_world
 
 RUNS = Path("runs")  # where trained models are looked for
@@ -473,6 +473,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     names = chosen_systems(options.systems)
     try:
         dialogues, scope = dialogues_to_test(options.data, options.limit, options.turns)
+        stop_without_facts(options.data, options.facts, dialogues)
         print(f"{options.data}: {scope}")
         folder = open_comparison(options)
         return compare(names, options, dialogues, folder, open_judge(options, folder))

@@ -48,8 +48,8 @@ RAG_CHUNKS = (1, 2, 4, 8)  # shown by LoCoMo's RAG; the paper shows one
 class RecallOptions:
     """Options of `python -m comparisons.recall`."""
 
-    data: str = option("world", "world, world-long, locomo, msc or longmemeval, downloaded once, "
-                                "or a file of theirs")
+    data: str = option("world", "world, world-long, locomo or longmemeval, downloaded once, or a "
+                                "file whose questions name their evidence")
     embedder: str = option("hashed", EMBEDDER_HELP)
     corpus: bool = option(False, "hashed and joined: weigh words by how rare they are in the whole "
                                  "conversation, which no agent knows while it reads")
@@ -68,10 +68,22 @@ def share(evidence: Sequence[str], turn_ids: Iterable[str]) -> float | None:
     return len(set(evidence).intersection(turn_ids)) / len(evidence) if evidence else None
 
 
-def mean(values: Iterable[float | None]) -> float:
-    """The mean of those that are not None, 0 if there are none."""
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are not None; None if there are none."""
     known = [value for value in values if value is not None]
-    return sum(known) / max(len(known), 1)
+    return sum(known) / len(known) if known else None
+
+
+def share_text(value: float | None) -> str:
+    """A share as tables have it: "-" where there was nothing to find or to miss."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def without_facts(shares: Iterable[float | None], dialogues: Sequence[Dialogue],
+                  stored: str) -> list[float | None]:
+    """No shares where facts are to be found and the data states none: nothing was searched."""
+    stated = stored != "facts" or any(turn.facts for d in dialogues for turn in d.turns)
+    return [share if stated else None for share in shares]
 
 
 # ---- Search alone --------------------------------------------------------------------------------
@@ -83,9 +95,9 @@ def lines_of(texts: Iterable[tuple[str, Turn]]) -> list[str]:
 
 
 def search_recall(dialogues: Sequence[Dialogue], embedder_for: EmbedderFor,
-                  ) -> dict[str, dict[str, float]]:
+                  ) -> dict[str, dict[str, float | None]]:
     """Mean share of the evidence that search finds in a bank of all turns, or of all facts."""
-    recall: dict[str, dict[str, float]] = {}
+    recall: dict[str, dict[str, float | None]] = {}
     for name in ("raw turns", "facts"):
         shares: dict[str, list[float | None]] = {"10": [], "60": [], f"{PER_SPEAKER} a speaker": []}
         for dialogue in tqdm(dialogues, desc=name, ncols=100):
@@ -100,7 +112,8 @@ def search_recall(dialogues: Sequence[Dialogue], embedder_for: EmbedderFor,
                 retrieved = best[:10], best, sum(of_speakers, [])
                 for column, memories in zip(shares.values(), retrieved):
                     column.append(share(question.evidence, {turn_of[m.id] for m in memories}))
-        recall[name] = {column: mean(values) for column, values in shares.items()}
+        recall[name] = {column: mean(without_facts(values, dialogues, name))
+                        for column, values in shares.items()}
     return recall
 
 
@@ -167,9 +180,9 @@ def _key(system: System, memory: Memory) -> int:
 
 
 def systems_recall(dialogues: Sequence[Dialogue], embedder_for: EmbedderFor,
-                   ) -> dict[str, dict[str, float]]:
+                   ) -> dict[str, dict[str, float | None]]:
     """Per system: share of the evidence shown, and tokens shown, over raw turns and over facts."""
-    recall: dict[str, dict[str, float]] = {}
+    recall: dict[str, dict[str, float | None]] = {}
     for name in tqdm(MEASURED, desc="systems", ncols=100):
         recall[name] = {}
         for stored, facts in (("raw turns", lambda turn: [turn.text]),
@@ -180,18 +193,19 @@ def systems_recall(dialogues: Sequence[Dialogue], embedder_for: EmbedderFor,
                         dialogue.questions, shown_by(name, dialogue, facts, embedder_for)):
                     shares.append(share(question.evidence, turn_ids))
                     sizes.append(n_tokens)
-            recall[name][stored] = mean(shares)
+            recall[name][stored] = mean(without_facts(shares, dialogues, stored))
             recall[name][f"tokens, {stored}"] = mean(sizes)
     return recall
 
 
-def recall_table(recall: dict[str, dict[str, float]], head: str) -> str:
+def recall_table(recall: dict[str, dict[str, float | None]], head: str) -> str:
     """Evidence recall as text."""
     columns = next(iter(recall.values()))
     lines = [f"{head:<26}" + "".join(f"{column:>18}" for column in columns)]
     for name, row in recall.items():
         # Shares are at most 1; what is larger is a number of tokens.
-        cells = (f"{value:>18,.0f}" if value > 1 else f"{value:>18.3f}" for value in row.values())
+        cells = (f"{value:>18,.0f}" if (value or 0) > 1 else f"{share_text(value):>18}"
+                 for value in row.values())
         lines.append(f"{name:<26}" + "".join(cells))
     return "\n".join(lines)
 
@@ -204,6 +218,9 @@ def main(argv: Sequence[str] | None = None) -> dict:
         dialogues, scope = dialogues_to_test(options.data, options.limit, options.turns)
     except DataError as error:
         exit_with(str(error))
+    if not any(question.evidence for dialogue in dialogues for question in dialogue.questions):
+        exit_with(f"{options.data}: no question names its evidence, so nothing says what is to be "
+                  "found")
     if options.corpus and options.embedder not in ("hashed", "joined"):
         exit_with(f"--corpus: --embedder {options.embedder} weighs no words; leave it out")
     embedder_or_stop(options.embedder)  # an encoder that is missing is missed before the work

@@ -19,6 +19,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSIGNMENTS = ROOT / "assignments"
+import grade
 import grade_one
 import make
 from grade import PROBLEMS
@@ -114,6 +115,30 @@ def test_functions_of_other_problems_are_put_back():
     assert "many_things_in_it" in found and 'NotImplementedError("problem 1")' in found
     assert "helped()" in found, "what a student added elsewhere stays"
     assert "@property\n    @property" not in found
+
+
+@pytest.mark.parametrize("odd", ["\x0c\n", "# a\u2028b\n", "# \x85 \x0b \x1c\n"])
+def test_lines_are_counted_as_python_counts_them(odd):
+    theirs = odd + SOURCE
+    assert blank(theirs, [1, 2]) == odd + blank(SOURCE, [1, 2])
+    assert transplant(blank(theirs, [1, 2]), SOURCE, ["Box.size"]) == odd + transplant(
+        blank(SOURCE, [1, 2]), SOURCE, ["Box.size"]), "a form feed moves every cut by a line"
+    assert transplant(blank(SOURCE, [1, 2]), theirs, ["Box.size"]) == transplant(
+        blank(SOURCE, [1, 2]), SOURCE, ["Box.size"])
+
+
+def test_a_submission_that_is_odd_is_built_all_the_same(tmp_path):
+    """Saved with a mark before the first character; a folder that has the name of a module."""
+    submission = tmp_path / "submission"
+    (submission / "ppo.py").mkdir(parents=True)
+    (submission / "ppo.py" / "notes.py").write_text("x = 1\n")
+    reference = (ROOT / "grpo.py").read_text(encoding="utf-8")
+    (submission / "grpo.py").write_text("\ufeff" + blank(reference, [5, 6]), encoding="utf-8")
+    grade.build(grade.PROBLEMS[3], submission, tmp_path / "built")
+    built = (tmp_path / "built" / "grpo.py").read_text(encoding="utf-8")
+    assert "NotImplementedError" not in built, (
+        "what another problem has not written yet must not cost this one")
+    assert not (tmp_path / "built" / "ppo.py").is_dir()
 
 
 def test_the_problems_and_their_places():
@@ -216,6 +241,8 @@ def test_make_refuses_what_would_overwrite(tmp_path, capsys):
     said = capsys.readouterr().err
     assert said.count("\n") == 2 and "choose" in said and "Traceback" not in said
     assert [path.name for path in tmp_path.rglob("*")] == ["full", "mine.txt"]
+    assert make.main([str(tmp_path / "both"), "--bug", "3", "--problem", "4"]) == 2
+    assert "take one" in capsys.readouterr().err, "an option that changes nothing"
 
 
 # ---- handouts ------------------------------------------------------------------------------------

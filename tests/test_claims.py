@@ -263,7 +263,8 @@ def test_the_table_of_some_claims(folder, monkeypatch, capsys):
 
 
 def test_bad_numbers():
-    assert "10: must be" in refused(lambda _: check("3,10"))
+    for numbers in ("3,10", "3,", ","):
+        assert f"{numbers}: must be" in refused(lambda _: check(numbers))
 
 
 class Here(Executor):

@@ -165,6 +165,11 @@ def test_table():
                   "seconds_per_question": 1.25, "operations": {"ADD": 1234, "invalid": 5},
                   "dropped": 0})
     assert re.search(r"^1 multi-hop +4 +0\.250 +0\.500 +0\.125 +0\.750$", text, re.MULTILINE), text
+    none = table({**row, "evidence_found": None, "by_category": {}, "memories_per_dialogue": 1,
+                  "facts_read": 1, "facts_unusable": 0, "dialogues": 1, "seconds_per_turn": 0,
+                  "seconds_per_question": 0, "operations": {}, "dropped": 0})
+    assert re.search(r"^all .* -$", none, re.MULTILINE), (
+        f"{none}: no question names its evidence, so none was missed")
     assert "3 open-domain" in text and re.search(r"^all +4 ", text, re.MULTILINE), (
         "the table must bear LoCoMo's names: 1 is multi-hop, 3 open-domain")
     assert "12.3 memories" in text and "ADD 1,234, invalid 5" in text

@@ -206,6 +206,12 @@ HEADERS = {
     "Finland": "24.12.2023 klo 18.05 - |24.12.2023 klo 18.06 - |2.1.2024 klo 9.00 - ",
     "Korea": "[2023. 12. 24. PM 6:05:12] |[2023. 12. 24. PM 6:06:00] |[2024. 1. 2. AM 9:00:01] ",
     "an old iPhone": "24/12/2023, 18:05:12: |24/12/2023, 18:06:00: |02/01/2024, 09:00:01: ",
+    # As the calendars of these languages (Unicode's CLDR) write dates; no export was at hand.
+    "Egypt": "٢٤\u200f/١٢\u200f/٢٠٢٣، ٦:٠٥ م - |٢٤\u200f/١٢\u200f/٢٠٢٣، ٦:٠٦ م - |"
+             "٢\u200f/١\u200f/٢٠٢٤، ٩:٠٠ ص - ",
+    "Taiwan": "2023/12/24 下午6:05 - |2023/12/24 下午6:06 - |2024/1/2 上午9:00 - ",
+    "Greece": "24/12/23, 6:05 μ.μ. - |24/12/23, 6:06 μ.μ. - |2/1/24, 9:00 π.μ. - ",
+    "Bulgaria": "24.12.2023 г., 18:05 - |24.12.2023 г., 18:06 - |2.01.2024 г., 9:00 - ",
     "Arabic digits": "٢٤/١٢/٢٠٢٣، ٦:٠٥ م - |٢٤/١٢/٢٠٢٣، ٦:٠٦ م - |٢/١/٢٠٢٤، ٩:٠٠ ص - ",
 }
 
@@ -256,6 +262,18 @@ def test_what_whatsapp_says_is_left_out(tmp_path):
         ("D1:1", "Ann", "The harbour"),
         ("D1:2", "Bob", "Ann, look \n25/12/2023, 18:00 - lunch: with all")], (
         "beside headers in brackets a date without them was written by somebody")
+
+
+def test_words_that_look_like_whatsapps_own_are_kept(tmp_path):
+    text = ('24/12/2023, 18:00 - Ann "Annie" Lee: I moved to Bergen\n'
+            "24/12/2023, 18:01 - Ann changed the subject from “Trip” to “Trip: Rome”\n"
+            "24/12/2023, 18:02 - Bob “B” Berg: <https://example.org/flat> is the flat\n"
+            "24/12/2023, 18:03 - Bob “B” Berg: <3 I love it> so much\n"
+            "24/12/2023, 18:04 - Bob “B” Berg: Good night <This message was edited>\n")
+    assert lines_of(load_one(chat_file(tmp_path, text))) == [
+        ("D1:1", 'Ann "Annie" Lee', "I moved to Bergen"),
+        ("D1:2", "Bob “B” Berg", "<https://example.org/flat> is the flat"),
+        ("D1:3", "Bob “B” Berg", "<3 I love it> so much"), ("D1:4", "Bob “B” Berg", "Good night")]
 
 
 @pytest.mark.parametrize("days, day_first", [
@@ -352,6 +370,7 @@ def test_of_several_conversations_a_question_names_its_own(tmp_path):
     (set_at([1, "evidence"], ["D9:9"]), "'evidence': found 'D9:9', expected the id of a turn"),
     (set_at([1, "category"], 5), "field 'category': found 5, expected a name, or 1 to 4"),
     (set_at([1, "category"], True), "field 'category': found True"),
+    (set_at([1, "category"], " "), "field 'category': found ' ', expected a name"),
     (set_at([1, "conversation"], "bob"), "field 'conversation': found 'bob', expected one of"),
     (set_at([1, "date"], 3), "field 'date': found 3")])
 def test_a_broken_question_is_named(tmp_path, change, piece):

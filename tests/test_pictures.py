@@ -68,6 +68,12 @@ def test_a_picture_that_cannot_be_written_is_refused_before_the_work(
 def test_a_folder_that_is_no_runs_is_one_line(tmp_path):
     assert "config.json" in refused("training.pictures", tmp_path, "--out", tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
+    (tmp_path / "config.json").write_text('{"questions": 1, "group_size": 2}')
+    (tmp_path / "summary.json").write_text('{"algorithm": "grpo"}')
+    for metrics in ("step,reward\n1\n", "", "step,reward\n"):  # cut short, empty, no step
+        (tmp_path / "metrics.csv").write_text(metrics)
+        assert str(tmp_path) in refused("training.pictures", tmp_path, "--out", tmp_path / "x.png")
+        assert not (tmp_path / "x.png").exists(), "a picture of nothing"
 
 
 def episode(reward: float, question: str, category: int = 1, **log) -> Episode:

@@ -7,14 +7,24 @@ The tests on LoCoMo are skipped without ../shared/data/locomo10.json.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from canned import refused
 
 from benchmarks.splits import held_out, shorten
-from comparisons.recall import MEASURED, main, search_recall, shown_by, systems_recall
+from comparisons.recall import (
+    MEASURED,
+    main,
+    recall_table,
+    search_recall,
+    shown_by,
+    systems_recall,
+)
 from data import Dialogue, Question, Turn
 from memory_bank import Embedder, hashed_words
 
@@ -105,3 +115,18 @@ def test_the_command_needs_no_model(capsys):
     assert 0 < recall["raw turns"]["10"] <= recall["raw turns"]["60"] <= 1
     assert set(recall["systems"]) == set(MEASURED)
     assert "--model" in refused(main, "--model", "no/such/model"), "an option that nobody reads"
+
+
+def test_what_cannot_be_found_is_no_zero(tmp_path):
+    silent = spoken(["harp", "lamp"], "harp", "D1:1")
+    silent = replace(silent, turns=tuple(replace(turn, facts=()) for turn in silent.turns))
+    for found in (search_recall([silent], plain), systems_recall([silent], plain)):
+        table = recall_table(found, "head")
+        assert re.search(r" -( |$)", table, re.MULTILINE), (
+            f"{table}: nobody stated a fact, and a share of 0 says that search missed it")
+    chat = tmp_path / "chat.json"
+    chat.write_text(json.dumps([{
+        "sample_id": "us", "conversation": {"session_1_date_time": "8 May", "session_1": [
+            {"speaker": "Ann", "text": "I ski."}]},
+        "qa": [{"question": "What?", "answer": "ski", "category": 4}]}]))
+    assert "no question names its evidence" in refused(main, "--data", chat)

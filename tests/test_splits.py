@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ import pytest
 from benchmarks.others import load
 from benchmarks.splits import dialogues_to_test, held_out, shop_splits, shorten, splits
 from data import DataError, Dialogue, Question, Turn
-from world import KINDS
+from world import KINDS, N_WORLDS, named_world
 
-LOCOMO = Path(__file__).resolve().parent.parent / "../shared/data/locomo10.json"
+ROOT = Path(__file__).resolve().parent.parent
+LOCOMO = ROOT / "../shared/data/locomo10.json"
 
 
 def locomo_file(path: Path, names: list[str]) -> str:
@@ -125,9 +127,20 @@ def test_worlds_of_other_numbers_are_other_worlds():
             f"{kind}-29: shares dialogues with {kind}, so a choice made there is tested here")
     assert questions_of(splits("world-29", 30)[0]) == questions_of(splits("world-29")[0])[:30], (
         "--train-questions learns in the world of number 0")
-    for data in ("world-", "world-x", "world--1", "world-1.5", "world-party", "world-1234567890"):
-        with pytest.raises(DataError, match="no such file"):
+    for data in ("world-", "world-x", "world--1", "world-1.5", "world-party", f"world-{N_WORLDS}"):
+        with pytest.raises(DataError, match=f"world-1 to world-{N_WORLDS - 1}"):
             splits(data)
+
+
+def test_no_world_is_one_that_the_embedded_models_were_made_from():
+    last = N_WORLDS - 1
+    assert named_world(f"world-{last}") == ("world", last) and named_world("world-250") is None
+    source = "".join((ROOT / "making" / f"{name}.py").read_text() for name in ("manager", "mem1"))
+    taught, chosen = ({int(seed) for seed in re.findall(pattern, source)} for pattern in (
+        r"world\(1500, seed=(\d+) \+ options.seed\)", r"world\(\d, seed=(\d+), held_out=True\)"))
+    assert len(taught) == len(chosen) == 1, "making/ draws its dialogues in another way"
+    assert last < min(taught), "dialogues to train on were lessons of the start model"
+    assert 2 * last + 1 < min(chosen), "a start model was chosen by dialogues that are tested on"
 
 
 @pytest.mark.parametrize("form", [hotpotqa_file, wiki_file, musique_file])

@@ -43,9 +43,9 @@ from policy import Policy
 from prompts import one_line, parse_operations
 from training.kept import KeptPolicy
 from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL, is_embedded, preset_of, usual_facts
-from training.run import embedder_or_stop, load_or_stop
+from training.run import embedder_or_stop, load_or_stop, stop_without_facts
 from training.timeline import bank_changes
-from world import MONTHS, NAMES, RELATIONS, TELLABLE, world_splits
+from world import MONTHS, NAMES, RELATIONS, TELLABLE, named_world, world_splits
 
 LONGEST_LINE = 500  # characters
 # Latin's, the full-width one of East Asia, Arabic's and Greek's, which looks like a semicolon.
@@ -243,6 +243,9 @@ def save_or_say(bank: MemoryBank, path: Path) -> None:
 
 def conversation_of(data: str, name: str | None) -> Dialogue:
     """The conversation that `--data` and `--conversation` name; stops the program without one."""
+    if named_world(data):
+        exit_with(f"--data {data}: a world; a chat reads files and benchmarks, and knows this "
+                  "world's words without it: leave it out")
     try:
         dialogues = load(data)
     except DataError as error:
@@ -392,7 +395,13 @@ def name_of(options: argparse.Namespace, dialogue: Dialogue | None) -> str:
 def talk_main(argv: Sequence[str] | None = None) -> None:
     """`python memr1.py`: read the options, load the model and chat."""
     options = talk_options(argv)
-    dialogue = conversation_of(options.data, options.conversation) if options.data else None
+    dialogue, facts = None, ""
+    if options.data:
+        dialogue = conversation_of(options.data, options.conversation)
+        facts = options.facts or usual_facts(options, options.data, options.model)
+        stop_without_facts(options.data, facts, [dialogue])
+        if options.skip > len(dialogue.turns):
+            exit_with(f"--skip {options.skip}: the conversation has {len(dialogue.turns)} turns")
     name = name_of(options, dialogue)
     path = None if options.bank is None else Path(options.bank)
     embed = embedder_or_stop(options.embedder)
@@ -409,7 +418,6 @@ def talk_main(argv: Sequence[str] | None = None) -> None:
             print("The embedded model knows only the words of the synthetic world; a real "
                   "conversation needs a real model (--model).")
         # Responses are kept on disk, so that what Ctrl-C has ended is soon read again.
-        facts = options.facts or usual_facts(options, options.data, options.model)
         reader = MemoryR1(KeptPolicy(policy), policy, embed, speakers, facts,
                           max_new_tokens=options.max_new_tokens)
         reader.bank = bank

@@ -239,20 +239,34 @@ def draw_costs(curves: dict[str, tuple[str, dict[int, float], float]], path: Pat
     plt.close(figure)
 
 
-def draw_rewards(folders: Sequence[Path], path: Path) -> None:
-    """Draw the training reward of runs over the samples they trained on, a colour an algorithm.
+def rewards_of(folder: Path) -> tuple[str, int, list[float]]:
+    """The algorithm of a run, the samples of a step, and the mean reward of each step.
 
-    Runs of one algorithm, such as seeds, share a colour; each point is a mean of five steps. Raises
-    OSError, KeyError or ValueError if a folder is not that of a finished run.
+    Raises ValueError if the folder is not that of a finished run of grpo.py or ppo.py.
     """
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    colors: dict[str, str] = {}
-    for folder in folders:
+    try:
         options = json.loads((folder / "config.json").read_text())
         algorithm = json.loads((folder / "summary.json").read_text())["algorithm"]
         with (folder / "metrics.csv").open(newline="") as file:
             rewards = [float(row["reward"]) for row in csv.DictReader(file)]
-        samples_a_step = options["questions"] * options["group_size"]
+        if not rewards:
+            raise ValueError("metrics.csv has no step")
+        return algorithm, options["questions"] * options["group_size"], rewards
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder}: is not the folder of a finished run of grpo.py or ppo.py "
+                         f"({error})") from None
+
+
+def draw_rewards(folders: Sequence[Path], path: Path) -> None:
+    """Draw the training reward of runs over the samples they trained on, a colour an algorithm.
+
+    Runs of one algorithm, such as seeds, share a colour; each point is a mean of five steps. Raises
+    ValueError as `rewards_of` does, and OSError if the picture cannot be written.
+    """
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    colors: dict[str, str] = {}
+    for folder in folders:
+        algorithm, samples_a_step, rewards = rewards_of(folder)
         last_five = [rewards[max(0, i - 4):i + 1] for i in range(len(rewards))]
         label = None if algorithm in colors else algorithm.upper()  # one entry in the legend
         color = colors.setdefault(algorithm, f"C{len(colors)}")
@@ -291,8 +305,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_picture(options.out)
     try:
         draw_rewards(options.runs, options.out)
-    except (OSError, KeyError, ValueError) as error:
-        exit_with(f"a folder is not that of a finished run of grpo.py or ppo.py: {error}")
+    except (OSError, ValueError) as error:
+        exit_with(str(error))
     print(f"saved to {options.out}")
 
 

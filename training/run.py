@@ -113,6 +113,17 @@ def embedder_or_stop(name: str) -> Embedder:
         exit_with(str(error))
 
 
+def stop_without_facts(data: str, facts: str, dialogues: Sequence[Dialogue]) -> None:
+    """Stop the program with one line where facts are to be observations and nobody wrote any.
+
+    A file in LoCoMo's form may lack them. A manager would read nothing, and score 0.
+    """
+    if facts == "observations" and dialogues and not any(
+            turn.facts for dialogue in dialogues for turn in dialogue.turns):
+        exit_with(f"{data}: holds no observations to read; use --facts turns, or llm with a real "
+                  "model")
+
+
 @dataclass
 class Run:
     """A resolved run: models, tasks, and the folder that keeps what happens."""
@@ -243,10 +254,7 @@ def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference:
 
     Last comes the fingerprint of the model that --manager or --answerer names.
     """
-    asked = [dialogue for dialogue in splits[0] if dialogue.questions]
-    if options.facts == "observations" and asked and not any(t.facts for d in asked
-                                                             for t in d.turns):
-        exit_with(f"{options.data}: holds no observations to read; use --facts turns or llm")
+    stop_without_facts(options.data, options.facts, [d for d in splits[0] if d.questions])
     reader, fingerprints = None, {}
     if options.manager:
         reader = KeptPolicy(load_or_stop(options.manager))

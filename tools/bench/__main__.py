@@ -276,7 +276,14 @@ def check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         parser.error(f"--peer-memory {options.peer_memory:g}: at least 0.1")
     if min(options.sizes) < 2:
         parser.error(f"--sizes {min(options.sizes)}: at least 2")
+    for name in ("peer_python", "peer_memory", "peer_setting"):
+        if not options.peer and getattr(options, name) != parser.get_default(name):
+            parser.error(f"--{name.replace('_', '-')}: is read only with --peer; leave it out")
     for name in options.peer:
+        if name in PEERS and options.table and not any(
+                ROWS[row].kind == PEERS[name] for row in options.table):
+            parser.error(f"--peer {name}: does no work of these rows ({', '.join(options.table)}); "
+                         "leave it out")
         if name not in PEERS and not any(
                 (Path(name) / place).exists() for place in ("bench.py", "tools/bench")):
             parser.error(f"--peer {name}: is neither {' nor '.join(PEERS)} nor a folder with an "
