@@ -75,9 +75,9 @@ class CompareOptions:
                                  "trained ones come from runs/, where they fit the others")
     model: str | None = option(None, "Hugging Face folder or hub name, a .gguf file, or "
                                      "smollm2; default: tiny/")
-    data: str | None = option(None, "world, world-long, locomo, msc or longmemeval, downloaded "
-                                    "once, or a file of theirs; default: world for the embedded "
-                                    "model, else locomo")
+    data: str | None = option(None, "world, world-long, world-29 (another world, of that seed), "
+                                    "locomo, msc or longmemeval, downloaded once, or a file of "
+                                    "theirs; default: world for the embedded model, else locomo")
     facts: str | None = option(None, "of a turn, for Memory-R1, Mem0 and the rules: as said "
                                "(turns), the data's observations or llm; default: as evaluate.py",
                                "turns", "observations", "llm")

@@ -56,9 +56,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Many questions a step, because a large batch averages out what is true of one question only.
     "tiny/manager": TINY,
     "tiny/answer": {**TINY, "steps": 36, "questions": 24},
-    # 160 tokens, because a state and an answer may each hold the answers to sixteen questions. Few
-    # steps, because more of them on two questions cost the tasks of sixteen (docs/notes.md).
-    "tiny/mem1": {**TINY, "steps": 12, "questions": 8, "kl": 0.05, "lr": 6e-4,
+    # 160 tokens, because a state and an answer may each hold the answers to sixteen questions.
+    "tiny/mem1": {**TINY, "steps": 20, "questions": 8, "kl": 0.05, "lr": 4e-4,
                   "max_new_tokens": 160},
     "tiny/shop": {**TINY, "steps": 40, "questions": 8, "kl": 0.05, "max_new_tokens": 160},
     "real": REAL,
