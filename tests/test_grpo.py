@@ -134,6 +134,18 @@ def test_k3_vanishes_with_its_gradient_where_the_two_agree():
         "the KL pulls a policy that never moved; k1 in a loss does: its gradient is 1 everywhere")
 
 
+@pytest.mark.parametrize("ratio", [2.0, 13.0, 14.0, 100.0, 10_000.0])
+def test_k3_pulls_hardest_what_drifted_furthest(ratio):
+    """The gradient is 1 - p_ref / p, however large. verl 0.9.1 clamps k3 at 10, and pulls no token
+    beyond a ratio of 13 (findings/verl_kl_clamp.sh)."""
+    log_probs = torch.zeros(1, dtype=torch.double, requires_grad=True)
+    k3 = kl_k3(log_probs, torch.tensor([math.log(ratio)], dtype=torch.double))
+    k3.sum().backward()
+    assert k3.item() == pytest.approx(ratio - 1 - math.log(ratio))
+    assert log_probs.grad.item() == pytest.approx(1 - ratio), (
+        "a clamp of the KL has no gradient beyond it: what drifted furthest is left where it is")
+
+
 def test_k3_pulls_towards_the_reference():
     log_probs = POLICY.log().requires_grad_()
     kl_k3(log_probs, REFERENCE.log()).sum().backward()
