@@ -30,7 +30,7 @@ Where this differs from the paper
 
     python grpo.py                  the Memory Manager, two minutes on two cores
     python grpo.py --agent answer   the Answer Agent, two minutes
-    python grpo.py --agent mem1     MEM1, six minutes
+    python grpo.py --agent mem1     MEM1, four minutes
     python grpo.py --agent mem1 --compare               the same, and its two other harnesses
     python grpo.py --agent mem1 --env shop              MEM1 in the web shop
     python grpo.py --model Qwen/Qwen2.5-3B-Instruct     the same on LoCoMo, with a GPU

@@ -73,7 +73,7 @@ QUICK = Budget(
     "quick", manager=("--steps", "14"), part_manager=("--questions", "38", "--steps", "12"),
     sized_manager=("--questions", "38", "--steps", "8"),  # 304 questions once each
     answer=("--steps", "10"),
-    # At the usual rate, half this one, twelve steps teach nothing about sixteen questions.
+    # At half this rate twelve steps teach nothing about sixteen questions.
     mem1=("--steps", "12", "--lr", "6e-4", "--limit", "10"))
 
 
