@@ -69,7 +69,7 @@ def test_share_and_mean():
     assert share(["D1:1", "D1:2"], {"D1:2", "D9:9"}) == 0.5, "one of two evidence turns was found"
     assert share([], {"D1:1"}) is None, "no evidence is neither found nor missed"
     assert mean([1.0, None, 0.5]) == 0.75, "questions without evidence must not count as 0"
-    assert mean([None]) == 0 and mean([]) == 0
+    assert mean([None]) is None and mean([]) is None, "nothing was missed where nothing was sought"
 
 
 def read_all(manager, dialogues: list[Dialogue], facts: str) -> Reading:
@@ -140,7 +140,7 @@ def test_the_whole_system_by_hand():
         "evidence: by hand 1, 0, none, 0")
     assert scores["evidence_found"] == pytest.approx(1 / 3), "the question without evidence counts"
     of_type = scores["by_category"]
-    assert of_type[3]["evidence_found"] == 0 and of_type[3]["count"] == 1
+    assert of_type[3]["evidence_found"] is None and of_type[3]["count"] == 1
     assert of_type[4]["exact_match"] == 0.5 and scores["exact_match"] == 0.25
     assert scores["memories_per_dialogue"] == 1.5, "three memories and none, over two dialogues"
     assert scores["operations"] == {"ADD": 4, "UPDATE": 1, "DELETE": 1, "NOOP": 1, "invalid": 0}
