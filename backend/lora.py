@@ -53,7 +53,7 @@ FREE_KEYS = {"r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modul
              "inference_mode", "auto_mapping", "peft_version", "megatron_core", "loftq_config",
              "eva_config", "runtime_config", "qalora_group_size"}
 # These ways to start A and B leave W alone. PiSSA, OLoRA, CorDA, LoRA-GA and LoftQ take something
-# off W first, which the file of A and B does not hold.
+# off W first, which the file of A and B does not hold (findings/peft_disable_adapter.sh).
 HARMLESS_VALUES = {"peft_type": ("LORA",), "bias": ("none",), "revision": (None, "main"),
                    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal")}
 PEFT_PREFIX = "base_model.model."  # what PEFT puts before the name of every layer
