@@ -305,9 +305,8 @@ class Mem0(System):
     The package of today (mem0ai 2.2.1, November 2026) is another system. It makes one call a turn,
     and only adds: even an UPDATE that its model writes becomes a new memory. A text that equals one
     of the 10 nearest memories is skipped. So it stores what `AddEverything` stores, less repeats
-    (tests/test_baselines.py runs both). Whoever compares with it should hand it turn by turn: behind
-    a whole session it shows its model the first ten messages as the last ones
-    (findings/mem0_last_messages.sh).
+    (tests/test_baselines.py runs both). It wants to be fed turn by turn: behind a whole session it
+    shows its model the first ten messages as the last ones (findings/mem0_last_messages.sh).
 
     It is also Memory-R1 (arXiv 2508.19828), if `policy` is a trained Memory Manager and `answerer`
     a trained Answer Agent. memr1.py is the file to read about those.
