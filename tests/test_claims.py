@@ -101,6 +101,14 @@ def test_trainings_come_before_what_reads_them_and_nothing_twice():
             f"{job.name} is begun before what it reads, and would wait for ever")
 
 
+def test_a_chain_of_needs_comes_in_its_order():
+    manager = Job("manager", ("grpo.py",))
+    answerer = Job("answerer", ("grpo.py",), (manager,))
+    score = Job("ppo-mem1", ("evaluate.py",), (answerer,))  # a name that else comes early
+    assert missing([score]) == [manager, answerer, score], (
+        "a command is begun before the one that makes its model has begun")
+
+
 def test_the_usual_budget_is_that_of_the_commands_in_the_readme():
     for job in every_job(USUAL):
         assert not {"--steps", "--questions", "--lr"} & set(job.command), (
