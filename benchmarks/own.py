@@ -228,7 +228,8 @@ def load_chatgpt(path: str | os.PathLike[str]) -> list[Dialogue]:
 # Marks of the direction of writing stand before names, numbers and WhatsApp's own words.
 DIRECTION = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 # \s is also the narrow no-break space that newer versions write before "PM". A word may stand
-# before the time ("um 18:05"), because exports are in the language of the telephone.
+# before the time ("um 18:05"), because exports are in the language of the telephone. Arabic has a
+# mark of direction behind each number (\u200f), Bulgarian a "г." behind the year.
 HEADER = re.compile(
     r"(?P<bracket>\[?)(?P<first>\d{1,4})\u200f?(?P<mark>[./-])\s?(?P<second>\d{1,2})\u200f?"
     r"(?P=mark)\s?(?P<third>\d{1,4})(?:\sг\.)?[,.،]?\s+(?:[^\W\d]{1,4}\s?)?"

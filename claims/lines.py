@@ -16,7 +16,7 @@ an interval of 95 % (`CONFIDENCE`), and together with all others, by one so wide
 hold the truth at once in 95 % of the cases (`joint_confidence`, after Bonferroni).
 
 All is learned and asked in a world of its own, of the seed `WORLD`. No choice of this project was
-made there: rates, steps and start models were chosen in the usual world.
+made there: rates, steps and start models were chosen on other worlds' dialogues.
 
 Where this differs from the papers
 1. Scores are exact match, not F1 or an LLM judge's, because exact match is what is trained for.
@@ -59,12 +59,16 @@ DRAWS = 20_000  # of which an interval for all lines at once leaves out some thi
 class Budget:
     """What the trainings of the claims are told beside the usual options; nothing by default."""
 
-    label: str = ""  # in the names of their folders
+    label: str = ""  # ends the names of their folders
     manager: tuple[str, ...] = ()
     part_manager: tuple[str, ...] = ()  # claim 6, nine runs
     sized_manager: tuple[str, ...] = ()  # claim 5, fifteen runs
     answer: tuple[str, ...] = ()
     mem1: tuple[str, ...] = ()
+
+    def named(self, name: str) -> str:
+        """A name, and behind it which budget it was."""
+        return "-".join(filter(None, (name, self.label)))
 
 
 USUAL = Budget()  # that of the commands in README.md
@@ -92,6 +96,11 @@ class Line:
 # ---- The commands --------------------------------------------------------------------------------
 
 
+def in_world(options: Sequence[str]) -> tuple[str, ...]:
+    """The options, with the world of the claims where they name none."""
+    return tuple(options) if "--data" in options else (*ASKED, *options)
+
+
 def training(algorithm: str, agent: str, seed: int, *options: str, label: str = "",
              needs: tuple[Job, ...] = ()) -> Job:
     """Train one agent.
@@ -99,8 +108,7 @@ def training(algorithm: str, agent: str, seed: int, *options: str, label: str = 
     Its own evaluation is short, because `scoring` scores it again over whole dialogues.
     """
     name = "-".join(filter(None, (algorithm, agent, label, str(seed))))
-    data = () if "--data" in options else ASKED
-    return Job(name, (f"{algorithm}.py", "--agent", agent, "--seed", str(seed), *data, *options,
+    return Job(name, (f"{algorithm}.py", "--agent", agent, "--seed", str(seed), *in_world(options),
                       "--limit", "19"), needs)
 
 
@@ -111,8 +119,7 @@ def scoring(manager: Job | None, answerer: Job | None, *options: str) -> Job:
     command = ["evaluate.py"]
     for flag, job in (("--manager", manager), ("--answerer", answerer)):
         command += [flag, job.checkpoint] if job else []
-    data = () if "--data" in options else ASKED
-    return Job("-".join(parts), (*command, *data, *options),
+    return Job("-".join(parts), (*command, *in_world(options)),
                tuple(j for j in (manager, answerer) if j))
 
 
@@ -236,9 +243,9 @@ START = (scoring(None, None),)
 def managers(budget: Budget, algorithm: str = "grpo", label: str = "",
              options: Sequence[str] | None = None) -> list[Job]:
     """A manager trained with each seed; with the budget's usual options unless told others."""
-    label = "-".join(filter(None, (label, budget.label)))
     options = budget.manager if options is None else options
-    return [training(algorithm, "manager", seed, *options, label=label) for seed in SEEDS]
+    return [training(algorithm, "manager", seed, *options, label=budget.named(label))
+            for seed in SEEDS]
 
 
 def answerers(budget: Budget, label: str = "", *options: str,
@@ -247,10 +254,10 @@ def answerers(budget: Budget, label: str = "", *options: str,
 
     The manager is the start model, or the one of the same seed in `beside`.
     """
-    label = "-".join(filter(None, (label, budget.label)))
     return [training("grpo", "answer", seed, "--manager",
                      beside[seed].checkpoint if beside else str(EMBEDDED_MODEL), *budget.answer,
-                     *options, label=label, needs=tuple(beside[seed:seed + 1])) for seed in SEEDS]
+                     *options, label=budget.named(label), needs=tuple(beside[seed:seed + 1]))
+            for seed in SEEDS]
 
 
 def alone(jobs: Sequence[Job], *options: str) -> list[Job]:
@@ -355,7 +362,7 @@ def race(first: Sequence[Job], second: Sequence[Job], confidence: float) -> tupl
 
 def mem1(budget: Budget) -> list[Line]:
     """Claim 9; the paper's figures are its 7B model's, against Qwen2.5-14B-Instruct."""
-    name = "-".join(filter(None, ("grpo-mem1", budget.label)))
+    name = budget.named("grpo-mem1")
     jobs = tuple(Job(f"{name}-{seed}", ("grpo.py", "--agent", "mem1", "--seed", str(seed), *ASKED,
                                         "--compare", *budget.mem1)) for seed in SEEDS)
 

@@ -79,13 +79,6 @@ def share_text(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def without_facts(shares: Iterable[float | None], dialogues: Sequence[Dialogue],
-                  stored: str) -> list[float | None]:
-    """No shares where facts are to be found and the data states none: nothing was searched."""
-    stated = stored != "facts" or any(turn.facts for d in dialogues for turn in d.turns)
-    return [share if stated else None for share in shares]
-
-
 # ---- Search alone --------------------------------------------------------------------------------
 
 
@@ -111,9 +104,10 @@ def search_recall(dialogues: Sequence[Dialogue], embedder_for: EmbedderFor,
                 of_speakers = candidates(bank, question.text, dialogue.speakers).values()
                 retrieved = best[:10], best, sum(of_speakers, [])
                 for column, memories in zip(shares.values(), retrieved):
-                    column.append(share(question.evidence, {turn_of[m.id] for m in memories}))
-        recall[name] = {column: mean(without_facts(values, dialogues, name))
-                        for column, values in shares.items()}
+                    found = {turn_of[memory.id] for memory in memories}
+                    # Where the data states no fact, nothing is stored that a search could miss.
+                    column.append(share(question.evidence, found) if texts else None)
+        recall[name] = {column: mean(values) for column, values in shares.items()}
     return recall
 
 
@@ -189,11 +183,12 @@ def systems_recall(dialogues: Sequence[Dialogue], embedder_for: EmbedderFor,
                               ("facts", lambda turn: turn.facts)):
             shares, sizes = [], []
             for dialogue in dialogues:
+                holds_any = any(facts(turn) for turn in dialogue.turns)
                 for question, (turn_ids, n_tokens) in zip(
                         dialogue.questions, shown_by(name, dialogue, facts, embedder_for)):
-                    shares.append(share(question.evidence, turn_ids))
+                    shares.append(share(question.evidence, turn_ids) if holds_any else None)
                     sizes.append(n_tokens)
-            recall[name][stored] = mean(without_facts(shares, dialogues, stored))
+            recall[name][stored] = mean(shares)
             recall[name][f"tokens, {stored}"] = mean(sizes)
     return recall
 

@@ -406,7 +406,7 @@ def test_ctrl_c_keeps_what_was_read(monkeypatch, capsys, tmp_path):
     (["--data", "chat.txt", "--max-new-tokens", "0"], "must be at least 1"),
     (["--data", "chat.txt", "--skip", "99"], "--skip 99: the conversation has"),
     (["--data", "chat.txt", "--facts", "observations"], "holds no observations"),
-    (["--data", "world-29"], "a chat reads files"),
+    (["--data", "world-29"], "a chat reads files and benchmarks"),
     (["--skip", "3"], "only with --data"), (["--facts", "llm"], "only with --data")])
 def test_a_conversation_that_cannot_be_read_is_one_line(arguments, piece, monkeypatch, capsys,
                                                          tmp_path):

@@ -244,8 +244,8 @@ def save_or_say(bank: MemoryBank, path: Path) -> None:
 def conversation_of(data: str, name: str | None) -> Dialogue:
     """The conversation that `--data` and `--conversation` name; stops the program without one."""
     if named_world(data):
-        exit_with(f"--data {data}: a world; a chat reads files and benchmarks, and knows this "
-                  "world's words without it: leave it out")
+        exit_with(f"--data {data}: is a synthetic world of many dialogues; a chat reads files and "
+                  "benchmarks")
     try:
         dialogues = load(data)
     except DataError as error:

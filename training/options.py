@@ -275,15 +275,15 @@ def is_embedded(model: str) -> bool:
 def preset_of(options: Any, model: str) -> dict[str, Any]:
     """The defaults of these options' model and agent, each under its option's own name."""
     agent = getattr(options, "agent", None) or "manager"
-    shops = agent == "mem1" and getattr(options, "env", "search") != "search"
+    in_shop = agent == "mem1" and getattr(options, "env", "search") != "search"
     if is_embedded(model):
-        preset = dict(PRESETS["tiny/shop" if shops else f"tiny/{agent}"])
+        preset = dict(PRESETS["tiny/shop" if in_shop else f"tiny/{agent}"])
     else:
         preset = dict(PRESETS["real/mem1" if agent == "mem1" else "real"])
         preset["precision"] = usual_precision()
         if not torch.cuda.is_available():
             preset["micro_batch_tokens"] = 4096  # more are no faster there, and take more memory
-    if shops:
+    if in_shop:
         preset["data"] = "world"  # because a shop needs no dialogues, none should be downloaded
     if getattr(options, "shard", False):
         preset["lora"] = 0
