@@ -40,10 +40,11 @@ from data import Dialogue, Fact, Question, Turn
 
 # ---- What may be said ----------------------------------------------------------------------------
 
-NAMES = (  # in look-alike pairs
+NAMES = tuple((  # in look-alike pairs
     "Anna Hanna Maria Marie Eric Erica Carl Carla Daniel Daniela Paul Paula Julia Julian "
     "Martin Martina Robert Roberta Simon Simone Victor Victoria Alex Alexa Andrew Andrea "
-    "Louis Louise Philip Philippa Emma Emily Sara Sarah John Joan Ellen Helen Clara Claire").split()
+    "Louis Louise Philip Philippa Emma Emily Sara Sarah John Joan Ellen Helen Clara "
+    "Claire").split())
 NAME_PAIRS = list(zip(NAMES[::2], NAMES[1::2]))  # a dialogue's six people are three of the pairs
 PETS = (
     "Buddy Scout Milo Simba Rex Bella Luna Coco Rocky Daisy Toby Max Ziggy Pepper Oreo Ginger "
@@ -136,7 +137,7 @@ RELATIONS = {
         ("{s} plays {v} now.", "These days {s} plays {v}."), "What does {s} play?",
         "{s} plays both {v}", "no longer play{} {v}"),
     **{link: Relation(
-        "link", tuple(NAMES), f"{{s}} has a {link} named {{v}}",
+        "link", NAMES, f"{{s}} has a {link} named {{v}}",
         (f"I have a {link} named {{v}}.", f"My {link} is named {{v}}."), (),
         f"Who is {{s}}'s {link}?") for link in LINKS}}
 TELLABLE = [name for name, relation in RELATIONS.items() if relation.kind != "link"]
@@ -315,16 +316,16 @@ def _probes_about(key: Key, values: list[str], proof: list[Turn], link: tuple[st
 # ---- Dialogues: who, what, in which order, in which words ----------------------------------------
 
 
-def held_out_values(subject: str, values: Iterable[str]) -> set[str]:
-    """The third of the values that only held-out dialogues may pair with this person."""
-    ranked = sorted(values, key=lambda value: _rank(subject, value))
-    return set(ranked[: len(ranked) // 3])
+@functools.cache  # there are a hundred thousand calls, for some hundred persons and tuples
+def held_out_values(subject: str, values: tuple[str, ...]) -> frozenset[str]:
+    """The third of the values that only held-out dialogues may pair with this person.
 
+    A hash ranks the pairs: at random, but the same on every machine and in every run.
+    """
+    def rank(value: str) -> bytes:
+        return hashlib.sha256(f"{subject}|{value}".encode()).digest()
 
-@functools.cache  # there are a million calls, for some thousand pairs
-def _rank(subject: str, value: str) -> bytes:
-    """A pair's place among others: random, but the same on every machine and in every run."""
-    return hashlib.sha256(f"{subject}|{value}".encode()).digest()
+    return frozenset(sorted(values, key=rank)[: len(values) // 3])
 
 
 def _people(held_out: bool, n_pairs: int, rng: random.Random) -> tuple[list[str], list[list[str]]]:
@@ -363,15 +364,14 @@ def story(subject: str, relations: Sequence[str], n_events: int, held_out: bool,
     order will do.
     """
 
-    def allowed(values: Iterable[str]) -> list[str]:
-        values = list(values)
+    def allowed(values: tuple[str, ...]) -> list[str]:
         reserved = held_out_values(subject, values)
         return [value for value in values if (value in reserved) == held_out]
 
     threads = [[Fact(subject, relation, value, change) for value, change
                 in _changes(relation, allowed(RELATIONS[relation].values), rng)]
                for relation in relations]
-    events = rng.sample(allowed(EVENTS), n_events)
+    events = rng.sample(allowed(tuple(EVENTS)), n_events)
     return threads + [[Fact(subject, "event", event, "event")] for event in events]
 
 
