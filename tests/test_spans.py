@@ -95,7 +95,7 @@ def test_a_whole_dialogue_is_a_span_and_the_oracle_is_paid_for_it(dialogues) -> 
     for name, responses in (("oracle", oracle), ("vanilla", vanilla)):
         manager = Scripted(lambda prompt, number: responses.get(prompt, "[]"))
         for length in (4, 1000):
-            tasks = span_tasks(dialogues, EMBED, "turns", length)
+            tasks = span_tasks(dialogues, EMBED, "turns", length)[::5]  # whole ones repeat much
             groups = agent_of(WorldReader()).rollout(manager, tasks, 1, 1.0)
             paid[name, length] = sum(group[0].reward for group in groups) / len(groups)
             assert [len(group[0].steps) for group in groups] == [
