@@ -414,15 +414,15 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="set the head against what ended anew, before the first step; "
                              "without --start it is set when the model reads")
     options = begin(parser, argv)
+    # A model to go on from is loaded before the worlds are made, which takes a while.
+    policy = load_or_stop(options.start) if options.start else None
     rng, embed = random.Random(options.seed), hashed_words()
     pool = w.world(1500, seed=1000 + options.seed)
     validation = w.world(6, seed=501, held_out=True)  # of another seed than any split
-    if options.start:
-        policy = load_or_stop(options.start)
-        policy.micro_batch_tokens = MICRO_BATCH_TOKENS
-    else:
+    if policy is None:
         tokenizer = build_tokenizer(texts_of(pool[:150]))
-        policy = Policy(build_model(tokenizer), tokenizer, micro_batch_tokens=MICRO_BATCH_TOKENS)
+        policy = Policy(build_model(tokenizer), tokenizer)
+    policy.micro_batch_tokens = MICRO_BATCH_TOKENS
     # The head is set once the model reads. A model to go on from may have the head already.
     suppress_at = 1 if options.suppress else None if options.start else int(0.6 * options.steps)
 

@@ -313,18 +313,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Make the tokenizer and the model, train, score, save."""
     options = begin(make_parser("python -m making.mem1", "Make the embedded MEM1 model again.",
                                 1200, "runs/making-mem1"), argv)
+    # A model to go on from is loaded before the worlds are made, which takes a while.
+    policy = load_or_stop(options.start) if options.start else None
     rng, embed = random.Random(options.seed), hashed_words()
     pool = w.world(1500, seed=1000 + options.seed)
     visits = goals(VISITS, 1000 + options.seed)
     # Of other seeds than any split.
     validation, purchases = w.world(4, seed=501, held_out=True), goals(60, 501, held_out=True)
-    if options.start:
-        policy = load_or_stop(options.start)
-        policy.micro_batch_tokens = MICRO_BATCH_TOKENS
-    else:
+    if policy is None:
         tokenizer = tokenizer_for(pool[:150], visits[:300], embed, rng)
-        policy = Policy(build_model(tokenizer, intermediate=96), tokenizer,
-                        micro_batch_tokens=MICRO_BATCH_TOKENS)
+        policy = Policy(build_model(tokenizer, intermediate=96), tokenizer)
+    policy.micro_batch_tokens = MICRO_BATCH_TOKENS
     teach(policy, options, EMBEDDED_MEM1, lambda step: batch(policy, pool, visits, embed, rng),
           lambda: scores(policy, validation, purchases, embed))
 
