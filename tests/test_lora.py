@@ -127,7 +127,9 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 # ---- The families --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[] if name in ("Qwen2.5", "Llama-3") else [pytest.mark.slow])
+    for name in FAMILIES])
 def test_a_family_is_read_sampled_trained_and_saved(name, tmp_path):
     folder, ends, asked = family_folder(name, tmp_path / "base")
     policy = load_policy(folder, "cpu", lora=4, checkpointing=True)
@@ -325,7 +327,9 @@ def test_bfloat16_arithmetic_is_close_and_consistent(model_folder, monkeypatch, 
 PROMPTS = [[5, 9, 14], [5, 9, 30, 31], [40, 41, 42, 43, 44], [7, 8]]
 
 
-@pytest.mark.parametrize("algorithm, critic", [(grpo, ""), (ppo, "own"), (ppo, "shared")])
+@pytest.mark.parametrize("algorithm, critic", [
+    (grpo, ""), pytest.param(ppo, "own", marks=pytest.mark.slow),
+    pytest.param(ppo, "shared", marks=pytest.mark.slow)])
 def test_an_algorithm_learns_with_adapters_alone(tiny_policy, tmp_path, algorithm, critic):
     policy = tiny_policy()
     add_adapters(policy.model, 4)
