@@ -249,5 +249,5 @@ class Mem1Agent:
 
 
 if __name__ == "__main__":
-    from tools.chat import watch_main  # not at the top, because the chat imports this module
+    from tools.watch import watch_main  # not above: the demo imports this module
     watch_main()

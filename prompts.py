@@ -32,7 +32,7 @@ from memory_bank import Memory
 #   hold half a surrogate   JSON can spell one half of a pair, but no file and no tokenizer takes it
 # Two more dangers are met elsewhere. Only the tokenizer knows a chat's special tokens, so
 # `Policy.encode` breaks special tokens up. Only a terminal obeys control characters, so
-# tools/chat.py prints none.
+# tools/terminal.py prints none.
 
 
 def one_line(text: str) -> str:

@@ -1,6 +1,6 @@
-"""Tests of tools/chat.py: what both demos show, and that nothing typed can break them.
+"""Tests of tools/chat.py: what the chat shows, and that nothing typed can break them.
 
-    python -m pytest tests/test_chat.py        (some seconds; -m slow starts them as programs)
+    python -m pytest tests/test_chat.py        (some seconds; -m slow starts it as a program)
 """
 
 from __future__ import annotations
@@ -21,21 +21,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_environments import small_task
 from test_house import ROOT
-from test_mem1 import diligent
 from test_report import Scripted, newest
 from test_run import another_run
 
 from backend.files import release_locks
 from backend.loading import load_tokenizer
-from mem1 import Mem1Agent
 from memory_bank import MemoryBank, hashed_words
 from memr1 import MemoryR1
 from tools import chat
+from tools.watch import watch_main
 from training import options
-from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL
-from world import EVENTS, INFERENCES, NAMES, RELATIONS, SMALL_TALK
+from training.options import EMBEDDED_MODEL
+from world import RELATIONS
 
 
 def typed_into(demo: Callable[[], None], lines: Sequence[str], monkeypatch: pytest.MonkeyPatch,
@@ -139,19 +137,6 @@ def test_no_control_character_reaches_the_terminal(monkeypatch, capsys) -> None:
     assert not obeyed, f"{obeyed} were printed as they are"
 
 
-def test_colors_only_where_they_are_wanted(monkeypatch) -> None:
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setenv("WT_SESSION", "x")  # for Windows: a console that has colors
-    monkeypatch.setenv("TERM", "xterm")
-    assert chat.paint("x", "ADD") == "x", "the output is no terminal"
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert chat.paint("x\x1b", "ADD") == "\x1b[32mx\ufffd\x1b[0m"
-    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
-        with monkeypatch.context() as changed:
-            changed.setenv(name, value)
-            assert chat.paint("x", "ADD") == "x", f"{name}={value} asks for no colors"
-
-
 def is_said_in_the_world(line: str, name: str) -> bool:
     """Whether a line is a sentence about oneself, or a question, of a relation of the world."""
     forms = [form for r in RELATIONS.values() for form in (*r.said, r.question)]
@@ -172,36 +157,10 @@ def test_greeting_and_help_show_what_the_embedded_model_reads(monkeypatch, capsy
     assert all(command in help_text for command in ("/bank", "/help", "/quit"))
 
 
-@pytest.mark.parametrize("folder", [EMBEDDED_MODEL, EMBEDDED_MEM1], ids=["tiny", "mem1"])
-def test_no_word_that_an_embedded_model_learned_is_marked(folder: Path) -> None:
-    """MEM1 learned questions alone, because its passages are memories."""
-    policy = SimpleNamespace(tokenizer=load_tokenizer(folder))
-    forms = [*RELATIONS.values()]
-    texts = [*NAMES, *(value for form in forms for value in form.values),
-             *(form.question for form in forms), *(question for question, _ in INFERENCES.values()),
-             *(f"When did Anna {event}?" for event in EVENTS.values())]
-    if folder == EMBEDDED_MODEL:
-        texts += [*(text for form in forms for text in (*form.said, *form.said_of)),
-                  *(text for text, _ in SMALL_TALK), *(f"I {event} today." for event in EVENTS)]
-    marked = chat.unknown_words(policy, " ".join(texts).format(s="Anna", v="Oslo"))
-    assert not marked, f"{marked} are words of the world: a mark on what it reads misleads"
-
-
 @pytest.fixture(scope="module")
 def world_reader() -> SimpleNamespace:
     """What stands in for an embedded policy where only its tokenizer is asked."""
     return SimpleNamespace(tokenizer=load_tokenizer(EMBEDDED_MODEL))
-
-
-@pytest.mark.parametrize("line, words", [
-    ("I work as a software engineer in Munich.", ["software", "engineer"]),
-    ("My favourite food is sushi, favourite!", ["favourite"]),
-    ("i live in OSLO now", ["i", "OSLO"]), ("Where does Bob's cousin live?", ["Bob"]),
-    ("雷克斯在哪里？", ["雷克斯在哪里"]), ("🐕 - ?", ["🐕"]),
-    ("J'habite Oslo", ["J'habite"]),
-    ("Robert has a dog named Rex.", []), ("", []), (" ... ; - ", [])])
-def test_words_that_the_tokenizer_cuts_are_found(line, words, world_reader) -> None:
-    assert chat.unknown_words(world_reader, line) == words
 
 
 def test_the_chat_marks_unknown_words_before_they_change_anything(
@@ -526,84 +485,14 @@ def test_the_chat_in_a_terminal(model_folder: Path) -> None:
     assert terminal.close() == 0 and b"Traceback" not in terminal.shown
 
 
-# ---- MEM1 at work --------------------------------------------------------------------------------
-
-def watch_with(lines: Sequence[str], monkeypatch, capsys, respond=diligent) -> str:
-    """What the demo prints when these lines are typed, with tasks of two and three questions."""
-    tasks = [small_task(2), small_task(3)]
-    agents = [Mem1Agent(harness=harness, max_new_tokens=160)
-              for harness in ("mem1", "full_context")]
-    return typed_into(lambda: chat.watch(Scripted(respond), agents, tasks, 0), lines, monkeypatch,
-                      capsys)
-
-
-def test_the_demo_shows_every_turn(monkeypatch, capsys):
-    out = watch_with([], monkeypatch, capsys)
-    assert out.count("== mem1 ==") == out.count("== full_context ==") == 1
-    assert out.count("turn 1 is dropped") == 1, "with a state, turn 1 is gone in turn 3; else never"
-    assert out.count("right: 2 of 2") == 2 and "gold:   Oslo0; Oslo1" in out, out
-    sizes = [int(n) for n in re.findall(r"(\d+) tokens in context", out)]
-    assert len(sizes) == 6 and sizes[2] < sizes[5], f"everything kept must be more: {sizes}"
-    assert f"{max(sizes[:3])} with a state, {max(sizes[3:])} with everything" in out
-
-
-def test_the_demo_goes_on_with_what_is_typed(monkeypatch, capsys):
-    question = small_task(2).questions[1]
-    out = watch_with(["", "", "1", "7", "9" * 400, question + " ; ;", "/corpus", "/help", "/x y"],
-                     monkeypatch, capsys)
-    assert [len(line.split("; ")) for line in re.findall("^Questions: (.*)", out, re.M)[::2]] == [
-        2, 3, 2, 3, 1], "the task, the next, round to the first, that of the number, one's own"
-    assert out.count("There is no task") == 2 and "0 to 1" in out
-    own = out.split("Questions: 1. " + question + "\n")[-1]
-    assert "right:" not in own, "nobody knows what is right for a question of one's own"
-    assert "lives in Oslo1" in own and "no command /x" in own and "Ctrl-C" in own
-    assert out.endswith("Good-bye.\n")
-
-
-def test_words_that_mem1_cannot_read_are_marked(monkeypatch, capsys):
-    model = Scripted(diligent)
-    model.tokenizer = load_tokenizer(EMBEDDED_MEM1)
-    agents = [Mem1Agent(harness="mem1", max_new_tokens=160)] * 2
-    lines = ["Where does Carl live, kindly?;Where does Anna live?"]
-    out, real = (typed_into(lambda: chat.watch(model, agents, [small_task(2)], 0, in_the_world),
-                            lines, monkeypatch, capsys) for in_the_world in (True, False))
-    assert out.count("unknown to the embedded model: kindly;") == 1, f"one word is foreign:\n{out}"
-    assert "unknown" not in real, "real models read words in pieces"
-
-
-@pytest.mark.parametrize("mark", ["; ", "；", " ；"])
-def test_questions_of_ones_own_are_cut_at_the_semicolons_of_all_languages(
-        mark, monkeypatch, capsys):
-    out = watch_with([mark.join(small_task(2).questions) + mark], monkeypatch, capsys)
-    assert out.count("Questions: 1. Where does Anna live?; 2. Where does Carl live?\n") >= 2, (
-        f"two questions with {mark!r} between them were asked as one")
-
-
-def test_the_demo_survives_everything_typed(monkeypatch, capsys):
-    odd = [";", " ; ;", "?", "\x00", "\x1b[2J", "x" * 100_000, "\u0663", "\u00b2", "-1", "</IS>",
-           "/"]
-    out = watch_with(odd, monkeypatch, capsys, lambda prompt: "no tags \x1b[2J")
-    assert "\x1b" not in out and "100000 characters" in out and "invalid no tags" in out
-    out = watch_with(["/quit", "never"], monkeypatch, capsys, interrupted)
-    assert "Stopped." in out and out.endswith("Good-bye.\n"), "Ctrl-C stops the model alone"
-
-
-@pytest.mark.slow
-def test_the_demo_as_a_program(model_folder: Path) -> None:
-    done = as_a_program("mem1.py", "--model", str(model_folder), "--objectives", "1",
-                        typed=b"/\xff\xfe\n;\x00;\n/help\n")
-    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr.decode()
-    assert done.stdout.count(b"mem1> ") == 4 and b"/corpus" in done.stdout
-
-
 @pytest.mark.parametrize("main, argv, code, text", [
     (chat.talk_main, ["--help"], 0, "--model FOLDER"),
     (chat.talk_main, ["--name", " "], 2, "blank"),
     (chat.talk_main, ["--modle", "x"], 2, "unrecognized"),
-    (chat.watch_main, ["--help"], 0, "--objectives"),
-    (chat.watch_main, ["--objectives", "0"], 2, "least 1"),
-    (chat.watch_main, ["--task", "99999"], 2, "tasks"),
-    (chat.watch_main, ["--x"], 2, "--help lists")])
+    (watch_main, ["--help"], 0, "--objectives"),
+    (watch_main, ["--objectives", "0"], 2, "least 1"),
+    (watch_main, ["--task", "99999"], 2, "tasks"),
+    (watch_main, ["--x"], 2, "--help lists")])
 def test_the_options_of_the_demos(main, argv, code, text, capsys) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(argv)

@@ -1,140 +1,48 @@
-"""Both agents live in the terminal: talk to Memory-R1, and watch MEM1 work.
+"""Talk to Memory-R1: state facts, ask questions, and see every operation on the memory.
 
     python memr1.py                                         a chat: state facts, ask questions
     python memr1.py --model runs/grpo-manager/checkpoint    the same with the trained manager
     python memr1.py --bank anna.json                        the memories stay for the next chat
     python memr1.py --model smollm2 --data chat.txt         one's own conversation is read first
-    python mem1.py                                          tasks turn by turn: once in constant
-                                                            context, once with everything kept
 
-The demos stand beside the two modules, because a reader of the methods need not pass through
-prompts and colors.
-
-Colors are used only where the output is a terminal with colors and NO_COLOR is not set. What is
-typed, what data say and what a model writes may hold anything. All of it is printed without control
-characters, because a terminal would obey them.
+The chat stands beside the module, because a reader of the method need not pass through prompts and
+colors.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import re
-import string
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
 from backend.devices import exit_with
 from backend.files import LOCK, lock, release_locks
 from backend.loading import PolicyError
-from benchmarks.encoders import EMBEDDER_HELP
 from benchmarks.others import load
 from benchmarks.own import written
 from data import DataError, Dialogue, Turn
-from environments import Search, SearchTask, search_tasks
-from mem1 import STOP, Mem1Agent, Trajectory, parse_turn
 from memory_bank import Embedder, Memory, MemoryBank
 from memr1 import MemoryR1, Observation
-from metrics import split_answers
-from policy import Policy
 from prompts import one_line, parse_operations
+from tools.terminal import (
+    QUESTION_MARKS,
+    add_embedder,
+    mark_unknown,
+    paint,
+    parse,
+    prepare_terminal,
+    printable,
+    refuse_command,
+    typed_lines,
+)
 from training.kept import KeptPolicy
-from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL, is_embedded, preset_of, usual_facts
+from training.options import EMBEDDED_MODEL, is_embedded, preset_of, usual_facts
 from training.run import embedder_or_stop, load_or_stop, stop_without_facts
 from training.timeline import bank_changes
-from world import MONTHS, NAMES, RELATIONS, TELLABLE, named_world, world_splits
-
-LONGEST_LINE = 500  # characters
-# Latin's, the full-width one of East Asia, Arabic's and Greek's, which looks like a semicolon.
-QUESTION_MARKS = ("?", "\uff1f", "\u061f", "\u037e")
-
-# ---- The terminal --------------------------------------------------------------------------------
-
-COLORS = {"ADD": "32", "UPDATE": "33", "DELETE": "31", "NOOP": "2", "invalid": "1;31",
-          "right": "32", "wrong": "31", "strong": "1", "quiet": "2"}
-
-
-def has_colors() -> bool:
-    """Whether the output is a terminal with colors, and nobody asked for none."""
-    return (sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-            and os.environ.get("TERM") != "dumb"
-            and (os.name != "nt" or "WT_SESSION" in os.environ))  # old Windows consoles print codes
-
-
-def printable(text: str) -> str:
-    """Text on one line without control characters.
-
-    >>> printable("Rex\\x1b[2J\\tand Milo")
-    'Rex\ufffd[2J and Milo'
-    """
-    return "".join(" " if letter.isspace() else letter if letter.isprintable() else "\ufffd"
-                   for letter in text)
-
-
-def paint(text: str, color: str) -> str:
-    """Printable text, in one of `COLORS` where there are colors."""
-    return f"\x1b[{COLORS[color]}m{printable(text)}\x1b[0m" if has_colors() else printable(text)
-
-
-def prepare_terminal() -> None:
-    """Prepare `input`: arrow keys, history, and no traceback on bytes that are no text."""
-    if sys.stdin.isatty():
-        with contextlib.suppress(ImportError):  # not on Windows, whose console has its own keys
-            import readline  # noqa: F401  `input` uses the module once it is loaded
-    for stream in (sys.stdin, sys.stdout):
-        stream.reconfigure(errors="replace")
-
-
-def typed_lines(prompt: str) -> Iterator[str]:
-    """Yield what is typed, line by line, until /quit, the end of input or Ctrl-C."""
-    with contextlib.suppress(EOFError, KeyboardInterrupt):
-        while (line := input(prompt).strip()) != "/quit":
-            if len(line) > LONGEST_LINE:
-                print(f"  Nothing was read: {len(line)} characters; at most {LONGEST_LINE} a line.")
-            else:
-                yield line
-    print("\nGood-bye.")
-
-
-def refuse_command(command: str) -> None:
-    """Print that there is no such command."""
-    print(f"  There is no command {printable(command.split()[0])}; /help lists them.")
-
-
-def unknown_words(policy: Policy, line: str) -> list[str]:
-    """The words of a line that the tokenizer cuts to pieces, each once.
-
-    The embedded models' tokenizers hold every word that their models learned as one token, with
-    the space before it. So a word in pieces is one that the model never read.
-    """
-    words = [word.strip(string.punctuation + "".join(QUESTION_MARKS)).removesuffix("'s")
-             for word in line.split()]
-    return [word for word in filter(None, dict.fromkeys(words))
-            if len(policy.tokenizer.encode(f" {word}", add_special_tokens=False)) > 1]
-
-
-def mark_unknown(policy: Policy, line: str, remedy: str = "what follows is a guess") -> None:
-    """Print which words of a line an embedded model never read, if there are any."""
-    if words := unknown_words(policy, line):
-        print(paint(f"  ! unknown to the embedded model: {', '.join(words)}; {remedy}", "invalid"))
-
-
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the options; a mistake in them ends the program with one line, exit code 2."""
-    parser.error = lambda message: exit_with(f"{printable(message)}; --help lists all options")
-    return parser.parse_args(argv)
-
-
-def add_embedder(parser: argparse.ArgumentParser) -> None:
-    """Tell the parser of `--embedder`, which both demos have."""
-    parser.add_argument("--embedder", metavar="NAME", default="hashed",
-                        help=f"{EMBEDDER_HELP} (default: hashed)")
-
-
-# ---- Memory-R1 -----------------------------------------------------------------------------------
+from world import MONTHS, NAMES, RELATIONS, TELLABLE, named_world
 
 NAME = "Emma"  # not Anna, whose second dog a trained manager is likeliest to miss
 FIRST_DAY = date(2023, 5, 8)  # of the years that the embedded model has seen
@@ -424,129 +332,3 @@ def talk_main(argv: Sequence[str] | None = None) -> None:
         read_conversation(reader, dialogue.turns, options.skip, path)
     talk(system, is_embedded(options.model), path)
     release_locks()
-
-
-# ---- MEM1 ----------------------------------------------------------------------------------------
-
-MEM1_HELP = """\
-Enter works through the next task, a number through the task of that number.
-Questions with semicolons between them are asked of the same corpus as the last task. The embedded
-model understands questions as the tasks ask them; words that it never read are marked.
-/corpus shows what can be found, /help this text, /quit or the end of input leaves. Ctrl-C stops a
-model that is writing."""
-TOKENS_A_MARK = 20  # of the bars
-
-
-def work(policy: Policy, agent: Mem1Agent, task: SearchTask, n_gold: int) -> int:
-    """Work through one task and print every turn as it is made; returns the peak of tokens.
-
-    The first `n_gold` answers of the task are known; with none, nothing is said of what is right.
-    """
-    environment = Search()
-    trajectory = Trajectory(environment, environment.reset(task), environment.turns(task))
-    print()
-    print(paint(f"== {agent.harness} ==", "strong"))
-    print(printable(trajectory.text))
-    peak = n_dropped = 0
-    while not trajectory.done:
-        prompt = agent.prompt(policy, trajectory)
-        for number in range(n_dropped, len(trajectory.past) - trajectory.n_remembered):
-            print(paint(f"         turn {number + 1} is dropped", "quiet"))
-            n_dropped = number + 1
-        [[step]] = policy.sample([prompt], 1, agent.max_new_tokens, 0, stop_texts=STOP)
-        response = policy.decode(step.response_ids)
-        trajectory.advance(step, response, agent.kind)
-        n_tokens = len(step.prompt_ids) + len(step.response_ids)
-        peak = max(peak, n_tokens)
-        print(f"turn {len(trajectory.steps):2}, {n_tokens:5} tokens in context "
-              + paint("#" * min(n_tokens // TOKENS_A_MARK, 60), "quiet"))
-        show_turn(response, agent.kind, trajectory.turns[-1]["info"])
-    if n_gold:
-        all_right = trajectory.reward == n_gold
-        print("gold:  ", printable("; ".join(task.answers)))
-        print(paint(f"right: {trajectory.reward:.0f} of {n_gold}",
-                    "right" if all_right else "wrong"))
-    return peak
-
-
-def show_turn(response: str, kind: str, info: str) -> None:
-    """Print the note and the action of a turn, and what came back; or that it was unusable."""
-    parsed = parse_turn(response, kind)
-    if parsed is None:
-        print(paint(f"  invalid {response}", "invalid"))
-        return
-    note, action, text = parsed
-    print(f"  {'state' if kind == 'mem1' else 'note':7}", printable(note))
-    print(f"  {action:7}", paint(text, "strong"))
-    for line in info.splitlines():
-        print(paint(f"    {line}", "quiet"))
-
-
-def compare(policy: Policy, agents: Sequence[Mem1Agent], task: SearchTask, n_gold: int) -> None:
-    """Work through one task twice, with a state and with everything kept; Ctrl-C stops it."""
-    try:
-        with_state, with_all = (work(policy, agent, task, n_gold) for agent in agents)
-        print(f"\nMost tokens in context: {with_state} with a state, {with_all} with everything "
-              "kept.")
-    except KeyboardInterrupt:
-        print("\n  Stopped.")
-    except PolicyError as error:  # what was found is too long for the model
-        print(f"  {error}")
-
-
-def watch(policy: Policy, agents: Sequence[Mem1Agent], tasks: Sequence[SearchTask],
-          first: int, in_the_world: bool = True) -> None:
-    """Work through task `first`, and then through what `input` asks for, until the end of input.
-
-    `in_the_world` is for the embedded model: words that it cannot read are marked.
-    """
-    place, task = first, tasks[first]
-    print(f"MEM1: {len(tasks)} held-out tasks; Enter for the next, /help for more, /quit leaves.")
-    compare(policy, agents, task, len(task.questions))
-    for line in typed_lines("mem1> "):
-        if line == "/help":
-            print(MEM1_HELP)
-        elif line == "/corpus":
-            print(*(f"  {printable(memory.text)}" for memory in task.corpus), sep="\n")
-        elif line.startswith("/"):
-            refuse_command(line)
-        elif not line or line.isdecimal():
-            number = int(line) if line else (place + 1) % len(tasks)
-            if number >= len(tasks):
-                print(f"  There is no task {number}: 0 to {len(tasks) - 1}.")
-                continue
-            place, task = number, tasks[number]
-            compare(policy, agents, task, len(task.questions))
-        elif questions := tuple(filter(None, split_answers(line))):  # at the same semicolons
-            if in_the_world:
-                mark_unknown(policy, " ".join(questions))
-            n = len(questions)  # nobody knows their answers
-            task = SearchTask(questions, ("",) * n, (0,) * n, task.passages, task.embed)
-            compare(policy, agents, task, n_gold=0)
-
-
-def watch_main(argv: Sequence[str] | None = None) -> None:
-    """`python mem1.py`: held-out tasks of the world, in constant context and with everything."""
-    parser = argparse.ArgumentParser(prog="mem1.py", description="Watch MEM1 work.",
-                                     allow_abbrev=False)
-    parser.add_argument("--model", metavar="FOLDER", default=EMBEDDED_MEM1,
-                        help="Hugging Face folder or hub name, a .gguf file, or smollm2 "
-                             "(default: tiny/mem1/)")
-    add_embedder(parser)
-    parser.add_argument("--objectives", type=int, default=4,
-                        help="questions in a task, 1 to 16 (default: 4)")
-    parser.add_argument("--task", type=int, default=0, help="the first task, from 0 (default: 0)")
-    options = parse(parser, argv)
-    if options.objectives < 1:
-        parser.error(f"--objectives {options.objectives}: must be at least 1")
-    embed = embedder_or_stop(options.embedder)
-    tasks = search_tasks(world_splits()[2], options.objectives, embed)
-    if not 0 <= options.task < len(tasks):
-        parser.error(f"--task {options.task}: there are {len(tasks)} tasks of "
-                     f"{options.objectives} questions")
-    policy = load_or_stop(options.model)
-    prepare_terminal()
-    length = preset_of(argparse.Namespace(agent="mem1"), options.model)["max_new_tokens"]
-    agents = [Mem1Agent(harness=harness, max_new_tokens=length)
-              for harness in ("mem1", "full_context")]
-    watch(policy, agents, tasks, options.task, is_embedded(options.model))
