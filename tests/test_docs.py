@@ -21,7 +21,7 @@ import sft
 from claims import __main__ as claims
 from comparisons import answerers, compare, recall
 from making import manager, mem1
-from tools import chat, commands, report
+from tools import chat, commands, report, watch
 from tools.bench import __main__ as bench
 from training import pictures
 from training.options import parse_options
@@ -29,7 +29,7 @@ from training.options import parse_options
 MAINS = {"grpo": grpo.main, "ppo": ppo.main, "sft": sft.main, "evaluate": evaluate.main,
          "comparisons.answerers": answerers.main, "comparisons.compare": compare.main,
          "comparisons.recall": recall.main,
-         "memr1": chat.talk_main, "mem1": chat.watch_main, "claims": claims.main,
+         "memr1": chat.talk_main, "mem1": watch.watch_main, "claims": claims.main,
          "tools.report": report.main, "tools.bench": bench.main, "training.pictures": pictures.main,
          "making.manager": manager.main, "making.mem1": mem1.main}
 OPTIONS = {"grpo": grpo.GRPOOptions, "ppo": ppo.PPOOptions, "sft": sft.SFTOptions,

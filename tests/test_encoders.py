@@ -24,7 +24,7 @@ from benchmarks.encoders import embedder_of, encoder_embedder, joined
 from comparisons import recall
 from environments import corpus_of
 from memory_bank import MemoryBank, hashed_words, unit_rows
-from tools import chat
+from tools import chat, watch
 from training import run
 
 VECTORS = dict(zip("ant cat dog".split(), np.random.default_rng(0).normal(size=(3, 37))))
@@ -189,10 +189,11 @@ def test_the_demos_take_the_embedder(monkeypatch, model_folder):
     systems, tasks = [], []
     monkeypatch.setattr(run, "embedder_of", lambda name: count_letters)
     monkeypatch.setattr(chat, "talk", lambda system, *more: systems.append(system))
-    monkeypatch.setattr(chat, "watch", lambda policy, agents, some, *first: tasks.extend(some))
-    monkeypatch.setattr(chat, "prepare_terminal", lambda: None)
+    monkeypatch.setattr(watch, "watch", lambda policy, agents, some, *first: tasks.extend(some))
+    for demo in (chat, watch):
+        monkeypatch.setattr(demo, "prepare_terminal", lambda: None)
     chat.talk_main(["--model", str(model_folder), "--embedder", "mine"])
-    chat.watch_main(["--model", str(model_folder), "--embedder", "mine"])
+    watch.watch_main(["--model", str(model_folder), "--embedder", "mine"])
     assert systems[0].bank.embed is count_letters and tasks[0].corpus.embed is count_letters
 
 

@@ -371,6 +371,9 @@ def test_summary(learned):
             for name in ("exact_match", "f1", "bleu1"):
                 assert 0 <= scores[name] <= 1, f"{when}, {name}: {scores[name]} is not in 0..1"
         assert summary[when]["count"] == summary["test_questions"] == 8, "--limit 8 was not kept"
+        operations = [summary[when][name] for name in ("add", "update", "delete", "noop")]
+        assert sum(operations) + summary[when]["invalid"] >= 1, (
+            f"{operations}: each decision holds an operation, or something unusable")
         assert set(summary[when]["by_category"]) <= set("1234"), "categories are LoCoMo's numbers"
     assert summary["tokens_per_second"] > 0 and summary["peak_memory_bytes"] > 10 ** 8
     assert summary["train_questions"] == 38, "--train-questions 38 was not kept"

@@ -49,6 +49,7 @@ from mem1 import parse_turn
 from prompts import parse_answer, parse_operations
 from training.model_card import start_model
 from training.oracle import KINDS
+from training.pictures import SCORES
 
 Content = TypeVar("Content")
 
@@ -81,10 +82,6 @@ METRICS = {
     "seconds": "time of the step on this machine",
 }
 UNDRAWN = ("lr", "seconds")  # neither says anything about learning
-SCORES = {  # of summary.json, below the question types
-    "exact_match": "all, exact match", "reward": "all, reward", "f1": "all, F1",
-    "bleu1": "all, BLEU-1", "second_pets_merged": "second pets merged",
-    "whole_dialogues": "whole dialogues, exact match", "memories_per_dialogue": "memories, each"}
 
 
 class ReportError(Exception):

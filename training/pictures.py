@@ -21,6 +21,13 @@ from backend.files import check_writable, keep_old
 from data import category_name
 from trees import Episode
 
+SCORES = {  # of summary.json, below the question types
+    "exact_match": "all, exact match", "reward": "all, reward", "f1": "all, F1",
+    "bleu1": "all, BLEU-1", "second_pets_merged": "second pets merged",
+    "add": "ADD, a decision", "update": "UPDATE, a decision", "delete": "DELETE, a decision",
+    "noop": "NOOP, a decision", "invalid": "unusable, a decision",
+    "whole_dialogues": "whole dialogues, exact match", "memories_per_dialogue": "memories, each"}
+
 plt.switch_backend("agg")  # pictures go to files, so no screen is needed
 
 
@@ -62,19 +69,14 @@ def draw_curve(rows: Sequence[dict[str, float]], scores: dict[int, float], headl
 
 def table(before: dict, after: dict) -> str:
     """Held-out scores before and after, by question type."""
-    lines = [f"{'held-out questions':<24}{'count':>6}{'before':>9}{'after':>8}"]
+    lines = [f"{'held-out questions':<28}{'count':>6}{'before':>9}{'after':>8}"]
     for name, scores in before["by_category"].items():
-        label = category_name(name)
-        lines.append(f"{label:<24}{scores['count']:>6}{scores['exact_match']:>9.3f}"
+        lines.append(f"{category_name(name):<28}{scores['count']:>6}{scores['exact_match']:>9.3f}"
                      f"{after['by_category'][name]['exact_match']:>8.3f}")
-    lines.append(f"{'all, exact match':<24}{before['count']:>6}"
-                 f"{before['exact_match']:>9.3f}{after['exact_match']:>8.3f}")
-    names = {"reward": "all, reward", "f1": "all, F1", "bleu1": "all, BLEU-1",
-             "second_pets_merged": "second pets merged", "whole_dialogues": "whole dialogues, EM",
-             "memories_per_dialogue": "memories, each"}
-    for key, name in names.items():
+    for key, label in SCORES.items():
         if key in before:
-            lines.append(f"{name:<24}{'':>6}{before[key]:>9.3f}{after[key]:>8.3f}")
+            count = before["count"] if key == "exact_match" else ""
+            lines.append(f"{label:<28}{count:>6}{before[key]:>9.3f}{after[key]:>8.3f}")
     return "\n".join(lines)
 
 

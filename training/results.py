@@ -56,8 +56,19 @@ def score(episodes: Sequence[Episode]) -> dict:
     merged = [log["merged"] for log in logs if "merged" in log]
     if merged:
         scores["second_pets_merged"] = sum(merged) / len(merged)
+    if any("operations" in log for log in logs):
+        scores |= operations_each(episodes)
     scores["reward"] = sum(episode.reward for episode in episodes) / max(len(episodes), 1)
     return scores
+
+
+def operations_each(episodes: Sequence[Episode]) -> dict[str, float]:
+    """A manager's operations of each kind, and its unusable entries, an episode."""
+    counts = Counter()
+    for episode in episodes:
+        counts.update(episode.log.get("operations", {}))
+    return {name.lower(): counts[name] / max(len(episodes), 1)
+            for name in ("ADD", "UPDATE", "DELETE", "NOOP", "invalid")}
 
 
 def describe(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
@@ -65,9 +76,6 @@ def describe(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
     episodes = [episode for group in groups for episode in group]
     rewards = torch.tensor([[float(e.reward) for e in group] for group in groups])  # (P, G)
     lengths = torch.tensor([sum(len(s.response_ids) for s in e.steps) for e in episodes])  # (E,)
-    operations = Counter()
-    for episode in episodes:
-        operations.update(episode.log.get("operations", {}))
     # Of a manager's judge, the answers that the limit of tokens ended: they pay 0 undeserved.
     cut = [episode.log["answer_cut"] for episode in episodes if "answer_cut" in episode.log]
     return {
@@ -76,8 +84,7 @@ def describe(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
         "no_signal": (rewards.amax(1) - rewards.amin(1) < 1e-4).float().mean().item(),
         "response_length": lengths.float().mean().item(),
         "finished": sum(e.steps[-1].finished for e in episodes if e.steps) / len(episodes),
-        **{name.lower(): operations[name] / len(episodes)
-           for name in ("ADD", "UPDATE", "DELETE", "NOOP", "invalid")},
+        **operations_each(episodes),
         "dropped": sum(e.log.get("dropped", 0) for e in episodes) / len(episodes),
         **({"answer_cut": sum(cut) / len(cut)} if cut else {}),
     }
