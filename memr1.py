@@ -615,8 +615,8 @@ class SpanAgent(ManagerAgent):
                "question": "; ".join(question.text for question in questions),
                "answer": "; ".join(texts), "category": len(questions),
                "gold": "; ".join(question.answer for question in questions),
-               "objectives": [{"answer": text, "gold": question.answer,
-                               "category": question.category}
+               "objectives": [{"question": question.text, "answer": text,
+                               "gold": question.answer, "category": question.category}
                               for text, question in zip(texts, questions)],
                "operations": dict(sample.counts),
                "dropped": sample.n_dropped + sum(answer.n_dropped for answer in answers),

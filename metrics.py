@@ -1,7 +1,7 @@
 """How an answer is scored: exact match, token F1 and BLEU-1. Pure functions of two strings.
 
 Exact match is also the reward of Memory-R1 (arXiv 2508.19828, Eq. 4). The columns of its tables are
-F1, BLEU-1 and an LLM judge, which needs another model (comparisons/judge.py). The paper's scores
+F1, BLEU-1 and an LLM judge, which needs another model (training/judge.py). The paper's scores
 come from Mem0's evaluation/metrics/utils.py, a copy of A-Mem's utils.py. `exact_match`, `f1` and
 `bleu1` give the values of Mem0's code, without NLTK.
 

@@ -46,7 +46,6 @@ from benchmarks.encoders import EMBEDDER_HELP
 from benchmarks.splits import dialogues_to_test
 from comparisons.graphs_and_tools import SYSTEMS
 from comparisons.intervals import bootstrap, paired
-from comparisons.judge import Judge, JudgeError, Server, from_policy
 from comparisons.rules_and_mem0 import System, drive
 from data import DataError, Dialogue, category_name, json_lines
 from memory_bank import Embedder
@@ -54,9 +53,16 @@ from memr1 import PER_SPEAKER
 from metrics import bleu1, f1, squad_exact_match
 from policy import Policy
 from training.folders import hold_folder
+from training.judge import Judge
 from training.options import is_embedded, option, parse_options, resolve
 from training.pictures import draw_bars
-from training.run import embedder_or_stop, launch, load_or_stop, stop_without_facts
+from training.run import (
+    embedder_or_stop,
+    judge_or_stop,
+    launch,
+    load_or_stop,
+    stop_without_facts,
+)
 from world import named_world
 
 RUNS = Path("runs")  # where trained models are looked for
@@ -401,15 +407,6 @@ def open_comparison(options: CompareOptions) -> Path:
     return folder
 
 
-def open_judge(options: CompareOptions, folder: Path) -> Judge | None:
-    """The LLM judge, if one was asked for. Raises JudgeError if it cannot be used."""
-    if not options.judge:
-        return None
-    ask = (Server(options.judge_url, options.judge).ask if options.judge_url
-           else from_policy(load_or_stop(options.judge)))
-    return Judge(options.judge, ask, folder / "verdicts.jsonl")
-
-
 def print_report(summaries: dict[str, dict], apart: dict[str, Difference], header: list[str],
                  rows: list[list[str]], judge: Judge | None) -> None:
     """Print the table, the differences, and what was unusable or did not fit."""
@@ -476,11 +473,12 @@ def main(argv: Sequence[str] | None = None) -> dict:
         stop_without_facts(options.data, options.facts, dialogues)
         print(f"{options.data}: {scope}")
         folder = open_comparison(options)
-        return compare(names, options, dialogues, folder, open_judge(options, folder))
+        judge = judge_or_stop(options, folder) if options.judge else None
+        return compare(names, options, dialogues, folder, judge)
     except OSError as error:
         exit_with(f"cannot write to the run folder {options.out} ({error.strerror}); choose "
                   "another --out")
-    except (DataError, JudgeError, PolicyError) as error:
+    except (DataError, PolicyError) as error:
         exit_with(str(error))
     finally:
         release_locks()

@@ -29,7 +29,7 @@ from comparisons.compare import (
     training_note,
 )
 from comparisons.graphs_and_tools import SYSTEMS
-from comparisons.judge import Judge
+from training.judge import Judge
 from world import world_splits
 
 LOCOMO = Path(__file__).resolve().parent.parent / "../shared/data/locomo10.json"

@@ -25,8 +25,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from comparisons import judge as judge_module
-from comparisons.judge import (
+from policy import Step
+from training import judge as judge_module
+from training.judge import (
     ATTEMPTS,
     CHUNK,
     JUDGE_INSTRUCTIONS,
@@ -43,7 +44,6 @@ from comparisons.judge import (
     parse_verdict,
     retry_after,
 )
-from policy import Step
 
 KEY = "sk-very-secret-0123456789"
 BACKOFF = [2, 4, 8, 16, 32]

@@ -204,7 +204,7 @@ def test_resolve():
         "world", 0, 0.1, "llm", "here", 7), "an option that was given was overwritten"
     assert resolve(Options(data="my.json"), "grpo").facts == "observations"
     # None is "all", or "no other model".
-    open_ended = ("limit", "train_questions", "manager", "answerer")
+    open_ended = ("limit", "train_questions", "manager", "answerer", "judge", "judge_url")
     assert None not in {v for k, v in vars(embedded).items() if k not in open_ended}, (
         "something is still undecided; config.json would not tell what was run")
 

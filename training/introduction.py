@@ -29,13 +29,15 @@ def what_pays(options: Any, algorithm: str) -> str:
     if options.agent == "mem1":
         return ("the number of questions that are answered exactly right" if options.env == "search"
                 else "how well the purchase fits its goal, 0 to 1")
-    score = ("1 if {} exactly right, else 0" if options.reward == "exact_match"
-             else "the F1 of the answer: {} as right as that")
+    score = {"exact_match": "1 if {} exactly right, else 0",
+             "f1": "the F1 of the answer: {} as right as that",
+             "judge": f"1 if {{}} right to the judge {options.judge}, else 0"}[options.reward]
     if options.agent == "answer":
         return score.format("its answer is")
     judge = f"a frozen answer agent ({options.answerer or 'the start model'})"
     if getattr(options, "span", 1) > 1:
-        kind = "share exactly right" if options.reward == "exact_match" else "mean F1"
+        kind = {"exact_match": "share exactly right", "f1": "mean F1",
+                "judge": f"share right to the judge {options.judge}"}[options.reward]
         return f"the {kind}, of several answers of {judge}"
     return score.format(f"the answer of {judge} is then")
 

@@ -117,8 +117,16 @@ class Options:
     embedder: str = option("hashed", EMBEDDER_HELP)
     train_questions: int | None = option(None, "learn from the first so many questions, 19 to 304; "
                                                "default: 152 in the world, all of a file's")
-    reward: str = option("exact_match", "manager and answer: what pays, exact_match or the softer "
-                                        "f1", "exact_match", "f1", agents=("manager", "answer"))
+    reward: str = option("exact_match", "manager and answer: what pays, exact_match, the softer f1 "
+                                        "or the verdict of an LLM judge", "exact_match", "f1",
+                         "judge", agents=("manager", "answer"))
+    judge: str | None = option(None, "manager and answer: with --reward judge, the folder of the "
+                                     "judge, or its name at --judge-url",
+                               agents=("manager", "answer"))
+    judge_url: str | None = option(None, "manager and answer: base address of a server that speaks "
+                                         "OpenAI's chat completions, for --judge; its key is "
+                                         "in OPENAI_API_KEY",
+                                   agents=("manager", "answer"))
     distill: bool = option(True, "manager and answer: select memories, then answer; or answer "
                                  "directly", agents=("manager", "answer"))
     memories: int = option(PER_SPEAKER, "manager and answer: memories of each speaker that the "

@@ -12,6 +12,7 @@ state.py goes with the loop. results.py scores, and writes what a run leaves beh
               curve.png      training reward and validation score over the steps
               objectives.png with --compare: MEM1's scores over the number of questions
               full_context/, truncation/    with --compare: the runs beside MEM1's
+              verdicts.jsonl with --reward judge: every reply of the judge
               checkpoint/    the trained policy, an ordinary Hugging Face folder with a model card
               summary.json   held-out scores before and after, time, memory
 """
@@ -71,6 +72,8 @@ from training.checkpoints import (
 )
 from training.folders import begin_folder, hold_folder
 from training.introduction import first_screen, given_options
+from training.judge import Judge, JudgeError, Server, from_policy
+from training.judged import JUDGED
 from training.kept import KeptPolicy
 from training.options import Options, flag, resolve
 from training.tasks import add_everything, answer_tasks, manager_tasks, span_tasks
@@ -79,7 +82,8 @@ from trees import Episode
 
 Task = ManagerTask | SpanTask | AnswerTask | SearchTask | Goal | WebShopGoal
 Agent = ManagerAgent | AnswerAgent | Mem1Agent
-REWARDS = {"exact_match": squad_exact_match, "f1": f1}
+# With "judge" an episode is paid by exact match first, and then by the judge (judged.py).
+REWARDS = {"exact_match": squad_exact_match, "f1": f1, "judge": squad_exact_match}
 # MEM1's training questions are grouped anew so many times, because a model would learn a task that
 # comes back unchanged by heart.
 TRAINING_ROUNDS = 6
@@ -102,6 +106,20 @@ def load_or_stop(name: str, options: Options | None = None) -> Policy:
     try:
         return load_policy(name, **settings)
     except PolicyError as error:
+        exit_with(str(error))
+
+
+def judge_or_stop(options: Any, folder: Path) -> Judge:
+    """The LLM judge of --judge and --judge-url; it keeps its replies in the folder.
+
+    Stops the program with one line if it cannot be used.
+    """
+    rank = f"-{devices.rank()}" if devices.world_size() > 1 else ""
+    try:
+        ask = (Server(options.judge_url, options.judge).ask if options.judge_url
+               else from_policy(load_or_stop(options.judge)))
+        return Judge(options.judge, ask, folder / f"verdicts{rank}.jsonl")
+    except JudgeError as error:
         exit_with(str(error))
 
 
@@ -269,7 +287,8 @@ def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference:
     if options.agent == "answer":
         with turns:
             readings = banks_of(options, splits, reader, embed)
-        agent = AnswerAgent(options.distill, reward, max_new_tokens=length)
+        kind = JUDGED[AnswerAgent] if options.judge else AnswerAgent
+        agent = kind(options.distill, reward, max_new_tokens=length)
         return agent, [answer_tasks(part, reading.banks, options.memories)
                        for part, reading in zip(splits, readings)], readings[0], fingerprints
     judge = reference
@@ -279,6 +298,7 @@ def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference:
         fingerprints = {"the model of --answerer": fingerprint(judge.model)}
     span = getattr(options, "span", 1)  # imitation knows none
     kind = SpanAgent if span > 1 else ManagerAgent
+    kind = JUDGED[kind] if options.judge else kind
     agent = kind(judge, options.distill, reward, options.memories, max_new_tokens=length)
     with turns:
         tasks = [span_tasks(part, embed, options.facts, span, reader, length)
@@ -308,6 +328,10 @@ def check_options(options: Options) -> None:
     if options.shard and options.lora:
         exit_with(f"--shard --lora {options.lora}: what adapters leave to cut up fits one device; "
                   "take one of the two")
+    if (options.reward == "judge") != bool(options.judge):
+        exit_with("--reward judge and --judge go together: --judge names the model that judges")
+    if options.judge_url and not options.judge:
+        exit_with("--judge-url needs --judge: the name of a model there")
     if options.questions < n_devices:
         exit_with(f"--questions {options.questions}: fewer than the {n_devices} devices they are "
                   "for")
@@ -375,7 +399,8 @@ def prepare(options: Options, algorithm: str) -> Run:
     check_options(options)
     torch.manual_seed(options.seed)
     try:
-        for model in filter(None, (options.model, options.manager, options.answerer)):
+        judge = None if options.judge_url else options.judge
+        for model in filter(None, (options.model, options.manager, options.answerer, judge)):
             check_model(model)  # before anything is downloaded
         splits = data_splits(options.data, options.train_questions)
     except (PolicyError, DataError) as error:
@@ -402,6 +427,8 @@ def prepare(options: Options, algorithm: str) -> Run:
     fingerprints["the start model"] = fingerprint(policy.model)
     this_run = identity(options, algorithm, fingerprints, len(train))
     saved = start_folder(folder, options, this_run)
+    if options.judge:
+        agent.judge = judge_or_stop(options, folder)
     trackers = start_trackers(folder, options, len(saved["rows"]) if saved else 0)
     print(first_screen(
         options, given, algorithm, (len(train), len(validation[: options.limit]),
@@ -437,4 +464,7 @@ def launch(main: Callable[[], Any]) -> None:
                       f"(--save-every) goes on with {resume_command()} --micro-batch-tokens 2048")
         if isinstance(error, (OSError, PolicyError)):  # a full disk, or weights that became NaN
             exit_with(str(error))
+        if isinstance(error, JudgeError):
+            exit_with(f"{error}; a run that was saved (--save-every) goes on with "
+                      f"{resume_command()}")
         raise

@@ -23,6 +23,7 @@ Where this differs from the paper
    repeat. That an answer talks the judge into a verdict cannot be ruled out, as in the paper.
 
     python -m comparisons.compare --judge models/qwen        adds the column "judge" to the table
+    python grpo.py --agent answer --reward judge --judge models/qwen     it pays (judged.py)
 """
 
 from __future__ import annotations
@@ -169,7 +170,8 @@ class Judge:
         self.counts["cached"] += sum(key not in todo for key in keys)
         if todo:
             new = list(todo)
-            with tqdm(total=len(new), desc="judge", unit="answer", ncols=100) as progress:
+            with tqdm(total=len(new), desc="judge", unit="answer", ncols=100, delay=2,
+                      leave=False) as progress:
                 def keep(place: int, reply: str) -> None:
                     with self._lock:  # a server's replies come from several threads
                         self._replies[new[place]] = reply

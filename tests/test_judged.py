@@ -1,0 +1,147 @@
+"""Tests of judged.py: what a judge's verdicts pay, and a whole run that a server pays for.
+
+    python -m pytest tests/test_judged.py        (some seconds)
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from canned import metrics_of, refused, small_data
+from test_judge import close, graded, label, say, serve  # noqa: F401  a fixture
+
+import grpo
+import sft
+from prompts import one_line
+from training import judge as judge_module
+from training.judge import Judge, JudgeError
+from training.judged import judged
+from trees import Episode, Step
+
+
+def canned_judge(folder: Path, replies: dict[str, str | None]) -> Judge:
+    """A judge whose reply hangs on the answer to grade; None is no reply."""
+    def ask(prompts, keep) -> str:
+        for place, prompt in enumerate(prompts):
+            asked.append(prompt[-1]["content"])
+            reply = replies[graded(prompt[-1]["content"])[1]]
+            if reply is not None:
+                keep(place, reply)
+        return "the server was gone"
+
+    asked: list[str] = []
+    judge = Judge("canned", ask, folder / "verdicts.jsonl")
+    judge.asked = asked
+    return judge
+
+
+def episode(answer: str, reward: float, **log) -> Episode:
+    return Episode([Step([1], [2], True)], reward, {
+        "question": "Where does Ann live?", "gold": "Oslo", "answer": answer, **log})
+
+
+REPLIES = {"in Oslo, Norway": label(True), "Rome": label(False), "?": "I cannot say."}
+
+
+def test_an_episode_is_paid_by_its_verdict_and_by_nothing_else(tmp_path):
+    judge = canned_judge(tmp_path, REPLIES)
+    groups = [[episode("Rome", 1.0), episode("in Oslo, Norway", 0.0, n_selected=3)],
+              [episode("?", 1.0), episode("Rome", 1.0)]]
+    paid = judged(groups, judge)
+    assert [[e.reward for e in group] for group in paid] == [[0.0, 1.0], [0.0, 0.0]], (
+        "1 for CORRECT; WRONG and no verdict pay 0, whatever exact match had paid")
+    assert [[e.log["verdict"] for e in group] for group in paid] == [
+        ["wrong", "correct"], ["none", "wrong"]], "samples.jsonl does not show the verdicts"
+    assert paid[0][1].log["n_selected"] == 3 and paid[0][1].steps == groups[0][1].steps
+    assert groups[0][0].reward == 1.0 and "verdict" not in groups[0][0].log, "changed in place"
+    assert len(judge.asked) == 3, "equal answers to a question are asked about twice"
+    assert "Question: Where does Ann live?\nGold answer: Oslo\n" in judge.asked[0]
+    judged(groups, judge)
+    assert len(judge.asked) == 3, "the next step pays for the same replies again"
+
+
+def test_a_span_is_paid_the_share_of_its_answers(tmp_path):
+    rows = [{"question": f"Where does {who} live?", "gold": "Oslo", "answer": answer, "category": 4}
+            for who, answer in (("Ann", "Rome"), ("Bob", "in Oslo, Norway"), ("Cid", "?"),
+                                ("Dan", "in Oslo, Norway"))]
+    judge = canned_judge(tmp_path, REPLIES)
+    [[paid]] = judged([[episode("; ".join(REPLIES), 0.0, objectives=rows)]], judge)
+    assert paid.reward == 0.5 and paid.log["verdict"] == "wrong, correct, none, correct"
+    assert len(judge.asked) == 4 and "Bob" in judge.asked[1], "each with its own question"
+
+
+def test_no_reply_is_no_reward(tmp_path):
+    judge = canned_judge(tmp_path, {**REPLIES, "Rome": None})
+    with pytest.raises(JudgeError) as error:
+        judged([[episode("Rome", 0.0), episode("in Oslo, Norway", 0.0)]], judge)
+    assert str(error.value) == (
+        "--judge canned: no reply about 1 of 2 answers (the server was gone)"), (
+        "a server that is gone must stop the run: zeros would be learned from")
+
+
+# ---- Whole runs ----------------------------------------------------------------------------------
+
+SMALL = ["--no-distill", "--questions", "2", "--group-size", "4", "--max-new-tokens", "5",
+         "--lr", "1e-3", "--reward", "judge"]
+
+
+def is_odd(handler) -> None:
+    """A judge for a random model, which answers nothing right: answers of odd length are."""
+    say(label(len(graded(handler.user)[1]) % 2 == 1))(handler)
+
+
+@pytest.mark.parametrize("agent", ["answer", "manager"])
+def test_a_server_pays_a_run(agent, serve, model_folder, tmp_path):  # noqa: F811
+    server = serve(usual=is_odd)
+    data = small_data(tmp_path / "data.json", "Who skis?", "Who sings?")
+    folder = tmp_path / "run"
+    summary = grpo.main([*SMALL, "--agent", agent, "--facts", "turns", "--model", str(model_folder),
+                         "--data", str(data), "--steps", "2", "--judge", "odd", "--judge-url",
+                         server.url, "--out", str(folder)])
+    lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    verdict_of = {"correct": 1.0, "wrong": 0.0}
+    assert lines and all(verdict_of[line["verdict"]] == line["reward"] for line in lines)
+    for line in lines:  # a judge reads answers on one line
+        odd = len(one_line(line["answer"]) or "(none)") % 2 == 1
+        assert line["reward"] == odd, line
+    assert len(metrics_of(folder)) == 2 and 0 <= summary["after"]["reward"] <= 1
+    assert summary["after"]["exact_match"] == 0, "exact match stays what it is beside the reward"
+    kept = (folder / "verdicts.jsonl").read_text().splitlines()
+    assert len(kept) == len(server.requests) > 0, "every reply is kept in the run folder"
+
+
+def test_a_local_model_without_verdicts_pays_nothing(model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(judge_module, "MAX_NEW_TOKENS", 8)
+    folder = tmp_path / "run"
+    grpo.main([*SMALL, "--agent", "answer", "--model", str(model_folder), "--data",
+               str(small_data(tmp_path / "data.json", "Who skis?")), "--steps", "1", "--judge",
+               str(model_folder), "--out", str(folder)])
+    lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert {(line["reward"], line["verdict"]) for line in lines} == {(0.0, "none")}
+
+
+def test_a_judge_that_is_gone_ends_the_run_in_one_line(
+        serve, model_folder, tmp_path, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setattr(judge_module, "ATTEMPTS", 1)
+    server = serve(usual=close)
+    data = small_data(tmp_path / "data.json", "Who skis?", "Who sings?")
+    with pytest.raises(SystemExit) as stopped:
+        grpo.launch(lambda: grpo.main([
+            *SMALL, "--agent", "answer", "--model", str(model_folder), "--data", str(data),
+            "--steps", "1", "--judge", "odd", "--judge-url", server.url, "--out",
+            str(tmp_path / "run")]))
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stopped.value.code == 2 and "--judge odd: no reply about" in error and (
+        "--save-every" in error), error
+
+
+@pytest.mark.parametrize("main", [grpo.main, sft.main])
+@pytest.mark.parametrize("words, said", [
+    (["--reward", "judge"], "go together"), (["--judge", "x"], "go together"),
+    (["--judge-url", "http://x"], "needs --judge"),
+    (["--reward", "judge", "--judge", "no-such-folder"], "no-such-folder"),
+    (["--reward", "judge", "--judge", "x", "--agent", "mem1"], "is read only")])
+def test_wrong_options_are_one_line(main, words, said, tmp_path):
+    assert said in refused(main, *words, "--out", str(tmp_path / "run"))
