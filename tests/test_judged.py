@@ -106,7 +106,8 @@ def test_a_server_pays_a_run(agent, serve, model_folder, tmp_path):  # noqa: F81
     for line in lines:  # a judge reads answers on one line
         odd = len(one_line(line["answer"]) or "(none)") % 2 == 1
         assert line["reward"] == odd, line
-    assert len(metrics_of(folder)) == 2 and 0 <= summary["after"]["reward"] <= 1
+    assert [row["no_verdict"] for row in metrics_of(folder)] == ["0", "0"]
+    assert 0 <= summary["after"]["reward"] <= 1
     assert summary["after"]["exact_match"] == 0, "exact match stays what it is beside the reward"
     kept = (folder / "verdicts.jsonl").read_text().splitlines()
     assert len(kept) == len(server.requests) > 0, "every reply is kept in the run folder"
@@ -120,6 +121,8 @@ def test_a_local_model_without_verdicts_pays_nothing(model_folder, tmp_path, mon
                str(model_folder), "--out", str(folder)])
     lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     assert {(line["reward"], line["verdict"]) for line in lines} == {(0.0, "none")}
+    assert [row["no_verdict"] for row in metrics_of(folder)] == ["1"], (
+        "unusable replies are counted")
 
 
 def test_a_judge_that_is_gone_ends_the_run_in_one_line(

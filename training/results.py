@@ -76,8 +76,10 @@ def describe(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
     episodes = [episode for group in groups for episode in group]
     rewards = torch.tensor([[float(e.reward) for e in group] for group in groups])  # (P, G)
     lengths = torch.tensor([sum(len(s.response_ids) for s in e.steps) for e in episodes])  # (E,)
-    # Of a manager's judge, the answers that the limit of tokens ended: they pay 0 undeserved.
+    # Of a manager's frozen agent, the answers that the token limit ended: they pay 0 undeserved.
     cut = [episode.log["answer_cut"] for episode in episodes if "answer_cut" in episode.log]
+    # Of an LLM judge, where one pays: "correct, none" of a span of two answers.
+    verdicts = [v for e in episodes if "verdict" in e.log for v in e.log["verdict"].split(", ")]
     return {
         "reward": rewards.mean().item(),
         "reward_std": rewards.std().item() if rewards.numel() > 1 else 0.0,
@@ -87,6 +89,7 @@ def describe(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
         **operations_each(episodes),
         "dropped": sum(e.log.get("dropped", 0) for e in episodes) / len(episodes),
         **({"answer_cut": sum(cut) / len(cut)} if cut else {}),
+        **({"no_verdict": verdicts.count("none") / len(verdicts)} if verdicts else {}),
     }
 
 
