@@ -137,7 +137,7 @@ def greedy(policy: Policy, prompts: list[list[int]], max_new_tokens: int) -> lis
     return [responses[tuple(prompt)] for prompt in prompts]
 
 
-# No agent has a default for `max_new_tokens`. A judge that is cut before its **Answer:** pays 0 for
+# No agent has a default for `max_new_tokens`. One that is cut before its **Answer:** pays 0 for
 # a right memory, so the length has to come from the run's options.
 def answer_all(policy: Policy, tasks: Iterable[AnswerTask], distill: bool = True, *,
                max_new_tokens: int) -> list[Answer]:

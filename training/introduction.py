@@ -34,12 +34,12 @@ def what_pays(options: Any, algorithm: str) -> str:
              "judge": f"1 if {{}} right to the judge {options.judge}, else 0"}[options.reward]
     if options.agent == "answer":
         return score.format("its answer is")
-    judge = f"a frozen answer agent ({options.answerer or 'the start model'})"
+    frozen = f"a frozen answer agent ({options.answerer or 'the start model'})"
     if getattr(options, "span", 1) > 1:
         kind = {"exact_match": "share exactly right", "f1": "mean F1",
                 "judge": f"share right to the judge {options.judge}"}[options.reward]
-        return f"the {kind}, of several answers of {judge}"
-    return score.format(f"the answer of {judge} is then")
+        return f"the {kind}, of several answers of {frozen}"
+    return score.format(f"the answer of {frozen} is then")
 
 
 def typed(name: str, value: Any) -> str:

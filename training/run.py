@@ -291,15 +291,15 @@ def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference:
         agent = kind(options.distill, reward, max_new_tokens=length)
         return agent, [answer_tasks(part, reading.banks, options.memories)
                        for part, reading in zip(splits, readings)], readings[0], fingerprints
-    judge = reference
+    frozen = reference
     if options.answerer:
-        judge = load_or_stop(options.answerer)
-        judge.model.requires_grad_(False)
-        fingerprints = {"the model of --answerer": fingerprint(judge.model)}
+        frozen = load_or_stop(options.answerer)
+        frozen.model.requires_grad_(False)
+        fingerprints = {"the model of --answerer": fingerprint(frozen.model)}
     span = getattr(options, "span", 1)  # imitation knows none
     kind = SpanAgent if span > 1 else ManagerAgent
     kind = JUDGED[kind] if options.judge else kind
-    agent = kind(judge, options.distill, reward, options.memories, max_new_tokens=length)
+    agent = kind(frozen, options.distill, reward, options.memories, max_new_tokens=length)
     with turns:
         tasks = [span_tasks(part, embed, options.facts, span, reader, length)
                  if span > 1 and part is splits[0] else
@@ -399,8 +399,8 @@ def prepare(options: Options, algorithm: str) -> Run:
     check_options(options)
     torch.manual_seed(options.seed)
     try:
-        judge = None if options.judge_url else options.judge
-        for model in filter(None, (options.model, options.manager, options.answerer, judge)):
+        local_judge = None if options.judge_url else options.judge
+        for model in filter(None, (options.model, options.manager, options.answerer, local_judge)):
             check_model(model)  # before anything is downloaded
         splits = data_splits(options.data, options.train_questions)
     except (PolicyError, DataError) as error:
