@@ -381,6 +381,7 @@ def test_comparisons_of_the_course_name_their_tolerances():
                     f"{path.name}, line {node.lineno}: {node.func.attr} without {wanted - given}")
 
 
+@pytest.mark.course
 @pytest.mark.parametrize("change", [
     lambda module: setattr(module, "TOLERANCE", 1e6),
     lambda module: setattr(module, "NAMES", ("a",)),

@@ -402,10 +402,10 @@ def test_an_unreadable_file_is_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize("count, name, content, check", [
-    (400, "msc", small_msc(), check_dialogues),
-    (600, "longmemeval", small_longmemeval(), check_dialogues),
-    (400, "hotpotqa", small_hotpot(), check_questions),
-    (400, "hotpotqa", as_hub(small_hotpot()), check_questions),
+    (200, "msc", small_msc(), check_dialogues),
+    (250, "longmemeval", small_longmemeval(), check_dialogues),
+    (200, "hotpotqa", small_hotpot(), check_questions),
+    (200, "hotpotqa", as_hub(small_hotpot()), check_questions),
     (200, "musique", small_musique(full=True), check_questions),
 ], ids=["msc", "longmemeval", "hotpotqa", "hub", "musique"])
 def test_random_changes_load_or_raise_data_error(tmp_path, count, name, content,

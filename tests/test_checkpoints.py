@@ -227,6 +227,7 @@ def interrupting(written, at: int, times: int = 1, number: int = signal.SIGINT):
     return log_step
 
 
+@pytest.mark.slow
 def test_sigterm_saves_like_ctrl_c(material, straight, monkeypatch, capsys):
     folder, handler = material / "sigterm", signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patched:
@@ -373,6 +374,7 @@ def test_another_run_is_refused_and_what_differs_is_named(unfinished, material):
     assert len(metrics(unfinished)) == 2, "a refused run changed the folder"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent, option", [("manager", "answerer"), ("answer", "manager")])
 def test_another_model_at_the_same_path_is_refused(agent, option, material, monkeypatch):
     other, folder = material / "another", material / f"unfinished-{agent}"

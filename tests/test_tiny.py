@@ -111,6 +111,7 @@ def test_ridge_is_one_there_and_zero_elsewhere():
     assert direction.abs().argmax() == 3
 
 
+@pytest.mark.slow
 def test_wired_heads_find_what_followed_the_same_words():
     """Before any training, "Anna lives in" is followed by Anna's city more often than by chance."""
     tokenizer = build_tokenizer(manager.texts_of(world(20, seed=4)))
@@ -171,6 +172,7 @@ def test_all_that_a_careless_agent_may_do_is_shown_by_its_share(policy):
     assert several > 10, "the lessons hold one choice each: nothing is left to learn"
 
 
+@pytest.mark.slow
 def test_a_lesson_of_two_choices_teaches_their_shares(policy):
     learner = load_policy(EMBEDDED_MODEL)
     messages = [{"role": "user", "content": "Anna lives in Oslo"}]
