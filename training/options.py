@@ -120,8 +120,8 @@ class Options:
     reward: str = option("exact_match", "manager and answer: what pays, exact_match, the softer f1 "
                                         "or the verdict of an LLM judge", "exact_match", "f1",
                          "judge", agents=("manager", "answer"))
-    judge: str | None = option(None, "manager and answer: with --reward judge, the folder of the "
-                                     "judge, or its name at --judge-url",
+    judge: str | None = option(None, "manager and answer: with --reward judge, the judge's folder "
+                                     "or hub name, or its name at --judge-url",
                                agents=("manager", "answer"))
     judge_url: str | None = option(None, "manager and answer: base address of a server that speaks "
                                          "OpenAI's chat completions, for --judge; its key is "
