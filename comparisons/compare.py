@@ -53,7 +53,7 @@ from memr1 import PER_SPEAKER
 from metrics import bleu1, f1, squad_exact_match
 from policy import Policy
 from training.folders import hold_folder
-from training.judge import Judge
+from training.judge import Judge, JudgeError
 from training.options import is_embedded, option, parse_options, resolve
 from training.pictures import draw_bars
 from training.run import (
@@ -473,12 +473,15 @@ def main(argv: Sequence[str] | None = None) -> dict:
         stop_without_facts(options.data, options.facts, dialogues)
         print(f"{options.data}: {scope}")
         folder = open_comparison(options)
-        judge = judge_or_stop(options, folder) if options.judge else None
+        judge = None
+        if options.judge:
+            ask, _ = judge_or_stop(options)
+            judge = Judge(options.judge, ask, folder / "verdicts.jsonl")
         return compare(names, options, dialogues, folder, judge)
     except OSError as error:
         exit_with(f"cannot write to the run folder {options.out} ({error.strerror}); choose "
                   "another --out")
-    except (DataError, PolicyError) as error:
+    except (DataError, JudgeError, PolicyError) as error:
         exit_with(str(error))
     finally:
         release_locks()

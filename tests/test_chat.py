@@ -1,4 +1,4 @@
-"""Tests of tools/chat.py: what the chat shows, and that nothing typed can break them.
+"""Tests of tools/chat.py: what the chat shows, and that nothing typed can break it.
 
     python -m pytest tests/test_chat.py        (some seconds; -m slow starts it as a program)
 """

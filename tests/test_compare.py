@@ -29,7 +29,7 @@ from comparisons.compare import (
     training_note,
 )
 from comparisons.graphs_and_tools import SYSTEMS
-from training.judge import Judge
+from training.judge import Judge, JudgeError
 from world import world_splits
 
 LOCOMO = Path(__file__).resolve().parent.parent / "../shared/data/locomo10.json"
@@ -221,6 +221,15 @@ def test_an_interrupted_comparison_goes_on(tmp_path, capsys, monkeypatch):
     (["--systems", "mem0", "--judge", "m", "--judge-url", "nonsense"], "address")])
 def test_bad_options_are_one_line(arguments, said, tmp_path):
     assert said in refused(compare.__name__, *arguments, "--limit", "19", "--out", tmp_path / "run")
+
+
+def test_a_judge_that_fails_is_one_line(monkeypatch, tmp_path):
+    def failing(*_):
+        raise JudgeError("HTTP 401; check the key")
+
+    monkeypatch.setattr(compare, "compare", failing)
+    line = refused(compare.__name__, "--systems", "mem0", "--limit", "1", "--out", tmp_path / "run")
+    assert line == "error: HTTP 401; check the key", "a comparison has no --resume to go on with"
 
 
 @pytest.mark.slow

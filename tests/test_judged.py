@@ -6,18 +6,26 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
 from canned import metrics_of, refused, small_data
+from conftest import make_model
 from test_judge import close, graded, label, say, serve  # noqa: F401  a fixture
 
 import grpo
 import sft
+from grpo import GRPOOptions
 from prompts import one_line
 from training import judge as judge_module
+from training.introduction import what_pays
 from training.judge import Judge, JudgeError
 from training.judged import judged
+from training.options import resolve
+from training.run import Run
 from trees import Episode, Step
 
 
@@ -109,6 +117,11 @@ def test_a_server_pays_a_run(agent, serve, model_folder, tmp_path):  # noqa: F81
     assert [row["no_verdict"] for row in metrics_of(folder)] == ["0", "0"]
     assert 0 <= summary["after"]["reward"] <= 1
     assert summary["after"]["exact_match"] == 0, "exact match stays what it is beside the reward"
+    assert summary["after"]["no_verdict"] == 0
+    assert f"mean reward of the {'memory manager' if agent == 'manager' else 'answer agent'} went "\
+           in summary["what_changed"], "what is paid is what the run reports"
+    assert server.url not in (folder / "checkpoint" / "README.md").read_text(), (
+        "the model card, which is made to be published, names somebody's server")
     kept = (folder / "verdicts.jsonl").read_text().splitlines()
     assert len(kept) == len(server.requests) > 0, "every reply is kept in the run folder"
 
@@ -140,10 +153,46 @@ def test_a_judge_that_is_gone_ends_the_run_in_one_line(
         "--save-every" in error), error
 
 
+def test_a_wrong_address_leaves_the_earlier_run_where_it_is(model_folder, tmp_path):
+    folder, data = tmp_path / "run", small_data(tmp_path / "data.json", "Who skis?")
+    usual = ["--agent", "answer", "--model", str(model_folder), "--data", str(data), "--steps", "0",
+             "--no-distill", "--max-new-tokens", "5", "--out", str(folder)]
+    grpo.main(usual)
+    for url in ("localhost:8765/v1", "no address"):
+        assert "address" in refused(grpo.main, *usual, "--reward", "judge", "--judge", "x",
+                                    "--judge-url", url)
+    assert not (tmp_path / "run.1").exists(), (
+        "an earlier run was moved aside for one that cannot begin")
+
+
+def test_another_judge_at_the_same_path_is_refused(model_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(judge_module, "MAX_NEW_TOKENS", 4)
+    judge, folder = tmp_path / "judge", tmp_path / "run"
+    shutil.copytree(model_folder, judge)
+    command = [*SMALL, "--agent", "answer", "--model", str(model_folder), "--data",
+               str(small_data(tmp_path / "data.json", "Who skis?")), "--steps", "2", "--judge",
+               str(judge), "--out", str(folder)]
+    with monkeypatch.context() as patched:  # Ctrl-C in the first step
+        patched.setattr(Run, "log_samples", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(SystemExit):
+            grpo.main(command)
+    make_model(seed=7).save_pretrained(judge)
+    assert "the model of --judge" in refused(grpo.main, *command, "--resume")
+
+
+def test_what_a_judged_run_says_and_saves():
+    options = resolve(GRPOOptions(agent="answer", reward="judge", judge="my{model}",
+                                  judge_url="http://x"), "grpo")
+    assert options.save_every == 5, "a judge may be gone at any step"
+    said = what_pays(options, "grpo")  # a judge's name is data, and no template
+    assert said == "1 if its answer is right to the judge my{model}, else 0"
+
+
 @pytest.mark.parametrize("main", [grpo.main, sft.main])
 @pytest.mark.parametrize("words, said", [
     (["--reward", "judge"], "go together"), (["--judge", "x"], "go together"),
     (["--judge-url", "http://x"], "needs --judge"),
+    (["--reward", "judge", "--judge", "a\x1b[2J"], "cannot be printed"),
     (["--reward", "judge", "--judge", "no-such-folder"], "no-such-folder"),
     (["--reward", "judge", "--judge", "x", "--agent", "mem1"], "is read only")])
 def test_wrong_options_are_one_line(main, words, said, tmp_path):

@@ -70,7 +70,7 @@ METRICS = {
     "skipped": "1 if an update was left out because its gradient was not finite",
     "response_length": "tokens a response",
     "finished": "share of responses that ended by themselves",
-    "answer_cut": "share of the frozen agent's answers that the limit of tokens cut: they pay 0",
+    "answer_cut": "share of the frozen agent's answers that the limit of tokens cut: most pay 0",
     "no_verdict": "share of answers about which the LLM judge wrote no verdict: they pay 0",
     "value_loss": "the critic's: half its squared error",
     "explained_variance": "of the critic: 1 if it foresaw all, 0 if no more than the mean",

@@ -43,8 +43,9 @@ CONTENT = {"identity", "before", "rows", "scores", "n_tokens", "seconds", "sizes
            "optimizer", "schedule", "ranks"}
 # Options that may change on resuming. A run that was out of memory needs smaller micro-batches,
 # which change no log-prob and no gradient, but which random draw falls to which sample. A model is
-# known by its weights: its folder may move, and another model may lie where it lay.
-FREE = ("model", "manager", "answerer", "judge_url", "out", "resume", "save_every",
+# known by its weights, a judge on a server by its name: folders and servers may move, and another
+# model may lie where it lay.
+FREE = ("model", "manager", "answerer", "judge", "judge_url", "out", "resume", "save_every",
         "micro_batch_tokens")
 
 

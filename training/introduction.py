@@ -31,15 +31,15 @@ def what_pays(options: Any, algorithm: str) -> str:
                 else "how well the purchase fits its goal, 0 to 1")
     score = {"exact_match": "1 if {} exactly right, else 0",
              "f1": "the F1 of the answer: {} as right as that",
-             "judge": f"1 if {{}} right to the judge {options.judge}, else 0"}[options.reward]
+             "judge": "1 if {} right to the judge {judge}, else 0"}[options.reward]
     if options.agent == "answer":
-        return score.format("its answer is")
+        return score.format("its answer is", judge=options.judge)
     frozen = f"a frozen answer agent ({options.answerer or 'the start model'})"
     if getattr(options, "span", 1) > 1:
         kind = {"exact_match": "share exactly right", "f1": "mean F1",
                 "judge": f"share right to the judge {options.judge}"}[options.reward]
         return f"the {kind}, of several answers of {frozen}"
-    return score.format(f"the answer of {frozen} is then")
+    return score.format(f"the answer of {frozen} is then", judge=options.judge)
 
 
 def typed(name: str, value: Any) -> str:

@@ -10,7 +10,8 @@ completions. It is not the frozen answer agent, whose answers pay the manager (m
     judge.verdicts([("Where does Ann live?", "Oslo", "in Oslo, Norway")])     # [True]
 
 A judge is one more model whose output is never trusted: whatever it writes becomes a verdict or
-None, and None is never correct. Every reply goes to a file at once; no prompt is paid for twice.
+None, and None is never correct. Every reply goes to a file at once, and no prompt whose reply is in
+it is asked again.
 
 Where this differs from the paper
 1. The prompt is our own, and stricter. The paper's (Mem0's) asks to be generous and to accept what

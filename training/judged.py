@@ -41,14 +41,13 @@ def judged(groups: Sequence[Sequence[Episode]], judge: Judge) -> list[list[Episo
     if n_missing := judge.counts["unreachable"] - n_unreachable:
         raise JudgeError(f"--judge {judge.name}: no reply about {n_missing:,} of {len(verdicts):,} "
                          f"answers ({judge.problem or 'no reason given'})")
-    paid, verdict = [], iter(verdicts)
+    paid, next_verdicts = [], iter(verdicts)
     for episode, rows in zip(episodes, answers):
-        of_episode = [next(verdict) for _ in rows]
-        paid.append(replace(
-            episode, reward=sum(v is True for v in of_episode) / len(of_episode),
-            log={**episode.log, "verdict": ", ".join(VERDICTS[v] for v in of_episode)}))
-    rest = iter(paid)
-    return [[next(rest) for _ in group] for group in groups]
+        own = [next(next_verdicts) for _ in rows]
+        paid.append(replace(episode, reward=own.count(True) / len(own), log={
+            **episode.log, "verdict": ", ".join(VERDICTS[verdict] for verdict in own)}))
+    next_episodes = iter(paid)
+    return [[next(next_episodes) for _ in group] for group in groups]
 
 
 class Judged:

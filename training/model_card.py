@@ -39,9 +39,9 @@ def model_card(options: Mapping[str, Any], algorithm: str, n_questions: int, sco
     data = f"{n_questions} questions of {Path(options['data']).name}"
     if options["agent"] == "mem1" and options["env"] != "search":
         data = f"{n_questions} purchases in the web shop of `--env {options['env']}`"
-    # The model stands above the table, and the folder's path is nobody's concern.
+    # The model stands above the table, and a path or a server's address is nobody's concern.
     listed_options = {name: value for name, value in options.items()
-                      if value is not None and name not in ("model", "out")}
+                      if value is not None and name not in ("model", "out", "judge_url")}
     return "\n".join([
         # JSON is YAML: a name quoted by JSON cannot break the header.
         "---", *(f"{name}: {json.dumps(value)}" for name, value in header.items()), "---",

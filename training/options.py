@@ -162,7 +162,8 @@ class Options:
     seed: int = option(0, "of the sampling and the order of the questions", low=0,
                        high=2**32 - 1)  # torch takes no larger one
     out: str | None = option(None, "run folder; default: runs/ALGORITHM-AGENT")
-    save_every: int = option(0, "write resume.pt every so many steps, 5 to 50; 0: at Ctrl-C only",
+    save_every: int = option(0, "write resume.pt every so many steps, 5 to 50; 0: at Ctrl-C only "
+                                "(with --judge, which may be gone at any step, every 5)",
                              low=0)
     resume: bool = option(False, "go on with the run in the folder, from its resume.pt")
     shard: bool = option(False, "under torchrun, cut weights, gradients and moments over all "
@@ -334,6 +335,8 @@ def resolve(options: Any, algorithm: str):
             values.setdefault("facts", usual_facts(options, values["data"], values["model"]))
         except DataError as error:  # a file of no form that can be read
             exit_with(str(error))
+    if values.get("judge") and values.get("save_every") == 0:
+        values["save_every"] = 5
     # evaluate.py mostly runs without --agent; its folder is then named after the data.
     values.setdefault("out", f"runs/{algorithm}-{agent or Path(values['data']).stem}")
     return replace(options, **values)

@@ -26,6 +26,7 @@ SCORES = {  # of summary.json, below the question types
     "bleu1": "all, BLEU-1", "second_pets_merged": "second pets merged",
     "add": "ADD, a decision", "update": "UPDATE, a decision", "delete": "DELETE, a decision",
     "noop": "NOOP, a decision", "invalid": "unusable, a decision",
+    "no_verdict": "no verdict of the judge",
     "whole_dialogues": "whole dialogues, exact match", "memories_per_dialogue": "memories, each"}
 
 plt.switch_backend("agg")  # pictures go to files, so no screen is needed
@@ -84,8 +85,9 @@ def what_changed(before: dict, after: dict, agent: str, headline: str) -> str:
     """What training changed, in one sentence; `headline` is the score that counts."""
     name = {"manager": "memory manager", "answer": "answer agent", "mem1": "MEM1"}[agent]
     count, right = before["count"], lambda scores: round(scores["exact_match"] * scores["count"])
-    if headline != "exact_match":  # a purchase is right by degrees
-        return (f"Over {count:,} held-out purchases the mean reward of the {name} went from "
+    if headline != "exact_match":  # a purchase is right by degrees, an answer in other words
+        unit = {"manager": "decisions", "answer": "questions", "mem1": "purchases"}[agent]
+        return (f"Over {count:,} held-out {unit} the mean reward of the {name} went from "
                 f"{before[headline]:.3f} to {after[headline]:.3f}.")
     gains = {kind: (after["by_category"][kind]["exact_match"] - scores["exact_match"])
              * scores["count"] for kind, scores in before["by_category"].items()}

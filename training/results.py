@@ -58,6 +58,8 @@ def score(episodes: Sequence[Episode]) -> dict:
         scores["second_pets_merged"] = sum(merged) / len(merged)
     if any("operations" in log for log in logs):
         scores |= operations_each(episodes)
+    if any("verdict" in log for log in logs):
+        scores["no_verdict"] = share_without_verdict(episodes)
     scores["reward"] = sum(episode.reward for episode in episodes) / max(len(episodes), 1)
     return scores
 
@@ -71,6 +73,13 @@ def operations_each(episodes: Sequence[Episode]) -> dict[str, float]:
             for name in ("ADD", "UPDATE", "DELETE", "NOOP", "invalid")}
 
 
+def share_without_verdict(episodes: Sequence[Episode]) -> float:
+    """The share of answers about which the LLM judge that pays them wrote no verdict."""
+    # A span of two answers has logged "correct, none", for example.
+    verdicts = ", ".join(episode.log["verdict"] for episode in episodes).split(", ")
+    return verdicts.count("none") / len(verdicts)
+
+
 def describe(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
     """What a batch looks like: rewards, lengths, a manager's operations, and what did not fit."""
     episodes = [episode for group in groups for episode in group]
@@ -78,8 +87,6 @@ def describe(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
     lengths = torch.tensor([sum(len(s.response_ids) for s in e.steps) for e in episodes])  # (E,)
     # Of a manager's frozen agent, the answers that the token limit ended: they pay 0 undeserved.
     cut = [episode.log["answer_cut"] for episode in episodes if "answer_cut" in episode.log]
-    # Of an LLM judge, where one pays: "correct, none" of a span of two answers.
-    verdicts = [v for e in episodes if "verdict" in e.log for v in e.log["verdict"].split(", ")]
     return {
         "reward": rewards.mean().item(),
         "reward_std": rewards.std().item() if rewards.numel() > 1 else 0.0,
@@ -89,7 +96,7 @@ def describe(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
         **operations_each(episodes),
         "dropped": sum(e.log.get("dropped", 0) for e in episodes) / len(episodes),
         **({"answer_cut": sum(cut) / len(cut)} if cut else {}),
-        **({"no_verdict": verdicts.count("none") / len(verdicts)} if verdicts else {}),
+        **({"no_verdict": share_without_verdict(episodes)} if "verdict" in episodes[0].log else {}),
     }
 
 

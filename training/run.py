@@ -12,7 +12,8 @@ state.py goes with the loop. results.py scores, and writes what a run leaves beh
               curve.png      training reward and validation score over the steps
               objectives.png with --compare: MEM1's scores over the number of questions
               full_context/, truncation/    with --compare: the runs beside MEM1's
-              verdicts.jsonl with --reward judge: every reply of the judge
+              verdicts.jsonl with --reward judge: every reply of the judge (of several devices
+                             verdicts-0.jsonl and so on)
               checkpoint/    the trained policy, an ordinary Hugging Face folder with a model card
               summary.json   held-out scores before and after, time, memory
 """
@@ -72,7 +73,7 @@ from training.checkpoints import (
 )
 from training.folders import begin_folder, hold_folder
 from training.introduction import first_screen, given_options
-from training.judge import Judge, JudgeError, Server, from_policy
+from training.judge import Ask, Judge, JudgeError, Server, from_policy
 from training.judged import JUDGED
 from training.kept import KeptPolicy
 from training.options import Options, flag, resolve
@@ -109,18 +110,19 @@ def load_or_stop(name: str, options: Options | None = None) -> Policy:
         exit_with(str(error))
 
 
-def judge_or_stop(options: Any, folder: Path) -> Judge:
-    """The LLM judge of --judge and --judge-url; it keeps its replies in the folder.
+def judge_or_stop(options: Any) -> tuple[Ask, str]:
+    """What asks the LLM judge of --judge and --judge-url, and what the judge is known by.
 
-    Stops the program with one line if it cannot be used.
+    That is its name on a server, or the fingerprint of its weights. Stops the program with one line
+    if it cannot be used.
     """
-    rank = f"-{devices.rank()}" if devices.world_size() > 1 else ""
     try:
-        ask = (Server(options.judge_url, options.judge).ask if options.judge_url
-               else from_policy(load_or_stop(options.judge)))
-        return Judge(options.judge, ask, folder / f"verdicts{rank}.jsonl")
+        if options.judge_url:
+            return Server(options.judge_url, options.judge).ask, options.judge
     except JudgeError as error:
         exit_with(str(error))
+    policy = load_or_stop(options.judge)
+    return from_policy(policy), fingerprint(policy.model)
 
 
 def embedder_or_stop(name: str) -> Embedder:
@@ -167,9 +169,10 @@ class Run:
 
     @property
     def headline(self) -> str:
-        """The score to follow: the reward of a shop, because purchases are right by degrees."""
+        """The score to follow: the reward of a shop or of a judge, for whom answers are right
+        by degrees or in other words."""
         in_a_shop = self.options.agent == "mem1" and self.options.env != "search"
-        return "reward" if in_a_shop else "exact_match"
+        return "reward" if in_a_shop or self.options.judge else "exact_match"
 
     def log_step(self, row: dict[str, float]) -> None:
         """Append one line to metrics.csv."""
@@ -332,6 +335,8 @@ def check_options(options: Options) -> None:
         exit_with("--reward judge and --judge go together: --judge names the model that judges")
     if options.judge_url and not options.judge:
         exit_with("--judge-url needs --judge: the name of a model there")
+    if options.judge and not options.judge.isprintable():  # it is printed, and saved as text
+        exit_with("--judge: the name holds characters that cannot be printed")
     if options.questions < n_devices:
         exit_with(f"--questions {options.questions}: fewer than the {n_devices} devices they are "
                   "for")
@@ -407,6 +412,8 @@ def prepare(options: Options, algorithm: str) -> Run:
         exit_with(str(error))
     if isinstance(splits[0][0], OpenQuestion) and options.agent != "mem1":
         exit_with(f"--data {options.data}: questions without a dialogue; they are for --agent mem1")
+    # Before an earlier run is moved aside.
+    ask, known_by = judge_or_stop(options) if options.judge else (None, "")
     folder = open_folder(options)  # before the minutes that models and banks take
     policy = load_or_stop(options.model, options)
     if options.lora:
@@ -425,10 +432,14 @@ def prepare(options: Options, algorithm: str) -> Run:
         exit_with(f"{options.data}: no usable question to {'test on' if train else 'learn from'}; "
                   + NEEDS[options.agent].format(options.objectives))
     fingerprints["the start model"] = fingerprint(policy.model)
-    this_run = identity(options, algorithm, fingerprints, len(train))
-    saved = start_folder(folder, options, this_run)
     if options.judge:
-        agent.judge = judge_or_stop(options, folder)
+        fingerprints["the model of --judge"] = known_by
+    this_run = identity(options, algorithm, fingerprints, len(train))
+    with devices.main_first():  # no rank opens a file in the folder before it has been begun
+        saved = start_folder(folder, options, this_run)
+    if options.judge:
+        rank = f"-{devices.rank()}" if devices.world_size() > 1 else ""
+        agent.judge = Judge(options.judge, ask, folder / f"verdicts{rank}.jsonl")
     trackers = start_trackers(folder, options, len(saved["rows"]) if saved else 0)
     print(first_screen(
         options, given, algorithm, (len(train), len(validation[: options.limit]),
@@ -462,9 +473,9 @@ def launch(main: Callable[[], Any]) -> None:
         if is_out_of_memory(error):
             exit_with("out of memory: lower --micro-batch-tokens; a run that was saved "
                       f"(--save-every) goes on with {resume_command()} --micro-batch-tokens 2048")
+        if isinstance(error, JudgeError):
+            exit_with(f"{error}; once a step was saved (--save-every), the run goes on with "
+                      f"{resume_command()}")
         if isinstance(error, (OSError, PolicyError)):  # a full disk, or weights that became NaN
             exit_with(str(error))
-        if isinstance(error, JudgeError):
-            exit_with(f"{error}; a run that was saved (--save-every) goes on with "
-                      f"{resume_command()}")
         raise
