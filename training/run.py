@@ -169,8 +169,10 @@ class Run:
 
     @property
     def headline(self) -> str:
-        """The score to follow: the reward of a shop or of a judge, for whom answers are right
-        by degrees or in other words."""
+        """The score to follow: exact match, but the reward of a shop and of a judge.
+
+        Purchases are right by degrees, and to a judge answers are right in other words.
+        """
         in_a_shop = self.options.agent == "mem1" and self.options.env != "search"
         return "reward" if in_a_shop or self.options.judge else "exact_match"
 
