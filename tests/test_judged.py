@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,11 @@ import sft
 from grpo import GRPOOptions
 from prompts import one_line
 from training import judge as judge_module
+from training import run
 from training.introduction import what_pays
 from training.judge import Judge, JudgeError
 from training.judged import judged
 from training.options import resolve
-from training.run import Run
 from trees import Episode, Step
 
 
@@ -165,6 +166,27 @@ def test_a_wrong_address_leaves_the_earlier_run_where_it_is(model_folder, tmp_pa
         "an earlier run was moved aside for one that cannot begin")
 
 
+def test_no_device_opens_its_file_before_the_folder_is_begun(model_folder, tmp_path, monkeypatch):
+    begun, going_first = run.start_folder, []
+
+    @contextmanager
+    def main_first():
+        going_first.append(True)
+        yield
+        going_first.pop()
+
+    def start_folder(*arguments):
+        assert going_first, ("the first device may still move an earlier run aside, and with it "
+                             "what another has opened: wait for it (devices.main_first)")
+        return begun(*arguments)
+
+    monkeypatch.setattr(run.devices, "main_first", main_first)
+    monkeypatch.setattr(run, "start_folder", start_folder)
+    grpo.main(["--agent", "answer", "--model", str(model_folder), "--data",
+               str(small_data(tmp_path / "data.json", "Who skis?")), "--steps", "0",
+               "--no-distill", "--max-new-tokens", "5", "--out", str(tmp_path / "run")])
+
+
 def test_another_judge_at_the_same_path_is_refused(model_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(judge_module, "MAX_NEW_TOKENS", 4)
     judge, folder = tmp_path / "judge", tmp_path / "run"
@@ -173,7 +195,7 @@ def test_another_judge_at_the_same_path_is_refused(model_folder, tmp_path, monke
                str(small_data(tmp_path / "data.json", "Who skis?")), "--steps", "2", "--judge",
                str(judge), "--out", str(folder)]
     with monkeypatch.context() as patched:  # Ctrl-C in the first step
-        patched.setattr(Run, "log_samples", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        patched.setattr(run.Run, "log_samples", lambda *_: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(SystemExit):
             grpo.main(command)
     make_model(seed=7).save_pretrained(judge)
