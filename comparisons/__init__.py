@@ -1,4 +1,4 @@
-"""What the two agents are compared with: other memory systems, an LLM judge, retrieval by itself.
+"""What the two agents are compared with: other memory systems, retrieval by itself.
 
 Needed for the papers' tables and for nothing that learns. Three modules are commands:
 

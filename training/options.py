@@ -335,7 +335,7 @@ def resolve(options: Any, algorithm: str):
             values.setdefault("facts", usual_facts(options, values["data"], values["model"]))
         except DataError as error:  # a file of no form that can be read
             exit_with(str(error))
-    if values.get("judge") and values.get("save_every") == 0:
+    if values.get("judge") and values.get("save_every") == 0:  # the run ends if the judge is gone
         values["save_every"] = 5
     # evaluate.py mostly runs without --agent; its folder is then named after the data.
     values.setdefault("out", f"runs/{algorithm}-{agent or Path(values['data']).stem}")

@@ -398,15 +398,13 @@ def start_trackers(folder: Path, options: Options, n_rows: int) -> list[Tracker]
     return trackers
 
 
-def prepare(options: Options, algorithm: str) -> Run:
-    """Load model and data, build the tasks, make the folder. Stops the program on bad input."""
-    devices.start()
-    given = given_options(options)
-    options = resolve(options, algorithm)
-    check_options(options)
-    torch.manual_seed(options.seed)
+def splits_or_stop(options: Options) -> list[Sequence[Dialogue]]:
+    """The data's parts to train, validate and test on, once every model's name was checked.
+
+    Stops the program with one line if a model is not there or the data cannot be used.
+    """
+    local_judge = None if options.judge_url else options.judge
     try:
-        local_judge = None if options.judge_url else options.judge
         for model in filter(None, (options.model, options.manager, options.answerer, local_judge)):
             check_model(model)  # before anything is downloaded
         splits = data_splits(options.data, options.train_questions)
@@ -414,6 +412,17 @@ def prepare(options: Options, algorithm: str) -> Run:
         exit_with(str(error))
     if isinstance(splits[0][0], OpenQuestion) and options.agent != "mem1":
         exit_with(f"--data {options.data}: questions without a dialogue; they are for --agent mem1")
+    return splits
+
+
+def prepare(options: Options, algorithm: str) -> Run:
+    """Load model and data, build the tasks, make the folder. Stops the program on bad input."""
+    devices.start()
+    given = given_options(options)
+    options = resolve(options, algorithm)
+    check_options(options)
+    torch.manual_seed(options.seed)
+    splits = splits_or_stop(options)
     # Before an earlier run is moved aside.
     ask, known_by = judge_or_stop(options) if options.judge else (None, "")
     folder = open_folder(options)  # before the minutes that models and banks take
