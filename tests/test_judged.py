@@ -130,9 +130,11 @@ def test_a_server_pays_a_run(agent, serve, model_folder, tmp_path):  # noqa: F81
 def test_a_local_model_without_verdicts_pays_nothing(model_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(judge_module, "MAX_NEW_TOKENS", 8)
     folder = tmp_path / "run"
-    grpo.main([*SMALL, "--agent", "answer", "--model", str(model_folder), "--data",
-               str(small_data(tmp_path / "data.json", "Who skis?")), "--steps", "1", "--judge",
-               str(model_folder), "--out", str(folder)])
+    summary = grpo.main([
+        *SMALL, "--agent", "answer", "--model", str(model_folder), "--data",
+        str(small_data(tmp_path / "data.json", "Who skis?")), "--steps", "1", "--judge",
+        str(model_folder), "--out", str(folder)])
+    assert summary["after"]["no_verdict"] == 1, "a judge without verdicts must be seen at the end"
     lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     assert {(line["reward"], line["verdict"]) for line in lines} == {(0.0, "none")}
     assert [row["no_verdict"] for row in metrics_of(folder)] == ["1"], (
