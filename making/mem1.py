@@ -52,7 +52,15 @@ import world as w
 from benchmarks.shop import CATEGORIES, SHOPPING, Goal, Store, goals
 from data import Dialogue, Message
 from environments import QUESTIONS, Search, questions_text, search_tasks
-from making.lessons import MICRO_BATCH_TOKENS, Lesson, begin, make_parser, teach
+from making.lessons import (
+    CROSSROADS_WEIGHT,
+    MICRO_BATCH_TOKENS,
+    Lesson,
+    begin,
+    crossroads,
+    make_parser,
+    teach,
+)
 from making.wiring import build_model, build_tokenizer
 from mem1 import INSTRUCTIONS, NOTES, Mem1Agent, Mem1Turn, turn_messages
 from memory_bank import Embedder, hashed_words
@@ -271,8 +279,9 @@ def lesson_of(policy: Policy, turns: Sequence[TurnChoices]) -> Lesson:
     """All choices of these turns. A choice counts by its share, what then follows from it whole.
 
     The model is to make the better choice as often as its share says, and to write it without a
-    slip once it is made. The first token of an action counts more as well: it says which question
-    comes next, or whether an answer is a list.
+    slip once it is made. So what is easily miscopied counts most (`crossroads`). The first token of
+    an action counts more as well: it says which question comes next, or whether an answer is a
+    list.
     """
     opened = [policy.tokenizer.encode(f"<{tag}>")[0] for tag in ("query", "answer")]
     lesson = Lesson([], [])
@@ -281,12 +290,14 @@ def lesson_of(policy: Policy, turns: Sequence[TurnChoices]) -> Lesson:
         # Which token makes the choice, if there are two.
         at = (shared_prefix(steps[0].response_ids, steps[1].response_ids) if len(steps) > 1 else -1)
         for step, share in zip(steps, choices.values()):
-            heavy = [place == at or before in opened for place, before in
-                     enumerate([-1, *step.response_ids[:-1]])]
+            weights = [CROSSROADS_WEIGHT if forks else 1.0 for forks in crossroads(step)]
+            for place, before in enumerate([-1, *step.response_ids[:-1]]):
+                if place == at or before in opened:
+                    weights[place] = CHOICE_WEIGHT
+                if place <= at:
+                    weights[place] *= share
             lesson.steps.append(step)
-            lesson.weights.append([(CHOICE_WEIGHT if is_heavy else 1.0)
-                                   * (share if place <= at else 1.0)
-                                   for place, is_heavy in enumerate(heavy)])
+            lesson.weights.append(weights)
     return lesson
 
 

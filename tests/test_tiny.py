@@ -16,7 +16,16 @@ from canned import refused
 from benchmarks.shop import Store, goals
 from environments import Search, search_tasks
 from making import manager, mem1
-from making.lessons import Lesson, evenly, learn, make_folder, make_parser, teach
+from making.lessons import (
+    CROSSROADS_WEIGHT,
+    Lesson,
+    crossroads,
+    evenly,
+    learn,
+    make_folder,
+    make_parser,
+    teach,
+)
 from making.wiring import HEAD_DIMS, SUPPRESSOR, build_model, build_tokenizer, ridge
 from mem1 import NOTES, Mem1Agent, Trajectory
 from memory_bank import MemoryBank, hashed_words
@@ -294,6 +303,24 @@ def test_a_choice_counts_by_its_share_and_what_follows_from_it_whole():
         "what follows from a choice is to be written without a slip, however rare the choice")
     assert dict(seen[0])[" 3"] == mem1.CHOICE_WEIGHT, "which question comes next counts more"
     assert dict(seen[2])[" Rex"] == mem1.CHOICE_WEIGHT and dict(seen[2])["<IS>"] == 1.0
+
+
+def test_what_is_easily_miscopied_counts_most():
+    """Where the same three tokens go on in two ways, and nowhere else."""
+    step = Step([11, 12, 13, 20, 14, 11, 12, 13, 21], [30, 12, 13, 22, 11, 12, 13, 20], True)
+    marked = [place for place, forks in enumerate(crossroads(step)) if forks]
+    assert marked == [7], (
+        f"{marked}, not [7]: only the last token follows three (11 12 13) that stand before "
+        "another one too. The 22 follows 12 13, but 30 stands before them")
+    policy = load_policy(EMBEDDED_MEM1)
+    prompt = [{"role": "user",
+               "content": "1. What dogs does Al have?; 2. What dogs does Al's boss have?"}]
+    [step], [weights] = mem1.lesson_of(policy, [mem1.TurnChoices(
+        prompt, {"<IS> Al skied</IS><query> 2. What dogs does Al's boss have?</query>": 1.0})])
+    by_token = {policy.decode([token]): weight
+                for token, weight in zip(step.response_ids, weights)}
+    assert by_token["'"] == CROSSROADS_WEIGHT, "here the copy of question 2 may become question 1"
+    assert by_token[" boss"] == by_token[" dogs"] == 1.0
 
 
 # ---- The commands --------------------------------------------------------------------------------
