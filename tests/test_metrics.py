@@ -78,6 +78,8 @@ def test_exact_match_by_hand(prediction, answer, expected, mistake):
     ("theatre", "atre", 0, "articles go as whole words only"),
     ("(the) dog", "dog", 1, "punctuation goes first, then articles: '(the)' is an article"),
     ("7 May 2023", "7 May, 2023", 1, "a comma was compared"),
+    ("7 May\n2023", "7 May 2023", 1, "a line break is white space like any other"),
+    ("20230512", "20230508", 0, "long numbers were rounded, as by inspect-ai 0.3.285"),
     ("may 7 2023", "7 may 2023", 0, "word order counts: these are not sets"),
     ("state-of-the-art", "stateoftheart", 1, "a hyphen is dropped, not replaced by a space"),
     ("Milo Milo", "Milo", 0, "repetition counts: these are not sets"),
@@ -140,6 +142,7 @@ def test_every_score_is_in_range_and_full_for_equal_texts(score):
     ("", "dog", 0.0, "empty prediction"), ("dog", "", 0.0, "empty answer"),
     ("", "", 0.0, "two empty strings give 0"), ("...", ".", 0.0, "no words give 0, not an error"),
     (2022, "in 2022", 2 / 3, "inputs must pass through str()"),
+    ("It was in\n2023", "2023", 2 / 5, "a line break is white space like any other"),
 ])
 def test_f1_by_hand(prediction, answer, expected, mistake):
     assert metrics.f1(prediction, answer) == pytest.approx(expected, abs=1e-15), mistake
