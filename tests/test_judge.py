@@ -548,13 +548,16 @@ VERDICTS = [  # (reply, verdict)
     ('{\n  "label" : "wrong"\n}', False), ('{"label": " Correct "}', True),
     ('{"reason": "same {place}", "label": "CORRECT", "score": 1}', True),
     ('I use {curly} braces {{ often. {"label": "WRONG"}', False),
+    # A reason in the words of the labels, which verifiers 0.4.0 takes for the verdict.
+    ('{"label": "WRONG"} A correct answer would be Oslo.', False),
     ('[{"label": "WRONG"}]', False), ('{"label": "CORRECT"} {"label": "correct"}', True),
     ('<think>{"label": "CORRECT"}? No.</think>{"label": "WRONG"}', False),
     ('{"reason": "it says \\"label\\": \\"CORRECT\\"", "label": "WRONG"}', False),
     ('{"a": 1} then {"label": "CORRECT"}', True),
 ]
 UNPARSABLE = [
-    "", " \n", "CORRECT", "The answer is CORRECT.", "label: CORRECT", "{}", "null", "true", "[]",
+    "", " \n", "CORRECT", "The answer is CORRECT.",
+    "Wrong. The correct answer is Oslo.", "label: CORRECT", "{}", "null", "true", "[]",
     '{"label": "CORRECT"', '{"label": CORRECT}', "{'label': 'CORRECT'}", '{"label": true}',
     '{"label": 1}', '{"label": null}', '{"label": ["CORRECT"]}', '{"label": {"CORRECT": 1}}',
     '{"label": "INCORRECT"}', '{"label": "NOT CORRECT"}', '{"label": "CORRECT."}', '{"label": ""}',
