@@ -11,7 +11,8 @@
 # retrieved, so the first hit is always the question itself. The other places go to messages of
 # the chat too, and the memory is the fourth hit. retrieve() gives the whole chat anyway, so such
 # hits add nothing but tokens. With retrieve_limit=1 nothing else is ever added. No warning. The
-# newer MemantoMemory of camel leaves out what the chat has (its pull request 4175).
+# newer MemantoMemory of camel leaves out what the chat has (its pull request 4175). Issue 1578,
+# closed, is about what retrieve() returns.
 #
 # Exit code 0: as described. 1: the behaviour has changed.
 set -euo pipefail
