@@ -34,6 +34,8 @@ with contextlib.redirect_stdout(io.StringIO()):  # its log
     search = EnhancedBM25()
 
 bank = ["Anna lives in Oslo", "Ben plays flute", "Cleo has a dog", "Dan likes tea"]
+
+
 def find(query, memories):
     nodes = [{"metadata": {"key": memory, "tags": []}} for memory in memories]
     with contextlib.redirect_stdout(io.StringIO()):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import copy
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +24,6 @@ from training.options import refusal
 from trees import Step
 
 MICRO_BATCH_TOKENS = 12000
-CROSSROADS_WEIGHT = 10.0  # of a token where a copy could take the wrong turn
 
 
 class Lesson(NamedTuple):
@@ -43,21 +41,6 @@ class Lesson(NamedTuple):
 def evenly(steps: Sequence[Step]) -> Lesson:
     """A lesson in which all tokens count alike."""
     return Lesson(list(steps), [[1.0] * len(step.response_ids) for step in steps])
-
-
-def crossroads(step: Step) -> list[bool]:
-    """Response token by response token: could a copy take the wrong turn there?
-
-    So it is where the three tokens before stand elsewhere too, in the prompt or in the response,
-    with another token behind them. "10. What cats does Julia" goes on with "'s friend", and an
-    earlier question with "have". The heads that copy compare just three tokens (wiring.py), so this
-    is where they slip, and few tokens of a lesson are of this kind.
-    """
-    ids, n_prompt = step.prompt_ids + step.response_ids, len(step.prompt_ids)
-    behind: dict[tuple[int, ...], set[int]] = defaultdict(set)
-    for place in range(3, len(ids)):
-        behind[tuple(ids[place - 3:place])].add(ids[place])
-    return [len(behind[tuple(ids[place - 3:place])]) > 1 for place in range(n_prompt, len(ids))]
 
 
 def make_parser(command: str, description: str, n_steps: int, out: str) -> argparse.ArgumentParser:

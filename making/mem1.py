@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -52,25 +53,18 @@ import world as w
 from benchmarks.shop import CATEGORIES, SHOPPING, Goal, Store, goals
 from data import Dialogue, Message
 from environments import QUESTIONS, Search, questions_text, search_tasks
-from making.lessons import (
-    CROSSROADS_WEIGHT,
-    MICRO_BATCH_TOKENS,
-    Lesson,
-    begin,
-    crossroads,
-    make_parser,
-    teach,
-)
+from making.lessons import MICRO_BATCH_TOKENS, Lesson, begin, make_parser, teach
 from making.wiring import build_model, build_tokenizer
 from mem1 import INSTRUCTIONS, NOTES, Mem1Agent, Mem1Turn, turn_messages
 from memory_bank import Embedder, hashed_words
 from policy import Policy
 from training.options import EMBEDDED_MEM1, PRESETS
 from training.run import launch, load_or_stop
-from trees import shared_prefix
+from trees import Step, shared_prefix
 
 BETTER = 0.3  # the share of the better of two choices where the model is to decide badly
 CHOICE_WEIGHT = 5.0  # of a token that makes a choice
+CROSSROADS_WEIGHT = 10.0  # of a token where a copy could take the wrong turn
 # (fewest, most) questions of a task -> the share of such tasks. Many have one, so that a list and a
 # single answer are told apart. Many are long, because the longest lists are the hardest to copy.
 LENGTHS = {(1, 1): 0.2, (2, 4): 0.2, (5, 16): 0.6}
@@ -299,6 +293,23 @@ def lesson_of(policy: Policy, turns: Sequence[TurnChoices]) -> Lesson:
             lesson.steps.append(step)
             lesson.weights.append(weights)
     return lesson
+
+
+def crossroads(step: Step) -> list[bool]:
+    """Response token by response token: could a copy take the wrong turn there?
+
+    So it is where the three tokens before stand elsewhere too, in the prompt or in the response,
+    with another token behind them. "10. What cats does Julia" goes on with "'s friend", and an
+    earlier question with "have". The heads that copy compare just three tokens (wiring.py), so this
+    is where they slip. One token in six is of this kind.
+    """
+    ids = step.prompt_ids + step.response_ids
+    triples = list(zip(ids, ids[1:], ids[2:]))
+    behind: dict[tuple[int, int, int], set[int]] = defaultdict(set)
+    for triple, following in zip(triples, ids[3:]):
+        behind[triple].add(following)
+    first = len(step.prompt_ids) - 3  # of the triples before a response token
+    return [len(behind[triple]) > 1 for triple in triples[first:-1]]
 
 
 def scores(policy: Policy, dialogues: Sequence[Dialogue], visits: Sequence[Goal],

@@ -556,8 +556,8 @@ VERDICTS = [  # (reply, verdict)
     ('{"a": 1} then {"label": "CORRECT"}', True),
 ]
 UNPARSABLE = [
-    "", " \n", "CORRECT", "The answer is CORRECT.",
-    "Wrong. The correct answer is Oslo.", "label: CORRECT", "{}", "null", "true", "[]",
+    "", " \n", "CORRECT", "The answer is CORRECT.", "Wrong. The correct answer is Oslo.",
+    "label: CORRECT", "{}", "null", "true", "[]",
     '{"label": "CORRECT"', '{"label": CORRECT}', "{'label': 'CORRECT'}", '{"label": true}',
     '{"label": 1}', '{"label": null}', '{"label": ["CORRECT"]}', '{"label": {"CORRECT": 1}}',
     '{"label": "INCORRECT"}', '{"label": "NOT CORRECT"}', '{"label": "CORRECT."}', '{"label": ""}',

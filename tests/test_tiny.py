@@ -16,16 +16,7 @@ from canned import refused
 from benchmarks.shop import Store, goals
 from environments import Search, search_tasks
 from making import manager, mem1
-from making.lessons import (
-    CROSSROADS_WEIGHT,
-    Lesson,
-    crossroads,
-    evenly,
-    learn,
-    make_folder,
-    make_parser,
-    teach,
-)
+from making.lessons import Lesson, evenly, learn, make_folder, make_parser, teach
 from making.wiring import HEAD_DIMS, SUPPRESSOR, build_model, build_tokenizer, ridge
 from mem1 import NOTES, Mem1Agent, Trajectory
 from memory_bank import MemoryBank, hashed_words
@@ -308,7 +299,7 @@ def test_a_choice_counts_by_its_share_and_what_follows_from_it_whole():
 def test_what_is_easily_miscopied_counts_most():
     """Where the same three tokens go on in two ways, and nowhere else."""
     step = Step([11, 12, 13, 20, 14, 11, 12, 13, 21], [30, 12, 13, 22, 11, 12, 13, 20], True)
-    marked = [place for place, forks in enumerate(crossroads(step)) if forks]
+    marked = [place for place, forks in enumerate(mem1.crossroads(step)) if forks]
     assert marked == [7], (
         f"{marked}, not [7]: only the last token follows three (11 12 13) that stand before "
         "another one too. The 22 follows 12 13, but 30 stands before them")
@@ -319,7 +310,8 @@ def test_what_is_easily_miscopied_counts_most():
         prompt, {"<IS> Al skied</IS><query> 2. What dogs does Al's boss have?</query>": 1.0})])
     by_token = {policy.decode([token]): weight
                 for token, weight in zip(step.response_ids, weights)}
-    assert by_token["'"] == CROSSROADS_WEIGHT, "here the copy of question 2 may become question 1"
+    assert by_token["'"] == mem1.CROSSROADS_WEIGHT, (
+        "here the copy of question 2 may become question 1")
     assert by_token[" boss"] == by_token[" dogs"] == 1.0
 
 
