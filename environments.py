@@ -24,13 +24,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from sys import intern
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from data import Dialogue, OpenQuestion, Question
 from memory_bank import Embedder, MemoryBank
 from metrics import answers_to_compare, objectives_right
 from prompts import one_line
-from world import oracle_memories, probes
+from world import Key, Probe, oracle_memories, probes
 
 PASSAGES = 3  # that a search returns
 PER_PASSAGE = 6  # memories of the synthetic world in one passage
@@ -75,6 +75,13 @@ class Environment(Protocol):
         """
 
 
+class Lookup(NamedTuple):
+    """One search of an expert: what to ask for, and the texts that prove what it wants to know."""
+
+    query: str
+    proofs: tuple[str, ...]  # each stands in a passage
+
+
 @dataclass(frozen=True)
 class SearchTask:
     """Several questions about one corpus, to be answered together."""
@@ -84,6 +91,8 @@ class SearchTask:
     categories: tuple[int | str, ...]
     passages: tuple[str, ...]  # of the corpus
     embed: Embedder
+    # Of each question, the searches that lead to its answer; only imitation (sft.py) reads them.
+    lookups: tuple[tuple[Lookup, ...], ...] = ()
 
     @property
     def corpus(self) -> MemoryBank:
@@ -188,8 +197,11 @@ def open_tasks(questions: Sequence[OpenQuestion], n_objectives: int, embed: Embe
         paragraphs = dict.fromkeys(passage for question in group for passage in question.passages)
         # Interned, because each round of tasks holds the same paragraphs again.
         passages = tuple(intern(f"{title}: {text}") for title, text in paragraphs)
+        lookups = tuple(
+            (Lookup(q.text, tuple(intern(f"{title}: {text}") for title, text in q.passages
+                                  if title in q.evidence)),) for q in group)
         tasks.append(SearchTask(tuple(q.text for q in group), tuple(q.answer for q in group),
-                                (1,) * n_objectives, passages, embed))
+                                (1,) * n_objectives, passages, embed, lookups))
     return tasks
 
 
@@ -204,14 +216,19 @@ def dialogue_tasks(dialogues: Sequence[Dialogue], n_objectives: int, embed: Embe
     tasks = []
     for dialogue in dialogues:
         if any(turn.fact for turn in dialogue.turns):
-            passages, questions = world_source(dialogue)
+            passages, asked = world_source(dialogue)
         else:
             passages = [f"{turn.speaker}: {turn.text}, {turn.timestamp}" for turn in dialogue.turns]
-            questions = dialogue.questions
-        passages = tuple(passages)
-        for group in in_groups(questions, n_objectives, draw):
-            tasks.append(SearchTask(tuple(map(dated, group)), tuple(q.answer for q in group),
-                                    tuple(q.category for q in group), passages, embed))
+            said = dict(zip((turn.turn_id for turn in dialogue.turns), passages))
+            asked = [(question, (Lookup(dated(question), tuple(
+                said[turn_id] for turn_id in question.evidence if turn_id in said)),))
+                for question in dialogue.questions]
+        for group in in_groups(asked, n_objectives, draw):
+            questions, lookups = zip(*group)
+            tasks.append(SearchTask(tuple(map(dated, questions)),
+                                    tuple(q.answer for q in questions),
+                                    tuple(q.category for q in questions), tuple(passages), embed,
+                                    lookups))
     return tasks
 
 
@@ -222,21 +239,37 @@ def dated(question: Question) -> str:
     return f"{question.text} (asked on {question.timestamp})"
 
 
-def world_source(dialogue: Dialogue) -> tuple[list[str], list[Question]]:
-    """The passages and the questions of a dialogue of the synthetic world.
+def world_source(dialogue: Dialogue,
+                 ) -> tuple[list[str], list[tuple[Question, tuple[Lookup, ...]]]]:
+    """The passages of a dialogue of the synthetic world, and its questions with their lookups.
 
     - A passage holds six of the memories about one person that are right at the end, with their
       dates: "Anna lives in Oslo, 8 May 2023. Anna drives a Fiat, 1 June 2023. ...".
     - The questions are a sample of those that the memories can answer, as many as the dialogue has.
       The dialogue's own will not do: some have the answer "nothing", which no search can find.
     """
+    right = oracle_memories(dialogue.turns)
     by_person: dict[str, list[str]] = {}
-    for (subject, _), (text, _, day) in oracle_memories(dialogue.turns).items():
+    for (subject, _), (text, _, day) in right.items():
         by_person.setdefault(subject, []).append(f"{text}, {day}")
     passages = [". ".join(memories[first:first + PER_PASSAGE]) for memories in by_person.values()
                 for first in range(0, len(memories), PER_PASSAGE)]
-    answerable = [probe.question for probe in probes(dialogue.turns)
+    answerable = [(probe.question, world_lookups(probe, right)) for probe in probes(dialogue.turns)
                   if probe.question.answer != "nothing"]
     # The dialogue's name is the seed, so that every command asks the same questions.
     draw = random.Random(dialogue.name)
     return passages, draw.sample(answerable, len(dialogue.questions))
+
+
+def world_lookups(probe: Probe, right: dict[Key, tuple[str, str, str]]) -> tuple[Lookup, ...]:
+    """The searches for one question of the world, whose right memories are given.
+
+    A question that takes two steps is asked twice, the second time with the name that the first one
+    found: "What does Julia's friend play?" and "What does Julia's friend play? Carl".
+    """
+    query, lookups = probe.question.text, []
+    for key in probe.needs:
+        text, _, day = right[key]
+        lookups.append(Lookup(query, (f"{text}, {day}",)))
+        query = f"{query} {text.split()[-1]}"
+    return tuple(lookups)

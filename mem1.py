@@ -51,7 +51,7 @@ import torch
 
 from data import Message
 from environments import Environment, Search
-from policy import Policy, fit
+from policy import Policy, Prompt, fit
 from prompts import split_thinking, without_tags
 from trees import Episode, Step
 
@@ -129,6 +129,16 @@ def parse_turn(text: str, kind: str) -> tuple[str, str, str] | None:
     return note, tag, action
 
 
+def format_turn(note: str, action: str, text: str, kind: str) -> str:
+    """A response as `parse_turn` reads it; `action` is "query" or "answer".
+
+    >>> format_turn("Oslo", "query", "2. Who is Carl's boss?", "mem1")
+    "<IS> Oslo</IS><query> 2. Who is Carl's boss?</query>"
+    """
+    tag = NOTES[kind]
+    return f"<{tag}> {note}</{tag}><{action}> {text}</{action}>"
+
+
 def _tagged(text: str, tag: str) -> tuple[int, str]:
     """(place, content) of the first such tag that is closed, or (length of the text, "")."""
     # `find` and no pattern such as <query>(.*?)</query>: from each of many tags that never close it
@@ -195,8 +205,8 @@ class Mem1Agent:
         self.max_new_tokens = max_new_tokens
 
     # Problem 11
-    def prompt(self, policy: Policy, trajectory: Trajectory) -> list[int]:
-        """Token ids of what the model reads in the next turn."""
+    def prompt(self, policy: Policy, trajectory: Trajectory) -> Prompt:
+        """What the model reads in the next turn."""
 
         def messages(past: Sequence[Mem1Turn]) -> list[Message]:
             return turn_messages(
@@ -214,7 +224,7 @@ class Mem1Agent:
         trajectory.n_remembered = len(prompt.parts) + len(last)
         # Truncation drops turns in any model, so only those of full context are counted.
         trajectory.n_dropped = prompt.n_dropped if self.harness == "full_context" else 0
-        return prompt.ids
+        return prompt
 
     def rollout(self, policy: Policy, tasks: Sequence, group_size: int, temperature: float,
                 generator: torch.Generator | None = None) -> list[list[Episode]]:
@@ -229,7 +239,7 @@ class Mem1Agent:
         while unfinished:
             # One sample a prompt, because after the first turn the prompts of a group differ. Equal
             # ones are read once all the same (`prompt_rows` in trees.py).
-            prompts = [self.prompt(policy, trajectory) for trajectory in unfinished]
+            prompts = [self.prompt(policy, trajectory).ids for trajectory in unfinished]
             sampled = policy.sample(
                 prompts, 1, self.max_new_tokens, temperature, generator, stop_texts=STOP)
             for trajectory, [step] in zip(unfinished, sampled):

@@ -52,12 +52,13 @@ from transformers import PreTrainedTokenizerFast
 import world as w
 from benchmarks.shop import CATEGORIES, SHOPPING, Goal, Store, goals
 from data import Dialogue, Message
-from environments import QUESTIONS, Search, questions_text, search_tasks
+from environments import QUESTIONS, Search, questions_text, search_tasks, world_lookups
 from making.lessons import MICRO_BATCH_TOKENS, Lesson, begin, make_parser, teach
 from making.wiring import build_model, build_tokenizer
-from mem1 import INSTRUCTIONS, NOTES, Mem1Agent, Mem1Turn, turn_messages
+from mem1 import NOTES, Mem1Agent, Mem1Turn, format_turn, turn_messages
 from memory_bank import Embedder, hashed_words
 from policy import Policy
+from training.experts import plan_of
 from training.options import EMBEDDED_MEM1, PRESETS
 from training.run import launch, load_or_stop
 from trees import Step, shared_prefix
@@ -82,20 +83,6 @@ class TurnChoices(NamedTuple):
 # ---- Questions -----------------------------------------------------------------------------------
 
 
-def plan_queries(probes: Sequence[w.Probe], entries: dict[w.Key, tuple[str, str, str]],
-                 ) -> list[tuple[str, str, str | None]]:
-    """(query, the line that answers it, the answer or None for a first step), query by query."""
-    plan = []
-    for number, probe in enumerate(probes, 1):
-        *first, last = [entries[key] for key in probe.needs]
-        query = f"{number}. {probe.question.text}"
-        for line, _, day in first:
-            plan.append((query, f"{line}, {day}", None))
-            query = f"{query} {line.split()[-1]}"
-        plan.append((query, f"{last[0]}, {last[2]}", probe.question.answer))
-    return plan
-
-
 def demonstrate(dialogue: Dialogue, embed: Embedder, kind: str, n_questions: int, careful: bool,
                 rng: random.Random) -> list[TurnChoices]:
     """One task, worked through by an oracle that keeps all answers if it is `careful`.
@@ -105,18 +92,19 @@ def demonstrate(dialogue: Dialogue, embed: Embedder, kind: str, n_questions: int
     """
     environment = Search()
     [task, *_] = search_tasks([dialogue], len(dialogue.questions), embed)  # for its corpus alone
+    right = w.oracle_memories(dialogue.turns)
     known = [probe for probe in w.probes(dialogue.turns) if probe.question.answer != "nothing"]
     chosen = rng.sample(known, min(n_questions, len(known)))
     text = questions_text([probe.question.text for probe in chosen])
     environment.reset(task)
-    plan = plan_queries(chosen, w.oracle_memories(dialogue.turns))
+    plan = plan_of([world_lookups(probe, right) for probe in chosen],
+                   [probe.question.answer for probe in chosen])
     turns_left = rng.randint(len(plan) + 1, 2 * len(plan) + 2)
     turns, past, held = [], [], []  # `held` are the answers in context, behind their numbers
     for place in range(len(plan) + 1):
         remembered = past[-1:] if kind == "mem1" else past
-        prompt = turn_messages(text, remembered, turns_left - place, kind,
-                               INSTRUCTIONS[kind] + QUESTIONS)
-        asked, line, answer = plan[place - 1] if place else ("", "", None)
+        prompt = turn_messages(text, remembered, turns_left - place, kind, QUESTIONS)
+        asked, [line], answer = plan[place - 1] if place else ("", [""], None)
         newest = [] if answer is None else [f"{asked.split('.')[0]} {answer}"]
         query = plan[place][0] if place < len(plan) else None
         has_list = kind == "mem1" and place > 0 and query is not None
@@ -129,8 +117,8 @@ def demonstrate(dialogue: Dialogue, embed: Embedder, kind: str, n_questions: int
         for answers, share in ((kept, better), (newest, 1 - better)):
             # A list has numbers, so that equal answers are told apart; a single answer has none.
             final = "; ".join(answers) if len(chosen) > 1 else answer
-            action = f"<query> {query}</query>" if query else f"<answer> {final}</answer>"
-            response = f"<{NOTES[kind]}> {note_of(answers)}</{NOTES[kind]}>{action}"
+            action, said = ("query", query) if query else ("answer", final)
+            response = format_turn(note_of(answers), action, said, kind)
             if share:
                 choices[response] = choices.get(response, 0) + share
         turns.append(TurnChoices(prompt, choices))
@@ -218,8 +206,7 @@ def demonstrate_purchase(goal: Goal, rng: random.Random) -> list[TurnChoices]:
     store, buyer = Store(), Buyer(goal)
     text, query, page, past, turns = store.reset(goal), "", "", [], []
     for turns_left in range(store.turns(goal), 0, -1):
-        prompt = turn_messages(text, past, turns_left, "mem1", INSTRUCTIONS["mem1"] + SHOPPING,
-                               answers=False)
+        prompt = turn_messages(text, past, turns_left, "mem1", SHOPPING, answers=False)
         careful, careless = buyer.read(query, page)
         written = {careless: buyer.note()}
         if careful == "click[prev]" != careless:
@@ -228,7 +215,7 @@ def demonstrate_purchase(goal: Goal, rng: random.Random) -> list[TurnChoices]:
         written[careful] = buyer.note()
         choices = {}
         for action, share in ((careful, BETTER), (careless, 1 - BETTER)):
-            response = f"<IS> {written[action]}</IS><query> {action}</query>"
+            response = format_turn(written[action], "query", action, "mem1")
             choices[response] = choices.get(response, 0) + share
         turns.append(TurnChoices(prompt, choices))
         # How to come back from a wrong product is only seen by who opened one.

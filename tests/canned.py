@@ -97,7 +97,7 @@ class Scripted(Policy):
         self.respond, self.model = respond, torch.nn.Module()
         self.batches, self.read, self.positions = [], [], math.inf
         self.tokenizer = SimpleNamespace(  # every word is one token
-            encode=lambda text, add_special_tokens: text.split())
+            encode=lambda text, add_special_tokens: text.split(), eos_token_id=0)
 
     def encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
         return [ord(letter) for letter in messages[-1]["content"]]

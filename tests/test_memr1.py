@@ -4,7 +4,8 @@
 
 A scripted model makes every reward predictable. `WorldReader` is a perfect answer agent for the
 synthetic world: it sees nothing but the prompt, and so proves what a prompt holds. The oracle
-manager is `sft.expert_operation`, the vanilla one overwrites the first dog with the second.
+manager is `expert_operation` (training/experts.py), the vanilla one overwrites the first dog with
+the second.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from memr1 import (
 from metrics import f1
 from policy import Step
 from prompts import Operation, format_operation, manager_messages, parse_operations
-from sft import expert_operation
+from training.experts import expert_operation
 from training.tasks import add_everything, answer_tasks, manager_tasks
 from world import EVENTS, INFERENCES, RELATIONS, oracle_memories, sentence, world
 

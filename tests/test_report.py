@@ -414,7 +414,7 @@ def test_tokens_had_all_turns_been_kept(harness):
     trajectory = Trajectory(environment, environment.reset(task), environment.turns(task))
     tag, wanted, written = ("IS" if harness == "mem1" else "think"), [], []
     while not trajectory.done:
-        prompt = agent.prompt(policy, trajectory)
+        prompt = agent.prompt(policy, trajectory).ids
         everything = policy.encode(turn_messages(
             trajectory.text, trajectory.past, trajectory.turns_left, agent.kind,
             environment.instructions, environment.answers))

@@ -49,7 +49,7 @@ def work(policy: Policy, agent: Mem1Agent, task: SearchTask, n_gold: int) -> int
     print(printable(trajectory.text))
     peak = n_dropped = 0
     while not trajectory.done:
-        prompt = agent.prompt(policy, trajectory)
+        prompt = agent.prompt(policy, trajectory).ids
         for number in range(n_dropped, len(trajectory.past) - trajectory.n_remembered):
             print(paint(f"         turn {number + 1} is dropped", "quiet"))
             n_dropped = number + 1

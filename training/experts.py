@@ -1,0 +1,280 @@
+"""The experts that sft.py imitates: what each reads, and what it writes.
+
+    expert_operation    the manager: the operation that makes the memory right (the world's oracle)
+    answer_lessons      the answer agent: the memories that hold, and the answer (the same oracle)
+    evidence_lessons    the answer agent: the memories of the evidence, and the gold answer
+    expert_turns        MEM1: searches one question after the other, keeps every answer
+    read_trajectories   whatever a file holds
+
+A lesson is a prompt with the response to imitate. A trajectory is the lessons of one episode: one
+of Memory-R1's agents, as many as it has turns of MEM1. The prompts are those of memr1.py and
+mem1.py, which training by reward and evaluation read: fitted to the model's positions, with the
+same room for a response. The expert sees no more than its pupil.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+
+import world as w
+from backend.devices import exit_with
+from benchmarks.splits import splits
+from data import Dialogue, Message
+from environments import Lookup, SearchTask
+from mem1 import Mem1Agent, Trajectory, format_turn
+from memory_bank import Embedder, MemoryBank
+from memr1 import SIMILAR, AnswerTask, Reading, facts_of, manager_prompt, timelines
+from policy import Policy
+from prompts import Operation, format_answer, format_operation, without_tags
+from training.options import Options
+from training.run import Run, with_bar
+from training.tasks import guard_place
+
+Lesson = tuple[list[Message], str]  # a prompt, and the response to it
+
+# ---- The manager ---------------------------------------------------------------------------------
+
+
+def expert_operation(policy: Policy, dialogue: Dialogue, place: int, embed: Embedder,
+                     facts_from: str, max_new_tokens: int,
+                     slip: random.Random | None = None) -> Lesson:
+    """What the manager reads at one turn, and the operation that makes the memory right.
+
+    With `slip` it is a wrong operation, drawn from there.
+    """
+    before, turn = dialogue.turns[:place], dialogue.turns[place]
+    bank, state = MemoryBank(embed), {}
+    bank.add_many(w.oracle_memories(before).values())
+    [[fact]] = facts_of([turn], facts_from)  # in the world each turn states one
+    prompt = manager_prompt(policy, fact.text, bank.search(fact.text, SIMILAR, turn.speaker),
+                            max_new_tokens)
+    for earlier in before:
+        w.advance(state, earlier)
+    old_text, new_text = w.advance(state, turn)  # of the memory that the turn changes
+    number = next((n for n, memory in enumerate(prompt.parts) if memory.text == old_text), None)
+    if new_text is None:
+        operation = Operation("NOOP" if number is None else "DELETE", number)
+    else:
+        operation = Operation("ADD" if number is None else "UPDATE", number, new_text)
+    if slip is not None:
+        operation = wrong_operation(operation, turn.facts[0], len(prompt.parts), slip)
+    return prompt.messages, format_operation(operation)
+
+
+def wrong_operation(right: Operation, fact: str, n_shown: int, draw: random.Random) -> Operation:
+    """Another operation than the right one: it duplicates (ADD), forgets (NOOP) or overwrites.
+
+    An UPDATE overwrites the memory that the right operation names, or else any that is shown, with
+    the new fact alone. So a manager forgets the first dog in Memory-R1, section 1.
+    """
+    wrong = [Operation("ADD", text=fact), Operation("NOOP")]
+    if n_shown:
+        number = draw.randrange(n_shown) if right.number is None else right.number
+        wrong.append(Operation("UPDATE", number, fact))
+    return draw.choice([operation for operation in wrong if operation != right])
+
+
+def manager_lessons(policy: Policy, dialogues: Iterable[Dialogue], embed: Embedder,
+                    facts_from: str, max_new_tokens: int, errors: float = 0.0) -> list[Lesson]:
+    """The decisions of `tasks.manager_tasks`, guards included, as the oracle takes them.
+
+    A share of `errors` is decided wrong, drawn with a fixed seed.
+    """
+    lessons, draw, slips = [], random.Random(0), random.Random(1)
+    for dialogue in dialogues:
+        facts = facts_of(dialogue.turns, facts_from)
+        place_of = {turn.turn_id: place for place, turn in enumerate(dialogue.turns)}
+        for question in dialogue.questions:
+            last = max(place_of[turn_id] for turn_id in question.evidence)
+            guard = guard_place(dialogue, last, facts, embed, draw)
+            lessons += [expert_operation(policy, dialogue, place, embed, facts_from,
+                                         max_new_tokens, slips if slips.random() < errors else None)
+                        for place in (last, guard) if place is not None]
+    return lessons
+
+
+# ---- The answer agent ----------------------------------------------------------------------------
+
+
+def answer_lessons(policy: Policy, tasks: Sequence[AnswerTask], dialogues: Sequence[Dialogue],
+                   distill: bool, max_new_tokens: int) -> list[Lesson]:
+    """The tasks of these dialogues of the world, over banks that kept every fact.
+
+    The expert selects what still holds. Questions are left out of which a needed memory is not
+    shown, because they would teach to guess.
+    """
+    lessons, remaining = [], iter(tasks)
+    for dialogue in dialogues:
+        state: w.State = {}
+        latest: dict[tuple[w.Key, str], str] = {}  # (key, value) -> the last memory that says so
+        for turn in dialogue.turns:
+            w.advance(state, turn)
+            if turn.fact:
+                latest[w.memory_key(turn.fact), turn.fact.value] = turn.facts[0]
+        probes = {probe.question.text: probe for probe in w.probes(dialogue.turns)}
+        for question, task in zip(dialogue.questions, remaining):
+            # A key without a state is an event, whose value is its name.
+            selected = [latest[key, value] for key in probes[question.text].needs
+                        for value in state.get(key, key[1:])]
+            prompt = task.prompt(policy, distill, max_new_tokens)
+            if {memory.text for memory in prompt.parts}.issuperset(selected):
+                lessons.append((prompt.messages,
+                                format_answer(selected, question.answer, distill)))
+    return lessons
+
+
+def evidence_lessons(policy: Policy, tasks: Sequence[AnswerTask], reading: Reading, distill: bool,
+                     max_new_tokens: int) -> list[Lesson]:
+    """The tasks over the banks of a reading; the expert selects the evidence that is shown.
+
+    Questions of whose evidence nothing is shown are left out, because they would teach to guess.
+    """
+    lessons = []
+    sources_of = {id(bank): sources for bank, sources in zip(reading.banks, reading.sources)}
+    for task in tasks:
+        prompt, sources = task.prompt(policy, distill, max_new_tokens), sources_of[id(task.bank)]
+        shown = timelines(prompt.parts, task.speakers).values()  # in the order of the prompt
+        selected = [memory.text for of_speaker in shown for memory in of_speaker
+                    if sources[memory.id] & set(task.question.evidence)]
+        if selected:
+            lessons.append((prompt.messages,
+                            format_answer(selected, task.question.answer, distill)))
+    return lessons
+
+
+# ---- MEM1 ----------------------------------------------------------------------------------------
+
+
+def plan_of(lookups: Sequence[Sequence[Lookup]], answers: Sequence[str],
+            ) -> list[tuple[str, tuple[str, ...], str | None]]:
+    """(query, what proves it, the answer or None for a first step), query by query of a task.
+
+    >>> plan_of([[Lookup("Where does Al live?", ("Al lives in Rome, 2 May",))]], ["Rome"])
+    [('1. Where does Al live?', ('Al lives in Rome, 2 May',), 'Rome')]
+    """
+    return [(f"{number}. {lookup.query}", lookup.proofs,
+             answer if lookup is of_question[-1] else None)
+            for number, (of_question, answer) in enumerate(zip(lookups, answers), 1)
+            for lookup in of_question]
+
+
+def expert_turns(policy: Policy, agent: Mem1Agent, task: SearchTask) -> list[Lesson]:
+    """The turns of an expert that searches once for each question, or step by step, and keeps all.
+
+    A state quotes what the last search found, then lists the answers so far, each behind the number
+    of its question: "Bo has a dog named Rex, 8 May 2023 | 1 Oslo 2 Rex". A thought of full context
+    has the quote alone, because the turns stay.
+
+    Returns [] where the pupil could not follow: a search does not find what proves an answer, a
+    turn that quotes it is no longer read, a response is longer than the agent's limit, or the
+    answers are not paid in full.
+    """
+    environment, plan = agent.environment(), plan_of(task.lookups, task.answers)
+    trajectory = Trajectory(environment, environment.reset(task), environment.turns(task))
+    turns: list[Lesson] = []
+    found, answers, first_quote = "", [], len(plan)
+    for query, proofs, answer in [*plan, (None, (), None)]:
+        prompt = agent.prompt(policy, trajectory)
+        if query is None:
+            n_hidden = len(trajectory.past) - trajectory.n_remembered
+            if agent.kind == "full_context" and first_quote < n_hidden:
+                return []
+            # A list has numbers, so that equal answers are told apart; a single answer has none.
+            text = "; ".join(answers) if len(task.answers) > 1 else task.answers[0]
+            response = format_turn(found, "answer", text, agent.kind)
+        else:
+            listed = f"{found} | {' '.join(answers)}" if agent.kind == "mem1" and turns else found
+            response = format_turn(listed.strip(), "query", query, agent.kind)
+        step = policy.lesson(prompt.messages, response)
+        turns.append((prompt.messages, response))
+        trajectory.advance(step, response, agent.kind)
+        shown = [proof for proof in proofs if proof in trajectory.past[-1].info]
+        if len(step.response_ids) > agent.max_new_tokens or (query and not shown):
+            return []
+        found = "; ".join(map(without_tags, shown))
+        if answer is not None:
+            answers.append(f"{query.split('.')[0]} {without_tags(answer)}")
+            first_quote = min(first_quote, len(trajectory.past))  # the next turn quotes the proof
+    return turns if trajectory.reward == len(task.answers) else []
+
+
+# ---- A file, and which expert a run has --------------------------------------------------------
+
+
+def read_trajectories(path: str) -> list[Lesson]:
+    """The lessons of a file of chats; stops the program with one line if it is broken."""
+    lessons = []
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [line for line in file if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        exit_with(f"cannot read {path} ({error}); --trajectories wants a file of JSON lines")
+    for number, line in enumerate(lines, start=1):
+        try:
+            messages = json.loads(line)["messages"]
+            chat = [{"role": str(m["role"]), "content": str(m["content"])} for m in messages]
+        except (ValueError, KeyError, TypeError):
+            exit_with(f'{path}, line {number}: not {{"messages": [{{"role", "content"}}, ...]}}')
+        if len(chat) < 2 or chat[-1]["role"] != "assistant" or not chat[-1]["content"].strip():
+            exit_with(f"{path}, line {number}: the last message must be the assistant's, after "
+                      "another")
+        lessons.append((chat[:-1], chat[-1]["content"]))
+    if not lessons:
+        exit_with(f"{path}: holds no trajectory")
+    return lessons
+
+
+def check_expert(options: Options) -> None:
+    """Stop the program with one line where nobody can say what would be right.
+
+    At once, because the start model is scored before the first lesson, which may take long.
+    """
+    if options.trajectories:
+        read_trajectories(options.trajectories)
+    elif options.agent == "manager" and not w.named_world(options.data):
+        exit_with(f"--data {options.data}: only the synthetic world has an oracle that manages a "
+                  "memory; give --trajectories, or learn from --data world first")
+    elif options.agent == "manager" and options.facts == "llm":
+        exit_with("--facts llm: the oracle manages what a turn means, not what a model notes; "
+                  "take --facts turns, or give --trajectories")
+    elif options.agent == "mem1" and options.env != "search":
+        exit_with(f"--env {options.env}: the expert answers questions and buys nothing; give "
+                  "--trajectories")
+
+
+def trajectories_of(run: Run) -> list[list[Lesson]]:
+    """What a run imitates: a file, the world's oracle, or the data's own evidence and answers."""
+    options = run.options
+    if options.trajectories:
+        return [[lesson] for lesson in read_trajectories(options.trajectories)]
+    length = options.max_new_tokens
+    dialogues = splits(options.data, options.train_questions)[0]
+    if options.agent == "manager":
+        lessons = manager_lessons(run.policy, with_bar(dialogues, "lessons"), run.embed,
+                                  options.facts, length, options.expert_errors)
+        return [[lesson] for lesson in lessons]
+    if options.agent == "mem1":
+        found = [expert_turns(run.policy, run.agent, task)
+                 for task in with_bar(run.train, "lessons")]
+        trajectories = [turns for turns in found if turns]
+    # The oracle knows what holds in the end. A manager's memories have words of their own, so there
+    # the evidence decides.
+    elif w.named_world(options.data) and options.facts == "observations" and not options.manager:
+        trajectories = [[lesson] for lesson in answer_lessons(
+            run.policy, run.train, dialogues, options.distill, length)]
+    else:
+        trajectories = [[lesson] for lesson in evidence_lessons(
+            run.policy, run.train, run.train_banks, options.distill, length)]
+    kind, remedy = "question", "raise --memories, or take another --manager or --facts"
+    if options.agent == "mem1":
+        kind, remedy = "task", "lower --objectives, or take another --embedder"
+    n_left_out = len(run.train) - len(trajectories)
+    if n_left_out:
+        print(f"{n_left_out} of {len(run.train)} {kind}s to imitate are left out: what proves the "
+              "answer is not among what is found")
+    if not trajectories:
+        exit_with(f"{options.data}: no {kind} to imitate is left, because what proves the answer "
+                  f"is never among what is found; {remedy}")
+    return trajectories
