@@ -174,7 +174,8 @@ def expert_turns(policy: Policy, agent: Mem1Agent, task: SearchTask) -> list[Les
     environment, plan = agent.environment(), plan_of(task.lookups, task.answers)
     trajectory = Trajectory(environment, environment.reset(task), environment.turns(task))
     turns: list[Lesson] = []
-    found, answers, first_quote = "", [], len(plan)
+    found, answers = "", []  # what the last search found, and the answers behind their numbers
+    first_quote = len(plan)  # the first turn that quotes what proves an answer
     for query, proofs, answer in [*plan, (None, (), None)]:
         prompt = agent.prompt(policy, trajectory)
         if query is None:
@@ -186,21 +187,23 @@ def expert_turns(policy: Policy, agent: Mem1Agent, task: SearchTask) -> list[Les
             response = format_turn(found, "answer", text, agent.kind)
         else:
             listed = f"{found} | {' '.join(answers)}" if agent.kind == "mem1" and turns else found
-            response = format_turn(listed.strip(), "query", query, agent.kind)
-        step = policy.lesson(prompt.messages, response)
+            response = format_turn(listed.strip(), "query", without_tags(query), agent.kind)
+        n_tokens = len(policy.tokenizer.encode(response, add_special_tokens=False))
+        if n_tokens >= agent.max_new_tokens:  # one more ends the response
+            return []
         turns.append((prompt.messages, response))
-        trajectory.advance(step, response, agent.kind)
+        trajectory.advance(policy.lesson(*turns[-1]), response, agent.kind)
         shown = [proof for proof in proofs if proof in trajectory.past[-1].info]
-        if len(step.response_ids) > agent.max_new_tokens or (query and not shown):
+        if query and not shown:
             return []
         found = "; ".join(map(without_tags, shown))
         if answer is not None:
             answers.append(f"{query.split('.')[0]} {without_tags(answer)}")
-            first_quote = min(first_quote, len(trajectory.past))  # the next turn quotes the proof
+            first_quote = min(first_quote, len(trajectory.past))
     return turns if trajectory.reward == len(task.answers) else []
 
 
-# ---- A file, and which expert a run has --------------------------------------------------------
+# ---- A file, and which expert a run has ---------------------------------------------------------
 
 
 def read_trajectories(path: str) -> list[Lesson]:
