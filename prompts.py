@@ -173,8 +173,9 @@ def split_thinking(text: str) -> tuple[str, str]:
 OPENING = re.compile(r"[\[{]")
 # Brackets and then a quote begin JSON. "[0]" or "{so}" is how a sentence uses brackets.
 JSON_BEGINS = re.compile(r"[\[{\s]++[\"']")
-# What may stand between two pieces of JSON that belong together: commas, brackets, code fences.
-BETWEEN = re.compile(r"(?:[\s,;\[\]}]|```\w*+)*+")
+# What may stand between two pieces of JSON that belong together: commas, brackets, code fences, and
+# the tags that Qwen's chat template puts around each call of a tool.
+BETWEEN = re.compile(r"(?:[\s,;\[\]}]|```\w*+|</?tool_call>)*+")
 CLOSING = re.compile(r"\s*+[\]}]")
 MOST_FAILURES = 64  # readings of one text that may fail
 

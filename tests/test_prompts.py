@@ -204,6 +204,7 @@ def test_thinking_that_was_cut_off_says_nothing(thought: str) -> None:
     (f"{ADD}\n{DELETE}", [ADDED, DELETED], 0),  # JSON lines
     (f"[{ADD}]\n[{DELETE}]", [ADDED, DELETED], 0), (f"[{ADD}], [{DELETE}],", [ADDED, DELETED], 0),
     (f"```json\n[{ADD}]\n```\n```json\n[{DELETE}]\n```", [ADDED, DELETED], 0),
+    (f"<tool_call>\n{ADD}\n</tool_call>\n<tool_call>\n{ADD}\n</tool_call>", [ADDED, ADDED], 0),
     (f"[{ADD}, {DELETE},]", [ADDED, DELETED], 0), (f"[{ADD}, {DELETE}\n , ]", [ADDED, DELETED], 0),
     ('[{"event": "ADD", "text": "a,] b",},]', [Operation("ADD", None, "a,] b")], 0),
     (f"Only memory [0] matters, not [1, 2]. [{ADD}]", [ADDED], 0),
