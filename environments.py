@@ -207,28 +207,16 @@ def open_tasks(questions: Sequence[OpenQuestion], n_objectives: int, embed: Embe
 
 def dialogue_tasks(dialogues: Sequence[Dialogue], n_objectives: int, embed: Embedder,
                    draw: random.Random | None = None) -> list[SearchTask]:
-    """Tasks of the questions about each dialogue; all tasks of a dialogue share one corpus.
-
-    - For a dialogue of the synthetic world, `world_source` makes passages and questions.
-    - Of any other dialogue, a passage is a turn with its date, such as "Ann: I skied., 8 May 2023".
-      The questions are the dialogue's own.
-    """
+    """Tasks of the questions about each dialogue; all tasks of a dialogue share one corpus."""
     tasks = []
     for dialogue in dialogues:
-        if any(turn.fact for turn in dialogue.turns):
-            passages, asked = world_source(dialogue)
-        else:
-            passages = [f"{turn.speaker}: {turn.text}, {turn.timestamp}" for turn in dialogue.turns]
-            said = dict(zip((turn.turn_id for turn in dialogue.turns), passages))
-            asked = [(question, (Lookup(dated(question), tuple(
-                said[turn_id] for turn_id in question.evidence if turn_id in said)),))
-                for question in dialogue.questions]
+        of_world = any(turn.fact for turn in dialogue.turns)
+        passages, asked = (world_source if of_world else turns_source)(dialogue)
         for group in in_groups(asked, n_objectives, draw):
             questions, lookups = zip(*group)
             tasks.append(SearchTask(tuple(map(dated, questions)),
                                     tuple(q.answer for q in questions),
-                                    tuple(q.category for q in questions), tuple(passages), embed,
-                                    lookups))
+                                    tuple(q.category for q in questions), passages, embed, lookups))
     return tasks
 
 
@@ -239,14 +227,31 @@ def dated(question: Question) -> str:
     return f"{question.text} (asked on {question.timestamp})"
 
 
-def world_source(dialogue: Dialogue,
-                 ) -> tuple[list[str], list[tuple[Question, tuple[Lookup, ...]]]]:
-    """The passages of a dialogue of the synthetic world, and its questions with their lookups.
+# The passages of a dialogue, and its questions with the lookups that answer them.
+Source = tuple[tuple[str, ...], list[tuple[Question, tuple[Lookup, ...]]]]
 
-    - A passage holds six of the memories about one person that are right at the end, with their
-      dates: "Anna lives in Oslo, 8 May 2023. Anna drives a Fiat, 1 June 2023. ...".
-    - The questions are a sample of those that the memories can answer, as many as the dialogue has.
-      The dialogue's own will not do: some have the answer "nothing", which no search can find.
+
+def turns_source(dialogue: Dialogue) -> Source:
+    """A passage is a turn with its date: "Ann: I skied., 8 May 2023".
+
+    The questions are the dialogue's own. Each is asked once, and its evidence proves the answer.
+    """
+    said = [f"{turn.speaker}: {turn.text}, {turn.timestamp}" for turn in dialogue.turns]
+    passage_of = dict(zip((turn.turn_id for turn in dialogue.turns), said))
+    asked = []
+    for question in dialogue.questions:
+        proofs = tuple(passage_of[turn] for turn in question.evidence if turn in passage_of)
+        asked.append((question, (Lookup(dated(question), proofs),)))
+    return tuple(said), asked
+
+
+def world_source(dialogue: Dialogue) -> Source:
+    """In the synthetic world a passage holds six of the right memories about one person.
+
+    They are those that hold at the end, with their dates: "Anna lives in Oslo, 8 May 2023. Anna
+    drives a Fiat, 1 June 2023. ...". The questions are a sample of those that the memories can
+    answer, as many as the dialogue has. The dialogue's own will not do: some have the answer
+    "nothing", which no search can find.
     """
     right = oracle_memories(dialogue.turns)
     by_person: dict[str, list[str]] = {}
@@ -258,7 +263,7 @@ def world_source(dialogue: Dialogue,
                   if probe.question.answer != "nothing"]
     # The dialogue's name is the seed, so that every command asks the same questions.
     draw = random.Random(dialogue.name)
-    return passages, draw.sample(answerable, len(dialogue.questions))
+    return tuple(passages), draw.sample(answerable, len(dialogue.questions))
 
 
 def world_lookups(probe: Probe, right: dict[Key, tuple[str, str, str]]) -> tuple[Lookup, ...]:
