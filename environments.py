@@ -195,14 +195,18 @@ def open_tasks(questions: Sequence[OpenQuestion], n_objectives: int, embed: Embe
     for group in in_groups(questions, n_objectives, draw):
         # A paragraph that two questions share must not fill two of the three places of a result.
         paragraphs = dict.fromkeys(passage for question in group for passage in question.passages)
-        # Interned, because each round of tasks holds the same paragraphs again.
-        passages = tuple(intern(f"{title}: {text}") for title, text in paragraphs)
-        lookups = tuple(
-            (Lookup(q.text, tuple(intern(f"{title}: {text}") for title, text in q.passages
-                                  if title in q.evidence)),) for q in group)
-        tasks.append(SearchTask(tuple(q.text for q in group), tuple(q.answer for q in group),
-                                (1,) * n_objectives, passages, embed, lookups))
+        proofs = [tuple(one_passage(title, text) for title, text in q.passages
+                        if title in q.evidence) for q in group]
+        tasks.append(SearchTask(
+            tuple(q.text for q in group), tuple(q.answer for q in group), (1,) * n_objectives,
+            tuple(one_passage(*paragraph) for paragraph in paragraphs), embed,
+            tuple((Lookup(q.text, of_q),) for q, of_q in zip(group, proofs))))
     return tasks
+
+
+def one_passage(title: str, text: str) -> str:
+    """A paragraph as a passage; interned, because each round of tasks holds the same ones again."""
+    return intern(f"{title}: {text}")
 
 
 def dialogue_tasks(dialogues: Sequence[Dialogue], n_objectives: int, embed: Embedder,

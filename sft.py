@@ -6,9 +6,9 @@
         3. log      and, now and then, look at unseen questions
 
 This is behaviour cloning. Memory-R1 (arXiv 2508.19828, section 4.2) calls it Memory-SFT, and beats
-it by reinforcement. So does MEM1 (arXiv 2506.15841), whose imitator breaks down from seven
-questions a task on. Imitation sees the same 152 training questions, for as many steps, with the
-same start model, and is scored by the same code. Unlike reinforcement it needs an expert
+it by reinforcement. So does MEM1 (arXiv 2506.15841), whose imitator breaks down beyond six
+questions a task. Imitation sees the same 152 training questions, for as many steps, with the same
+start model, and is scored by the same code. Unlike reinforcement it needs an expert
 (training/experts.py):
 
     the synthetic world        the oracle, which knows what each turn means

@@ -45,7 +45,7 @@ def test_a_manager_that_keeps_no_evidence_leaves_nothing_to_imitate(tmp_path, mo
     path = small_data(tmp_path / "mine.json", "Who skis?")
     line = refused(sft.main, "--agent", "answer", "--data", path, "--model", model_folder,
                    "--manager", model_folder, "--out", tmp_path / "run", "--max-new-tokens", "4")
-    assert "no question to imitate" in line and str(path) in line, line
+    assert "none of 1 questions is left to imitate" in line and str(path) in line, line
 
 
 def test_the_loss_is_that_of_separate_rows_and_falls(tmp_path, monkeypatch):

@@ -175,12 +175,12 @@ def expert_turns(policy: Policy, agent: Mem1Agent, task: SearchTask) -> list[Les
     trajectory = Trajectory(environment, environment.reset(task), environment.turns(task))
     turns: list[Lesson] = []
     found, answers = "", []  # what the last search found, and the answers behind their numbers
-    first_quote = len(plan)  # the first turn that quotes what proves an answer
     for query, proofs, answer in [*plan, (None, (), None)]:
         prompt = agent.prompt(policy, trajectory)
         if query is None:
             n_hidden = len(trajectory.past) - trajectory.n_remembered
-            if agent.kind == "full_context" and first_quote < n_hidden:
+            # The turn that quotes the first proof follows the searches for the first question.
+            if agent.kind == "full_context" and len(task.lookups[0]) < n_hidden:
                 return []
             # A list has numbers, so that equal answers are told apart; a single answer has none.
             text = "; ".join(answers) if len(task.answers) > 1 else task.answers[0]
@@ -199,7 +199,6 @@ def expert_turns(policy: Policy, agent: Mem1Agent, task: SearchTask) -> list[Les
         found = "; ".join(map(without_tags, shown))
         if answer is not None:
             answers.append(f"{query.split('.')[0]} {without_tags(answer)}")
-            first_quote = min(first_quote, len(trajectory.past))
     return turns if trajectory.reward == len(task.answers) else []
 
 
@@ -249,35 +248,34 @@ def check_expert(options: Options) -> None:
 
 def trajectories_of(run: Run) -> list[list[Lesson]]:
     """What a run imitates: a file, the world's oracle, or the data's own evidence and answers."""
-    options = run.options
+    options, length = run.options, run.options.max_new_tokens
     if options.trajectories:
         return [[lesson] for lesson in read_trajectories(options.trajectories)]
-    length = options.max_new_tokens
-    dialogues = splits(options.data, options.train_questions)[0]
-    if options.agent == "manager":
-        lessons = manager_lessons(run.policy, with_bar(dialogues, "lessons"), run.embed,
-                                  options.facts, length, options.expert_errors)
-        return [[lesson] for lesson in lessons]
     if options.agent == "mem1":
-        found = [expert_turns(run.policy, run.agent, task)
-                 for task in with_bar(run.train, "lessons")]
-        trajectories = [turns for turns in found if turns]
-    # The oracle knows what holds in the end. A manager's memories have words of their own, so there
-    # the evidence decides.
-    elif w.named_world(options.data) and options.facts == "observations" and not options.manager:
-        trajectories = [[lesson] for lesson in answer_lessons(
-            run.policy, run.train, dialogues, options.distill, length)]
+        trajectories = [turns for task in with_bar(run.train, "lessons")
+                        if (turns := expert_turns(run.policy, run.agent, task))]
+        what, why = "tasks", "no search finds what proves an answer, or a turn is too long"
+        remedy = "lower --objectives, raise --max-new-tokens or take another --embedder"
     else:
-        trajectories = [[lesson] for lesson in evidence_lessons(
-            run.policy, run.train, run.train_banks, options.distill, length)]
-    kind, remedy = "question", "raise --memories, or take another --manager or --facts"
-    if options.agent == "mem1":
-        kind, remedy = "task", "lower --objectives, or take another --embedder"
+        dialogues = splits(options.data, options.train_questions)[0]
+        if options.agent == "manager":
+            lessons = manager_lessons(run.policy, with_bar(dialogues, "lessons"), run.embed,
+                                      options.facts, length, options.expert_errors)
+            return [[lesson] for lesson in lessons]
+        # The oracle knows what holds in the end. A manager's memories have words of their own, so
+        # there the evidence decides.
+        if w.named_world(options.data) and options.facts == "observations" and not options.manager:
+            lessons = answer_lessons(run.policy, run.train, dialogues, options.distill, length)
+        else:
+            lessons = evidence_lessons(run.policy, run.train, run.train_banks, options.distill,
+                                       length)
+        trajectories = [[lesson] for lesson in lessons]
+        what, why = "questions", "what they need is not among the memories that are shown"
+        remedy = "raise --memories, or take another --manager or --facts"
     n_left_out = len(run.train) - len(trajectories)
     if n_left_out:
-        print(f"{n_left_out} of {len(run.train)} {kind}s to imitate are left out: what proves the "
-              "answer is not among what is found")
+        print(f"{n_left_out} of {len(run.train)} {what} to imitate are left out: {why}")
     if not trajectories:
-        exit_with(f"{options.data}: no {kind} to imitate is left, because what proves the answer "
-                  f"is never among what is found; {remedy}")
+        exit_with(f"{options.data}: none of {len(run.train)} {what} is left to imitate ({why}); "
+                  f"{remedy}")
     return trajectories
