@@ -254,7 +254,7 @@ def trajectories_of(run: Run) -> list[list[Lesson]]:
     if options.agent == "mem1":
         trajectories = [turns for task in with_bar(run.train, "lessons")
                         if (turns := expert_turns(run.policy, run.agent, task))]
-        what, why = "tasks", "no search finds what proves an answer, or a turn is too long"
+        what, why = "tasks", "what proves an answer is not found or not kept, or a turn is too long"
         remedy = "lower --objectives, raise --max-new-tokens or take another --embedder"
     else:
         dialogues = splits(options.data, options.train_questions)[0]
