@@ -140,6 +140,17 @@ def test_curve_and_table(tmp_path):
     assert re.search(r"all, exact match +4 +0\.250 +0\.750", text), text
 
 
+def test_a_legend_names_only_what_is_drawn(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(pictures.plt, "close", drawn.append)
+    imitation = [{"step": n, "loss": 1 / n} for n in (1, 2, 3)]
+    pictures.draw_curve(imitation, {0: 0.2, 3: 0.4}, "reward", "title", tmp_path / "curve.png")
+    named = [[text.get_text() for text in axes.get_legend().get_texts()]
+             for axes in drawn[0].axes]
+    assert named == [["validation, greedy"], ["loss"]], (
+        f"{named}: imitation has no reward, so no line of one may be named")
+
+
 def test_the_comparison_of_harnesses_is_shown(tmp_path):
     scores = {str(n): {harness: {"exact_match": n / k, "f1": n / k, "peak_tokens": 90 * k * n,
                                  "peak_tokens_with_prompt": 100 * k * n, "seconds": 0.5}

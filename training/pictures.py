@@ -34,13 +34,16 @@ plt.switch_backend("agg")  # pictures go to files, so no screen is needed
 
 def _panel(axes, title: str, x: Sequence[float], series: dict[str, Sequence[float]]) -> None:
     for label, y in series.items():
+        if not y:  # a line of no points would still stand in the legend
+            continue
         marker = "o" if len(y) == 1 else None  # a line through one point cannot be seen
         axes.plot(x[: len(y)], y, label=label, linewidth=1.6, marker=marker)
     axes.xaxis.get_major_locator().set_params(integer=True)  # no half steps
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("training step")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    if axes.lines:
+        axes.legend(fontsize=8)
 
 
 def draw_curve(rows: Sequence[dict[str, float]], scores: dict[int, float], headline: str,
