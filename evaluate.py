@@ -48,7 +48,6 @@ from comparisons import compare, recall
 from comparisons.harnesses import TASKS, by_objectives
 from comparisons.recall import mean, share, share_text
 from data import DataError, Dialogue, Question, category_name
-from mem1 import HARNESSES
 from memory_bank import Embedder
 from memr1 import (
     CHUNK,
@@ -62,6 +61,7 @@ from memr1 import (
 )
 from metrics import bleu1, f1, squad_exact_match, summarise
 from policy import Policy
+from systems.own_past import HARNESSES, mem1_agent
 from training.folders import begin_folder, hold_folder
 from training.kept import KeptPolicy
 from training.options import is_embedded, option, parse_options, resolve
@@ -317,16 +317,17 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
 
 
 def evaluate_mem1(options: EvaluateOptions) -> dict:
-    """One model as MEM1 and in the two other harnesses, on the same tasks; returns the summary."""
+    """One model as MEM1 and in the other harnesses, on the same tasks; returns the summary."""
     # The test part is not shortened, because --limit counts tasks and not questions.
     test = held_out(options.data, options.questions_file)
     folder = hold_folder(options, "evaluation")
     embed = embedder_or_stop(options.embedder)
     policy, n_objectives = load_or_stop(options.model), options.objectives
-    # The weights are the same for all three, so the harness alone makes the difference.
-    scores = {harness: by_objectives(policy, harness, test, embed, options.max_new_tokens,
-                                     options.limit or TASKS, (n_objectives,))
-              for harness in HARNESSES}
+    # The weights are the same for all, so the harness alone makes the difference.
+    agents = [mem1_agent(harness, embed, is_embedded(options.model),
+                         max_new_tokens=options.max_new_tokens) for harness in HARNESSES]
+    scores = {agent.harness: by_objectives(policy, agent, test, embed, options.limit or TASKS,
+                                           (n_objectives,)) for agent in agents}
     # All questions of a task come from one dialogue, which may have too few.
     if not scores["mem1"]:
         exit_with(f"{options.data}: no dialogue has {n_objectives} questions; lower --objectives")

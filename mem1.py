@@ -15,7 +15,7 @@
 For comparison the same agent can have another memory of its own past (`harness`):
 "full_context" keeps every turn, as ReAct does, or as many of the latest as the model has positions
 for. "truncation" keeps the last turn, and as many earlier ones as fit into `max_new_tokens`. That
-is the room that MEM1 has for its state.
+is the room that MEM1 has for its state. "a_mem" looks earlier turns up (systems/own_past.py).
 
 Training is exact. Each turn is a `Step` with the prompt that it was sampled from. In a packed tree
 (trees.py) a turn is a branch behind the shared task. The branch begins with its own copy of the
@@ -56,7 +56,6 @@ from prompts import split_thinking, without_tags
 from trees import Episode, Step
 
 STOP = ("</query>", "</answer>")  # because the environment acts on the first action only
-HARNESSES = ("mem1", "full_context", "truncation")
 
 # ---- Text in and out: pure functions -------------------------------------------------------------
 
@@ -164,7 +163,7 @@ class Trajectory:
     steps: list[Step] = field(default_factory=list)  # for training, one a turn
     responses: list[str] = field(default_factory=list)  # for the log, one a turn
     turns: list[dict] = field(default_factory=list)  # for the log: what each turn had in context
-    n_remembered: int = 0  # past turns in the last prompt
+    remembered: list[int] = field(default_factory=list)  # places of past turns in the last prompt
     n_dropped: int = 0  # past turns that the last prompt had no positions for
     reward: float = 0.0
     answer: str = ""
@@ -186,7 +185,7 @@ class Trajectory:
         # A task fails without a usable action, and if it is not done after its last turn.
         if not self.done and (parsed is None or self.turns_left == 0):
             self.invalid, self.done = 1, True
-        self.turns.append({"info": info, "kept": self.n_remembered,
+        self.turns.append({"info": info, "kept": self.remembered,
                            "read_tokens": len(step.prompt_ids),
                            "written_tokens": len(step.response_ids)})
 
@@ -194,7 +193,8 @@ class Trajectory:
 class Mem1Agent:
     """Turns tasks into episodes of one step a turn, paid once at the end.
 
-    `environment` makes a new environment, one for each trajectory. `harness` is one of HARNESSES.
+    `environment` makes a new environment, one for each trajectory. `harness` is "mem1",
+    "full_context" or "truncation"; "a_mem" is a class of its own (systems/own_past.py).
     """
 
     def __init__(self, environment: Callable[[], Environment] = Search, harness: str = "mem1", *,
@@ -204,51 +204,62 @@ class Mem1Agent:
         self.kind = "mem1" if harness == "mem1" else "full_context"
         self.max_new_tokens = max_new_tokens
 
+    def begin(self, task: Any) -> Trajectory:
+        """A task before its first turn, with an environment that knows how far it has come."""
+        environment = self.environment()
+        return Trajectory(environment, environment.reset(task), environment.turns(task))
+
     # Problem 11
     def prompt(self, policy: Policy, trajectory: Trajectory) -> Prompt:
         """What the model reads in the next turn."""
 
-        def messages(past: Sequence[Mem1Turn]) -> list[Message]:
+        def messages(places: Sequence[int]) -> list[Message]:
+            past = [trajectory.past[place] for place in sorted(places)]
             return turn_messages(
                 trajectory.text, past, trajectory.turns_left, self.kind,
                 trajectory.environment.instructions, trajectory.environment.answers)
 
-        past = trajectory.past[-1:] if self.harness == "mem1" else trajectory.past
         room = policy.positions - self.max_new_tokens
         if self.harness == "truncation":
             room = min(room, len(policy.encode(messages([]))) + self.max_new_tokens)
-        # Whole turns are dropped, oldest first, because half a turn makes no sense. The task stays,
-        # and so does the last turn, because the agent must see what its query returned.
-        last, earlier = past[-1:], past[-2::-1]  # the earlier ones newest first
-        prompt = fit(policy, lambda kept: messages([*kept[::-1], *last]), earlier, room)
-        trajectory.n_remembered = len(prompt.parts) + len(last)
-        # Truncation drops turns in any model, so only those of full context are counted.
-        trajectory.n_dropped = prompt.n_dropped if self.harness == "full_context" else 0
+        # Whole turns are dropped, because half a turn makes no sense. The task stays, and so does
+        # the last turn, because the agent must see what its query returned.
+        last = list(range(len(trajectory.past)))[-1:]
+        prompt = fit(policy, lambda places: messages([*places, *last]),
+                     self.earlier(policy, trajectory), room)
+        trajectory.remembered = sorted([*prompt.parts, *last])
+        # Truncation drops turns in any model, so those are not counted.
+        trajectory.n_dropped = 0 if self.harness == "truncation" else prompt.n_dropped
         return prompt
+
+    # Problem 11
+    def earlier(self, policy: Policy, trajectory: Trajectory) -> Sequence[int]:
+        """Places of turns before the last one to remember, those to keep longest first."""
+        if self.harness == "mem1":
+            return []
+        return range(len(trajectory.past) - 2, -1, -1)  # the newest first
+
+    def prompts(self, policy: Policy, trajectories: Sequence[Trajectory]) -> list[Prompt]:
+        """What the model reads in the next turn of each trajectory."""
+        return [self.prompt(policy, trajectory) for trajectory in trajectories]
 
     def rollout(self, policy: Policy, tasks: Sequence, group_size: int, temperature: float,
                 generator: torch.Generator | None = None) -> list[list[Episode]]:
         """`group_size` trajectories of each task; all of them take their next turn together."""
-
-        def begin(task: Any) -> Trajectory:
-            environment = self.environment()  # one each, because it knows how far the task has come
-            return Trajectory(environment, environment.reset(task), environment.turns(task))
-
-        groups = [[begin(task) for _ in range(group_size)] for task in tasks]
+        groups = [[self.begin(task) for _ in range(group_size)] for task in tasks]
         unfinished = [trajectory for group in groups for trajectory in group]
         while unfinished:
             # One sample a prompt, because after the first turn the prompts of a group differ. Equal
             # ones are read once all the same (`prompt_rows` in trees.py).
-            prompts = [self.prompt(policy, trajectory).ids for trajectory in unfinished]
+            prompts = [prompt.ids for prompt in self.prompts(policy, unfinished)]
             sampled = policy.sample(
                 prompts, 1, self.max_new_tokens, temperature, generator, stop_texts=STOP)
             for trajectory, [step] in zip(unfinished, sampled):
                 trajectory.advance(step, policy.decode(step.response_ids), self.kind)
             unfinished = [trajectory for trajectory in unfinished if not trajectory.done]
-        return [[self._episode(trajectory) for trajectory in group] for group in groups]
+        return [[self.episode(trajectory) for trajectory in group] for group in groups]
 
-    @staticmethod
-    def _episode(trajectory: Trajectory) -> Episode:
+    def episode(self, trajectory: Trajectory) -> Episode:
         """A finished trajectory as training and samples.jsonl see it."""
         log = {"prompt": trajectory.text,
                "response": "\n".join(" ".join(text.split()) for text in trajectory.responses),

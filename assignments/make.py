@@ -30,7 +30,8 @@ ROOT = HERE.parent
 sys.path.insert(0, str(HERE / "bugs"))
 from patches import PATCHES, Patch  # noqa: E402
 
-MODULES = ("*.py", "backend", "benchmarks", "training", "comparisons", "claims", "tools", "making")
+MODULES = ("*.py", "backend", "benchmarks", "systems", "training", "comparisons", "claims", "tools",
+           "making")
 PROJECT_FILES = (*MODULES, "docs", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE",
                  "requirements.txt", "pyproject.toml", ".gitignore", "tiny")
 STUDENT_FILES = (*PROJECT_FILES, "assignments/README.md", "assignments/adapters.py",

@@ -44,14 +44,14 @@ from backend.files import release_locks
 from backend.loading import PolicyError
 from benchmarks.encoders import EMBEDDER_HELP
 from benchmarks.splits import dialogues_to_test
-from comparisons.graphs_and_tools import SYSTEMS
 from comparisons.intervals import bootstrap, paired
-from comparisons.rules_and_mem0 import System, drive
 from data import DataError, Dialogue, category_name, json_lines
 from memory_bank import Embedder
 from memr1 import PER_SPEAKER
 from metrics import bleu1, f1, squad_exact_match
 from policy import Policy
+from systems.graphs_and_tools import SYSTEMS
+from systems.rules_and_mem0 import System, drive
 from training.folders import hold_folder
 from training.judge import Judge, JudgeError
 from training.options import is_embedded, option, parse_options, resolve

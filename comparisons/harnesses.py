@@ -1,12 +1,13 @@
 """MEM1 beside the same start model with other memories of its own past.
 
-    grpo.py --agent mem1 --compare ──> full_context/ and truncation/ are trained, as MEM1 was
-                                   ──> all three work through tasks of 1 to 16 questions
+    grpo.py --agent mem1 --compare
+        ──> full_context/, truncation/ and a_mem/ are trained, as MEM1 was
+        ──> all four work through tasks of 1 to 16 questions
 
 Table 1 of MEM1 (arXiv 2506.15841) lets the number of questions in a task grow from 1 to 16. The
 context of MEM1 hardly grows, and the context of other agents grows with the number. `by_objectives`
 measures the same of one agent: how many questions it answers right, and how many tokens it had in
-context. Training all three takes four times as long as MEM1 alone, so it is an option.
+context. Training all four takes several times as long as MEM1 alone, so it is an option.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from typing import Any
 from backend import devices
 from data import Dialogue, OpenQuestion
 from environments import search_tasks
-from mem1 import HARNESSES, Mem1Agent
+from mem1 import Mem1Agent
 from memory_bank import Embedder
 from metrics import context_sizes, objectives_scores
 from policy import Policy
+from systems.own_past import HARNESSES
 from training.checkpoints import FILE
 from training.pictures import objectives_table
 from training.results import save_card
@@ -33,10 +35,9 @@ OBJECTIVES = (1, 2, 4, 8, 16)  # questions in a task
 TASKS = 27  # of each number of questions
 
 
-def by_objectives(policy: Policy, harness: str,
+def by_objectives(policy: Policy, agent: Mem1Agent,
                   sources: Sequence[Dialogue] | Sequence[OpenQuestion], embed: Embedder,
-                  max_new_tokens: int, limit: int = TASKS,
-                  counts: Sequence[int] = OBJECTIVES) -> Scores:
+                  limit: int = TASKS, counts: Sequence[int] = OBJECTIVES) -> Scores:
     """Greedy scores by the number of questions in a task: {"2": {"exact_match": 1.4, ...}, ...}.
 
     Each is a mean over at most `limit` tasks: of `objectives_scores` (exact match and F1 are sums,
@@ -46,8 +47,7 @@ def by_objectives(policy: Policy, harness: str,
     of questions for which the sources have too few are left out.
     """
     scores = {}
-    agent = Mem1Agent(harness=harness, max_new_tokens=max_new_tokens)
-    for place in show_bar(range(len(counts)), harness):
+    for place in show_bar(range(len(counts)), agent.harness):
         n_objectives = counts[place]
         tasks = search_tasks(sources, n_objectives, embed)[:limit]
         if not tasks:
@@ -70,11 +70,10 @@ def by_objectives(policy: Policy, harness: str,
 
 def scores_of(run: Run) -> Scores:
     """A trained run's scores by the number of questions in a task."""
-    options = run.options
     # Every device does all tasks, because the seconds are to be those of one device.
     with devices.gathered(run.policy.model):
-        return by_objectives(run.policy, options.harness, run.test_dialogues, run.embed,
-                             options.max_new_tokens, options.limit or TASKS)
+        return by_objectives(run.policy, run.agent, run.test_dialogues, run.embed,
+                             run.options.limit or TASKS)
 
 
 def train_harness(run: Run, harness: str, train: Callable[[Run], Any]) -> Scores:

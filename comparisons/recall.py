@@ -32,11 +32,11 @@ from tqdm import tqdm
 from backend.devices import exit_with
 from benchmarks.encoders import EMBEDDER_HELP, embedder_of
 from benchmarks.splits import dialogues_to_test
-from comparisons.graphs_and_tools import AMem, LangMem, Zep
-from comparisons.rules_and_mem0 import FullContext, LocomoRAG, Mem0, System
 from data import DataError, Dialogue, Turn
 from memory_bank import Embedder, Memory, MemoryBank, memory_line
 from memr1 import PER_SPEAKER, candidates
+from systems.graphs_and_tools import AMem, LangMem, Zep
+from systems.rules_and_mem0 import FullContext, LocomoRAG, Mem0, System
 from training.options import option, parse_options
 from training.run import embedder_or_stop, launch
 

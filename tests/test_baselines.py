@@ -26,7 +26,20 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 from comparisons.compare import run_together
-from comparisons.graphs_and_tools import (
+from data import Dialogue, Question, Turn
+from environments import search_tasks
+from memory_bank import Memory, MemoryBank, hashed_words
+from memr1 import AnswerTask, MemoryR1, answer_all
+from policy import Policy, load_policy
+from prompts import (
+    EXTRACT_INSTRUCTIONS,
+    MANAGER_INSTRUCTIONS,
+    Operation,
+    answer_messages,
+    one_line,
+    storable,
+)
+from systems.graphs_and_tools import (
     EDGE_INSTRUCTIONS,
     NOTE_INSTRUCTIONS,
     SYSTEMS,
@@ -40,7 +53,7 @@ from comparisons.graphs_and_tools import (
     parse_note,
     parse_tool,
 )
-from comparisons.rules_and_mem0 import (
+from systems.rules_and_mem0 import (
     CHUNK,
     AddEverything,
     Call,
@@ -50,19 +63,6 @@ from comparisons.rules_and_mem0 import (
     Overwrite,
     System,
     drive,
-)
-from data import Dialogue, Question, Turn
-from environments import search_tasks
-from memory_bank import Memory, MemoryBank, hashed_words
-from memr1 import AnswerTask, MemoryR1, answer_all
-from policy import Policy, load_policy
-from prompts import (
-    EXTRACT_INSTRUCTIONS,
-    MANAGER_INSTRUCTIONS,
-    Operation,
-    answer_messages,
-    one_line,
-    storable,
 )
 from trees import Step
 from world import world

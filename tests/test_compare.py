@@ -28,7 +28,7 @@ from comparisons.compare import (
     systems_table,
     training_note,
 )
-from comparisons.graphs_and_tools import SYSTEMS
+from systems.graphs_and_tools import SYSTEMS
 from training.judge import Judge, JudgeError
 from world import world_splits
 

@@ -4,8 +4,8 @@
 
 The rooms, left to right; a module imports only from its own room or from rooms further left:
 
-    backend -> core -> benchmarks -> training -> comparisons -> sft, grpo, ppo, evaluate
-            -> claims -> tools, making
+    backend -> core -> benchmarks -> systems -> training -> comparisons
+            -> sft, grpo, ppo, evaluate -> claims -> tools, making
 
 The core is ten files at the root, in an order of their own: each imports only earlier ones.
 """
@@ -27,9 +27,10 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE = ("memory_bank", "metrics", "data", "world", "trees", "policy", "prompts", "memr1",
         "environments", "mem1")
 LOOPS = ("sft", "grpo", "ppo", "evaluate")
-FOLDERS = ("backend", "benchmarks", "training", "comparisons", "claims", "tools", "making")
-ROOMS = {"backend": 0, **dict.fromkeys(CORE, 1), "benchmarks": 2, "training": 3, "comparisons": 4,
-         **dict.fromkeys(LOOPS, 5), "claims": 6, "tools": 7, "making": 7}
+FOLDERS = ("backend", "benchmarks", "systems", "training", "comparisons", "claims", "tools",
+           "making")
+ROOMS = {"backend": 0, **dict.fromkeys(CORE, 1), "benchmarks": 2, "systems": 3, "training": 4,
+         "comparisons": 5, **dict.fromkeys(LOOPS, 6), "claims": 7, "tools": 8, "making": 8}
 # Read as text or ids, never as tensors: a student may study them without knowing torch.
 NO_TENSORS = ("memory_bank", "metrics", "data", "world", "prompts", "environments",
               "benchmarks.shop", "comparisons.intervals")

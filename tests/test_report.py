@@ -34,10 +34,11 @@ from backend.loading import load_tokenizer
 from data import Dialogue, Fact, Question, Turn
 from environments import Search, SearchTask
 from grpo import GRPOOptions
-from mem1 import HARNESSES, Mem1Agent, Trajectory, turn_messages
+from mem1 import Mem1Agent, turn_messages
 from memory_bank import MemoryBank, hashed_words
 from memr1 import AnswerAgent, AnswerTask, ManagerAgent, ManagerTask, Statement
 from policy import Policy
+from systems.own_past import HARNESSES, mem1_agent
 from tools import report
 from training import results, state
 from training.options import EMBEDDED_MEM1, resolve
@@ -410,8 +411,8 @@ def test_tokens_had_all_turns_been_kept(harness):
     policy, environment = TokenizerOnly(), Search()
     passages = tuple(f"Anna has a dog named {name} and lives in Oslo" for name in "ABCDEFGHIJKL")
     task = SearchTask(("Where does Anna live?",) * 3, ("Oslo",) * 3, (4,) * 3, passages, EMBED)
-    agent = Mem1Agent(harness=harness, max_new_tokens=160)
-    trajectory = Trajectory(environment, environment.reset(task), environment.turns(task))
+    agent = mem1_agent(harness, EMBED, True, max_new_tokens=160)
+    trajectory = agent.begin(task)
     tag, wanted, written = ("IS" if harness == "mem1" else "think"), [], []
     while not trajectory.done:
         prompt = agent.prompt(policy, trajectory).ids
@@ -429,7 +430,8 @@ def test_tokens_had_all_turns_been_kept(harness):
     found = [turn["all_tokens"] for turn in view["turns"]]
     assert len(found) == 7 and max(abs(a - b) for a, b in zip(found, wanted)) <= 2, (found, wanted)
     dropped = [n for turn in view["turns"] for n, _ in turn["dropped"]]
-    assert dropped == list(range(1, 1 + len(dropped))), "each turn is dropped once, oldest first"
+    if harness != "a_mem":  # where a turn may come back
+        assert dropped == list(range(1, 1 + len(dropped))), "each is dropped once, oldest first"
     assert len(dropped) == {"mem1": 5, "full_context": 0}.get(harness, len(dropped))
     assert harness != "truncation" or 0 < len(dropped) <= 5
 

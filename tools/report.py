@@ -302,9 +302,9 @@ def mem1_case(log: dict) -> dict:
     logged = log["turns"]
     turns: list[dict] = []
     for place, (turn, text) in enumerate(zip(logged, log["response"].split("\n"))):
-        n_dropped = place - turn["kept"]  # turns 0 .. n_dropped - 1 are no longer in context
-        n_dropped_before = place - 1 - logged[place - 1]["kept"] if place else 0
-        in_prompt = turns[n_dropped:place]
+        # The places of turns that were in context before this one, and are no longer.
+        left = {*logged[place - 1]["kept"], place - 1} - set(turn["kept"]) if place else set()
+        in_prompt = [turns[other] for other in turn["kept"]]
         if in_prompt:
             others = sum(earlier["tokens"] for earlier in in_prompt[:-1])
             in_prompt[-1]["tokens"] = turn["read_tokens"] - logged[0]["read_tokens"] - others
@@ -317,8 +317,7 @@ def mem1_case(log: dict) -> dict:
             "in_context": turn["read_tokens"] + turn["written_tokens"],
             "all_tokens": logged[0]["read_tokens"] + turn["written_tokens"]
             + sum(earlier["tokens"] for earlier in turns),
-            "dropped": [(number + 1, turns[number])
-                        for number in range(max(n_dropped_before, 0), n_dropped)]})
+            "dropped": [(other + 1, turns[other]) for other in sorted(left)]})
     return {"turns": turns, "most": max((turn["all_tokens"] for turn in turns), default=1)}
 
 

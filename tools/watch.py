@@ -10,8 +10,8 @@ import argparse
 from collections.abc import Sequence
 
 from backend.loading import PolicyError
-from environments import Search, SearchTask, search_tasks
-from mem1 import STOP, Mem1Agent, Trajectory, parse_turn
+from environments import SearchTask, search_tasks
+from mem1 import STOP, Mem1Agent, parse_turn
 from metrics import split_answers
 from policy import Policy
 from tools.terminal import (
@@ -42,17 +42,16 @@ def work(policy: Policy, agent: Mem1Agent, task: SearchTask, n_gold: int) -> int
 
     The first `n_gold` answers of the task are known; with none, nothing is said of what is right.
     """
-    environment = Search()
-    trajectory = Trajectory(environment, environment.reset(task), environment.turns(task))
+    trajectory = agent.begin(task)
     print()
     print(paint(f"== {agent.harness} ==", "strong"))
     print(printable(trajectory.text))
-    peak = n_dropped = 0
+    peak, remembered = 0, set()
     while not trajectory.done:
         prompt = agent.prompt(policy, trajectory).ids
-        for number in range(n_dropped, len(trajectory.past) - trajectory.n_remembered):
-            print(paint(f"         turn {number + 1} is dropped", "quiet"))
-            n_dropped = number + 1
+        for place in sorted(remembered - set(trajectory.remembered)):
+            print(paint(f"         turn {place + 1} is dropped", "quiet"))
+        remembered = {*trajectory.remembered, len(trajectory.past)}
         [[step]] = policy.sample([prompt], 1, agent.max_new_tokens, 0, stop_texts=STOP)
         response = policy.decode(step.response_ids)
         trajectory.advance(step, response, agent.kind)

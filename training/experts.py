@@ -17,13 +17,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 import world as w
 from backend.devices import exit_with
 from benchmarks.splits import splits
 from data import Dialogue, Message
 from environments import Lookup, SearchTask
-from mem1 import Mem1Agent, Trajectory, format_turn
+from mem1 import Mem1Agent, format_turn
 from memory_bank import Embedder, MemoryBank
 from memr1 import SIMILAR, AnswerTask, Reading, facts_of, manager_prompt, timelines
 from policy import Policy
@@ -171,16 +172,15 @@ def expert_turns(policy: Policy, agent: Mem1Agent, task: SearchTask) -> list[Les
     turn that quotes it is no longer read, a response is longer than the agent's limit, or the
     answers are not paid in full.
     """
-    environment, plan = agent.environment(), plan_of(task.lookups, task.answers)
-    trajectory = Trajectory(environment, environment.reset(task), environment.turns(task))
+    trajectory, plan = agent.begin(task), plan_of(task.lookups, task.answers)
+    # A proof is quoted in the turn after the last search for its question. The last is at hand.
+    *quoting, _ = accumulate(map(len, task.lookups))
     turns: list[Lesson] = []
     found, answers = "", []  # what the last search found, and the answers behind their numbers
     for query, proofs, answer in [*plan, (None, (), None)]:
         prompt = agent.prompt(policy, trajectory)
         if query is None:
-            n_hidden = len(trajectory.past) - trajectory.n_remembered
-            # The turn that quotes the first proof follows the searches for the first question.
-            if agent.kind == "full_context" and len(task.lookups[0]) < n_hidden:
+            if agent.kind == "full_context" and not set(quoting) <= set(trajectory.remembered):
                 return []
             # A list has numbers, so that equal answers are told apart; a single answer has none.
             text = "; ".join(answers) if len(task.answers) > 1 else task.answers[0]

@@ -15,7 +15,7 @@ from typing import Any
 from backend import devices
 from backend.devices import exit_with
 from backend.files import LOCK, lock, move_aside, unlock
-from mem1 import HARNESSES
+from systems.own_past import HARNESSES
 
 # What tells who made a folder: the options in its config.json, of an evaluation in summary.json.
 MAKERS = {

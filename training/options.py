@@ -24,8 +24,8 @@ from backend.lora import base_name
 from benchmarks.encoders import EMBEDDER_HELP
 from benchmarks.others import OWN, form_of, has_observations
 from data import DataError
-from mem1 import HARNESSES
 from memr1 import PER_SPEAKER
+from systems.own_past import HARNESSES
 from world import named_world
 
 EMBEDDED_MODEL = Path(__file__).resolve().parent.parent / "tiny"
@@ -152,10 +152,11 @@ class Options:
                                 "it is installed", "search", "shop", "webshop", agents=("mem1",))
     objectives: int = option(2, "mem1: questions in a training task, 1 to 4", agents=("mem1",))
     harness: str = option("mem1", "mem1: what stays in context: the last state (mem1), every turn "
-                                  "(full_context), the last tokens (truncation)",
+                                  "(full_context), the last tokens (truncation), the turns "
+                                  "most like the last (a_mem)",
                           *HARNESSES, agents=("mem1",))
-    compare: bool = option(False, "mem1: train the other harnesses too, and score all three on "
-                                  "tasks of 1 to 16 questions; four times as long",
+    compare: bool = option(False, "mem1: train the other harnesses too, and score all four on "
+                                  "tasks of 1 to 16 questions; several times as long",
                            agents=("mem1",))
     limit: int | None = option(None, "only so many questions (mem1: tasks) to validate and test, "
                                      "10 to 100, and no whole dialogues: a quick look")

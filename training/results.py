@@ -20,10 +20,10 @@ import torch
 
 from backend import devices
 from backend.files import release_locks
-from mem1 import HARNESSES
 from memr1 import CHUNK, Progress, answer_all, build_banks
 from metrics import summarise
 from policy import Policy
+from systems.own_past import HARNESSES
 from training.checkpoints import FILE
 from training.introduction import UNITS
 from training.model_card import model_card

@@ -61,6 +61,7 @@ from memr1 import (
 )
 from metrics import f1, squad_exact_match
 from policy import Policy, load_policy
+from systems.own_past import mem1_agent
 from training.checkpoints import (
     FILE,
     CheckpointError,
@@ -76,7 +77,7 @@ from training.introduction import first_screen, given_options
 from training.judge import Ask, Judge, JudgeError, Server, from_policy
 from training.judged import JUDGED
 from training.kept import KeptPolicy
-from training.options import Options, flag, resolve
+from training.options import Options, flag, is_embedded, resolve
 from training.tasks import add_everything, answer_tasks, manager_tasks, span_tasks
 from training.trackers import Tracker, TrackerError, tensorboard, wandb
 from trees import Episode
@@ -322,7 +323,9 @@ def mem1(options: Options, splits: Sequence[Sequence[Dialogue]], embed: Embedder
          ) -> tuple[Agent, list[list[Task]]]:
     """MEM1, and its tasks to train, validate and test on."""
     environment, tasks = long_tasks(options, splits, embed)
-    return Mem1Agent(environment, options.harness, max_new_tokens=options.max_new_tokens), tasks
+    agent = mem1_agent(options.harness, embed, is_embedded(options.model), environment,
+                       max_new_tokens=options.max_new_tokens)
+    return agent, tasks
 
 
 def check_options(options: Options) -> None:

@@ -87,9 +87,9 @@ def test_a_task_from_question_to_answer():
     assert len(episode.steps) == 3 and episode.log["answer"] == "four"
     assert episode.log["operations"] == {"invalid": 0}, "nothing was wrong with this one"
     logged = [(plain(turn["info"]), plain(turn["kept"])) for turn in episode.log["turns"]]
-    assert logged == [("- about query 1", 0), ("- about query 2", 1), ("", 1)], (
-        "`turns` is for the log: what came back in each turn, and as `kept` how many earlier turns "
-        "its prompt showed, which `prompt` notes in `n_remembered`")
+    assert logged == [("- about query 1", []), ("- about query 2", [0]), ("", [1])], (
+        "`turns` is for the log: what came back in each turn, and as `kept` the places of the "
+        "turns that its prompt showed, which `prompt` notes in `remembered`")
 
 
 @pytest.mark.parametrize("bad", ["no tags", "<IS>a</IS>", "<IS>a</IS><query>who"])

@@ -12,15 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from comparisons.rules_and_mem0 import (
-    AddEverything,
-    FullContext,
-    LocomoRAG,
-    Mem0,
-    Overwrite,
-    System,
-    Work,
-)
 from data import Message, Turn
 from memory_bank import STOP_WORDS, Memory, memory_line, words_of
 from memr1 import SIMILAR, apply_operations, facts_of
@@ -35,6 +26,15 @@ from prompts import (
     split_thinking,
     storable,
 )
+from systems.rules_and_mem0 import (
+    AddEverything,
+    FullContext,
+    LocomoRAG,
+    Mem0,
+    Overwrite,
+    System,
+    Work,
+)
 
 # ---- What they share -----------------------------------------------------------------------------
 
@@ -46,9 +46,14 @@ def instructed(instructions: str, *lines: str) -> list[Message]:
 
 
 def numbered(memories: Sequence[Memory], first: int = 0) -> list[str]:
-    """Memories behind their numbers and dates, one a line."""
-    return [f"- {number}: {one_line(m.timestamp)}: {one_line(m.text)}"
-            for number, m in enumerate(memories, first)] or ["- none"]
+    """Memories behind their numbers and dates, where they have one, one a line."""
+    lines = [": ".join(filter(None, map(one_line, (m.timestamp, m.text)))) for m in memories]
+    return [f"- {number}: {line}" for number, line in enumerate(lines, first)] or ["- none"]
+
+
+def said_on(date: str) -> str:
+    """What stands before something said; the date is "" where nobody wrote one down."""
+    return f"Said on {one_line(date)}" if date else "Said"
 
 
 def numbers_in(value: object, n: int) -> tuple[list[int], int]:
@@ -132,7 +137,7 @@ class AMem(System):
             else:
                 response = yield from self.ask(instructed(
                     NOTE_INSTRUCTIONS, "Notes:", *numbered([self.described(m) for m in near]),
-                    f"Said on {one_line(turn.timestamp)}: {one_line(text)}"))
+                    f"{said_on(turn.timestamp)}: {one_line(text)}"))
                 note, contexts, invalid = parse_note(response, len(near))
                 self.counts.update(invalid=invalid, evolved=len(contexts), links=len(note.links))
             note.links = {near[number].id for number in note.links}
@@ -151,12 +156,15 @@ class AMem(System):
         about = [note.context, ", ".join(note.keywords), ", ".join(note.tags)]
         return replace(memory, text=f"{memory.text} ({'; '.join(filter(None, about))})")
 
-    def retrieve(self, question: str) -> dict[str, list[Memory]]:
-        best_ids = [memory.id for memory in self.bank.search(question, self.k)]
+    def nearest(self, text: str) -> list[int]:
+        """Ids of the `k` notes most similar to a text, then of as many that they link to."""
+        best_ids = [memory.id for memory in self.bank.search(text, self.k)]
         # Links of the best note first; a dict, because it keeps this order and each id once.
         linked_ids = dict.fromkeys(i for best in best_ids for i in sorted(self.notes[best].links))
-        more_ids = [i for i in linked_ids if i not in best_ids][: self.k]
-        memories = [self.bank[i] for i in sorted([*best_ids, *more_ids])]
+        return best_ids + [i for i in linked_ids if i not in best_ids][: self.k]
+
+    def retrieve(self, question: str) -> dict[str, list[Memory]]:
+        memories = [self.bank[i] for i in sorted(self.nearest(question))]
         return self.headed(memories if self.compact else [self.described(m) for m in memories])
 
 
@@ -218,7 +226,7 @@ class Zep(System):
         else:
             response = yield from self.ask(instructed(
                 EDGE_INSTRUCTIONS, "Facts:", *numbered(near),
-                f"Said on {one_line(turn.timestamp)}: {one_line(fact)}"))
+                f"{said_on(turn.timestamp)}: {one_line(fact)}"))
             edges, invalid = parse_edges(response, len(near))
         self.counts.update(invalid=invalid)
         for text, nodes, date, ended in edges:
@@ -323,7 +331,7 @@ class LangMem(Mem0):
     max_calls: int = 6  # for a turn or a question
 
     def observing(self, turn: Turn) -> Work:
-        said = f"Said on {one_line(turn.timestamp)}: {one_line(f'{turn.speaker}: {turn.text}')}"
+        said = f"{said_on(turn.timestamp)}: {one_line(f'{turn.speaker}: {turn.text}')}"
         yield from super().observing(turn) if self.compact else self.tools(said, turn)
 
     def answering(self, question: str, asked: str = "",
