@@ -64,6 +64,7 @@ ADAPTERS = {
     11: {
         "mem1.parse_turn": "mem1.parse_turn",
         "mem1.Trajectory.advance": "mem1.Trajectory.advance",
+        "mem1.Mem1Agent.earlier": "mem1.Mem1Agent.earlier",
         "mem1.Mem1Agent.prompt": "mem1.Mem1Agent.prompt",
     },
     12: {

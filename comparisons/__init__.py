@@ -1,4 +1,4 @@
-"""What the two agents are compared with: other memory systems, retrieval by itself.
+"""Better than what: tables of the agents beside other systems (systems/), with intervals.
 
 Needed for the papers' tables and for nothing that learns. Three modules are commands:
 

@@ -400,7 +400,7 @@ def curves(runs: Sequence[LoggedRun]) -> list[tuple[str, str, Markup]]:
 
 
 def objectives(run: LoggedRun) -> tuple[list[str], list[tuple[str, Markup]]]:
-    """The names of MEM1 and its two harnesses, and (title, chart) over the number of questions."""
+    """The names of MEM1's harnesses, and (title, chart) over the number of questions."""
     scores = run.summary.get("by_objectives", {})  # number of questions -> harness -> means
     if not scores:
         return [], []

@@ -53,7 +53,7 @@ def wandb(folder: Path, options: Mapping[str, Any]) -> Tracker:
         raise TrackerError(f"--wandb: the package is not installed ({error}); "
                            "pip install wandb, or leave the option out") from None
     try:
-        # MEM1 trains two more harnesses in one process: each is a run of its own.
+        # MEM1 trains three more harnesses in one process: each is a run of its own.
         run = library.init(project="memory-r1", name=folder.name, dir=str(folder),
                            config=dict(options), reinit="create_new")
     except Exception as error:  # no account, no network, an account without rights
