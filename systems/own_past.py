@@ -29,7 +29,7 @@ from mem1 import Mem1Agent, Mem1Turn, Trajectory
 from memory_bank import Embedder
 from policy import Policy, Prompt
 from systems.graphs_and_tools import AMem
-from systems.rules_and_mem0 import drive
+from systems.rules_and_mem0 import Work, drive
 from trees import Episode
 
 HARNESSES = ("mem1", "full_context", "truncation", "a_mem")
@@ -45,7 +45,7 @@ def turn_text(turn: Mem1Turn) -> str:
 class NotedTrajectory(Trajectory):
     """A task in progress whose turns become notes once they are no longer the last."""
 
-    notes: AMem | None = None  # made when the first turn is over; ids are places in `past`
+    notes: AMem | None = None  # made before the first turn; a note's id is its turn's place
 
 
 class AMemAgent(Mem1Agent):
@@ -74,16 +74,15 @@ class AMemAgent(Mem1Agent):
 
     def take_notes(self, policy: Policy, trajectories: Sequence[NotedTrajectory]) -> None:
         """Write a note of every turn before the last that has none."""
-        works = []
-        for trajectory in trajectories:
-            if trajectory.notes is None:
-                trajectory.notes = AMem(policy, self.embed, (), self.compact, k=SIMILAR_TURNS,
-                                        max_new_tokens=self.max_new_tokens)
-            # One at most, because this is called before every turn.
-            for turn in trajectory.past[:-1][len(trajectory.notes.notes):]:
-                said = Turn("", "agent", turn_text(turn), "")
-                works.append(trajectory.notes.observing(said))
-        drive(works)
+        drive([self.noting(policy, trajectory) for trajectory in trajectories])
+
+    def noting(self, policy: Policy, trajectory: NotedTrajectory) -> Work:
+        """The same of one trajectory."""
+        if trajectory.notes is None:
+            trajectory.notes = AMem(policy, self.embed, (), self.compact, k=SIMILAR_TURNS,
+                                    max_new_tokens=self.max_new_tokens)
+        for turn in trajectory.past[:-1][len(trajectory.notes.notes):]:
+            yield from trajectory.notes.observing(Turn("", "agent", turn_text(turn), ""))
 
     def episode(self, trajectory: NotedTrajectory) -> Episode:
         """As any, with what the notes cost: calls of the model, prompt tokens, unusable output."""

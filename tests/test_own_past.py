@@ -173,12 +173,14 @@ def test_a_note_cannot_imitate_a_tag():
 
 def test_a_prompt_by_itself_takes_the_notes_that_are_missing():
     """As the expert of sft.py and `turn_messages` want it: turns may be added without a prompt."""
-    policy, agent = Scripted(str), agent_of()
+    policy, agent = Scripted(writes_notes), agent_of(compact=False)
     trajectory = agent.begin(small_task(8))
     for number in range(5):
         trajectory.advance(Step([1], [1], True), f"<query> word{number}</query>", agent.kind)
     prompt = agent.prompt(policy, trajectory)
-    assert len(trajectory.notes.notes) == 4 and trajectory.remembered[-1] == 4
+    assert [note.links for note in trajectory.notes.notes] == [{1, 2, 3}, {0}, {0}, {0}], (
+        "the notes must be written one after the other, each beside those before it")
+    assert trajectory.remembered[-1] == 4
     assert prompt.messages == turn_messages(
         trajectory.text, [trajectory.past[place] for place in trajectory.remembered],
         trajectory.turns_left, "full_context", Search.instructions)
