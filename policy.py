@@ -45,12 +45,12 @@ from backend.loading import (
     PolicyError,
     add_old_rope,
     end_ids,
+    gpu_has_half,
     in_one_line,
     is_out_of_memory,
     load,
     n_positions,
     save_tokenizer,
-    usual_precision,
 )
 from backend.lora import (
     adapters,
@@ -666,7 +666,7 @@ def load_policy(name: str | Path, device: str | None = None, lora: int = 0,
     weights. Raises PolicyError with one line when there is no such model.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    half = (precision or usual_precision(device)) == "bfloat16"
+    half = precision == "bfloat16" if precision else gpu_has_half(device)
     model, tokenizer = load(name, device, lora, half)
     policy = Policy(model, tokenizer, micro_batch_tokens=micro_batch_tokens,
                     autocast=half and not lora)

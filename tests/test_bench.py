@@ -258,10 +258,10 @@ def test_a_row_keeps_what_nobody_typed(monkeypatch):
     asked = {}
     monkeypatch.setattr(bench, "bench_row", lambda name, row, *_: asked.update({name: row.setting}))
     real = preset_of(Options(), "some/model")
-    for typed, precision, tokens in (((), None, real["micro_batch_tokens"]),
+    for typed, precision, tokens in (((), real["precision"], real["micro_batch_tokens"]),
                                      (("--precision", "float32"), "float32",
                                       real["micro_batch_tokens"]),
-                                     (("--micro-batch-tokens", "999"), None, 999)):
+                                     (("--micro-batch-tokens", "999"), real["precision"], 999)):
         bench.main(["--table", "real", "tiny", *typed])
         assert (asked["real"].precision, asked["real"].micro_batch_tokens) == (precision, tokens), (
             f"{typed}: the row does not measure what a user gets")

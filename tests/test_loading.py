@@ -14,6 +14,7 @@ from conftest import ROOT, make_model, make_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
+from backend import loading
 from backend.heads import whole_head
 from backend.loading import (
     PolicyError,
@@ -23,8 +24,13 @@ from backend.loading import (
     is_out_of_memory,
     load_tokenizer,
     save_tokenizer,
+    usual_precision,
 )
+from grpo import GRPOOptions
 from policy import Policy, load_policy
+from training import options as training_options
+from training import run
+from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL, preset_of
 from trees import Step
 
 TEXT = "Where does Sarah live? <query> 12"
@@ -43,6 +49,57 @@ def test_every_transformers_that_requirements_admit_is_taken():
     for installed in ("5.23.0", "5.24.0", "5.40.1", "5.24.0.dev0"):
         check_version(installed)
     check_version()
+
+
+# ---- Precision -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("gain, ranks, wanted, measured", [
+    (2.2, 1, "bfloat16", 1), (0.2, 1, "float32", 1), (1.1, 1, "float32", 1),
+    (2.2, 3, "float32", 0)])
+def test_a_real_model_computes_in_what_is_measured_to_be_faster(
+        gain, ranks, wanted, measured, monkeypatch, capsys):
+    gains = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(loading, "half_gain", lambda: gains.append(gain) or gain)
+    monkeypatch.setattr(loading, "world_size", lambda: ranks)
+    loading.half_pays.cache_clear()
+    try:
+        assert [usual_precision(), usual_precision()] == [wanted, wanted], (
+            "a processor without bfloat16 takes six times as long in it; ranks may not differ")
+    finally:
+        loading.half_pays.cache_clear()
+    assert len(gains) == measured, "it is measured once, and only where it decides"
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == (wanted == "bfloat16"), f"the choice is said in one line: {lines}"
+
+
+def test_what_is_measured_is_a_ratio_of_times(monkeypatch):
+    """With a clock that takes 1 for each product in float32, and a quarter in bfloat16."""
+    now, n_threads = [0.0], torch.get_num_threads()
+
+    def linear(tokens: torch.Tensor, weight: torch.Tensor) -> None:
+        assert torch.get_num_threads() == 1 and tokens.shape[1] == weight.shape[1]
+        now[0] += 1.0 if tokens.dtype == torch.float32 else 0.25
+
+    monkeypatch.undo()  # the tests' own "never faster"
+    monkeypatch.setattr(loading.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    assert loading.half_gain() == 4.0, "how many times as fast bfloat16 is, not the reverse"
+    assert torch.get_num_threads() == n_threads, "the number of threads was left at one"
+
+
+def test_embedded_models_compute_in_float32_and_real_ones_as_measured(model_folder, monkeypatch):
+    monkeypatch.setattr(run, "usual_precision", lambda: "bfloat16")
+    for name, wanted in ((EMBEDDED_MODEL, torch.float32), (EMBEDDED_MEM1, torch.float32),
+                         (model_folder, torch.bfloat16)):
+        assert run.load_or_stop(str(name)).dtype == wanted, name
+    options = GRPOOptions(model=str(model_folder))
+    monkeypatch.setattr(training_options, "usual_precision", lambda: "bfloat16")
+    assert preset_of(options, options.model)["precision"] == "bfloat16"
+    monkeypatch.setattr(training_options, "usual_precision", lambda: pytest.fail("measured"))
+    options.precision = "float32"
+    assert preset_of(options, options.model)["precision"] == "float32", "what is typed counts"
+    assert preset_of(GRPOOptions(), str(EMBEDDED_MODEL))["precision"] == "float32"
 
 
 # ---- Checkpoints elsewhere -----------------------------------------------------------------------

@@ -68,8 +68,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def presets_table() -> str:
     """The table as --help prints it: a row an option, a column a preset."""
     lines = ["defaults that depend on the model (adapter_lr and adapter_critic_lr with adapters; "
-             "of a real", "model bfloat16 on a GPU that has it, else float32 and micro-batches of "
-             "4096 tokens):", ""]
+             "of a real", "model bfloat16 where it is faster, on a processor as measured; "
+             "micro-batches of 4096 there):", ""]
     lines.append(f"{'':<22}" + "".join(f"{name:<13}" for name in PRESETS).rstrip())
     for option_name in TINY:
         values = [preset[option_name] for preset in PRESETS.values()]
@@ -290,7 +290,7 @@ def preset_of(options: Any, model: str) -> dict[str, Any]:
         preset = dict(PRESETS["tiny/shop" if in_shop else f"tiny/{agent}"])
     else:
         preset = dict(PRESETS["real/mem1" if agent == "mem1" else "real"])
-        preset["precision"] = usual_precision()
+        preset["precision"] = getattr(options, "precision", None) or usual_precision()
         if not torch.cuda.is_available():
             preset["micro_batch_tokens"] = 4096  # more are no faster there, and take more memory
     if in_shop:

@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from backend import devices
 from backend.devices import exit_with
-from backend.loading import PolicyError, check_model, is_out_of_memory
+from backend.loading import PolicyError, check_model, is_out_of_memory, usual_precision
 from backend.lora import learned
 from benchmarks.encoders import embedder_of
 from benchmarks.shop import Goal, Store
@@ -99,12 +99,15 @@ NEEDS = {"manager": "the 'evidence' of some question must name turns that state 
 def load_or_stop(name: str, options: Options | None = None) -> Policy:
     """The policy of a folder or hub name, with the options of its training, if it is trained.
 
-    Stops the program with one line if there is no such model.
+    One that is not trained computes in float32 if it is an embedded model, and else in the usual
+    precision. Stops the program with one line if there is no such model.
     """
-    settings = {} if options is None else {
-        "lora": options.lora, "precision": options.precision,
-        "checkpointing": options.checkpointing,
-        "micro_batch_tokens": options.micro_batch_tokens}
+    if options is None:
+        settings = {"precision": "float32" if is_embedded(name) else usual_precision()}
+    else:
+        settings = {"lora": options.lora, "precision": options.precision,
+                    "checkpointing": options.checkpointing,
+                    "micro_batch_tokens": options.micro_batch_tokens}
     try:
         return load_policy(name, **settings)
     except PolicyError as error:

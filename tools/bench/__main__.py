@@ -29,8 +29,8 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from backend.devices import exit_with, print_anything
-from backend.gguf import GgufError, model_folder
-from backend.loading import PolicyError
+from backend.gguf import SMOLLM2, GgufError, model_folder
+from backend.loading import PolicyError, usual_precision
 from tools.bench.bank import bank_table, measure_bank
 from tools.bench.memory import computed, measured, memory_report, read_config
 from tools.bench.step import (
@@ -113,7 +113,8 @@ def bench_table(options: argparse.Namespace) -> dict:
     typed = {name: getattr(options, name) for name in ("precision", "micro_batch_tokens")
              if getattr(options, name) != getattr(Setting, name)}
     for name in options.table or ROWS:
-        setting = replace(ROWS[name].setting, **typed)
+        usual = {"precision": usual_precision()} if ROWS[name].model == SMOLLM2 else {}
+        setting = replace(ROWS[name].setting, **{**usual, **typed})
         figures[name] = bench_row(
             name, replace(ROWS[name], setting=setting), options.repetitions, peers)
     return {"table": figures}

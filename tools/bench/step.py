@@ -39,7 +39,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from backend.loading import usual_precision
+from backend.loading import gpu_has_half
 from backend.lora import add_adapters, checkpoint_layers, learned, linear_layers, low_rank_layers
 from grpo import clipped_loss, group_advantages, kl_k3, token_weights
 from policy import Policy, load_policy
@@ -71,7 +71,7 @@ class Setting:
     @property
     def half(self) -> bool:
         """Whether layers compute in bfloat16."""
-        return (self.precision or usual_precision(self.device)) == "bfloat16"
+        return self.precision == "bfloat16" if self.precision else gpu_has_half(self.device)
 
 
 # ---- What is timed -------------------------------------------------------------------------------
