@@ -652,24 +652,27 @@ def fit(policy: Policy, prompt_of: Callable[[Sequence], list[Message]], parts: S
 
 def load_policy(name: str | Path, device: str | None = None, lora: int = 0,
                 precision: str | None = None, checkpointing: bool | None = False,
-                micro_batch_tokens: int = 16384) -> Policy:
+                micro_batch_tokens: int = 16384, frozen: bool = False) -> Policy:
     """The policy in a folder or on the Hugging Face hub, on the GPU where there is one.
 
     `lora` is the rank of adapters to learn; with 0 all weights learn. `precision` is that of the
     arithmetic: bfloat16 (default on a GPU that has it) or float32. Weights that learn are float32,
-    because steps of 1e-6 vanish in half precision. Frozen weights, beside adapters, have the
-    precision of the arithmetic. With `checkpointing` layers are computed again in the backward pass
-    (`checkpoint_layers` in backend/lora.py). None does so where it is needed: for micro-batches
-    whose activations would take more than half of the memory that is free now.
+    because steps of 1e-6 vanish in half precision. Weights beside adapters have the precision of
+    the arithmetic, and so have all of a `frozen` model, one that nobody is going to train.
+
+    With `checkpointing` layers are computed again in the backward pass (`checkpoint_layers` in
+    backend/lora.py). None does so where it is needed: for micro-batches whose activations would
+    take more than half of the memory that is free now.
 
     A folder of PEFT adapters gives the model that the adapters name, with the adapters in its
     weights. Raises PolicyError with one line when there is no such model.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     half = precision == "bfloat16" if precision else gpu_has_half(device)
-    model, tokenizer = load(name, device, lora, half)
+    stored_half = half and (lora > 0 or frozen)
+    model, tokenizer = load(name, device, lora, torch.bfloat16 if stored_half else torch.float32)
     policy = Policy(model, tokenizer, micro_batch_tokens=micro_batch_tokens,
-                    autocast=half and not lora)
+                    autocast=half and not stored_half)
     if checkpointing is None:
         checkpoint_layers(model, free_memory(policy.device) / 2 / bytes_a_token(model))
     elif checkpointing:

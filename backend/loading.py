@@ -1,6 +1,6 @@
 """Models and tokenizers, from a folder, the Hugging Face hub or a .gguf file.
 
-    model, tokenizer = load("Qwen/Qwen2.5-3B-Instruct", "cuda", lora=16, half=True)
+    model, tokenizer = load("Qwen/Qwen2.5-3B-Instruct", "cuda", 16, torch.bfloat16)
 
 Whatever is missing or broken ends in a PolicyError: one line that says what to do.
 """
@@ -189,11 +189,11 @@ def load_model(name: str | Path, dtype: torch.dtype) -> nn.Module:
     return model.to(dtype)
 
 
-def load(name: str | Path, device: str, lora: int, half: bool,
+def load(name: str | Path, device: str, lora: int, dtype: torch.dtype,
          ) -> tuple[nn.Module, PreTrainedTokenizerFast]:
     """A model and its tokenizer as `policy.load_policy` describes them, which has the defaults.
 
-    `half` means that the arithmetic is in bfloat16. Raises PolicyError.
+    `dtype` is that of the weights beside adapters. Raises PolicyError.
     """
     check_version()
     quiet_libraries()
@@ -201,7 +201,7 @@ def load(name: str | Path, device: str, lora: int, half: bool,
         if lora and saved_config(name):
             raise ValueError("new adapters on top of these would belong to no folder's weights; "
                              "give the folder of merged weights, or take --lora 0")
-        model = load_model(name, torch.bfloat16 if half and lora else torch.float32).to(device)
+        model = load_model(name, dtype).to(device)
         tokenizer = load_tokenizer(base_name(name))
         n_rows = model.get_input_embeddings().num_embeddings
         # Added tokens count, and their ids may leave gaps behind the vocabulary.

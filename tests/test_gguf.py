@@ -150,7 +150,7 @@ def logits(model: nn.Module, ids: torch.Tensor = IDS) -> torch.Tensor:
 
 
 def load_file_model(path) -> tuple:
-    return load(str(path), "cpu", lora=0, half=False)
+    return load(str(path), "cpu", lora=0, dtype=torch.float32)
 
 
 # ---- The model -----------------------------------------------------------------------------------

@@ -890,6 +890,20 @@ def test_half_precision_checkpoints_become_float32(model_folder):
         "float16 weights swallow steps of 1e-6 (pitfall 37)")
 
 
+def test_a_frozen_model_is_stored_as_it_computes(model_folder):
+    """Half the memory, and nothing to convert for every token; what learns stays float32."""
+    group = [Step([5, 6, 7], [8, 9, 10], True)]
+    learning, frozen = (load_policy(model_folder, "cpu", precision="bfloat16", frozen=frozen)
+                        for frozen in (False, True))
+    for policy, stored in ((learning, torch.float32), (frozen, torch.bfloat16)):
+        assert {p.dtype for p in policy.model.parameters()} == {stored}
+        assert policy.dtype == torch.bfloat16 and policy.autocast == (policy is learning)
+    gap = frozen.token_log_probs([group]) - learning.token_log_probs([group])
+    assert gap.abs().max() < 0.2, f"more than rounding: {gap}"
+    frozen = load_policy(model_folder, "cpu", precision="float32", frozen=True)
+    assert {p.dtype for p in frozen.model.parameters()} == {torch.float32}
+
+
 def test_spoilt_weights_are_refused(model_folder, tmp_path):
     shutil.copytree(model_folder, tmp_path / "spoilt")
     weights = load_file(tmp_path / "spoilt" / "model.safetensors")

@@ -103,7 +103,8 @@ def load_or_stop(name: str, options: Options | None = None) -> Policy:
     precision. Stops the program with one line if there is no such model.
     """
     if options is None:
-        settings = {"precision": "float32" if is_embedded(name) else usual_precision()}
+        settings = {"precision": "float32" if is_embedded(name) else usual_precision(),
+                    "frozen": True}
     else:
         settings = {"lora": options.lora, "precision": options.precision,
                     "checkpointing": options.checkpointing,

@@ -19,7 +19,7 @@ from tools.bench.turns import Turns
 def answers(folder: str, setting: Setting, prompts: list[list[int]],
             ) -> Callable[[], dict[str, float]]:
     """What answers all prompts and returns the seconds. Every answer has its full length."""
-    policy = bench_policy(folder, setting)
+    policy = bench_policy(folder, setting, frozen=True)
     policy.end_ids = {-1}  # an id that no token has
 
     def turn() -> dict[str, float]:

@@ -110,26 +110,26 @@ def config_only(folder: str | Path) -> bool:
         any(folder.glob(kind)) for kind in ("*.safetensors", "*.bin"))
 
 
-def bench_policy(folder: str | Path, setting: Setting) -> Policy:
+def bench_policy(folder: str | Path, setting: Setting, frozen: bool = False) -> Policy:
     """The policy of a folder; random weights and a tokenizer of words where it has none.
 
-    Raises PolicyError as `load_policy` does.
+    `frozen` is as in `load_policy`. Raises PolicyError as `load_policy` does.
     """
     if not config_only(folder):
         return load_policy(folder, None, setting.lora, setting.precision, setting.checkpointing,
-                           setting.micro_batch_tokens)
+                           setting.micro_batch_tokens, frozen)
     torch.manual_seed(0)
     config = AutoConfig.from_pretrained(folder)
-    frozen_half = setting.half and setting.lora > 0
+    stored_half = setting.half and (setting.lora > 0 or frozen)
     with torch.device(setting.device):
         model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.bfloat16 if frozen_half else torch.float32)
+            config, dtype=torch.bfloat16 if stored_half else torch.float32)
     if setting.lora:
         add_adapters(model, setting.lora)
     checkpoint_layers(model, 0 if setting.checkpointing is not False else inf)
     tokenizer = words_tokenizer(config.get_text_config().vocab_size)
     return Policy(model, tokenizer, micro_batch_tokens=setting.micro_batch_tokens,
-                  autocast=setting.half and not setting.lora)
+                  autocast=setting.half and not stored_half)
 
 
 def random_texts(tokenizer: PreTrainedTokenizerFast, count: int, n_tokens: int) -> list[str]:
