@@ -7,13 +7,14 @@ turns whose notes are most similar to the last one. So it is bounded as MEM1's i
 decide what to keep. But what comes back is what resembles the turn before, not what the answer
 needs.
 
-Where this differs from MEM1's code (MIT-MI/MEM1 at 31a8285, read in November 2026, not run)
+Where this differs from MEM1's code (MIT-MI/MEM1, inference/data_pipelines.py at 08cfff1 and
+models.py at 31a8285, read in November 2026, not run)
 1. The agent's own model writes the notes, greedily; there GPT-4o-mini does. No reward is paid for a
    note, so training leaves them alone. The embedded model writes none (`AMem`, compact).
 2. A turn that comes back stands where it stood, as in full context. There the texts of the notes
    are listed in the system message.
-3. There each note lacks as many letters at its beginning as the task has, and the task itself is
-   gone after the first turn. Both are slips (issue 8 of that repository).
+3. There each note lacks as many letters at its beginning as the task has (issue 8 of that
+   repository says so, and that it was mended later), and the task is gone after the first turn.
 4. As many linked turns come back as similar ones; there three in all.
 """
 
