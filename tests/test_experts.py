@@ -31,7 +31,7 @@ from training.experts import (
     answer_lessons,
     evidence_lessons,
     expert_operation,
-    expert_turns,
+    expert_tasks,
     manager_lessons,
     read_trajectories,
     trajectories_of,
@@ -194,7 +194,7 @@ def test_mem1_is_taught_turns_that_it_will_read_and_that_are_paid_in_full(harnes
     agent = mem1_agent(harness, EMBED, True, max_new_tokens=400)
     tasks, n_taught = search_tasks(world(1, seed=3), n_questions, EMBED), 0
     for task in tasks:
-        turns = expert_turns(Scripted(str), agent, task)
+        [turns] = expert_tasks(Scripted(str), agent, [task])
         if not turns:
             continue
         n_taught += 1
@@ -214,9 +214,26 @@ def test_mem1_is_taught_turns_that_it_will_read_and_that_are_paid_in_full(harnes
         assert n_taught > 0.7 * len(tasks), f"only {n_taught} of {len(tasks)} tasks are taught"
 
 
+def test_tasks_that_are_shown_together_are_those_shown_alone():
+    """With notes by a model, whose calls then form batches."""
+
+    def notes(prompt: str) -> str:
+        return '{"keywords": ["k"], "context": "c", "tags": [], "links": [0]}'
+
+    tasks = [task for n in (1, 3, 2) for task in search_tasks(world(1, seed=3), n, EMBED)[:2]]
+    for harness in HARNESSES:
+        agent = mem1_agent(harness, EMBED, False, max_new_tokens=400)
+        together, alone = Scripted(notes), Scripted(notes)
+        assert expert_tasks(together, agent, tasks) == [
+            turns for task in tasks for turns in expert_tasks(alone, agent, [task])], harness
+        assert bool(together.batches) == (harness == "a_mem"), "who writes no notes asks no model"
+        assert not together.batches or len(together.batches) < len(alone.batches), (
+            f"{together.batches}: a note of one task waits for the notes of the others")
+
+
 def test_a_state_lists_every_answer_and_the_numbers_of_their_questions():
     [task, *_] = search_tasks(world(1, seed=3), 4, EMBED)
-    turns = expert_turns(Scripted(str), Mem1Agent(max_new_tokens=400), task)
+    [turns] = expert_tasks(Scripted(str), Mem1Agent(max_new_tokens=400), [task])
     states = [re.search("<IS> ?(.*)</IS>", response)[1] for _, response in turns]
     assert states[0] == "", "nothing is known before the first search"
     for number, answer in enumerate(task.answers[:-1], 1):
@@ -246,7 +263,7 @@ def asked_of(evidence: tuple[str, ...], answer: str = "Rome") -> Dialogue:
 def test_mem1_is_taught_only_what_it_can_find_and_write(evidence, answer, limit, is_taught):
     dialogue = asked_of(evidence, answer)
     [task] = search_tasks([dialogue], 1, EMBED)
-    turns = expert_turns(Scripted(str), Mem1Agent(max_new_tokens=limit), task)
+    [turns] = expert_tasks(Scripted(str), Mem1Agent(max_new_tokens=limit), [task])
     assert bool(turns) == is_taught, "a lesson that the pupil cannot follow teaches to guess"
     if turns:
         assert [response for _, response in turns] == [
@@ -259,7 +276,7 @@ def test_paragraphs_that_prove_an_answer_are_quoted():
     questions = [OpenQuestion("1", "What is Rome?", "a town", paragraphs, ("Rome",)),
                  OpenQuestion("2", "What do cats do?", "nap", paragraphs, ("Cats",))]
     [task] = search_tasks(questions, 2, EMBED)
-    turns = expert_turns(Scripted(str), Mem1Agent(max_new_tokens=40), task)
+    [turns] = expert_tasks(Scripted(str), Mem1Agent(max_new_tokens=40), [task])
     assert [response for _, response in turns][1:] == [
         "<IS> Rome: Rome is a town. | 1 a town</IS><query> 2. What do cats do?</query>",
         "<IS> Cats: Cats (b) nap.</IS><answer> 1 a town; 2 nap</answer>"], "no tag may be quoted"
@@ -269,5 +286,5 @@ def test_paragraphs_that_prove_an_answer_are_quoted():
 def test_a_third_of_locomos_questions_can_be_shown_to_mem1():
     tasks = search_tasks(splits(str(LOCOMO))[0], 1, EMBED)
     agent = Mem1Agent(max_new_tokens=512)
-    n_taught = sum(bool(expert_turns(Scripted(str), agent, task)) for task in tasks)
+    n_taught = sum(map(bool, expert_tasks(Scripted(str), agent, tasks)))
     assert len(tasks) == 152 and 0.3 < n_taught / 152 < 0.6, n_taught

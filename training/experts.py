@@ -3,7 +3,7 @@
     expert_operation    the manager: the operation that makes the memory right (the world's oracle)
     answer_lessons      the answer agent: the memories that hold, and the answer (the same oracle)
     evidence_lessons    the answer agent: the memories of the evidence, and the gold answer
-    expert_turns        MEM1: searches one question after the other, keeps every answer
+    expert_tasks        MEM1: searches one question after the other, keeps every answer
     read_trajectories   whatever a file holds
 
 A lesson is a prompt with the response to imitate. A trajectory is the lessons of one episode: one
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from itertools import accumulate
 
 import world as w
@@ -24,16 +24,17 @@ from backend.devices import exit_with
 from benchmarks.splits import splits
 from data import Dialogue, Message
 from environments import Lookup, SearchTask
-from mem1 import Mem1Agent, format_turn
+from mem1 import Mem1Agent, Trajectory, format_turn
 from memory_bank import Embedder, MemoryBank
 from memr1 import SIMILAR, AnswerTask, Reading, facts_of, manager_prompt, timelines
-from policy import Policy
+from policy import Policy, Prompt
 from prompts import Operation, format_answer, format_operation, without_tags
 from training.options import Options
 from training.run import Run, with_bar
 from training.tasks import guard_place
 
 Lesson = tuple[list[Message], str]  # a prompt, and the response to it
+TOGETHER = 32  # tasks of MEM1 that are shown in step
 
 # ---- The manager ---------------------------------------------------------------------------------
 
@@ -161,12 +162,35 @@ def plan_of(lookups: Sequence[Sequence[Lookup]], answers: Sequence[str],
             for lookup in of_question]
 
 
-def expert_turns(policy: Policy, agent: Mem1Agent, task: SearchTask) -> list[Lesson]:
-    """The turns of an expert that searches once for each question, or step by step, and keeps all.
+def expert_tasks(policy: Policy, agent: Mem1Agent,
+                 tasks: Sequence[SearchTask]) -> list[list[Lesson]]:
+    """The turns of each task (`expert_turns`), or [] where the pupil could not follow.
 
-    A state quotes what the last search found, then lists the answers so far, each behind the number
-    of its question: "Bo has a dog named Rex, 8 May 2023 | 1 Oslo 2 Rex". A thought of full context
-    has the quote alone, because the turns stay.
+    All tasks take their next turn together, as in `Mem1Agent.rollout`, because a harness may ask a
+    model before each turn.
+    """
+    experts = [expert_turns(policy, agent, task) for task in tasks]
+    trajectories = {number: next(expert) for number, expert in enumerate(experts)}
+    lessons: list[list[Lesson]] = [[] for _ in tasks]
+    while trajectories:
+        prompts = agent.prompts(policy, list(trajectories.values()))
+        for number, prompt in zip(list(trajectories), prompts):
+            try:
+                experts[number].send(prompt)
+            except StopIteration as end:
+                lessons[number] = end.value
+                del trajectories[number]
+    return lessons
+
+
+def expert_turns(policy: Policy, agent: Mem1Agent,
+                 task: SearchTask) -> Generator[Trajectory, Prompt, list[Lesson]]:
+    """An expert that searches once for each question, or step by step, and keeps all.
+
+    Yields its trajectory before each turn, is sent what it reads, and returns the turns. A state
+    quotes what the last search found, then lists the answers so far, each behind the number of its
+    question: "Bo has a dog named Rex, 8 May 2023 | 1 Oslo 2 Rex". A thought of full context has the
+    quote alone, because the turns stay.
 
     Returns [] where the pupil could not follow: a search does not find what proves an answer, a
     turn that quotes it is no longer read, a response is longer than the agent's limit, or the
@@ -178,7 +202,7 @@ def expert_turns(policy: Policy, agent: Mem1Agent, task: SearchTask) -> list[Les
     turns: list[Lesson] = []
     found, answers = "", []  # what the last search found, and the answers behind their numbers
     for query, proofs, answer in [*plan, (None, (), None)]:
-        prompt = agent.prompt(policy, trajectory)
+        prompt = yield trajectory
         if query is None:
             if agent.kind == "full_context" and not set(quoting) <= set(trajectory.remembered):
                 return []
@@ -252,8 +276,11 @@ def trajectories_of(run: Run) -> list[list[Lesson]]:
     if options.trajectories:
         return [[lesson] for lesson in read_trajectories(options.trajectories)]
     if options.agent == "mem1":
-        trajectories = [turns for task in with_bar(run.train, "lessons")
-                        if (turns := expert_turns(run.policy, run.agent, task))]
+        starts = range(0, len(run.train), TOGETHER)
+        trajectories = [
+            turns for start in with_bar(starts, "lessons")
+            for turns in expert_tasks(run.policy, run.agent, run.train[start:start + TOGETHER])
+            if turns]
         what, why = "tasks", "what proves an answer is not found or not kept, or a turn is too long"
         remedy = "lower --objectives, raise --max-new-tokens or take another --embedder"
     else:
