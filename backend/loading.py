@@ -221,6 +221,7 @@ def gpu_has_half(device: str | None = None) -> bool:
             and torch.cuda.is_bf16_supported(including_emulation=False))
 
 
+@cache
 def half_gain() -> float:
     """How many times as fast this processor multiplies in bfloat16 as in float32, measured.
 
@@ -245,16 +246,6 @@ def half_gain() -> float:
     return gain
 
 
-@cache
-def half_pays() -> bool:
-    """Whether this processor is to compute in bfloat16, measured once; if so, one line says it."""
-    gain = half_gain()
-    if gain >= HALF_PAYS:
-        print("real models compute in bfloat16 here, because this processor multiplies "
-              f"{gain:.1f} times as fast in it as in float32")
-    return gain >= HALF_PAYS
-
-
 def usual_precision() -> str:
     """That of a real model where nobody names one: bfloat16 where it is faster, else float32.
 
@@ -263,7 +254,7 @@ def usual_precision() -> str:
     """
     if torch.cuda.is_available():
         return "bfloat16" if gpu_has_half() else "float32"
-    return "bfloat16" if world_size() == 1 and half_pays() else "float32"
+    return "bfloat16" if world_size() == 1 and half_gain() >= HALF_PAYS else "float32"
 
 
 def n_positions(config: PreTrainedConfig) -> float:
