@@ -226,8 +226,8 @@ def half_gain() -> float:
     """How many times as fast this processor multiplies in bfloat16 as in float32, measured.
 
     One with instructions for bfloat16 is twice as fast or more. One without takes six times as
-    long. The products are those of a layer of SmolLM2 on 512 tokens, the fastest of a few.
-    They have one thread, because several would wait for each other on a busy machine.
+    long. The products are those of a layer of SmolLM2 on 512 tokens, the fastest of a few. They
+    have one thread, because several would wait for each other on a busy machine.
     """
 
     def seconds(dtype: torch.dtype) -> float:

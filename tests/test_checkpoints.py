@@ -57,8 +57,8 @@ def script(name: str, folder: Path, **options: object) -> dict:
     results.draw_curve = results.draw_objectives = lambda *picture: None  # half a second each
     torch.set_num_threads(1)  # so small a model only waits for more; and sums must be in one order
     # Named, because a process of its own would measure whether bfloat16 is faster.
-    given = {**SMALL, "precision": "float32", "model": folder.parent / "model", "data": folder.parent / "data.json",
-             "out": folder, **options}
+    given = {**SMALL, "precision": "float32", "model": folder.parent / "model",
+             "data": folder.parent / "data.json", "out": folder, **options}
     argv = [word for key, value in given.items()
             for word in ([f"--{key}"] if value is True else [f"--no-{key}"] if value is False
                          else [f"--{key}", str(value)])]

@@ -127,9 +127,9 @@ def load_or_stop(name: str, options: Options | None = None) -> Policy:
 
 @cache
 def say_half() -> None:
-    """Say once that models compute in bfloat16 on a processor, which nobody expects."""
-    print("real models compute in bfloat16 here: this processor multiplies "
-          f"{half_gain():.1f} times as fast in it as in float32")
+    """Say once what a processor gains or loses by bfloat16, measured or typed."""
+    print("computing in bfloat16, in which this processor multiplies "
+          f"{half_gain():.1f} times as fast as in float32")
 
 
 def judge_or_stop(options: Any) -> tuple[Ask, str]:
