@@ -193,12 +193,17 @@ class Trajectory:
 class Mem1Agent:
     """Turns tasks into episodes of one step a turn, paid once at the end.
 
-    `environment` makes a new environment, one for each trajectory. `harness` is "mem1",
-    "full_context" or "truncation"; "a_mem" is a class of its own (systems/own_past.py).
+    `environment` makes a new environment, one for each trajectory. `harness` is one of `harnesses`;
+    "a_mem" is a class of its own (systems/own_past.py). Raises ValueError for any other.
     """
+
+    harnesses = ("mem1", "full_context", "truncation")
 
     def __init__(self, environment: Callable[[], Environment] = Search, harness: str = "mem1", *,
                  max_new_tokens: int):
+        if harness not in self.harnesses:
+            raise ValueError(f"harness {harness!r}: {type(self).__name__} is one of "
+                             f"{', '.join(self.harnesses)}; `mem1_agent` makes every agent")
         self.environment, self.harness = environment, harness
         # Truncation has the prompts of full context, because it only remembers fewer turns.
         self.kind = "mem1" if harness == "mem1" else "full_context"

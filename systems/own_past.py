@@ -33,7 +33,7 @@ from systems.graphs_and_tools import AMem
 from systems.rules_and_mem0 import Work, drive
 from trees import Episode
 
-HARNESSES = ("mem1", "full_context", "truncation", "a_mem")
+HARNESSES = (*Mem1Agent.harnesses, "a_mem")
 SIMILAR_TURNS = 3  # that come back, as in MEM1's code
 
 
@@ -54,6 +54,8 @@ class AMemAgent(Mem1Agent):
 
     `compact` is for the embedded model (`System` in rules_and_mem0.py).
     """
+
+    harnesses = ("a_mem",)
 
     def __init__(self, environment: Callable[[], Environment], embed: Embedder, compact: bool, *,
                  max_new_tokens: int):
@@ -95,7 +97,7 @@ class AMemAgent(Mem1Agent):
 def mem1_agent(harness: str, embed: Embedder, compact: bool,
                environment: Callable[[], Environment] = Search, *,
                max_new_tokens: int) -> Mem1Agent:
-    """The agent of a harness, one of HARNESSES."""
+    """The agent of a harness, one of HARNESSES. Raises ValueError for any other."""
     if harness == "a_mem":
         return AMemAgent(environment, embed, compact, max_new_tokens=max_new_tokens)
     return Mem1Agent(environment, harness, max_new_tokens=max_new_tokens)

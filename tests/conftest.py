@@ -16,6 +16,7 @@ loads this file too, and would spend seconds on them.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -27,7 +28,8 @@ from typing import TYPE_CHECKING
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers: a missing model is an error, not a wait
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Kept responses go to a folder of the tests' own, and into no user's cache.
-os.environ["MEMORY_R1_CACHE"] = tempfile.mkdtemp(prefix="memory-r1-tests-")
+KEPT = tempfile.mkdtemp(prefix="memory-r1-tests-")
+os.environ["MEMORY_R1_CACHE"] = KEPT
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads would only wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +56,11 @@ CORPUS = [
     "Sarah lives in Boston and has a dog named Milo. Where does Tom live?",
     "Tom likes jazz and works as a teacher. What is the name of the dog of Sarah?",
 ]
+
+
+def pytest_unconfigure() -> None:
+    """At the end of each worker: its folder of kept responses and unpacked models goes."""
+    shutil.rmtree(KEPT, ignore_errors=True)
 
 
 @lru_cache

@@ -50,6 +50,12 @@ def test_every_harness_has_its_agent(harness):
     assert ("notes" in episode.log) == (harness == "a_mem")
 
 
+@pytest.mark.parametrize("harness", ["a_mem", "a-mem", "MEM1", "react"])
+def test_no_other_harness_becomes_full_context(harness):
+    with pytest.raises(ValueError, match=f"{harness}.*mem1, full_context, truncation"):
+        Mem1Agent(harness=harness, max_new_tokens=160)
+
+
 def test_the_similar_turns_come_back_and_what_they_link_to():
     policy, agent = Scripted(str), agent_of()
     words = ["alpha", "beta", "gamma", "delta", "rho", "sigma", "tau", "phi", "chi", "psi", "omega"]

@@ -140,6 +140,23 @@ def test_curve_and_table(tmp_path):
     assert re.search(r"all, exact match +4 +0\.250 +0\.750", text), text
 
 
+def test_rewards_of_several_questions_are_drawn_as_one(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(pictures.plt, "close", drawn.append)
+    rows = [{"step": n, "reward": 1.0 * n, "kl": 0.0, "entropy": 1.0} for n in (1, 2)]
+    for questions, shown in ((2, [0.5, 1.0]), (1, [1.0, 2.0])):
+        pictures.draw_curve(rows, {0: 0.2, 2: 0.9}, "exact match", "title",
+                            tmp_path / "curve.png", questions)
+        left = drawn[-1].axes[0]
+        lines = {line.get_label(): list(line.get_ydata()) for line in left.lines}
+        [label] = [label for label in lines if label.startswith("training reward")]
+        assert lines[label] == shown, (
+            "a reward that sums over the questions of a task stands beside a share of questions")
+        assert lines["validation, greedy"] == [0.2, 0.9]
+        assert left.get_ylim()[1] >= shown[-1], "a point lies above the axis"
+        assert label.endswith("a question") == (questions == 2), label
+
+
 def test_a_legend_names_only_what_is_drawn(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(pictures.plt, "close", drawn.append)

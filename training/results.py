@@ -272,7 +272,8 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
     headline = run.headline.replace("_", " ")
     change = f"{before[0][run.headline]:.3f} -> {after[0][run.headline]:.3f}"
     draw_curve(history, scores, headline, f"{title}: held-out {headline} {change}",
-               run.folder / "curve.png")
+               run.folder / "curve.png", options.objectives
+               if options.agent == "mem1" and run.headline == "exact_match" else 1)
     (run.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print("\n" + transcripts(before[1], after[1]))
     print("\n" + table(before[0], after[0]))
