@@ -19,7 +19,7 @@ Where this differs from the paper
     python evaluate.py                        the embedded model on the world, half a minute
     python evaluate.py --data locomo --limit 20                      a quick look at LoCoMo, 15 s
     python evaluate.py --manager runs/grpo-manager/checkpoint --answerer runs/grpo-answer/checkpoint
-    python evaluate.py --agent mem1           MEM1 and two other harnesses
+    python evaluate.py --agent mem1           MEM1 and three other harnesses
     python evaluate.py --systems all          is python -m comparisons.compare --systems all
     python evaluate.py --recall --data locomo         is python -m comparisons.recall --data locomo
 
@@ -94,7 +94,8 @@ class EvaluateOptions:
     answerer: str | None = option(None, "another model for the Answer Agent, such as a checkpoint",
                                   agents=(None,))
     agent: str | None = option(None, "mem1: work through tasks of several questions instead, with "
-                                     "MEM1's state, everything, or the last turns in context",
+                                     "MEM1's state, everything, the last turns, or those most "
+                                     "like the last in context",
                                "mem1")
     objectives: int = option(4, "mem1: questions in a task, 1 to 16", agents=("mem1",))
     data: str | None = option(None, "world, world-long, world-29 (another world, of that seed), "

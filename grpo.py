@@ -19,19 +19,19 @@ Where this differs from the paper
    synthetic world, compared on validation dialogues.
 4. The old log-probs are those that the sampler computed, because a second pass to score the samples
    would cost time and give the same numbers. `ratio_error` shows that both agree (in float32 to
-   1e-5). In bfloat16 they do not, and the clip would act on rounding. There the first epoch's own
+   1e-4). In bfloat16 they do not, and the clip would act on rounding. There the first epoch's own
    log-probs take their place, before anything is clipped.
-5. The learning rate falls to a tenth (`warm_up_then_decay` says why); the paper's stays. Adam's
+5. The learning rate falls, nearly to a tenth (`warm_up_then_decay`); the paper's stays. Adam's
    betas are 0.9 and 0.95, not 0.999, because a run has tens of updates, and the second moment has
    to follow within them. sft.py and ppo.py do the same.
-6. A step has 8 samples of each of 76 questions with tiny/ (answer agent 24, MEM1 8), and of 24 with
-   a real model. The paper's batch is 128, on four to eight H100. Ours is meant for one
-   card; `--questions` changes it.
+6. A step has 8 samples of each of 76 decisions with tiny/ (of 24 questions for the answer agent,
+   of 8 tasks for MEM1), and of 24 with a real model. The paper's batch is 128, on four to eight
+   H100. Ours is meant for one card; `--questions` changes it.
 
-    python grpo.py                  the Memory Manager, two minutes on two cores
+    python grpo.py                  the Memory Manager, two to four minutes on two cores
     python grpo.py --agent answer   the Answer Agent, two minutes
-    python grpo.py --agent mem1     MEM1, four minutes
-    python grpo.py --agent mem1 --compare               the same, and its two other harnesses
+    python grpo.py --agent mem1     MEM1, two minutes
+    python grpo.py --agent mem1 --compare               the same, and its three other harnesses
     python grpo.py --agent mem1 --env shop              MEM1 in the web shop
     python grpo.py --model Qwen/Qwen2.5-3B-Instruct     the same on LoCoMo, with a GPU
     python grpo.py --save-every 5                       writes resume.pt
@@ -220,8 +220,9 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
                     log_probs, batch.old_log_probs[index], batch.advantages[index], options.clip)
                 if epoch == 0 and policy.dtype == torch.bfloat16:  # see note 4
                     batch.old_log_probs[index] = log_probs.detach()
-                    surrogate, _ = clipped_loss(
+                    surrogate, again = clipped_loss(
                         log_probs, log_probs.detach(), batch.advantages[index], options.clip)
+                    clipping["clip_fraction"] = again["clip_fraction"]
                 kl = kl_k3(log_probs, batch.ref_log_probs[index])  # (m,)
                 # A sum, because each weight is a token's share of the whole batch already.
                 (batch.weights[index] * (surrogate + options.kl * kl)).sum().backward()

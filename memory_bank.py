@@ -16,8 +16,8 @@ Where this differs from the paper
 2. Algorithm 3 updates or deletes the whole retrieved set. This bank changes one memory at a time,
    by its id, because the paper's prompt asks for ids.
 3. One bank holds both speakers, and `search(..., speaker=...)` asks for one of them. The authors'
-   code keeps two banks a conversation. Of LoCoMo's raw turns, 30 of each speaker hold 0.75 of the
-   evidence, and the 60 best of both speakers hold 0.76.
+   code keeps two banks a conversation. Of LoCoMo's raw turns, 30 of each speaker hold 0.71 of the
+   evidence, and the 60 best of both speakers hold 0.74.
 4. Ids are small integers instead of UUIDs.
 5. The paper names no embedding model. `hashed_words` counts words, because counting needs numpy
    only. `benchmarks/encoders.py` has other embedders, and a table of the evidence each one finds.
@@ -70,8 +70,8 @@ def memory_line(memory: Memory) -> str:
     """The string that is embedded for a memory: "8 May 2023 Sarah: Sarah has a dog".
 
     It also takes a `data.Turn`, which has the same three fields. Of LoCoMo's raw turns, the ten
-    best hold 0.53 of the evidence if the text alone is embedded, 0.54 with the speaker, and 0.57
-    with speaker and date.
+    best hold 0.38 of the evidence if the text alone is embedded, 0.43 with the speaker, and 0.52
+    with speaker and date (`hashed_words`, 1,305 questions of eight conversations).
     """
     return f"{memory.timestamp} {memory.speaker}: {memory.text}"
 

@@ -484,7 +484,9 @@ class AnswerAgent:
                 log = {"prompt": prompt.messages[-1]["content"], "response": response,
                        "question": task.question.text, "answer": answer,
                        "gold": task.question.answer, "category": task.question.category,
-                       "n_selected": len(selected.splitlines()), "dropped": prompt.n_dropped}
+                       "n_selected": len([line for line in selected.splitlines()
+                                          if line.strip("- ") != "none"]),
+                       "dropped": prompt.n_dropped}
                 reward = float(self.reward(answer, task.question.answer))
                 episodes[-1].append(Episode([step], reward, log))
         return episodes

@@ -2,23 +2,23 @@
 
 Exact match is also the reward of Memory-R1 (arXiv 2508.19828, Eq. 4). The columns of its tables are
 F1, BLEU-1 and an LLM judge, which needs another model (training/judge.py). The paper's scores
-come from Mem0's evaluation/metrics/utils.py, a copy of A-Mem's utils.py. `exact_match`, `f1` and
-`bleu1` give the values of Mem0's code, without NLTK.
+come from Mem0's evaluation/metrics/utils.py, a copy of A-Mem's utils.py. `strict_exact_match`,
+`f1` and `bleu1` give the values of Mem0's code, without NLTK.
 
 Where this differs from the paper
 1. The paper does not say how it normalises before comparing for the reward. We use SQuAD's way
-   (`squad_exact_match`). Mem0's own, stricter comparison is `exact_match`.
+   (`squad_exact_match`). Mem0's own is `strict_exact_match`.
 2. NLTK first cuts a text into sentences with a trained model ("punkt"). `sentences` has punkt's
    rules without the abbreviations that it learned, because these are a file of its own. So "Dr. Wu"
    ends a sentence here.
-3. For an empty pair Mem0's code returns 0, but `exact_match` finds two empty strings equal.
+3. For an empty pair Mem0's code returns 0, but `strict_exact_match` finds two empty strings equal.
 4. Scores are means in 0..1; the paper prints them times 100.
 5. The paper's data is English. Where a script puts no space between words (Chinese, Japanese, Thai)
    each letter counts as a word, and Unicode's punctuation is dropped like ASCII's. So score MLQA
    (Lewis et al. 2020, arXiv 1910.07475) and CMRC 2018 (Cui et al. 2019, arXiv 1810.07366) in
    Chinese. On ASCII text no score differs.
-Scores of several answers at once, and what they change in MEM1's, stand in the third section. All
-metrics beside their sources, with versions: docs/metrics.md.
+Scores of several answers at once, and what they change in MEM1's, stand under "Several objectives
+at once". All metrics beside their sources, with versions: docs/metrics.md.
 
     python -c "import metrics; print(metrics.f1('two dogs', 'Two dogs, Rex and Milo'))"
 
@@ -55,7 +55,7 @@ def spaced(text: Any) -> str:
 # ---- Exact match ---------------------------------------------------------------------------------
 
 
-def exact_match(prediction: Any, answer: Any) -> int:
+def strict_exact_match(prediction: Any, answer: Any) -> int:
     """1 if the two are equal up to case and outer white space, else 0: Mem0's comparison."""
     predicted, wanted = (unicodedata.normalize("NFC", str(text)).strip().lower()
                          for text in (prediction, answer))
@@ -90,7 +90,7 @@ def squad_exact_match(prediction: Any, answer: Any) -> int:
     """
     wanted = _squad_normalise(answer)
     if not wanted:
-        return exact_match(prediction, answer)
+        return strict_exact_match(prediction, answer)
     return int(_squad_normalise(prediction) == wanted)
 
 
@@ -325,7 +325,7 @@ def context_sizes(prompt_lengths: Sequence[int], response_lengths: Sequence[int]
 SCORES: dict[str, Callable[[Any, Any], float]] = {
     # As in the reward, because a table and a training curve should show the same number.
     "exact_match": squad_exact_match,
-    "strict_exact_match": exact_match,
+    "strict_exact_match": strict_exact_match,
     "f1": f1,
     "bleu1": bleu1,
 }
@@ -344,7 +344,7 @@ def summarise(predictions: Sequence[Any], answers: Sequence[Any],
 
     Returns {"exact_match", "strict_exact_match", "f1", "bleu1", "count", "by_category"}. The last
     maps each category to the same five numbers. "exact_match" is `squad_exact_match`, the reward;
-    "strict_exact_match" is Mem0's `exact_match`. As in the paper the means are over questions, so
+    "strict_exact_match" is Mem0's. As in the paper the means are over questions, so
     large categories weigh more. Without a question all scores are 0.
 
     Raises ValueError if the three differ in length.

@@ -27,7 +27,7 @@ Where this differs from the papers
    and lambda below 1, least of the reward reaches the first tokens, which choose the operation.
 5. There is no entropy bonus; MEM1's code adds 0.001 times the entropy. The KL holds the policy near
    its start, whose samples differ enough, and the column `entropy` shows if they no longer do.
-6. The rates fall to a tenth, with Adam's betas and the batches of grpo.py (differences 5 and 6).
+6. The rates fall, with Adam's betas and the batches of grpo.py (differences 5 and 6).
    Lambda is 0.95, MEM1's code has 1, because here the manager learned a little better so
    (docs/notes.md).
 
@@ -137,7 +137,10 @@ def whiten(advantages: Tensor, of_all: Tensor | None = None) -> Tensor:
 # Problem 5
 def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor,
                  clip: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """PPO's pessimistic surrogate, per token, as in grpo.py: all tensors are (N,)."""
+    """PPO's pessimistic surrogate, per token: all tensors are (N,).
+
+    The same as grpo.py's, written out again so that each file can be read alone.
+    """
     ratio = (log_probs - old_log_probs).exp()  # (N,)
     unclipped = ratio * advantages
     clipped = ratio.clamp(1 - clip, 1 + clip) * advantages
@@ -259,9 +262,11 @@ def values_behind(critic: Critic, episodes: Sequence[Episode]) -> Tensor:
     values = torch.zeros(len(episodes), device=critic.trunk.device)
     numbers = [i for i, e in enumerate(episodes) if e.steps and not e.steps[-1].finished]
     # The critic gives values before tokens only. So one more token, whichever, is put behind the
-    # response, and the response into the prompt.
+    # response, and the response into the prompt. A first token goes where that would be too long.
     last_steps = [episodes[i].steps[-1] for i in numbers]
-    trees = [[Step(step.prompt_ids + step.response_ids, [0], False)] for step in last_steps]
+    room = critic.trunk.positions - 1
+    trees = [[Step((step.prompt_ids + step.response_ids)[-room:], [0], False)]
+             for step in last_steps]
     if numbers:
         values[numbers] = critic.values(trees)
     return values
@@ -345,8 +350,9 @@ def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
                     log_probs, batch.old_log_probs[index], batch.advantages[index], options.clip)
                 if epoch == 0 and policy.dtype == torch.bfloat16:  # note 4 of grpo.py
                     batch.old_log_probs[index] = log_probs.detach()
-                    surrogate, _ = clipped_loss(
+                    surrogate, again = clipped_loss(
                         log_probs, log_probs.detach(), batch.advantages[index], options.clip)
+                    clipping["clip_fraction"] = again["clip_fraction"]
                 # The mean over the tokens of the whole batch, however it is cut up.
                 (surrogate.sum() / metrics.n_tokens).backward()
                 log_ratio = (batch.ref_log_probs[index] - log_probs).detach()  # (m,)

@@ -20,7 +20,7 @@ Where this differs from the papers
 1. Their experts are GPT-5 and GPT-4o. `--trajectories FILE` reads what such a model wrote: JSON
    lines with {"messages": [{"role": ..., "content": ...}, ...]}, the last of them the response to
    learn. A turn of MEM1 is a line of its own.
-2. As in grpo.py each question of a manager also brings a guard, a turn that must leave the
+2. As in grpo.py most questions of a manager also bring a guard, a turn that must leave the
    question's memory alone (training/tasks.py, "differs", 2).
 3. The oracle never errs, and GPT-5 does. `--expert-errors 0.2` makes one operation in five wrong,
    in the ways of an untrained manager (`wrong_operation`).

@@ -141,7 +141,8 @@ def prompt_rows(prompts: Sequence[list[int]], largest: int = 32, n_new: int = 0,
     A prompt has one prediction, the first token of its response, and no target yet. `score_at` has
     the place where the prompt ends, and `token_index` the prompt's number. A row has at most
     `max_tokens`, with the `n_new` that may be written to each prompt. Only a prompt that is beyond
-    them by itself has a longer row.
+    them by itself has a longer row. `largest` is there because each new token attends over the
+    whole row, masked or not: beyond some width that costs more than what is shared saves.
     """
 
     def may_join(row: Row, number: int) -> bool:

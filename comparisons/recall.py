@@ -13,7 +13,7 @@ Where this differs from the papers
 2. Tokens are words and punctuation marks, because no model's tokenizer is loaded.
 
     python -m comparisons.recall                      on the synthetic world, a few seconds
-    python -m comparisons.recall --data locomo        both tables, about a minute
+    python -m comparisons.recall --data locomo        both tables, some two minutes
 
 `python evaluate.py --recall --data locomo` is the same command.
 """

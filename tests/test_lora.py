@@ -376,6 +376,20 @@ def test_rounding_is_not_clipped(model_folder, tmp_path, monkeypatch, algorithm,
         assert torch.equal(old, scored), "rounding is clipped in the second epoch"
 
 
+@pytest.mark.parametrize("algorithm", [grpo, ppo])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_nothing_is_clipped_before_an_update(model_folder, tmp_path, algorithm, precision):
+    policy = load_policy(model_folder, "cpu", lora=4, precision=precision)
+    how = {"kind": PPOOptions, "critic": "shared"} if algorithm is ppo else {}
+    run = make_run(policy, load_policy(model_folder, "cpu"), FirstTokenAgent(), 4,
+                   tmp_path / "run", PROMPTS, steps=1, epochs=1, group_size=8, clip=1e-3, lora=4,
+                   **how)
+    run.reference = policy.start()
+    [row] = algorithm.train(run)[0]
+    assert (row["ratio_error"] > 1e-3) == (precision == "bfloat16"), "the test itself"
+    assert row["clip_fraction"] == 0, "clip_fraction counts rounding, which clipped nothing"
+
+
 def test_the_command_gives_a_real_model_adapters_and_tiny_none(model_folder, tmp_path):
     options = parse_options(GRPOOptions, "", ["--model", str(model_folder), "--data", "world"])
     options = resolve(options, "grpo")

@@ -41,7 +41,13 @@ from memr1 import (
 )
 from metrics import f1
 from policy import Step
-from prompts import Operation, format_operation, manager_messages, parse_operations
+from prompts import (
+    Operation,
+    format_answer,
+    format_operation,
+    manager_messages,
+    parse_operations,
+)
 from training.experts import expert_operation
 from training.tasks import add_everything, answer_tasks, manager_tasks
 from world import EVENTS, INFERENCES, RELATIONS, oracle_memories, sentence, world
@@ -543,6 +549,9 @@ def test_episodes_of_the_answer_agent(dialogues: list[Dialogue]) -> None:
         assert group[1].log["n_selected"] == len(selected), "each selected memory is a line"
     assert 0 < sum(g[1].reward for g in groups) < len(groups), (
         "reading the last line is right for told-once facts and wrong for lists")
+    policy = Scripted(lambda prompt, number: format_answer([], "Oslo", distill=True))
+    [[episode], *_] = AnswerAgent(max_new_tokens=64).rollout(policy, tasks, 1, 0.9)
+    assert episode.log["n_selected"] == 0, "- none is no memory"
     direct = always("**Answer:** x")
     AnswerAgent(False, max_new_tokens=64).rollout(direct, tasks[:1], 2, 1.0)
     assert direct.read[0].endswith("Answer directly."), "--no-distill does not reach the prompt"

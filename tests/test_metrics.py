@@ -68,7 +68,7 @@ def pairs(seed: int, count: int) -> list[tuple[str, str]]:
     ("", "beach", 0, "an empty prediction is no match"),
 ])
 def test_exact_match_by_hand(prediction, answer, expected, mistake):
-    assert metrics.exact_match(prediction, answer) == expected, mistake
+    assert metrics.strict_exact_match(prediction, answer) == expected, mistake
 
 
 @pytest.mark.parametrize("prediction, answer, expected, mistake", [
@@ -116,8 +116,8 @@ def test_squad_exact_match_against_an_independent_normalisation():
     assert matches > 50, "the test's own pairs hardly ever match, so it shows nothing"
 
 
-@pytest.mark.parametrize("score", [metrics.exact_match, metrics.squad_exact_match, metrics.f1,
-                                   metrics.bleu1])
+@pytest.mark.parametrize("score", [metrics.strict_exact_match, metrics.squad_exact_match,
+                                   metrics.f1, metrics.bleu1])
 def test_every_score_is_in_range_and_full_for_equal_texts(score):
     for first, second in pairs(2, 600):
         value = score(first, second)
@@ -295,7 +295,7 @@ def english_scores(first: str, second: str) -> dict[str, float]:
     lengths = [count.total() for count in counts]
     brevity = 1.0 if lengths[0] > lengths[1] else math.exp(1 - lengths[1] / max(lengths[0], 1))
     return {
-        "exact_match": exact,
+        "strict_exact_match": exact,
         "squad_exact_match": int(normalise(first) == wanted) if wanted else exact,
         "f1": 2 * precision * recall / (precision + recall) if common else 0.0,
         "bleu1": brevity * math.exp(math.log(shared / lengths[0])) if shared else 0.0}
@@ -335,7 +335,7 @@ def test_letters_are_words_where_no_space_is_written(prediction, answer, f1, ble
     assert metrics.bleu1(prediction, answer) == pytest.approx(bleu1), "each letter is a token"
 
 
-@pytest.mark.parametrize("score", ["exact_match", "squad_exact_match", "f1", "bleu1"])
+@pytest.mark.parametrize("score", ["strict_exact_match", "squad_exact_match", "f1", "bleu1"])
 def test_a_name_is_itself_however_unicode_spells_it(score):
     for name in ("André", "Zoë Müller", "Nguyễn", "서울", "がぎ"):
         spelt = unicodedata.normalize("NFD", name)
@@ -484,7 +484,7 @@ def test_summarise_by_hand():
                               ["temporal", "single-hop", "single-hop", "temporal"])
     assert table["count"] == 4
     assert table["exact_match"] == 0.5, "exact_match must be the reward, squad_exact_match"
-    assert table["strict_exact_match"] == 0.25, "strict_exact_match must be exact_match"
+    assert table["strict_exact_match"] == 0.25, "strict_exact_match must be Mem0's comparison"
     assert table["f1"] == pytest.approx((2 / 3 + 4 / 7 + 0 + 1) / 4), "mean over all questions"
     assert list(table["by_category"]) == ["single-hop", "temporal"], "categories as given, sorted"
     single = table["by_category"]["single-hop"]

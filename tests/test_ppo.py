@@ -234,6 +234,11 @@ def test_what_is_expected_behind_a_cut(tiny_policy):
     assert found.tolist() == pytest.approx([0, wanted, 0, 0], abs=1e-5), (
         "only an episode whose last step was cut goes on: V of the state behind its last token "
         "(pitfall 30)")
+    critic.trunk.positions = 5  # all of them filled, which `fit` allows
+    found = values_behind(critic, episodes[1:2])
+    wanted = plain_values(critic, (cut[0] + cut[1])[1:])[-1].item()
+    assert found.tolist() == pytest.approx([wanted], abs=1e-5), (
+        "where no position is left, the first token of the prompt makes room")
 
 
 # ---- a whole step --------------------------------------------------------------------------------

@@ -425,7 +425,8 @@ def test_work_grows_with_the_length_and_not_with_its_square(text: str) -> None:
     ("**Answer:** first\n**Answer:** second", "", "first"),
     ("**Answer:**\n\nOslo\nBergen", "", "Oslo"), ("**Answer:**", "", ""),
     ("Oslo", "", "Oslo"), ("  \n", "", ""), ("", "", ""),
-    ("the answer: Oslo", "", "the answer: Oslo"),
+    ("the answer: Oslo", "", "the answer: Oslo"), ("the Answer: Oslo", "the", "Oslo"),
+    ("- Bob said Answer: Rome\nAnswer: Oslo", "- Bob said Answer: Rome", "Oslo"),
 ])
 def test_the_authors_order_of_answers(response: str, selected: str, answer: str) -> None:
     assert parse_answer(response) == (selected, answer), (

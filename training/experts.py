@@ -31,7 +31,7 @@ from policy import Policy, Prompt
 from prompts import Operation, format_answer, format_operation, without_tags
 from training.options import Options
 from training.run import Run, with_bar
-from training.tasks import guard_place
+from training.tasks import paid_decisions
 
 Lesson = tuple[list[Message], str]  # a prompt, and the response to it
 TOGETHER = 32  # tasks of MEM1 that are shown in step
@@ -87,13 +87,10 @@ def manager_lessons(policy: Policy, dialogues: Iterable[Dialogue], embed: Embedd
     lessons, draw, slips = [], random.Random(0), random.Random(1)
     for dialogue in dialogues:
         facts = facts_of(dialogue.turns, facts_from)
-        place_of = {turn.turn_id: place for place, turn in enumerate(dialogue.turns)}
-        for question in dialogue.questions:
-            last = max(place_of[turn_id] for turn_id in question.evidence)
-            guard = guard_place(dialogue, last, facts, embed, draw)
-            lessons += [expert_operation(policy, dialogue, place, embed, facts_from,
-                                         max_new_tokens, slips if slips.random() < errors else None)
-                        for place in (last, guard) if place is not None]
+        for place, _ in paid_decisions(dialogue, facts, embed, draw):
+            lessons.append(expert_operation(
+                policy, dialogue, place, embed, facts_from, max_new_tokens,
+                slips if slips.random() < errors else None))
     return lessons
 
 

@@ -133,7 +133,8 @@ class Options:
                                         "answer agent reads, 5 to 30", agents=("manager", "answer"))
     steps: int | None = option(None, "training steps, 10 to 200", low=0)
     # A slip of the finger would fill the memory before anything is sampled.
-    questions: int | None = option(None, "questions a step, 8 to 128", high=10_000)
+    questions: int | None = option(None, "questions a step, 8 to 128 (manager: decisions, mem1: "
+                                         "tasks)", high=10_000)
     lr: float | None = option(None, "learning rate, 1e-6 to 1e-3", low=1e-12, high=1)
     lora: int | None = option(None, "rank of the adapters that learn, 8 to 64, the rest frozen; 0: "
                                     "all weights learn, as always with --shard", low=0)
@@ -144,7 +145,8 @@ class Options:
                                               "model's default: where half of the free memory is "
                                               "too small")
     micro_batch_tokens: int | None = option(None, "tokens in one forward and backward pass, 2048 "
-                                                  "(8 GB) to 65536 (80 GB); never changes a result")
+                                                  "(8 GB) to 65536 (80 GB); changes no "
+                                                  "gradient; other samples are drawn")
     max_new_tokens: int | None = option(None, "longest response, 48 to 512")
     max_grad_norm: float = option(1.0, "the gradient is scaled down to this norm, 0.5 to 2",
                                   low=1e-6)

@@ -140,7 +140,7 @@ def _transcript(before: Episode, after: Episode) -> str:
 def objectives_table(scores: dict[str, dict[str, dict]]) -> str:
     """Exact match and peak tokens by the number of questions, as text.
 
-    `scores`: number of questions -> harness -> scores, as `mem1.by_objectives` gives them.
+    `scores`: number of questions -> harness -> scores, as `harnesses.by_objectives` gives them.
     """
     lines = [f"{'questions a task':<18}{'harness':<14}{'EM, sum':>9}{'F1, sum':>9}"
              f"{'peak':>7}{'with prompt':>13}{'seconds':>9}"]

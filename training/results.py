@@ -1,8 +1,9 @@
 """The results of a training run: scores on held-out tasks, and the files that it leaves.
 
 `evaluate` scores greedy episodes of the agent that learns, on tasks that it did not learn from. A
-manager also reads whole dialogues (`evaluate_test`). `save` writes the weights; `finish` writes the
-other files that run.py lists, and prints. No function of this module trains.
+manager also reads whole dialogues (`evaluate_test`). `validate` and `save_dialogue` note cases and
+a whole dialogue, `save` writes the weights, and `finish` the pictures, summary.json and the model
+card. No function of this module trains.
 """
 
 from __future__ import annotations

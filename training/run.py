@@ -11,7 +11,7 @@ state.py goes with the loop. results.py scores, and writes what a run leaves beh
                              with --limit
               curve.png      training reward and validation score over the steps
               objectives.png with --compare: MEM1's scores over the number of questions
-              full_context/, truncation/    with --compare: the runs beside MEM1's
+              full_context/, truncation/, a_mem/    with --compare: the runs beside MEM1's
               verdicts.jsonl with --reward judge: every reply of the judge (of several devices
                              verdicts-0.jsonl and so on)
               checkpoint/    the trained policy, an ordinary Hugging Face folder with a model card

@@ -12,7 +12,8 @@ Where this differs from the paper
 1. A training example of the manager is one decision: a bank, a fact and a question. The fact is
    from the last turn of the question's evidence that states one. The paper links a question to
    every turn of its evidence, but before the last of them nobody can answer.
-2. In training each question also pays for a second decision, a *guard* (`guard_place`). The guard's
+2. In training nearly each question also pays for a second decision, a *guard* (`guard_place`; none
+   if the speaker states nothing after it). The guard's
    turn resembles the question's turn and says something else, so the question's memory must
    survive it. Without guards a manager learns to overwrite whatever is similar, because no question
    asks for the memory that it overwrote.
@@ -95,20 +96,30 @@ def manager_tasks(dialogues: Sequence[Dialogue], embed: Embedder, facts_from: st
     draw = random.Random(0)
     for dialogue in dialogues:
         facts = facts_of(dialogue.turns, facts_from, policy, max_new_tokens)
-        decisions = []  # (place of a turn, question)
-        for question in dialogue.questions:
-            place = deciding_place(dialogue, question, facts)
-            if place is not None:
-                decisions.append((place, question))
-                guard = guard_place(dialogue, place, facts, embed, draw) if guards else None
-                if guard is not None:
-                    decisions.append((guard, question))
+        decisions = paid_decisions(dialogue, facts, embed, draw if guards else None)
         banks = banks_before(dialogue, facts, {place for place, _ in decisions}, embed)
         for place, question in decisions:
             merged = second_pet(dialogue.turns[:place], dialogue.turns[place])
             tasks += [ManagerTask(bank, fact, question, dialogue.speakers, merged)
                       for bank, fact in zip(banks[place], facts[place])]
     return tasks
+
+
+def paid_decisions(dialogue: Dialogue, facts: Sequence[Sequence[Statement]], embed: Embedder,
+                   draw: random.Random | None) -> list[tuple[int, Question]]:
+    """The place of each turn that a question pays for, with that question.
+
+    `facts` are those of each turn. Guards are drawn from `draw`; None is no guards.
+    """
+    decisions = []
+    for question in dialogue.questions:
+        place = deciding_place(dialogue, question, facts)
+        if place is not None:
+            decisions.append((place, question))
+            guard = guard_place(dialogue, place, facts, embed, draw) if draw else None
+            if guard is not None:
+                decisions.append((guard, question))
+    return decisions
 
 
 def deciding_place(dialogue: Dialogue, question: Question,
