@@ -174,6 +174,22 @@ def get_answer(record: Mapping[str, Any], field: str, where: str) -> str:
     return str(int(value) if type(value) is float and value.is_integer() else value)
 
 
+def message_text(content: Any, where: str) -> str:
+    """The words of a chat's message: it is text, a list of parts, or null where a tool is called.
+
+    Raises DataError for anything else.
+    """
+    if type(check(content, (str, list, type(None)), where)) is not list:
+        return content or ""
+    texts = []
+    for index, part in enumerate(content):
+        if type(check(part, (str, dict), f"{where}[{index}]")) is dict:
+            part = part.get("text")  # an image or a file has none
+            check(part, (str, type(None)), f"{where}[{index}], field 'text'")
+        texts.append(part or "")
+    return " ".join(filter(None, texts))
+
+
 def json_lines(text: str) -> list[str]:
     """The lines of a file of JSON lines that hold something.
 
@@ -320,6 +336,8 @@ def _read_facts(observation: Mapping[str, Any], order: Mapping[str, int],
                 if len(check(pair, (list,), place)) != 2:
                     raise broken(place, f"{len(pair)} items", "a sentence and its turn id")
                 sentence, written = check(pair[0], (str,), place), pair[1]
+                if not sentence.strip():
+                    raise broken(place, "a blank sentence", "some words and their turn id")
                 # 15 in the real file name several turns, as a list or joined into one string.
                 if type(check(written, (str, list), place)) is list:
                     written = " ".join(check(item, (str,), place) for item in written)

@@ -225,9 +225,9 @@ class MemoryBank:
             field = "memories"
             memories = [Memory(**entry) for entry in record["memories"]]
             field = "next_id"
-            # No id can be given twice if the ids grow and stay below next_id. 2**63 is the first
-            # number that the array of ids cannot hold.
-            ids = [-1, *(memory.id for memory in memories), record["next_id"], 2**63]
+            # No id can be given twice if the ids grow and stay below next_id. The array of ids
+            # holds numbers below 2**63, of which half are left for new memories.
+            ids = [-1, *(memory.id for memory in memories), record["next_id"], 2**62]
             if any(type(i) is not int for i in ids) or ids != sorted(set(ids)):
                 raise ValueError("it and the ids of the memories are not growing integers")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

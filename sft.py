@@ -19,7 +19,7 @@ start model, and is scored by the same code. Unlike reinforcement it needs an ex
 Where this differs from the papers
 1. Their experts are GPT-5 and GPT-4o. `--trajectories FILE` reads what such a model wrote: JSON
    lines with {"messages": [{"role": ..., "content": ...}, ...]}, the last of them the response to
-   learn. A turn of MEM1 is a line of its own.
+   learn. A turn of MEM1 is a line of its own. A call of a tool is no text, and is refused.
 2. As in grpo.py most questions of a manager also bring a guard, a turn that must leave the
    question's memory alone (training/tasks.py, "differs", 2).
 3. The oracle never errs, and GPT-5 does. `--expert-errors 0.2` makes one operation in five wrong,
@@ -45,7 +45,7 @@ import torch
 from backend.devices import clip_gradients, exit_with
 from backend.lora import learned
 from comparisons.harnesses import compare_harnesses
-from training.experts import check_expert, trajectories_of
+from training.experts import check_expert, check_room, trajectories_of
 from training.options import Options, option, parse_options, resolve
 from training.results import evaluate_after, evaluate_before, finish
 from training.run import Run, launch, prepare
@@ -100,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
                   "leave it out")
     check_expert(resolve(options, "sft"))
     run = prepare(options, "sft")
+    check_room(run)  # at once, too
     before = evaluate_before(run)
     history, scores = train(run)
     after = evaluate_after(run)

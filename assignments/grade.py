@@ -113,10 +113,11 @@ def build(problem: Problem, submission: Path, out: Path) -> None:
             except (SyntaxError, ValueError, RecursionError, MemoryError):
                 pass  # it will not load, and this problem's tests will say so
         (out / path.name).write_text(source, encoding="utf-8")
-    # Files of their own, which adapters.py may name.
+    # Files of their own, which adapters.py may name. A folder grpo/ would stand before grpo.py.
     for folder, folders, files in os.walk(submission):
+        here = ROOT / Path(folder).relative_to(submission)
         folders[:] = [name for name in folders if name not in ("runs", "tests", "__pycache__")
-                      and not name.startswith(".")]
+                      and not name.startswith(".") and not (here / f"{name}.py").exists()]
         for name in files:
             source = Path(folder) / name
             target = out / source.relative_to(submission)

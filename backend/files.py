@@ -6,10 +6,11 @@ import itertools
 import os
 import platform
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,8 +21,9 @@ def write_whole(path: Path, content: bytes) -> None:
     """Put the content at `path` at once, whatever happens meanwhile. Raises OSError.
 
     The content goes to a file beside `path`, which then takes the name: a reader finds the old
-    content or the new one, never a half.
+    content or the new one, never a half. A link stays a link, and a file keeps its permissions.
     """
+    path = Path(os.path.realpath(path))
     # The same folder, because renaming is atomic only inside one file system. The process number
     # keeps two writers out of each other's way.
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
@@ -30,6 +32,8 @@ def write_whole(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # on the disk before the name points to it
+        with suppress(FileNotFoundError):
+            shutil.copymode(path, temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -29,7 +29,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from backend.devices import world_size
 from backend.gguf import SMOLLM2, SMOLLM2_INSTALL, GgufError, model_folder
-from backend.lora import add_adapters, base_name, merge_saved, saved_config
+from backend.lora import AdapterError, add_adapters, base_name, merge_saved, saved_config
 
 VERSIONS = (5, 23), (6, 0)  # of transformers: from the first, and below the second
 HALF_PAYS = 1.3  # times as fast in bfloat16, from which on a processor computes in it
@@ -58,6 +58,8 @@ def as_policy_error(name: str | Path) -> Iterator[None]:
         yield
     except GgufError as error:  # it says what to do
         raise PolicyError(str(error)) from error
+    except AdapterError as error:
+        raise PolicyError(f"{name}: {error}") from error
     except Exception as error:
         if is_out_of_memory(error):
             raise

@@ -64,6 +64,10 @@ again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 # ---- Adapters ------------------------------------------------------------------------------------
 
 
+class AdapterError(ValueError):
+    """Adapters that a model cannot have; the message says what to do."""
+
+
 class LowRank(nn.Module):
     """A frozen Linear and its learned correction of rank `rank`."""
 
@@ -113,17 +117,18 @@ def add_adapters(model: nn.Module, rank: int, alpha: float | None = None,
 
     A is drawn from torch's global generator. `alpha` is 2 `rank` unless given. Also on an
     `empty_model`, to count: rank 16 gives Qwen2.5-3B 29.9 million weights to learn. Raises
-    ValueError if there is no layer to adapt, none of a name, or none as wide as the rank.
+    AdapterError if there is no layer to adapt, none of a name, or none as wide as the rank.
     """
     layers = linear_layers(model)
     names = list(layers) if names is None else sorted(names)
     unknown = sorted(set(names) - set(layers))
     if not names or unknown:
-        raise ValueError(f"it has no linear layer {unknown[0] if unknown else 'to adapt'}; "
-                         "take --lora 0")
+        raise AdapterError(f"it has no linear layer {unknown[0] if unknown else 'to adapt'}; "
+                           "take --lora 0")
     widest = max(min(layers[name].weight.shape) for name in names)
     if rank > widest:
-        raise ValueError(f"--lora {rank}: no layer's weights have a rank above {widest}")
+        raise AdapterError(f"--lora {rank}: no layer's weights have a rank above {widest}; take no "
+                           "more")
     model.requires_grad_(False)
     for name in names:
         # An alpha of 0 is one: such adapters add nothing.
@@ -217,6 +222,7 @@ def saved_config(folder: str | Path) -> dict | None:
     try:
         config = json.loads(path.read_text("utf-8"))
         broken = [key for key, kind in wanted.items() if not isinstance(config.get(key), kind)]
+        broken += ["r"] if "r" not in broken and config["r"] < 1 else []
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path}: not a JSON object ({error})") from error
     # A key that is not known here may change the base model, or what is added to it: refuse it.

@@ -42,6 +42,9 @@ EMBEDDER_HELP = ("what memories are found by: hashed (words), minilm (an encoder
 # ---- What --embedder names -----------------------------------------------------------------------
 
 
+EMBEDDERS = ("hashed", "minilm", "joined")  # any other name is a folder
+
+
 def embedder_of(name: str, corpus: Iterable[str] | None = None) -> Embedder:
     """The embedder that `--embedder` names, for all banks of a run.
 
@@ -63,7 +66,7 @@ def embedder_of(name: str, corpus: Iterable[str] | None = None) -> Embedder:
     if name == "joined":
         return joined(_minilm(), hashed_words(corpus))
     if not Path(name).is_dir():
-        raise ValueError(f"--embedder {name}: must be hashed, minilm, joined, or a folder with an "
+        raise ValueError(f"--embedder {name}: must be {', '.join(EMBEDDERS)}, or a folder with an "
                          "encoder")
     return _loaded(name)
 

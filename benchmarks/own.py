@@ -41,6 +41,7 @@ from data import (
     get_answer,
     get_field,
     load_records,
+    message_text,
 )
 from world import MONTHS
 
@@ -89,19 +90,6 @@ ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names -> OpenAI's
 NOT_SAID = {"system", "developer", "tool", "function", "observation", "function_call"}
 
 
-def _text(content: Any, where: str) -> str:
-    """The words of a message: it is text, a list of parts, or null where a tool is called."""
-    if type(check(content, (str, list, type(None)), where)) is not list:
-        return content or ""
-    texts = []
-    for index, part in enumerate(content):
-        if type(check(part, (str, dict), f"{where}[{index}]")) is dict:
-            part = part.get("text")  # an image or a file has none
-            check(part, (str, type(None)), f"{where}[{index}], field 'text'")
-        texts.append(part or "")
-    return " ".join(filter(None, texts))
-
-
 def _said(record: Any, where: str) -> Said | None:
     """One message of a chat list; None if nobody says a word in it."""
     check(record, (dict,), where)
@@ -109,7 +97,7 @@ def _said(record: Any, where: str) -> Said | None:
     field = "value" if "value" in record else "content"
     if field not in record and not record.keys() & {"tool_calls", "function_call"}:
         raise broken(f"{where}, field {field!r}", "nothing", "text or a list of parts")
-    text = _text(record.get(field), f"{where}, field {field!r}")
+    text = message_text(record.get(field), f"{where}, field {field!r}")
     speaker = ROLES.get(role, role)
     if record.get("name"):  # OpenAI's form may say which of several people it is
         speaker = get_field(record, "name", (str,), where)
@@ -198,7 +186,7 @@ def _read_node(node: Mapping[str, Any], began: float | None, where: str) -> Said
                 and content.get("content_type") in ("text", "multimodal_text")
                 and message.get("recipient") in (None, "all")
                 and not (metadata or {}).get("is_visually_hidden_from_conversation"))
-    text = _text(content.get("parts"), f"{where}, field 'parts'") if is_shown else ""
+    text = message_text(content.get("parts"), f"{where}, field 'parts'") if is_shown else ""
     moment = message.get("create_time")
     day = _day(began if moment is None else moment, f"{where}, field 'create_time'")
     return Said(role, text, day) if text.strip() else None

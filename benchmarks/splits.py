@@ -42,8 +42,8 @@ def splits(data: str, train_questions: int | None = None) -> tuple[Part, Part, P
         train = training_world(-(-train_questions // len(train[0].questions)), *world)
     if not train:
         if isinstance(test[0], OpenQuestion) or is_locomo(test):
-            reason = ("it has fewer than three conversations or questions, and to learn takes one "
-                      "to train, one to validate and one to test on (docs/own-data.md)")
+            reason = ("it has fewer than three conversations or different questions, and to learn "
+                      "takes one to train, one to validate and one to test on (docs/own-data.md)")
         else:
             reason = "it is a benchmark beside LoCoMo"
         raise DataError(f"{data}: all of it is to test on (evaluate.py), because {reason}; learn "

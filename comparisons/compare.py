@@ -40,7 +40,7 @@ from typing import Any
 from tqdm import tqdm
 
 from backend.devices import exit_with
-from backend.files import release_locks
+from backend.files import release_locks, write_whole
 from backend.loading import PolicyError
 from benchmarks.encoders import EMBEDDER_HELP
 from benchmarks.splits import dialogues_to_test
@@ -70,6 +70,8 @@ TOGETHER = 9  # dialogues that are read together, and that Ctrl-C can cost
 TRAINED = {  # name in the table -> the algorithm that made its two models, in runs/
     "memory-r1": "grpo", "memory-r1-ppo": "ppo", "memory-sft": "sft"}
 Record = dict[str, Any]  # one system on one dialogue
+FIELDS = {"system", "dialogue", "turns", "entries", "read", "answer", "read_seconds",
+          "answer_seconds", "questions", "stamps"}  # of a record
 Difference = tuple[float | None, float | None, float | None]  # (difference, low, high)
 
 
@@ -240,16 +242,20 @@ def run_together(name: str, systems: Sequence[System], dialogues: Sequence[Dialo
 
 
 def read_records(path: Path, dialogues: Sequence[Dialogue]) -> list[Record]:
-    """The records of an earlier call on these questions; a line that broke off is skipped."""
+    """The records of an earlier call on these questions.
+
+    A line that broke off is skipped, and what else is no record of `run_together`.
+    """
     questions = {d.name: [q.text for q in d.questions] for d in dialogues}
     records = []
     for line in json_lines(path.read_text(encoding="utf-8")) if path.exists() else ():
         try:
             record = json.loads(line)
-        except ValueError:
+            asked = [row["question"] for row in record["questions"]]
+            if FIELDS <= record.keys() and questions.get(record["dialogue"]) == asked:
+                records.append(record)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             continue
-        if questions.get(record["dialogue"]) == [row["question"] for row in record["questions"]]:
-            records.append(record)
     return records
 
 
@@ -262,6 +268,9 @@ def run_all(names: Sequence[str], options: CompareOptions, dialogues: Sequence[D
     path = folder / "records.jsonl"
     policies: dict[str, Policy] = {}
     earlier, embed = read_records(path, dialogues), embedder_or_stop(options.embedder)
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        with path.open("ab") as file:  # a killed process left half a line: ours must not go on it
+            file.write(b"\n")
     for name in names:
         models = models_of(name, options, RUNS)
         if models is None:
@@ -403,7 +412,7 @@ def open_comparison(options: CompareOptions) -> Path:
         if earlier.get(name) != value:
             exit_with(f"{folder} holds records with another --{name.replace('_', '-')} "
                       f"({earlier.get(name)}); choose another --out, or delete it")
-    path.write_text(json.dumps(settings, indent=2) + "\n")
+    write_whole(path, (json.dumps(settings, indent=2) + "\n").encode())
     return folder
 
 
@@ -452,7 +461,7 @@ def compare(names: Sequence[str], options: CompareOptions, dialogues: Sequence[D
                       summaries[name]["high"]) for name, *_ in rows}, folder / "bars.png")
     summary = {"systems": summaries, "best": best, "differences": apart,
                "complete": not interrupted}
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     if interrupted:
         print("interrupted: the same command goes on where this one stopped")
     print(f"\nevaluate systems: {len(summaries)} systems, {len(dialogues)} dialogues; run folder "

@@ -132,6 +132,9 @@ def test_a_submission_that_is_odd_is_built_all_the_same(tmp_path):
     submission = tmp_path / "submission"
     (submission / "ppo.py").mkdir(parents=True)
     (submission / "ppo.py" / "notes.py").write_text("x = 1\n")
+    for name in ("data", "helpers"):
+        (submission / name).mkdir()
+        (submission / name / "__init__.py").write_text("y = 1\n")
     reference = (ROOT / "grpo.py").read_text(encoding="utf-8")
     (submission / "grpo.py").write_text("\ufeff" + blank(reference, [5, 6]), encoding="utf-8")
     grade.build(grade.PROBLEMS[3], submission, tmp_path / "built")
@@ -139,6 +142,8 @@ def test_a_submission_that_is_odd_is_built_all_the_same(tmp_path):
     assert "NotImplementedError" not in built, (
         "what another problem has not written yet must not cost this one")
     assert not (tmp_path / "built" / "ppo.py").is_dir()
+    assert not (tmp_path / "built" / "data").exists(), "it stands before the course's data.py"
+    assert (tmp_path / "built" / "helpers" / "__init__.py").exists()
 
 
 def test_the_problems_and_their_places():

@@ -274,6 +274,15 @@ def test_two_chats_do_not_share_a_bank(monkeypatch, capsys, tmp_path):
         assert "--bank" in error and error.count("\n") == 1, error
 
 
+@pytest.mark.parametrize("last, first", [
+    ("31 December 9999", chat.FIRST_DAY), ("31 December 9998", date(9999, 1, 1)),
+    ("31 June 2030", chat.FIRST_DAY), ("1 June 2030", date(2030, 6, 2)), ("soon", chat.FIRST_DAY)])
+def test_the_first_day_follows_the_last_that_a_bank_names(last, first):
+    bank = MemoryBank(hashed_words())
+    bank.add("Emma has a dog", "Emma", last)
+    assert chat.days_after(bank) == first, "an edited date must not end the chat"
+
+
 def test_a_real_model_has_todays_date_and_its_own_language(monkeypatch, capsys, tmp_path):
     path, day = tmp_path / "bank.json", date.today()
     out = chat_in_a_bank(path, ["I ski.", "I dive.", "/help"], monkeypatch, capsys,

@@ -24,6 +24,7 @@ from comparisons.compare import (
     main,
     models_of,
     read_records,
+    run_all,
     summarise_systems,
     systems_table,
     training_note,
@@ -39,7 +40,7 @@ def record(system: str, dialogue: str, right: list[int], category: int = 4) -> d
     return {"system": system, "dialogue": dialogue, "turns": 10, "entries": 6,
             "read": {"calls": 10, "prompt tokens": 1000}, "read_seconds": 2.0,
             "answer": {"calls": len(right), "prompt tokens": 50 * len(right)},
-            "answer_seconds": 1.0,
+            "answer_seconds": 1.0, "stamps": ["one", "one"],
             "questions": [{"question": f"{dialogue} {i}?", "gold": "a", "category": category,
                            "answer": "a" if r else "b", "exact_match": r, "f1": r, "bleu1": r}
                           for i, r in enumerate(right)]}
@@ -90,9 +91,13 @@ def test_records_of_other_questions_and_broken_lines_are_read_over(tmp_path):
     good["questions"] = [{"question": q.text} for q in dialogues[0].questions]
     other = record("a", dialogues[1].name, [1])
     path = tmp_path / "records.jsonl"
-    path.write_text("\n".join(map(json.dumps, [good, other])) + '\n{"system": "a", "dial')
+    odd = [[1], 3, "a", None, {"dialogue": "x"}, {"questions": 3}, {**good, "questions": [[]]},
+           {**good, "dialogue": ["a"]}, {name: good[name] for name in good if name != "stamps"}]
+    path.write_text("\n".join(map(json.dumps, [good, *odd, other])) + '\n{"system": "a", "dial')
     assert read_records(path, dialogues) == [good]
     assert read_records(tmp_path / "none", dialogues) == []
+    run_all([], CompareOptions(), dialogues, tmp_path, [])
+    assert path.read_text().endswith('"dial\n'), "the next record goes on the line that broke off"
 
 
 def test_trained_systems_say_how_they_are_made(tmp_path, capsys):

@@ -252,6 +252,8 @@ TURN = [1, "conversation", "session_9", 1]
     (set_at([*TURN, "blip_caption"], 3), ["field 'blip_caption': found 3, expected text"]),
     (set_at([1, "observation", "session_9_observation", "Ann"], 0), ["'Ann': found 0", "a list"]),
     (set_at([1, "observation", "session_9_observation", "Ann", 0], ["x"]), ["'Ann'[0]: found 1"]),
+    (set_at([1, "observation", "session_9_observation", "Ann", 0], [" ", "D9:1"]),
+     ["'Ann'[0]: found a blank sentence"]),
     (set_at([1, "qa"], None), ["(conv-b), field 'qa': found None, expected a list"]),
     (remove_at([*TURN, "speaker"]), ["session_9[1], field 'speaker': found nothing"]),
     (set_at([1, "qa", 3, "answer"], True), ["field 'answer': found True", "text or a whole"]),

@@ -29,6 +29,7 @@ from sft import SFTOptions
 from systems.own_past import HARNESSES, mem1_agent
 from training.experts import (
     answer_lessons,
+    check_room,
     evidence_lessons,
     expert_operation,
     expert_tasks,
@@ -144,28 +145,49 @@ def test_an_answer_agent_is_taught_the_gold_answers_from_memories_it_sees(distil
 
 
 def test_trajectories_of_real_models_are_read(tmp_path):
-    chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"},
+    chat = [{"role": "system", "content": ""}, {"role": "user", "content": "u"},
             {"role": "assistant", "content": "a"}]
+    several = [{"type": "text", "text": "u"}, {"type": "image"}]
+    parts = [{"role": "user", "content": several}, chat[2]]
     path = tmp_path / "chats.jsonl"
-    path.write_text(json.dumps({"messages": chat}) + "\n\n" + json.dumps({"messages": chat[1:]}))
-    assert read_trajectories(str(path)) == [(chat[:2], "a"), ([chat[1]], "a")]
+    path.write_text("\n\n".join(json.dumps({"messages": m}) for m in (chat, chat[1:], parts)))
+    read = [(chat[:2], "a"), ([chat[1]], "a"), ([chat[1]], "a")]
+    assert read_trajectories(str(path)) == read, "a list of parts is not its text as Python has it"
     options = SFTOptions(data="locomo", trajectories=str(path))
-    assert trajectories_of(SimpleNamespace(options=options)) == [
-        [(chat[:2], "a")], [([chat[1]], "a")]], "each line is an episode of one step"
+    assert trajectories_of(SimpleNamespace(options=options)) == [[lesson] for lesson in read], (
+        "each line is an episode of one step")
+
+
+def chat_of(content, role="assistant") -> str:
+    """A line: a question, and a message with this content."""
+    return json.dumps({"messages": [{"role": "user", "content": "u"},
+                                    {"role": role, "content": content}]})
 
 
 @pytest.mark.parametrize("text, said", [
-    ("", "no trajectory"), ("{", "line 1"), ("[]", "line 1"), ('{"messages": 3}', "line 1"),
-    ('{"messages": [{"role": "user"}]}', "line 1"),
+    ("", "not a JSON"), ("{", "not a JSON"), ("[]", "empty list"), ("[" * 100_000, "not a JSON"),
+    ('{"messages": 3}', "'messages'"), ('{"messages": [{"role": "user"}]}', "'content'"),
     ('{"messages": [{"role": "user", "content": "u"}]}', "the assistant's"),
-    ('{"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": " "}]}',
-     "the assistant's"), (None, "cannot read")])
+    (chat_of(" "), "the assistant's"), (chat_of("a", "user"), "the assistant's"),
+    (chat_of("a") + "\n\n" + chat_of(None), "element 1, messages[1], field 'content': found None"),
+    (chat_of({"text": "a"}), "'content'"), (chat_of([3]), "content[0]"),
+    (chat_of("a", "wizard"), "one of system"), (chat_of("\ud800"), "surrogate"),
+    (None, "cannot be read")])
 def test_a_broken_file_of_trajectories_is_named(tmp_path, text, said):
     path = tmp_path / "chats.jsonl"
     if text is not None:
         path.write_text(text)
     line = refused(lambda _: read_trajectories(str(path)))
-    assert str(path) in line and said in line, line
+    assert str(path) in line and said in line and "--trajectories wants" in line, line
+
+
+def test_a_trajectory_that_is_too_long_is_named_before_anything_is_scored(tmp_path, tiny_policy):
+    path = tmp_path / "chats.jsonl"
+    path.write_text("\n".join([chat_of("a"), chat_of("a " * 5000)]))
+    run = SimpleNamespace(options=SFTOptions(trajectories=str(path)), policy=tiny_policy())
+    line = refused(lambda _: check_room(run))
+    assert f"{path}: element 1: a prompt of" in line and "positions" in line, line
+    check_room(SimpleNamespace(options=SFTOptions(), policy=run.policy))
 
 
 def test_evidence_and_gold_answer_teach_where_there_is_no_oracle():

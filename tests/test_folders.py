@@ -17,6 +17,7 @@ from backend.files import LOCK, move_aside, release_locks
 from grpo import GRPOOptions
 from training import run
 from training.folders import begin_folder, hold_folder, maker_of
+from training.options import named_path
 from training.run import prepare
 
 TRAINING = {"agent": "manager", "steps": 20, "out": "x", "embedder": "hashed", "turns": None}
@@ -121,6 +122,27 @@ def test_what_the_run_reads_may_not_lie_in_its_folder(tmp_path):
             options_of(folder, **{k: str(v) for k, v in option.items()}), "training run"))
         assert f"--{next(iter(option))}" in line and "replace" in line, line
     hold_folder(options_of(folder, model="tiny", data="world"), "training run")
+
+
+def test_a_built_in_name_is_no_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, option in (("world", "data"), ("locomo", "data"), ("world-29", "data"),
+                         ("hashed", "embedder"), ("smollm2", "model")):
+        folder = finished_run(Path(name))
+        assert named_path(option, name) is None, f"--{option} {name} reads no folder"
+        hold_folder(options_of(folder, **{option: name}), "training run")
+    assert named_path("data", "world/summary.json") == Path("world/summary.json")
+    assert named_path("manager", "world") == Path("world")
+    assert named_path("data", "none.json") is None and named_path("model", None) is None
+
+
+@pytest.mark.parametrize("config", [None, "", "{", "[]", "{}"])
+def test_an_unfinished_run_is_known_without_its_config(tmp_path, config):
+    folder = filled(tmp_path / "run", resume_pt="x", metrics_csv="step\n1")
+    if config is not None:
+        (folder / "config.json").write_text(config)
+    assert maker_of(folder) == "training run", "neither --resume nor a new run would take it"
+    hold_folder(options_of(folder), "training run", moves=False)
 
 
 def test_a_folder_cannot_be_moved_from_under_its_command(tmp_path, monkeypatch):

@@ -372,6 +372,7 @@ BREAKAGES = {
     "id twice": ("next_id", lambda r: change(r, memories=[ENTRY, ENTRY])),
     "id at next_id": ("next_id", lambda r: change(r, next_id=3)),
     "id beyond 64 bits": ("next_id", lambda r: change(r, next_id=2**64)),
+    "no id is left for the next": ("next_id", lambda r: change(r, next_id=2**63 - 1)),
     "next_id is no number": ("next_id", lambda r: change(r, next_id=None)),
     "no next_id": ("next_id", lambda r: change({"memories": [ENTRY]})),
 }

@@ -115,6 +115,17 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path], "half a file was left behind"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Unix links and permissions")
+def test_a_link_stays_a_link_and_what_is_private_stays_so(tmp_path):
+    bank, link = tmp_path / "synced.json", tmp_path / "anna.json"
+    bank.write_bytes(b"old")
+    bank.chmod(0o600)
+    link.symlink_to(bank)
+    write_whole(link, b"new")
+    assert link.is_symlink() and bank.read_bytes() == b"new", "the file behind the link is detached"
+    assert bank.stat().st_mode & 0o777 == 0o600, "others may read now what only the owner could"
+
+
 def test_a_check_changes_nothing(tmp_path):
     path = tmp_path / "page"
     check_writable(path)

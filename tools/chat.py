@@ -15,7 +15,7 @@ import argparse
 import contextlib
 import re
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import MAXYEAR, date, timedelta
 from pathlib import Path
 
 from backend.devices import exit_with
@@ -116,7 +116,8 @@ def days_after(bank: MemoryBank) -> date:
         with contextlib.suppress(ValueError):  # 31 June: somebody has edited the file
             if match:
                 day = date(int(match[3]), MONTHS.index(match[2]) + 1, int(match[1]))
-                days.append(day + timedelta(days=1))
+                if day.year < MAXYEAR:  # else a chat would have no days left
+                    days.append(day + timedelta(days=1))
     return max(days)
 
 

@@ -35,6 +35,7 @@ from typing import Any
 import torch
 
 from backend import devices
+from training.options import named_path
 from trees import Episode
 
 FILE = "resume.pt"
@@ -86,9 +87,9 @@ def identity(options: Any, algorithm: str, weights: Mapping[str, str], n_tasks: 
     """
     fixed = {f"--{name.replace('_', '-')}": value for name, value in vars(options).items()
              if name not in FREE}
-    files = {f"the content of --{name}": file_digest(Path(getattr(options, name)))
+    files = {f"the content of --{name}": file_digest(path)
              for name in ("data", "trajectories", "embedder")
-             if getattr(options, name, None) and Path(getattr(options, name)).exists()}
+             if (path := named_path(name, getattr(options, name, None)))}
     return {"algorithm": algorithm, **fixed, **weights, **files,
             "tasks to learn from": n_tasks, "devices": devices.world_size()}
 

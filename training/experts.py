@@ -14,15 +14,25 @@ same room for a response. The expert sees no more than its pupil.
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from itertools import accumulate
+from typing import Any
 
 import world as w
 from backend.devices import exit_with
+from backend.loading import PolicyError
 from benchmarks.splits import splits
-from data import Dialogue, Message
+from data import (
+    DataError,
+    Dialogue,
+    Message,
+    broken,
+    check,
+    get_field,
+    load_records,
+    message_text,
+)
 from environments import Lookup, SearchTask
 from mem1 import Mem1Agent, Trajectory, format_turn
 from memory_bank import Embedder, MemoryBank
@@ -226,27 +236,43 @@ def expert_turns(policy: Policy, agent: Mem1Agent,
 # ---- A file, and which expert a run has ---------------------------------------------------------
 
 
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+def read_lesson(record: Mapping[str, Any], _: str, where: str) -> Lesson:
+    """The lesson of one chat. Raises DataError, also for a message that says nothing in words."""
+    messages: list[Message] = []
+    for index, message in enumerate(get_field(record, "messages", (list,), where)):
+        place = f"{where}, messages[{index}]"
+        role = get_field(check(message, (dict,), place), "role", (str,), place)
+        if role not in ROLES:
+            raise broken(f"{place}, field 'role'", repr(role), f"one of {', '.join(ROLES)}")
+        content = check(message.get("content"), (str, list), f"{place}, field 'content'")
+        messages.append({"role": role, "content": message_text(content, f"{place}, content")})
+    if (len(messages) < 2 or messages[-1]["role"] != "assistant"
+            or not messages[-1]["content"].strip()):
+        raise broken(f"{where}, field 'messages'", "no answer at the end",
+                     "one or more messages and then the assistant's")
+    return messages[:-1], messages[-1]["content"]
+
+
 def read_trajectories(path: str) -> list[Lesson]:
     """The lessons of a file of chats; stops the program with one line if it is broken."""
-    lessons = []
     try:
-        with open(path, encoding="utf-8") as file:
-            lines = [line for line in file if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        exit_with(f"cannot read {path} ({error}); --trajectories wants a file of JSON lines")
-    for number, line in enumerate(lines, start=1):
+        return load_records(path, '--trajectories wants lines of {"messages": [{"role", "content"}'
+                                  ", ...]}", read_lesson)
+    except DataError as error:
+        exit_with(str(error))
+
+
+def check_room(run: Run) -> None:
+    """Stop the program with one line if a chat of --trajectories is too long for the model."""
+    path = run.options.trajectories
+    for number, lesson in enumerate(read_trajectories(path) if path else ()):
         try:
-            messages = json.loads(line)["messages"]
-            chat = [{"role": str(m["role"]), "content": str(m["content"])} for m in messages]
-        except (ValueError, KeyError, TypeError):
-            exit_with(f'{path}, line {number}: not {{"messages": [{{"role", "content"}}, ...]}}')
-        if len(chat) < 2 or chat[-1]["role"] != "assistant" or not chat[-1]["content"].strip():
-            exit_with(f"{path}, line {number}: the last message must be the assistant's, after "
-                      "another")
-        lessons.append((chat[:-1], chat[-1]["content"]))
-    if not lessons:
-        exit_with(f"{path}: holds no trajectory")
-    return lessons
+            run.policy.lesson(*lesson)
+        except PolicyError as error:
+            exit_with(f"{path}: element {number}: {error}")
 
 
 def check_expert(options: Options) -> None:

@@ -16,6 +16,8 @@ from backend import devices
 from backend.devices import exit_with
 from backend.files import LOCK, lock, move_aside, unlock
 from systems.own_past import HARNESSES
+from training.checkpoints import FILE
+from training.options import named_path
 
 # What tells who made a folder: the options in its config.json, of an evaluation in summary.json.
 MAKERS = {
@@ -28,16 +30,24 @@ WEIGHTS = ("*.safetensors", "*.gguf", "pytorch_model*.bin")
 READ = ("model", "manager", "answerer", "judge", "data", "embedder", "trajectories")
 
 
+def settings_of(folder: Path, name: str) -> dict[str, Any]:
+    """What a file of settings in a folder says; {} if it is absent or broken."""
+    try:
+        settings = json.loads((folder / name).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
 def maker_of(folder: Path) -> str:
-    """What filled a folder: a key of `MAKERS`; "" if it is empty, or somebody else's."""
-    for name in ("config.json", "summary.json"):
-        try:
-            settings = json.loads((folder / name).read_bytes())
-        except (OSError, ValueError):
-            continue
-        if isinstance(settings, dict):
-            return next((maker for maker, keys in MAKERS.items() if keys <= settings.keys()), "")
-    return ""
+    """What filled a folder: a key of `MAKERS`; "" if it is empty, or somebody else's.
+
+    A resume.pt tells an unfinished training run, also where config.json is lost: it has all options
+    too.
+    """
+    settings = settings_of(folder, "config.json") or settings_of(folder, "summary.json")
+    unfinished = "training run" if (folder / FILE).is_file() else ""
+    return next((maker for maker, keys in MAKERS.items() if keys <= settings.keys()), unfinished)
 
 
 def old_files(folder: Path) -> list[str]:
@@ -75,10 +85,9 @@ def read_from(folder: Path, options: Any) -> str:
     """The option that names a model or data inside the run folder, as typed; "" if none does."""
     inside = Path(os.path.realpath(folder))
     for name in READ:
-        value = getattr(options, name, None)
-        if value and os.path.exists(value) and (
-                Path(os.path.realpath(value)).is_relative_to(inside)):
-            return f"--{name} {value}"
+        path = named_path(name, getattr(options, name, None))
+        if path and Path(os.path.realpath(path)).is_relative_to(inside):
+            return f"--{name} {path}"
     return ""
 
 

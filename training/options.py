@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,10 +20,11 @@ from typing import Any
 import torch
 
 from backend.devices import exit_with, print_anything
+from backend.gguf import SMOLLM2
 from backend.loading import usual_precision
 from backend.lora import base_name
-from benchmarks.encoders import EMBEDDER_HELP
-from benchmarks.others import OWN, form_of, has_observations
+from benchmarks.encoders import EMBEDDER_HELP, EMBEDDERS
+from benchmarks.others import NAMES, OWN, form_of, has_observations
 from data import DataError
 from memr1 import PER_SPEAKER
 from systems.own_past import HARNESSES
@@ -265,6 +267,18 @@ def parse_options(cls: type, description: str, argv: Sequence[str] | None):
         if reason:
             parser.error(reason)
     return options
+
+
+def named_path(option: str, value: Any) -> Path | None:
+    """The file or folder that is there under the value of an option; None for a built-in name.
+
+    A folder may be called world, as the world of `--data world` is, and has nothing to do with it.
+    """
+    if not value or not os.path.exists(value):
+        return None
+    built_in = (named_world(value) or value in NAMES if option == "data"
+                else value in EMBEDDERS if option == "embedder" else value == SMOLLM2)
+    return None if built_in else Path(value)
 
 
 def is_embedded(model: str) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from backend import devices
-from backend.files import release_locks
+from backend.files import release_locks, write_whole
 from memr1 import CHUNK, Progress, answer_all, build_banks
 from metrics import summarise
 from policy import Policy
@@ -275,7 +275,7 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
     draw_curve(history, scores, headline, f"{title}: held-out {headline} {change}",
                run.folder / "curve.png", options.objectives
                if options.agent == "mem1" and run.headline == "exact_match" else 1)
-    (run.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(run.folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     print("\n" + transcripts(before[1], after[1]))
     print("\n" + table(before[0], after[0]))
     if by_objectives:

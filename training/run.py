@@ -39,6 +39,7 @@ from tqdm import tqdm
 
 from backend import devices
 from backend.devices import exit_with
+from backend.files import write_whole
 from backend.loading import (
     PolicyError,
     check_model,
@@ -79,7 +80,7 @@ from training.checkpoints import (
     resume_command,
     scores_before,
 )
-from training.folders import begin_folder, hold_folder
+from training.folders import begin_folder, hold_folder, settings_of
 from training.introduction import first_screen, given_options
 from training.judge import Ask, Judge, JudgeError, Server, from_policy
 from training.judged import JUDGED
@@ -396,15 +397,18 @@ def start_folder(folder: Path, options: Options, this_run: dict[str, Any]) -> di
 
     Stops the program if --resume meets another run in the folder.
     """
+    saved = None
     if options.resume:
         try:
-            return read(folder, this_run)
+            saved = read(folder, this_run)
         except CheckpointError as error:
             exit_with(str(error))
-    begin_folder(folder)
-    if devices.is_main():
-        (folder / "config.json").write_text(json.dumps(vars(options), indent=2) + "\n")
-    return None
+    else:
+        begin_folder(folder)
+    if devices.is_main() and not (saved and settings_of(folder, "config.json")):
+        settings = json.dumps({**vars(options), "resume": False}, indent=2) + "\n"
+        write_whole(folder / "config.json", settings.encode())
+    return saved
 
 
 def start_trackers(folder: Path, options: Options, n_rows: int) -> list[Tracker]:
