@@ -56,7 +56,7 @@ Content = TypeVar("Content")
 # What the columns of metrics.csv mean. The page draws them in this order, and docs/metrics.md has
 # the same texts (tests/test_report.py).
 METRICS = {
-    "reward": "mean reward of the step's samples: does the agent learn?",
+    "reward": "mean reward of the step's samples (MEM1: a sum over the questions of a task)",
     "loss": "imitation: nats a token of the responses to imitate",
     "no_signal": "share of groups in which all samples did equally well: they teach nothing",
     "kl": "drift from the start model, nats a token",
@@ -68,8 +68,8 @@ METRICS = {
     "ratio_error_median": "the same, its median: in bfloat16 few tokens are far off",
     "grad_norm": "norm of the gradient before clipping",
     "skipped": "1 if an update was left out because its gradient was not finite",
-    "response_length": "tokens a response",
-    "finished": "share of responses that ended by themselves",
+    "response_length": "tokens that were written in an episode",
+    "finished": "share of episodes whose last response ended by itself",
     "answer_cut": "share of the frozen agent's answers that the limit of tokens cut: most pay 0",
     "no_verdict": "share of answers about which the LLM judge wrote no verdict: they pay 0",
     "value_loss": "the critic's: half its squared error",
@@ -79,7 +79,7 @@ METRICS = {
     "delete": "operations an episode", "noop": "operations an episode",
     "invalid": "unusable outputs an episode",
     "dropped": "memories an episode (MEM1: turns) that the model lacks positions for; mostly 0",
-    "lr": "learning rate: it falls to a tenth",
+    "lr": "learning rate: four steps of warm-up, under a line that falls towards a tenth",
     "seconds": "time of the step on this machine",
 }
 UNDRAWN = ("lr", "seconds")  # neither says anything about learning
