@@ -309,10 +309,10 @@ def parse_answer(text: str) -> tuple[str, str]:
     """(selected memories, answer) of an answer agent's response. Never raises.
 
     Three forms are tried, in the order of the authors' code: `**Answer:** Oslo`,
-    `**Answer: Oslo**` and `Answer: Oslo`, the last of them first where it begins a line, because a
-    selected memory may have the word in its middle. In the first and last the answer may also stand
-    on the next line that is not blank. A text without these forms is the answer as a whole.
-    Thinking is neither selected nor answered.
+    `**Answer: Oslo**` and `Answer: Oslo`. The last is looked for at the beginning of a line before
+    anywhere else, because a selected memory may have the word in its middle. In the first and last
+    the answer may also stand on the next line that is not blank. A text without these forms is the
+    answer as a whole. Thinking is neither selected nor answered.
     """
     _, text = split_thinking(text)
     # \s*+ gives nothing back, because a second try at each of many spaces takes quadratic time.

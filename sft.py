@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
                   "leave it out")
     check_expert(resolve(options, "sft"))
     run = prepare(options, "sft")
-    check_room(run)  # at once, too
+    check_room(run)  # before the start model is scored
     before = evaluate_before(run)
     history, scores = train(run)
     after = evaluate_after(run)

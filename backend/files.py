@@ -29,11 +29,11 @@ def write_whole(path: Path, content: bytes) -> None:
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         with temporary.open("wb") as file:
+            with suppress(FileNotFoundError):
+                shutil.copymode(path, temporary)  # before anything private stands in it
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # on the disk before the name points to it
-        with suppress(FileNotFoundError):
-            shutil.copymode(path, temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 from canned import Scripted, refused
 
+import sft
 from benchmarks.splits import splits
 from data import Dialogue, OpenQuestion, Question, Turn
 from environments import search_tasks
@@ -181,11 +182,14 @@ def test_a_broken_file_of_trajectories_is_named(tmp_path, text, said):
     assert str(path) in line and said in line and "--trajectories wants" in line, line
 
 
-def test_a_trajectory_that_is_too_long_is_named_before_anything_is_scored(tmp_path, tiny_policy):
+def test_a_trajectory_that_is_too_long_is_named_before_anything_is_scored(
+        tmp_path, tiny_policy, monkeypatch):
     path = tmp_path / "chats.jsonl"
     path.write_text("\n".join([chat_of("a"), chat_of("a " * 5000)]))
     run = SimpleNamespace(options=SFTOptions(trajectories=str(path)), policy=tiny_policy())
-    line = refused(lambda _: check_room(run))
+    monkeypatch.setattr(sft, "prepare", lambda *_: run)
+    monkeypatch.setattr(sft, "evaluate_before", lambda _: pytest.fail("scoring came first"))
+    line = refused(sft.main, "--agent", "answer", "--trajectories", path)
     assert f"{path}: element 1: a prompt of" in line and "positions" in line, line
     check_room(SimpleNamespace(options=SFTOptions(), policy=run.policy))
 

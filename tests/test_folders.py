@@ -133,6 +133,7 @@ def test_a_built_in_name_is_no_path(tmp_path, monkeypatch):
         hold_folder(options_of(folder, **{option: name}), "training run")
     assert named_path("data", "world/summary.json") == Path("world/summary.json")
     assert named_path("manager", "world") == Path("world")
+    assert named_path("trajectories", "smollm2") == Path("smollm2"), "only models have that name"
     assert named_path("data", "none.json") is None and named_path("model", None) is None
 
 
@@ -143,6 +144,19 @@ def test_an_unfinished_run_is_known_without_its_config(tmp_path, config):
         (folder / "config.json").write_text(config)
     assert maker_of(folder) == "training run", "neither --resume nor a new run would take it"
     hold_folder(options_of(folder), "training run", moves=False)
+
+
+@pytest.mark.parametrize("config", [None, "{", '{"steps": 3}'])
+def test_a_lost_config_is_written_again_and_another_stays(tmp_path, monkeypatch, config):
+    monkeypatch.setattr(run, "read", lambda *_: {"rows": []})
+    path = tmp_path / "config.json"
+    if config is not None:
+        path.write_text(config)
+    options = options_of(tmp_path, resume=True, steps=9)
+    assert run.start_folder(tmp_path, options, {}) == {"rows": []}
+    wanted = json.loads(config) if config == '{"steps": 3}' else {
+        "out": str(tmp_path), "resume": False, "steps": 9}
+    assert json.loads(path.read_text()) == wanted, "the options of a resumed run are lost, or new"
 
 
 def test_a_folder_cannot_be_moved_from_under_its_command(tmp_path, monkeypatch):

@@ -172,6 +172,14 @@ def test_a_limit_is_for_validation_and_test_alone(tmp_path, model_folder):
         "--limit must shorten what is looked at, never what is learned from")
 
 
+def test_a_manager_learns_from_guards_and_is_asked_without(tmp_path, model_folder):
+    found = prepare(GRPOOptions(model=str(model_folder), data="world", steps=1, limit=5,
+                                out=str(tmp_path / "run")), "grpo")
+    assert [len(tasks) for tasks in (found.train, found.validation, found.test)] == [298, 5, 5], (
+        "152 questions and 146 guards to learn from (README); without them a manager learns to "
+        "overwrite, and in a score they would hide that")
+
+
 @pytest.mark.parametrize("given, n_waits", [
     ({"agent": "manager", "facts": "turns"}, 0), ({"agent": "answer", "facts": "turns"}, 0),
     ({"agent": "answer", "facts": "llm"}, 1), ({"agent": "manager", "facts": "llm"}, 1),

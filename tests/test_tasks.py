@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,14 @@ from test_memr1 import EMBED, WorldReader, always
 from data import Dialogue, load_locomo
 from memory_bank import MemoryBank
 from memr1 import AnswerTask, ManagerTask, answer_all, build_banks, facts_of
-from training.tasks import add_everything, answer_tasks, guard_place, manager_tasks
+from training.tasks import (
+    add_everything,
+    answer_tasks,
+    deciding_place,
+    guard_place,
+    manager_tasks,
+    paid_decisions,
+)
 from world import oracle_memories, world
 
 
@@ -137,6 +145,24 @@ def test_a_bank_of_everything_keeps_what_is_stale(dialogues: list[Dialogue]) -> 
         assert [sources[memory.id] for memory in bank] == [{t.turn_id} for t in dialogue.turns], (
             "a memory stands for the turn that stated it")
     assert reading.counts["facts"] == sum(map(len, reading.banks))
+
+
+def test_nearly_every_question_pays_for_a_guard_behind_its_own_turn() -> None:
+    [dialogue], draw, n_guards = world(1, seed=5), random.Random(0), 0
+    facts = facts_of(dialogue.turns, "turns")
+    paid = defaultdict(list)
+    for place, question in paid_decisions(dialogue, facts, EMBED, draw):
+        paid[question.text].append(place)
+    for question in dialogue.questions:
+        own, *guards = paid[question.text]
+        assert own == deciding_place(dialogue, question, facts), "its own turn comes first"
+        assert len(guards) < 2 and all(guard > own for guard in guards), f"guards {guards} of {own}"
+        n_guards += len(guards)
+    assert n_guards > 0.8 * len(dialogue.questions), (
+        "without guards a manager learns to overwrite whatever is similar")
+    alone = paid_decisions(dialogue, facts, EMBED, None)
+    assert [place for place, _ in alone] == [paid[q.text][0] for q in dialogue.questions], (
+        "held-out decisions have no guards")
 
 
 def test_guards_are_turns_that_nothing_is_more_similar_to() -> None:

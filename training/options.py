@@ -276,8 +276,8 @@ def named_path(option: str, value: Any) -> Path | None:
     """
     if not value or not os.path.exists(value):
         return None
-    built_in = (named_world(value) or value in NAMES if option == "data"
-                else value in EMBEDDERS if option == "embedder" else value == SMOLLM2)
+    built_in = {"data": named_world(value) or value in NAMES, "embedder": value in EMBEDDERS,
+                "trajectories": False}.get(option, value == SMOLLM2)
     return None if built_in else Path(value)
 
 
