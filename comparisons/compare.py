@@ -4,8 +4,9 @@
 
 All of `graphs_and_tools.SYSTEMS` share one language model, one embedder and one answer prompt.
 Memory-R1 and Memory-SFT stand beside them, with the checkpoints of grpo.py, ppo.py and sft.py in
-runs/. Nine dialogues are read together, a turn of each at a time, because their prompts then form
-one batch.
+runs/. With `--answerer` all of them answer by one trained answer agent: then the memories alone
+make the difference. Nine dialogues are read together, a turn of each at a time, because their
+prompts then form one batch.
 
 Ctrl-C loses at most the nine dialogues in work: finished ones are in records.jsonl, and the same
 command goes on with the next. Intervals are bootstrapped over whole dialogues, because questions of
@@ -73,6 +74,7 @@ Record = dict[str, Any]  # one system on one dialogue
 FIELDS = {"system", "dialogue", "turns", "entries", "read", "answer", "read_seconds",
           "answer_seconds", "questions", "stamps"}  # of a record
 Difference = tuple[float | None, float | None, float | None]  # (difference, low, high)
+PAIRED = {"exact_match": "EM", "f1": "F1"}  # of these every question has a score of its own
 
 
 @dataclass
@@ -83,6 +85,10 @@ class CompareOptions:
                                  "trained ones come from runs/, where they fit the others")
     model: str | None = option(None, "Hugging Face folder or hub name, a .gguf file, or "
                                      "smollm2; default: tiny/")
+    manager: str | None = option(None, "memory-r1's manager, such as a checkpoint, instead of the "
+                                       "one in runs/")
+    answerer: str | None = option(None, "another model for the answers of all systems, such as a "
+                                        "checkpoint")
     data: str | None = option(None, "world, world-long, world-29 (another world, of that seed), "
                                     "locomo, msc or longmemeval, downloaded once, or a file of "
                                     "theirs; default: world for the embedded model, else locomo")
@@ -118,25 +124,31 @@ def chosen_systems(names: str) -> list[str]:
 
 
 def models_of(name: str, options: CompareOptions, runs: Path) -> tuple[str, str] | None:
-    """The models of (manager, answerer): the common one twice, or two checkpoints.
+    """The models of (manager, answerer): the common one twice, or checkpoints.
 
     Returns None, and prints a line, if a system's checkpoints are not in `runs`, or do not belong
     into this table.
     """
-    if name not in TRAINED:
-        return options.model, options.model
-    for folder in folders_of(name, runs):
+    folders = folders_of(name, options, runs)
+    for folder in folders.values():
         reason = misfit(folder, options)
         if reason:
             print(f"{name} is left out: {folder} {reason}")
             return None
-    manager, answerer = (str(folder / "checkpoint") for folder in folders_of(name, runs))
-    return manager, answerer
+    models = {"manager": options.model, "answer": options.answerer or options.model}
+    if name == "memory-r1" and options.manager:
+        models["manager"] = options.manager
+    models.update((agent, str(folder / "checkpoint")) for agent, folder in folders.items())
+    return models["manager"], models["answer"]
 
 
-def folders_of(name: str, runs: Path) -> tuple[Path, Path]:
-    """The run folders of a trained system's manager and answer agent."""
-    return runs / f"{TRAINED[name]}-manager", runs / f"{TRAINED[name]}-answer"
+def folders_of(name: str, options: CompareOptions, runs: Path) -> dict[str, Path]:
+    """The run folders of the agents, manager and answer, that a system takes from `runs`."""
+    if name not in TRAINED:
+        return {}
+    named = {"manager": options.manager if name == "memory-r1" else None,
+             "answer": options.answerer}
+    return {agent: runs / f"{TRAINED[name]}-{agent}" for agent, model in named.items() if not model}
 
 
 def trained_with(folder: Path) -> dict[str, Any]:
@@ -346,21 +358,27 @@ def summarise_systems(records: Sequence[Record], judge: Judge | None = None) -> 
             for name in names}
 
 
-def differences(records: Sequence[Record], best: str) -> dict[str, Difference]:
-    """How much better `best` is than each other system, paired on the questions of both."""
-    scores: dict[str, dict[tuple[str, int], int]] = {}  # system -> (dialogue, place) -> exact match
+def differences(records: Sequence[Record], best: str) -> dict[str, dict[str, Difference]]:
+    """How much better `best` is than each other system, paired on the questions of both.
+
+    Returns system -> "exact_match" or "f1" -> (difference, low, high).
+    """
+    rows_of: dict[str, dict[tuple[str, int], dict]] = {}  # system -> (dialogue, place) -> question
     for record in records:
-        of_system = scores.setdefault(record["system"], {})
+        of_system = rows_of.setdefault(record["system"], {})
         for place, row in enumerate(record["questions"]):
-            of_system[record["dialogue"], place] = row["exact_match"]
-    by_name = {}
-    for name, other in scores.items():
-        in_both = [key for key in scores[best] if key in other]
-        if name != best and in_both:
+            of_system[record["dialogue"], place] = row
+    by_name: dict[str, dict[str, Difference]] = {}
+    for name, other in rows_of.items():
+        in_both = [key for key in rows_of[best] if key in other]
+        if name == best or not in_both:
+            continue
+        by_name[name] = {}
+        for metric in PAIRED:
             difference, low, high = paired(
-                [scores[best][key] for key in in_both], [other[key] for key in in_both],
-                [dialogue for dialogue, _ in in_both])
-            by_name[name] = difference, without_nan(low), without_nan(high)
+                [rows_of[best][key][metric] for key in in_both],
+                [other[key][metric] for key in in_both], [dialogue for dialogue, _ in in_both])
+            by_name[name][metric] = difference, without_nan(low), without_nan(high)
     return by_name
 
 
@@ -381,12 +399,13 @@ def number_text(value: float | None) -> str:
 
 
 def systems_table(summaries: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, as text, best exact match first."""
+    """Header and rows, as text, best exact match first, F1 where that is equal."""
     categories = sorted({c for summary in summaries.values() for c in summary["by_category"]})
     columns = [c for c in COLUMNS if any(s.get(c) is not None for s in summaries.values())]
     header = ["system", *categories, *(COLUMNS[c] for c in columns)]
     rows = []
-    for name, summary in sorted(summaries.items(), key=lambda item: -item[1]["exact_match"]):
+    for name, summary in sorted(summaries.items(), reverse=True,
+                                key=lambda item: (item[1]["exact_match"], item[1]["f1"])):
         values = [*(summary["by_category"].get(c) for c in categories),
                   *(summary.get(c) for c in columns)]
         rows.append([name, *map(number_text, values)])
@@ -403,8 +422,8 @@ def open_comparison(options: CompareOptions) -> Path:
     options, because one table must not mix them.
     """
     settings = {name: getattr(options, name) for name in
-                ("model", "data", "facts", "embedder", "distill", "memories", "limit", "turns",
-                 "max_new_tokens")}
+                ("model", "manager", "answerer", "data", "facts", "embedder", "distill",
+                 "memories", "limit", "turns", "max_new_tokens")}
     folder = hold_folder(options, "comparison", moves=False)
     path = folder / "config.json"
     earlier = json.loads(path.read_text()) if path.exists() else settings
@@ -416,24 +435,28 @@ def open_comparison(options: CompareOptions) -> Path:
     return folder
 
 
-def print_report(summaries: dict[str, dict], apart: dict[str, Difference], header: list[str],
-                 rows: list[list[str]], judge: Judge | None) -> None:
+def print_report(summaries: dict[str, dict], apart: dict[str, dict[str, Difference]],
+                 header: list[str], rows: list[list[str]], options: CompareOptions,
+                 judge: Judge | None) -> None:
     """Print the table, the differences, and what was unusable or did not fit."""
     widths = [max(map(len, column)) for column in zip(header, *rows)]
     print()
     for name, *cells in (header, *rows):
         print("  ".join([name.ljust(widths[0]),
                          *(cell.rjust(width) for cell, width in zip(cells, widths[1:]))]))
-    for name, (difference, low, high) in apart.items():
-        interval = "no interval" if low is None else f"{low:+.3f} to {high:+.3f}"
-        print(f"{rows[0][0]} - {name}: {difference:+.3f} ({interval})")
+    for name, by_metric in apart.items():
+        cells = []
+        for metric, (difference, low, high) in by_metric.items():
+            interval = "no interval" if low is None else f"{low:+.3f} to {high:+.3f}"
+            cells.append(f"{PAIRED[metric]} {difference:+.3f} ({interval})")
+        print(f"{rows[0][0]} - {name}: {', '.join(cells)}")
     for name, summary in summaries.items():
         flaws = [f"{n:,} {FLAWS[what]}" for what, n in summary["counts"].items()
                  if what in FLAWS and n]
         if flaws:
             print(f"{name}: {', '.join(flaws)}")
     for name in summaries:
-        for folder in folders_of(name, RUNS) if name in TRAINED else ():
+        for folder in folders_of(name, options, RUNS).values():
             print(f"{name}: {training_note(folder)}")
     if judge:
         print(f"judge {judge.name}: " + ", ".join(f"{n:,} {k}" for k, n in judge.counts.items())
@@ -456,7 +479,7 @@ def compare(names: Sequence[str], options: CompareOptions, dialogues: Sequence[D
     apart = differences(records, best)
     with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
-    print_report(summaries, apart, header, rows, judge)
+    print_report(summaries, apart, header, rows, options, judge)
     draw_bars({name: (summaries[name]["exact_match"], summaries[name]["low"],
                       summaries[name]["high"]) for name, *_ in rows}, folder / "bars.png")
     summary = {"systems": summaries, "best": best, "differences": apart,
@@ -477,6 +500,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
     if options.judge_url and not options.judge:
         exit_with("--judge-url needs --judge: the name of a model there")
     names = chosen_systems(options.systems)
+    if options.manager and "memory-r1" not in names:
+        exit_with(f"--manager {options.manager}: is memory-r1's, which --systems does not name")
     try:
         dialogues, scope = dialogues_to_test(options.data, options.limit, options.turns)
         stop_without_facts(options.data, options.facts, dialogues)

@@ -66,8 +66,9 @@ def test_scores_and_costs_by_hand():
     header, rows = systems_table(found)
     assert [row[0] for row in rows] == ["a", "b"], "best first"
     assert header[:3] == ["system", "1 multi-hop", "4 single-hop"]
-    difference, low, high = differences(records, "a")["b"]
-    assert (difference, low, high) == (0.5, 0.5, 0.5), (
+    records[1]["questions"][0]["f1"] = 1  # half right
+    assert differences(records, "a") == {"b": {"exact_match": (0.5, 0.5, 0.5),
+                                               "f1": (0.75, 0.5, 1.0)}}, (
         "a is better by one question of two in both dialogues: paired, that is certain")
 
 
@@ -123,6 +124,23 @@ def finished_run(runs: Path, agent: str, **different: object) -> Path:
                "facts": "turns", "distill": True, "embedder": "hashed", **different}
     (folder / "config.json").write_text(json.dumps(trained))
     return folder
+
+
+def test_one_answer_agent_for_all(tmp_path, capsys):
+    options = CompareOptions(model="tiny", data="world", answerer="reader")
+    assert models_of("zep", options, tmp_path) == ("tiny", "reader")
+    assert models_of("memory-r1", options, tmp_path) is None, "its manager is still missing"
+    assert "--agent manager" in capsys.readouterr().out
+    finished_run(tmp_path, "manager")
+    assert models_of("memory-sft", options, tmp_path) == (
+        str(tmp_path / "sft-manager" / "checkpoint"), "reader"), (
+        "an answer agent of its own would be a second difference in its row")
+    options = CompareOptions(model="tiny", data="world", manager="keeper", answerer="reader")
+    assert models_of("memory-r1", options, tmp_path) == ("keeper", "reader")
+    assert models_of("mem0", options, tmp_path) == ("tiny", "reader"), "Mem0 learns nothing"
+    options = CompareOptions(model="tiny", data="world", manager="keeper")
+    assert models_of("memory-r1", options, tmp_path) is None, "its answer agent is still missing"
+    assert "--agent answer" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("different, said", [
@@ -220,7 +238,8 @@ def test_an_interrupted_comparison_goes_on(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("arguments, said", [
     (["--systems", "zep,nothing"], "nothing: must be all"),
-    (["--systems", "memory-r1", "--manager", "x"], "--manager"),  # trained ones come from runs/
+    (["--systems", "mem0", "--manager", "x"], "is memory-r1's, which --systems does not name"),
+    (["--systems", "memory-r1", "--manager", "runs/none", "--answerer", "tiny"], "runs/none"),
     (["--facts", "oracle"], "--facts oracle: must be one of"),
     (["--systems", "mem0", "--judge-url", "http://localhost:1/v1"], "needs --judge"),
     (["--systems", "mem0", "--judge", "m", "--judge-url", "nonsense"], "address")])
