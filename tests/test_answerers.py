@@ -47,17 +47,39 @@ def test_scores_are_those_of_the_answers(monkeypatch):
     assert answer_all is not answerers.answer_all
 
 
+def even(scores: list[float]) -> dict[str, list[float]]:
+    """The same scores by every measure."""
+    return {name: scores for name in (*answerers.SCORES, "cut", "words")}
+
+
+def less_the_first(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip().startswith("less the first")]
+
+
 def test_a_difference_is_paired_with_the_first_model():
     """b is ahead of a by exactly .5 in every conversation, however hard the conversation is."""
-    hard = {name: [0.0, 0.5, 0.25, 0.25] for name in (*answerers.SCORES, "cut", "words")}
-    better = {name: [value + 0.5 for value in values] for name, values in hard.items()}
-    text = tables({"a": hard, "b": better}, ["x", "x", "y", "y"], [1, 1, 4, 4])
-    [less] = [line for line in text.splitlines() if line.strip().startswith("less the first")]
+    hard, better = even([0.0, 0.5, 0.25, 0.25]), even([0.5, 1.0, 0.75, 0.75])
+    text = tables({"a": [hard], "b": [better]}, ["x", "x", "y", "y"], [1, 1, 4, 4])
+    [less] = less_the_first(text)
     assert less.count("0.500 [0.500, 0.500]") == len(answerers.SCORES), (
         f"what makes a conversation hard for both must cancel out: {less}")
-    alone = tables({"a": hard}, ["x"] * 4, [1] * 4)
+    alone = tables({"a": [hard]}, ["x"] * 4, [1] * 4)
     assert "0.250 (no interval)" in alone and "nan" not in alone, "one conversation says nothing"
     assert "single-hop (2)" in text and "0.750" in text.splitlines()[-1], "b's F1 on category 4"
+
+
+def test_a_seed_is_compared_with_the_same_seed():
+    """Two seeds far apart, each .25 behind its own first model; and beside one start model."""
+    places = ["x", "x", "y", "y"], [1, 1, 4, 4]
+    low, high = even([0.0] * 4), even([1.0] * 4)
+    trained = [even([-0.25] * 4), even([0.75] * 4)]
+    [less] = less_the_first(tables({"a+b": [low, high], "c+d": trained}, *places))
+    assert less.count("-0.250 [-0.250, -0.250]") == len(answerers.SCORES), (
+        f"paired seed by seed the seeds' own levels cancel out: {less}")
+    text = tables({"start": [low], "a+b": [low, high]}, *places)
+    assert "0.500 [0.000, 1.000]" in text, "an interval must draw the seeds anew"
+    assert "0.500 [0.000, 1.000]" in less_the_first(text)[0], "the start model stands beside both"
+    assert "a, 2 seeds" in text and text.splitlines()[-1].count("0.500") == 2, "means over seeds"
 
 
 def test_the_command_asks_a_model_once(capsys, monkeypatch, tmp_path):
@@ -71,7 +93,8 @@ def test_the_command_asks_a_model_once(capsys, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("arguments, told", [
     ([], "name the models"), (["--models", ","], "name the models"),
-    (["--models", "tiny,tiny"], "twice"),
+    (["--models", "tiny,tiny"], "twice"), (["--models", "tiny,a+tiny"], "twice"),
+    (["--models", "a+b,c"], "the first has 2 seeds"),
     (["--models", "no/such/model", "--data", "world"], "no/such/model"),
     (["--models", "tiny", "--data", "no/such/file"], "no/such/file")])
 def test_what_cannot_be_compared_is_refused_in_one_line(arguments, told):
