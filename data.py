@@ -156,6 +156,11 @@ def get_field(record: Mapping[str, Any], field: str, kinds: tuple[type, ...], wh
     return value
 
 
+def has(record: Mapping[str, Any], field: str) -> bool:
+    """Whether an optional field is there. Exports of tables write what is missing as null."""
+    return record.get(field) is not None
+
+
 def get_answer(record: Mapping[str, Any], field: str, where: str) -> str:
     """Return the answer in `record[field]` as text.
 
@@ -290,8 +295,8 @@ def _read_turns(conversation: Mapping[str, Any], where: str) -> list[Turn]:
     """All turns of a conversation in the order they were said, still without facts."""
     # A session exists if it has a list of turns: conv-26 has 35 dates and only 19 lists. Sessions
     # are sorted by number, because as text "session_10" comes before "session_9".
-    numbers = sorted(int(match[1]) for key in conversation
-                     if (match := re.fullmatch(r"session_([0-9]{1,9})", key)))
+    numbers = sorted(int(match[1]) for key in conversation if has(conversation, key)
+                     and (match := re.fullmatch(r"session_([0-9]{1,9})", key)))
     turns: dict[str, Turn] = {}
     for number in numbers:
         session = get_field(conversation, f"session_{number}", (list,), where)
@@ -300,19 +305,21 @@ def _read_turns(conversation: Mapping[str, Any], where: str) -> list[Turn]:
             place = f"{where}, session_{number}[{index}]"
             check(record, (dict,), place)
             # A file of one's own may leave ids to the turns' places.
-            turn_id = (get_field(record, "dia_id", (str,), place) if "dia_id" in record
+            turn_id = (get_field(record, "dia_id", (str,), place) if has(record, "dia_id")
                        else f"D{number}:{index + 1}")
             # Evidence points at these ids, so each must be well formed and unique.
             if not re.fullmatch(rf"D{number}:(0|[1-9][0-9]*)", turn_id) or turn_id in turns:
                 raise broken(f"{place}, field 'dia_id'", reprlib.repr(turn_id),
                               f"an id like 'D{number}:7' that no other turn has")
             speaker = get_field(record, "speaker", (str,), place)
-            text = get_field(record, "text", (str,), place)
             # Captions become text, because questions ask about pictures that no model here can see.
-            # Exports of tables write a caption that is missing as null or "".
-            caption = record.get("blip_caption")
-            if caption is not None and str(caption).strip():
-                text += f" [shares an image: {get_field(record, 'blip_caption', (str,), place)}]"
+            # A picture may come without a word, and a caption that is missing as "".
+            if has(record, "blip_caption") and str(record["blip_caption"]).strip():
+                caption = get_field(record, "blip_caption", (str,), place)
+                said = check(record.get("text"), (str, type(None)), f"{place}, field 'text'")
+                text = f"{said or ''} [shares an image: {caption}]".strip()
+            else:
+                text = get_field(record, "text", (str,), place)
             turns[turn_id] = Turn(turn_id, speaker, text, timestamp)
     if not turns:
         raise broken(f"{where}, field 'session_1'", "no turn in any session", "a list of turns")
@@ -355,14 +362,15 @@ def _read_question(record: Any, known: Collection[str], where: str) -> Question:
     category = get_field(record, "category", (int,), where)
     if category not in CATEGORIES and category != ADVERSARIAL:
         raise broken(f"{where}, field 'category'", str(category), "a whole number from 1 to 5")
-    if category == ADVERSARIAL and "adversarial_answer" not in record:
+    if category == ADVERSARIAL and not has(record, "adversarial_answer"):
         answer = ""
     else:
         field = "adversarial_answer" if category == ADVERSARIAL else "answer"
         answer = get_answer(record, field, where)
     evidence: list[str] = []
-    if record.get("evidence") is not None:  # a file of one's own may not know the evidence
-        for written in get_field(record, "evidence", (list,), where):
+    if has(record, "evidence"):  # a file of one's own may not know the evidence
+        listed = check(record["evidence"], (list, str), f"{where}, field 'evidence'")
+        for written in [listed] if type(listed) is str else listed:
             evidence += find_turn_ids(check(written, (str,), f"{where}, field 'evidence'"), known)
     # dict.fromkeys drops repetitions (there is one, in conv-50) and keeps the order.
     return Question(text, answer, category, tuple(dict.fromkeys(evidence)))
@@ -372,7 +380,7 @@ def _read_dialogue(record: Mapping[str, Any], name: str, where: str) -> Dialogue
     """One element of the file."""
     conversation = get_field(record, "conversation", (dict,), where)
     speakers = [get_field(conversation, field, (str,), where)
-                for field in ("speaker_a", "speaker_b") if field in conversation]
+                for field in ("speaker_a", "speaker_b") if has(conversation, field)]
     if len(set(speakers)) < len(speakers):
         raise broken(f"{where}, field 'speaker_b'", reprlib.repr(speakers[1]), "another name")
     turns = _read_turns(conversation, where)
@@ -381,13 +389,13 @@ def _read_dialogue(record: Mapping[str, Any], name: str, where: str) -> Dialogue
     order = {turn.turn_id: index for index, turn in enumerate(turns)}
 
     # A file of one's own may lack observations, because only LoCoMo's authors wrote them.
-    observation = (get_field(record, "observation", (dict,), where) if "observation" in record
-                   else {})
+    observation = (get_field(record, "observation", (dict,), where)
+                   if has(record, "observation") else {})
     facts = _read_facts(observation, order, where)
     turns = [Turn(turn.turn_id, turn.speaker, turn.text, turn.timestamp,
                   tuple(facts.get(turn.turn_id, ()))) for turn in turns]
 
-    qa = get_field(record, "qa", (list,), where) if "qa" in record else []
+    qa = get_field(record, "qa", (list,), where) if has(record, "qa") else []
     questions = [_read_question(question, order, f"{where}, qa[{index}]")
                  for index, question in enumerate(qa)]
     return Dialogue(name, speakers, tuple(turns),

@@ -42,13 +42,13 @@ Where this differs from the paper
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from backend.thinking import THINKING
 from data import Message
 from environments import Environment, Search
 from policy import Policy, Prompt, fit
@@ -121,7 +121,7 @@ def parse_turn(text: str, kind: str) -> tuple[str, str, str] | None:
     if not action:
         return None
     if NOTES[kind] == "think":
-        note = " ".join(re.sub("</?think>", " ", thought).split())
+        note = " ".join(THINKING.sub(" ", thought).split())
     else:
         # Only before the action, because the model did not know a later note when it chose one.
         _, note = _tagged(said[:start], NOTES[kind])

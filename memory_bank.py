@@ -304,7 +304,12 @@ UNSPACED = ("\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece"  # Thai, Lao
             "\u3005-\u3007\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff"  # 々, kana
             "\uff66-\uff9f\u31f0-\u31ff"  # more katakana
             "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff")  # Han
-RUNS = re.compile(rf"([{UNSPACED}]+)|[^\W_{UNSPACED}]+")  # runs of letters and digits
+UNSPACED_LETTER = re.compile(f"[{UNSPACED}]")
+# Runs of letters and digits. The accent stands for every mark that does not begin a word.
+RUNS = re.compile(rf"([{UNSPACED}]+)|[^\W_{UNSPACED}](?:[^\W_{UNSPACED}]|\u0301)*")
+# The vowel points of Hebrew and Arabic, which most texts leave out.
+POINTS = re.compile("[\u0591-\u05bd\u05bf\u05c1-\u05c7\u0610-\u061a\u064b-\u065f\u0670"
+                    "\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed]")
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
@@ -324,13 +329,22 @@ def words_of(text: str) -> list[str]:
     """
     words = []
     # One name has two spellings in Unicode: é is one character, or e and an accent. NFC joins them.
-    for run in RUNS.finditer(unicodedata.normalize("NFC", text)):
-        word = run[0]
+    text = POINTS.sub("", unicodedata.normalize("NFC", text))
+    for run in RUNS.finditer(_with_plain_marks(text)):
+        word = text[run.start():run.end()]
         if run[1]:
             words += [*word, *map("".join, zip(word, word[1:]))]
         elif word.lower() not in STOP_WORDS:
             words.append(word.lower() if word[0].isupper() else _stem(word.lower()))
     return words
+
+
+def _with_plain_marks(text: str) -> str:
+    """The text with an accent for each vowel sign, so that the two of राम and रोम cut no word."""
+    if text.isascii():
+        return text
+    return "".join(letter if unicodedata.category(letter)[0] != "M" or UNSPACED_LETTER.match(letter)
+                   else "\u0301" for letter in text)
 
 
 def _stem(word: str) -> str:

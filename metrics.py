@@ -240,7 +240,7 @@ def answers_to_compare(text: str, answers: Sequence[str]) -> list[str]:
     answers, as in "1 dog; 2 cats". The numbers go only where more answers are right without them,
     or if none is, more similar. A single answer keeps its number, because it is no list.
 
-    >>> answers_to_compare("1 Oslo; 2. Rex and Milo", ["Oslo", "Rex"])
+    >>> answers_to_compare("1 Oslo; (2) Rex and Milo", ["Oslo", "Rex"])
     ['Oslo', 'Rex and Milo']
     >>> answers_to_compare("1 May 2023; 2 June 2023", ["1 May 2023", "9 June 2023"])
     ['1 May 2023', '2 June 2023']
@@ -250,7 +250,8 @@ def answers_to_compare(text: str, answers: Sequence[str]) -> list[str]:
 
     parts = split_answers(text)
     # A part may also be empty, such as the last one in "1 Oslo; 2 Rex;".
-    numbers = [re.match(rf"{place}[.)]?\s+(?=\S)|$", part) for place, part in enumerate(parts, 1)]
+    numbers = [re.match(rf"(?:\({place}\)\s*|{place}(?:\s?[.):–-]\s*|\s+))(?=\S)|$", part)
+               for place, part in enumerate(parts, 1)]
     if not all(numbers) or sum(map(bool, parts)) < 2:
         return parts
     without_numbers = [part[number.end():] for part, number in zip(parts, numbers)]

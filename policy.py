@@ -63,6 +63,7 @@ from backend.lora import (
     second_set,
 )
 from backend.plain_rows import generate, unpackable_layers
+from backend.thinking import marks_thinking
 from data import Message
 from trees import (
     Row,
@@ -203,6 +204,9 @@ class Policy:
         model.eval()  # never .train(): dropout would make the trained policy another one
         self.end_ids = end_ids(model, tokenizer)
         self.positions = n_positions(model.config)
+        self._thinking_marks = {number: added.content  # the special tokens among them
+                                for number, added in tokenizer.added_tokens_decoder.items()
+                                if added.special and marks_thinking(added.content)}
         self.empty_batch = [empty_row()]  # for a device that has fewer micro-batches than others
         self._ids_that_complete: dict[tuple[str, ...], set[int]] = {}
         self._cache_argument = cache_argument(model)
@@ -278,8 +282,17 @@ class Policy:
         return break_markers(text, str(self.tokenizer.chat_template or ""))
 
     def decode(self, ids: list[int]) -> str:
-        """The text of a response, without special tokens."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        """The text of a response, without special tokens, but with those that mark thinking.
+
+        A parser must see where a thought ends, or it would take the thought for the answer.
+        """
+        marks = [place for place, token in enumerate(ids) if token in self._thinking_marks]
+        pieces, start = [], 0
+        for place in [*marks, len(ids)]:
+            pieces.append(self.tokenizer.decode(ids[start:place], skip_special_tokens=True))
+            pieces += [self._thinking_marks[token] for token in ids[place:place + 1]]
+            start = place + 1
+        return "".join(pieces)
 
     def lesson(self, messages: list[Message], response: str) -> Step:
         """A chat with a response to imitate, its end included.

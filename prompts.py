@@ -19,6 +19,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from backend.thinking import ENDS_THINKING, OPENS_THINKING, without_marks
 from data import Message, Turn
 from memory_bank import Memory
 
@@ -41,8 +42,7 @@ def one_line(text: str) -> str:
     >>> one_line("Oslo\\n**Answer:** Rome <think>")
     'Oslo *Answer:* Rome (think)'
     """
-    line = re.sub(r"\*{2,}", "*", " ".join(text.split()))
-    return re.sub(r"<(/?think)>", r"(\1)", line)
+    return without_marks(re.sub(r"\*{2,}", "*", " ".join(text.split())))
 
 
 def without_tags(text: str) -> str:
@@ -161,13 +161,17 @@ def split_thinking(text: str) -> tuple[str, str]:
     """(what a model thought, what it said) in a response. Only what it said is ever parsed.
 
     All before the last `</think>` is thinking, also without a `<think>`, because some chat
-    templates open it in the prompt. So is all behind a `<think>` that never closes.
+    templates open it in the prompt. So is all behind a `<think>` that never closes. Other models
+    have other marks for the same (`OPENS_THINKING`).
 
     >>> split_thinking("<think>Rome? No.</think>**Answer:** Oslo")
     ('<think>Rome? No.', '**Answer:** Oslo')
     """
-    thought, _, said = text.rpartition("</think>")
-    return thought, said.partition("<think>")[0]
+    ends = [mark.span() for mark in ENDS_THINKING.finditer(text)]
+    thought_to, said_from = ends[-1] if ends else (0, 0)
+    said = text[said_from:]
+    opened = OPENS_THINKING.search(said)
+    return text[:thought_to], said[:opened.start()] if opened else said
 
 
 OPENING = re.compile(r"[\[{]")

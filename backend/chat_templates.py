@@ -30,11 +30,14 @@ FIXED_CLOCK = """\
 {{- text.value -}}
 {%- endmacro %}
 """
-# What a template writes between the messages of a chat: <|user|>, [/INST], <<SYS>>, "### User:".
-PIPED = {"<|": r"<\|[^<>|\s]{1,40}\|>", "<｜": r"<｜[^<>｜\s]{1,40}｜>"}
+# What a template writes between the messages of a chat: <|user|>, [/INST], <<SYS>>, "### User:",
+# and, as plain words, "ASSISTANT:".
+PIPED = {"<|": r"<\|[^<>|\s]{1,40}\|>", "<｜": r"<｜[^<>｜\s]{1,40}｜>",
+         "[|": r"\[\|[^\[\]|\s]{1,40}\|\]"}
 OTHER_MARKERS = re.compile(
     r"\[/?[A-Z_]{2,}\]|<</?[A-Z]{2,}>>|###\s?[A-Z][a-z]+:|<extra_id_[0-9]+>|"
-    r"(?i:</?(?:start_of_|end_of_)?(?:user|assistant|system|human|bot|model|turn|role)>)")
+    r"(?i:</?(?:start_of_|end_of_)?(?:user|assistant|system|human|bot|model|turn|role)>)|"
+    r"\b(?:USER|ASSISTANT|User|Assistant|Human|Bot|Instruct|Output):")
 
 
 @lru_cache
@@ -59,7 +62,13 @@ def break_markers(text: str, template: str) -> str:
     'Hi < |user|> [INST]'
     """
     pattern = marker_pattern(template)
-    return pattern.sub(lambda marker: f"{marker[0][0]} {marker[0][1:]}", text) if pattern else text
+    return pattern.sub(lambda marker: broken_up(marker[0]), text) if pattern else text
+
+
+def broken_up(marker: str) -> str:
+    """A marker with a space in it: behind its first sign, or behind a word that begins it."""
+    end = re.match(r"\w+|.", marker).end()
+    return f"{marker[:end]} {marker[end:]}"
 
 
 def render(tokenizer: PreTrainedTokenizerFast, messages: Sequence[dict[str, str]]) -> str:

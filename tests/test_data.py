@@ -121,6 +121,43 @@ def test_a_caption_that_is_missing_is_none(tmp_path, caption):
         f"a caption {caption!r} is no caption: nothing is to be added to the text")
 
 
+def test_what_a_table_writes_as_null_is_absent(tmp_path):
+    def loaded(change):
+        conversations = small_file()
+        change(conversations[0], conversations[0]["conversation"])
+        return data.load_locomo(write(tmp_path, conversations))[0]
+
+    def without(record, conversation):
+        del record["qa"], record["observation"], conversation["session_9"]
+
+    def with_nulls(record, conversation):
+        record["qa"] = record["observation"] = conversation["session_9"] = None
+
+    assert loaded(with_nulls) == loaded(without)
+
+
+def test_a_picture_may_come_without_a_word(tmp_path):
+    for text in ("", None):
+        conversations = small_file()
+        turn = conversations[0]["conversation"]["session_9"][1]
+        turn["text"] = text
+        texts = [turn.text for turn in data.load_locomo(write(tmp_path, conversations))[0].turns]
+        assert "[shares an image: a brown dog]" in texts, "the caption is all that was shared"
+    del turn["blip_caption"]
+    with pytest.raises(data.DataError, match="field 'text'"):
+        data.load_locomo(write(tmp_path, conversations))
+
+
+def test_evidence_may_be_one_text(tmp_path):
+    conversations = small_file()
+    question = conversations[0]["qa"][0]
+    question["evidence"] = "D9:2"
+    written = data.load_locomo(write(tmp_path, conversations))[0].questions[0]
+    question["evidence"] = ["D9:2"]
+    assert written == data.load_locomo(write(tmp_path, conversations))[0].questions[0]
+    assert written.evidence == ("D9:2",)
+
+
 @pytest.mark.parametrize("written, expected", [
     (2023.0, "2023"), (2.5, "2.5"), (7, "7"), (["Rex", "the dog"], "Rex"), ([3.0], "3")])
 def test_answers_become_text(tmp_path, written, expected):
@@ -242,8 +279,8 @@ TURN = [1, "conversation", "session_9", 1]
     (set_at([1, "conversation"], {"speaker_a": "Ann", "speaker_b": "Bob"}), ["no turn in any"]),
     (set_at([1, "conversation", "session_9"], {"a": 1}), ["'session_9': found {'a': 1}, expected"]),
     (remove_at([1, "conversation", "session_9_date_time"]), ["'session_9_date_time': found"]),
-    (remove_at([*TURN, "text"]), ["session_9[1], field 'text': found nothing"]),
-    (set_at([*TURN, "text"], " "), ["session_9[1], field 'text': found blank text"]),
+    (remove_at([*TURN[:3], 0, "text"]), ["session_9[0], field 'text': found nothing"]),
+    (set_at([*TURN[:3], 0, "text"], " "), ["session_9[0], field 'text': found blank text"]),
     (set_at([*TURN, "text"], "\ud83d"), ["session_9[1], field 'text'", "surrogate"]),
     (set_at([*TURN, "speaker"], " "), ["session_9[1], field 'speaker': found blank text"]),
     (set_at([*TURN, "dia_id"], "D9:1"), ["field 'dia_id': found 'D9:1'", "no other turn"]),
@@ -254,7 +291,7 @@ TURN = [1, "conversation", "session_9", 1]
     (set_at([1, "observation", "session_9_observation", "Ann", 0], ["x"]), ["'Ann'[0]: found 1"]),
     (set_at([1, "observation", "session_9_observation", "Ann", 0], [" ", "D9:1"]),
      ["'Ann'[0]: found a blank sentence"]),
-    (set_at([1, "qa"], None), ["(conv-b), field 'qa': found None, expected a list"]),
+    (set_at([1, "qa"], 7), ["(conv-b), field 'qa': found 7, expected a list"]),
     (remove_at([*TURN, "speaker"]), ["session_9[1], field 'speaker': found nothing"]),
     (set_at([1, "qa", 3, "answer"], True), ["field 'answer': found True", "text or a whole"]),
     (set_at([1, "qa", 3, "answer"], ""), ["qa[3], field 'answer': found blank text"]),
@@ -266,7 +303,7 @@ TURN = [1, "conversation", "session_9", 1]
     (set_at([1, "qa", 0, "category"], 6), ["field 'category': found 6, expected a whole number"]),
     (set_at([1, "qa", 0, "category"], 0), ["qa[0], field 'category': found 0"]),
     (set_at([1, "qa", 0, "category"], True), ["qa[0], field 'category': found True"]),
-    (set_at([1, "qa", 0, "evidence"], "D9:1"), ["qa[0], field 'evidence': found 'D9:1'", "a list"]),
+    (set_at([1, "qa", 0, "evidence"], 9), ["qa[0], field 'evidence': found 9", "a list"]),
 ])
 def test_a_broken_place_is_named(tmp_path, change, pieces):
     conversations = small_file()

@@ -560,6 +560,20 @@ def test_a_name_is_found_however_unicode_spells_it():
             f"{name}: e and an accent are the same name as é")
 
 
+@pytest.mark.parametrize("text, words", [
+    ("राम रोम", ["राम", "रोम"]), ("தமிழ்", ["தமிழ்"]), ("বাংলা", ["বাংলা"]),
+    ("❤️ a\u0301", ["á"])])
+def test_a_vowel_sign_cuts_no_word(text, words):
+    assert memory_bank.words_of(text) == words, (
+        "cut at their vowel signs, two names of the same consonants are one word")
+
+
+def test_vowel_points_are_left_out():
+    for pointed, plain in (("كَتَبَ", "كتب"), ("שָׁלוֹם", "שלום")):
+        assert memory_bank.words_of(pointed) == memory_bank.words_of(plain) == [plain], (
+            "a question is written without points, and would not find a memory that has them")
+
+
 def english_words(text: str) -> list[str]:
     """`words_of` as it was when it knew scripts with spaces only."""
     words = []

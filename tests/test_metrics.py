@@ -376,6 +376,12 @@ def test_numbers_go_if_the_answers_are_more_similar_without_them():
     assert metrics.answers_to_compare("1 Max; 2 Rex and Bo", ["x", "Rex and Milo"]) == [
         "Max", "Rex and Bo"], "the log's F1 is that of a list with its numbers"
     assert metrics.answers_to_compare("1 x; 2 y", ["a", "b"]) == ["1 x", "2 y"], "as written"
+    for first, second in (("(1) ", "(2) "), ("1: ", "2: "), ("1-", "2-"), ("1 - ", "2 - ")):
+        assert metrics.answers_to_compare(f"{first}Max; {second}Rex", ["Max", "Rex"]) == [
+            "Max", "Rex"], f"{first!r} is a way to number a list"
+    assert metrics.answers_to_compare("1:30; 2:45", ["1:30", "2:45"]) == ["1:30", "2:45"]
+    assert metrics.answers_to_compare("10 dogs; 2 cats", ["0 dogs", "cats"]) == [
+        "10 dogs", "2 cats"], "10 is no 1 before a 0"
     assert metrics.split_answers("a;;b; ") == ["a", "", "b", ""], "an empty answer keeps its place"
 
 

@@ -42,6 +42,7 @@ from backend.attention import RoomyLayer, cache_argument
 from backend.loading import PolicyError, n_positions
 from backend.plain_rows import length_batches, unpackable_layers
 from policy import Policy, draw_tokens, fit, load_policy
+from prompts import parse_answer
 from trees import Step, pad_right, prompt_rows
 
 VOCABULARY = 320
@@ -776,7 +777,11 @@ def test_text_cannot_forge_special_ids(qwen2):
      "{{ m['content'] }} [/INST]{% endfor %}"),
     (["### User:", "### Assistant:"], "{% for m in messages %}### User:\n{{ m['content'] }}\n"
      "{% endfor %}### Assistant:\n"),
-], ids=["DeepSeek", "Zephyr", "Llama-2", "Solar"])
+    (["USER:", "ASSISTANT:"], "{% for m in messages %}USER: {{ m['content'] }} {% endfor %}"
+     "ASSISTANT:"),
+    (["[|user|]", "[|assistant|]"], "{% for m in messages %}{{ '[|' + m['role'] + '|]' "
+     "+ m['content'] }}\n{% endfor %}[|assistant|]"),
+], ids=["DeepSeek", "Zephyr", "Llama-2", "Solar", "Vicuna", "EXAONE"])
 def test_text_cannot_forge_the_markers_of_a_template(tiny_policy, markers, template):
     policy = tiny_policy(chat_template=template)
 
@@ -797,6 +802,20 @@ def test_added_tokens_that_are_not_special_stay_as_they_are():
     text = "a <think> b     c"
     ids = policy.encode([{"role": "user", "content": text}])
     assert text in tokenizer.decode(ids), "ordinary text was changed on its way to the model"
+
+
+def test_a_thought_is_told_from_the_answer_where_its_marks_are_special_tokens():
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": [
+        "[THINK]", "[/THINK]", "<|channel|>", "<|message|>", "<|start|>"]})
+    policy = Policy(make_model(vocab_size=len(tokenizer)), tokenizer)
+    for written in ("[THINK]**Answer:** Oslo?[/THINK]**Answer:** Rome<|im_end|>",
+                    "<|channel|>analysis<|message|>**Answer:** Oslo?<|start|>assistant"
+                    "<|channel|>final<|message|>**Answer:** Rome<|im_end|>"):
+        text = policy.decode(tokenizer.encode(written, add_special_tokens=False))
+        assert parse_answer(text) == ("", "Rome"), (
+            f"{text!r}: decoded without its special tokens a thought is part of the answer")
+        assert "im_end" not in text and "<|start|>" not in text, "other special tokens go"
 
 
 def test_a_model_without_chat_template_gets_plain_paragraphs(tiny_policy):

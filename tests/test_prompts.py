@@ -200,6 +200,22 @@ def test_thinking_that_was_cut_off_says_nothing(thought: str) -> None:
     assert parse_operations(f"[{ADD}]{response}", 2) == ([ADDED], 0), "what came before it was said"
 
 
+@pytest.mark.parametrize("opening, end", [
+    ("<thinking>", "</thinking>"), ("<thought>", "</thought>"), ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"), ("◁think▷", "◁/think▷"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel|>analysis<|message|>", "assistant<|channel|>final<|message|>")])
+def test_thinking_has_other_marks_too(opening: str, end: str) -> None:
+    for thought in THOUGHTS:
+        start = f"{opening}{thought}{end}"
+        assert parse_operations(f"{start}[{ADD}]", 2) == ([ADDED], 0), (
+            f"{start!r} is how some models think: none of it is carried out or counted")
+        assert parse_answer(f"{start}**Answer:** Oslo") == ("", "Oslo"), start
+    assert parse_operations(f"{opening}[{ADD}]", 2) == ([], 1), "it never came to an answer"
+    assert opening not in one_line(f"a {opening} b"), (
+        "a memory with such a mark, copied into an answer, would hide the answer")
+
+
 @pytest.mark.parametrize("response, operations, invalid", [
     (f"{ADD}\n{DELETE}", [ADDED, DELETED], 0),  # JSON lines
     (f"[{ADD}]\n[{DELETE}]", [ADDED, DELETED], 0), (f"[{ADD}], [{DELETE}],", [ADDED, DELETED], 0),

@@ -47,6 +47,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from backend.thinking import ENDS_THINKING
 from data import Message
 from memr1 import greedy
 from policy import Policy
@@ -252,7 +253,7 @@ def thought_to_the_end(body: bytes) -> bool:
     text = completion_text(body)
     if text is None or json.loads(body)["choices"][0].get("finish_reason") != "length":
         return False
-    return "</think>" not in text and not text.partition("<think>")[0].strip()
+    return not ENDS_THINKING.search(text) and not split_thinking(text)[1].strip()
 
 
 def refused_setting(body: bytes) -> str:
