@@ -69,6 +69,7 @@ from training.oracle import over_turns
 from training.pictures import draw_banks, objectives_table
 from training.results import peak_memory_bytes
 from training.run import (
+    check_models,
     embedder_or_stop,
     launch,
     load_or_stop,
@@ -104,9 +105,9 @@ class EvaluateOptions:
                                     "model, else locomo")
     questions_file: str | None = option(None, "questions about a conversation of one's own: a JSON "
                                               "list of question, answer and, if known, evidence")
-    facts: str | None = option(None, "of a turn: as said (turns), the data's observations or llm; "
-                               "default: turns for the world, observations where there are some, "
-                               "else llm",
+    facts: str | None = option(None, "of a turn: as said (turns), the data's observations or llm "
+                               "(--model notes them); default: turns for the world, observations "
+                               "where there are some, else llm",
                                "turns", "observations", "llm", agents=(None,))
     embedder: str = option("hashed", EMBEDDER_HELP)
     distill: bool = option(True, "select memories, then answer", agents=(None,))
@@ -179,12 +180,13 @@ def score_records(records: Sequence[Record]) -> dict[str, Any]:
 
 def run_system(manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue], embed: Embedder,
                facts: str, distill: bool, max_new_tokens: int, per_speaker: int = PER_SPEAKER,
+               extractor: Policy | None = None,
                ) -> tuple[dict[str, Any], list[Record], Reading]:
     """Scores, times and counts of the two agents, a record of every question, and the banks."""
     start = time.time()
     # training/results.py reads with the same function, so both commands' scores can be compared.
     reading = build_banks(manager, dialogues, embed, facts, show_bar,
-                          max_new_tokens=max_new_tokens)
+                          max_new_tokens=max_new_tokens, extractor=extractor)
     read_seconds = time.time() - start
     # Answers are timed apart, because a system may buy fast answers with slow reading.
     start = time.time()
@@ -268,9 +270,14 @@ def write_results(folder: Path, summary: dict[str, Any], records: Sequence[Recor
 
 
 def load_agents(options: EvaluateOptions) -> dict[str, Policy]:
-    """The models of "manager" and "answerer"; one that is both is loaded once."""
+    """The models of "manager" and "answerer", and of "extractor" if one notes the facts.
+
+    It is the model that training started from, which noted them there.
+    """
     names = {"manager": options.manager or options.model,
              "answerer": options.answerer or options.model}
+    if options.facts == "llm":
+        names["extractor"] = options.model
     # Each name is loaded once, because two copies of a large model need twice the memory.
     policies = {name: load_or_stop(name) for name in dict.fromkeys(names.values())}
     return {agent: policies[name] for agent, name in names.items()}
@@ -287,7 +294,8 @@ def evaluate_agents(options: EvaluateOptions, dialogues: Sequence[Dialogue], sco
     reader = KeptPolicy(agents["manager"])  # to read eight conversations takes a real model hours
     scores, records, reading = run_system(
         reader, agents["answerer"], dialogues, embed, options.facts, options.distill,
-        options.max_new_tokens, options.memories)
+        options.max_new_tokens, options.memories,
+        KeptPolicy(agents["extractor"]) if "extractor" in agents else None)
     # Only the world says what the right memories are.
     banks = (banks_over_turns(options, dialogues, embed, reading) if named_world(options.data)
              else {})
@@ -358,6 +366,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         return recall.main([argument for argument in argv if argument != "--recall"])
     options = resolve(parse_options(EvaluateOptions, DESCRIPTION, argv), "evaluate")
     try:
+        check_models(options.model, options.manager, options.answerer)
         if options.agent == "mem1":
             return evaluate_mem1(options)
         dialogues, scope = dialogues_to_test(options.data, options.limit, options.turns,

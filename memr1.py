@@ -291,20 +291,22 @@ class Reading:
 
 
 def build_banks(policy: Policy, dialogues: Sequence[Dialogue], embed: Embedder, facts_from: str,
-                progress: Progress = without_bar, *, max_new_tokens: int) -> Reading:
+                progress: Progress = without_bar, *, max_new_tokens: int,
+                extractor: Policy | None = None) -> Reading:
     """Put every fact of every dialogue through the manager into the dialogue's bank, from empty.
 
     A decision depends on the bank that the last one left, so a dialogue's facts go one by one. The
     dialogues go in step: the next fact of each makes one batch of prompts. `facts_from` is the
-    source that `facts_of` takes.
+    source that `facts_of` takes. "llm" asks the extractor, or the manager where none is given. A
+    manager that learns needs one that stays as it is, or it would be tested on facts of its own.
     """
     banks = [MemoryBank(embed) for _ in dialogues]
     sources: list[Sources] = [{} for _ in dialogues]
     histories: list[dict[str, list[str]]] = [{} for _ in dialogues]
     counts: Counter[str] = Counter()
     queues = [[(turn, fact) for turn, facts in
-               zip(dialogue.turns, facts_of(dialogue.turns, facts_from, policy, max_new_tokens,
-                                            progress, counts))
+               zip(dialogue.turns, facts_of(dialogue.turns, facts_from, extractor or policy,
+                                            max_new_tokens, progress, counts))
                for fact in facts] for dialogue in dialogues]
     counts["facts"] = sum(map(len, queues))
     for place in progress(range(max(map(len, queues), default=0)), "read"):

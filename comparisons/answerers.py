@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backend.devices import exit_with
+from backend.loading import PolicyError
 from benchmarks.encoders import EMBEDDER_HELP
 from benchmarks.splits import dialogues_to_test
 from comparisons.intervals import crossed
@@ -30,8 +31,9 @@ from memory_bank import Embedder
 from memr1 import CHUNK, PER_SPEAKER, AnswerTask, answer_all
 from metrics import SCORES
 from training.kept import KeptPolicy
-from training.options import option, parse_options
+from training.options import option, parse_options, preset_of
 from training.run import (
+    check_models,
     embedder_or_stop,
     launch,
     load_or_stop,
@@ -60,7 +62,8 @@ class AnswerersOptions:
     memories: int = option(PER_SPEAKER, "memories of each speaker that the agents read, 5 to 30")
     sample: int | None = option(None, "ask so many questions, drawn at random from all test "
                                       "conversations, the same of each model; default: all")
-    max_new_tokens: int = option(48, "longest response")
+    max_new_tokens: int | None = option(None, "longest response; default: 48, or 512 if one of the "
+                                              "models is not embedded")
 
 
 def sampled_tasks(dialogues: Sequence[Dialogue], embed: Embedder, facts_from: str,
@@ -160,9 +163,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[Scores]]:
     options = parse_options(AnswerersOptions, "Compare answer agents on the same test questions, "
                             "over banks that keep every fact.", argv)
     rows = named_rows(options.models)
+    names = [name for models in rows for name in models]
+    length = options.max_new_tokens or max(
+        preset_of(options, name)["max_new_tokens"] for name in names)
     try:
+        check_models(*names)
         dialogues, _ = dialogues_to_test(options.data, None, None)
-    except DataError as error:
+    except (DataError, PolicyError) as error:
         exit_with(str(error))
     stop_without_facts(options.data, options.facts, dialogues)
     pairs = sampled_tasks(dialogues, embedder_or_stop(options.embedder), options.facts,
@@ -173,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[Scores]]:
         scores["+".join(models)] = of_row = []
         for name in models:
             policy = KeptPolicy(load_or_stop(name))
-            of_row.append(scores_of(policy, tasks, options.distill, options.max_new_tokens))
+            of_row.append(scores_of(policy, tasks, options.distill, length))
             print(f"{name}: {policy.n_kept:,} responses from disk, {policy.n_new:,} new")
     print(f"\n{options.data}: {len(tasks):,} questions on {len(set(conversations))} of "
           f"{len(dialogues)} conversations; 95 % intervals over conversations and seeds\n"

@@ -55,9 +55,11 @@ from systems.graphs_and_tools import SYSTEMS
 from systems.rules_and_mem0 import System, drive
 from training.folders import hold_folder
 from training.judge import Judge, JudgeError
+from training.kept import KeptPolicy
 from training.options import is_embedded, option, parse_options, resolve
 from training.pictures import draw_bars
 from training.run import (
+    check_models,
     embedder_or_stop,
     judge_or_stop,
     launch,
@@ -93,7 +95,8 @@ class CompareOptions:
                                     "locomo, msc or longmemeval, downloaded once, or a file of "
                                     "theirs; default: world for the embedded model, else locomo")
     facts: str | None = option(None, "of a turn, for Memory-R1, Mem0 and the rules: as said "
-                               "(turns), the data's observations or llm; default: as evaluate.py",
+                               "(turns), the data's observations or llm (--model notes them); "
+                               "default: as evaluate.py",
                                "turns", "observations", "llm")
     embedder: str = option("hashed", EMBEDDER_HELP)
     distill: bool = option(True, "select memories, then answer")
@@ -179,7 +182,9 @@ def misfit(folder: Path, options: CompareOptions) -> str:
         return f"started from {start}, not from --model {options.model}"
     if bool(named_world(str(run.get("data")))) != bool(named_world(options.data)):
         return f"was trained on {run.get('data')}, which is no training for {options.data}"
-    for name in ("distill", "embedder"):
+    # What an agent reads in training and here: a manager facts, an answer agent memories.
+    own = "facts" if agent == "manager" else "memories"
+    for name in ("distill", "embedder", own):
         if run.get(name) != getattr(options, name):
             return (f"was trained with --{name} {run.get(name)}, the others have "
                     f"{getattr(options, name)}")
@@ -204,12 +209,12 @@ def stamp(model: str) -> int:
 
 
 def make_systems(name: str, manager: Policy, answerer: Policy, embed: Embedder,
-                 dialogues: Sequence[Dialogue], max_new_tokens: int, distill: bool,
-                 facts: str, per_speaker: int, compact: bool) -> list[System]:
+                 extractor: Policy | None, dialogues: Sequence[Dialogue], max_new_tokens: int,
+                 distill: bool, facts: str, per_speaker: int, compact: bool) -> list[System]:
     """An empty memory for each dialogue; `compact` prompts are for the embedded model."""
     make = SYSTEMS["memory-r1" if name in TRAINED else name]
     return [make(manager, embed, dialogue.speakers, compact=compact, answerer=answerer,
-                 distill=distill, facts=facts, per_speaker=per_speaker,
+                 extractor=extractor, distill=distill, facts=facts, per_speaker=per_speaker,
                  max_new_tokens=max_new_tokens)
             for dialogue in dialogues]
 
@@ -279,6 +284,7 @@ def run_all(names: Sequence[str], options: CompareOptions, dialogues: Sequence[D
     """
     path = folder / "records.jsonl"
     policies: dict[str, Policy] = {}
+    extractor: KeptPolicy | None = None
     earlier, embed = read_records(path, dialogues), embedder_or_stop(options.embedder)
     if path.exists() and not path.read_bytes().endswith(b"\n"):
         with path.open("ab") as file:  # a killed process left half a line: ours must not go on it
@@ -297,12 +303,14 @@ def run_all(names: Sequence[str], options: CompareOptions, dialogues: Sequence[D
         # The common model stays loaded. The last system's checkpoints go, to free their memory.
         policies = {model: policies.get(model) or load_or_stop(model)
                     for model in dict.fromkeys((options.model, *models))}
+        if options.facts == "llm" and extractor is None:  # all systems hear of the same facts
+            extractor = KeptPolicy(policies[options.model])
         total = sum(len(dialogue.turns) + len(dialogue.questions) for dialogue in unread)
         with tqdm(total=total, desc=name, unit="call", ncols=100) as progress:
             for first in range(0, len(unread), TOGETHER):
                 part = unread[first:first + TOGETHER]
                 systems = make_systems(
-                    name, policies[models[0]], policies[models[1]], embed, part,
+                    name, policies[models[0]], policies[models[1]], embed, extractor, part,
                     options.max_new_tokens, options.distill, options.facts, options.memories,
                     is_embedded(models[0]))
                 new = [{**record, "stamps": stamps}
@@ -503,6 +511,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
     if options.manager and "memory-r1" not in names:
         exit_with(f"--manager {options.manager}: is memory-r1's, which --systems does not name")
     try:
+        check_models(options.model, options.manager, options.answerer,
+                     None if options.judge_url else options.judge)
         dialogues, scope = dialogues_to_test(options.data, options.limit, options.turns)
         stop_without_facts(options.data, options.facts, dialogues)
         print(f"{options.data}: {scope}")

@@ -101,6 +101,7 @@ class System(ABC):
     speakers: Sequence[str]
     compact: bool = False  # for the embedded model
     answerer: Policy | None = None  # another model for the answers
+    extractor: Policy | None = None  # another model that notes the facts, with facts "llm"
     distill: bool = True  # select memories before the answer
     facts: str = "turns"  # where Mem0 and the rules have a turn's facts from: memr1.facts_of
     per_speaker: int = PER_SPEAKER  # memories that an answer prompt shows of each speaker
@@ -184,7 +185,8 @@ class System(ABC):
         if self.facts != "llm":
             [facts] = facts_of([turn], self.facts)
             return [fact.text for fact in facts]
-        response = yield from self.ask(extract_messages(turn))
+        extractor = self.extractor or self.policy
+        response = yield from self.call(extractor, extractor.encode(extract_messages(turn)))
         facts, invalid = parse_facts(response)
         self.counts.update(invalid=invalid)
         return facts

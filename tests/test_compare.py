@@ -102,7 +102,7 @@ def test_records_of_other_questions_and_broken_lines_are_read_over(tmp_path):
 
 
 def test_trained_systems_say_how_they_are_made(tmp_path, capsys):
-    options = CompareOptions(model="tiny", data="world")
+    options = CompareOptions(model="tiny", data="world", facts="turns")
     assert models_of("mem0", options, tmp_path) == ("tiny", "tiny")
     assert models_of("memory-sft", options, tmp_path) is None
     assert "python sft.py --agent manager" in capsys.readouterr().out
@@ -121,13 +121,14 @@ def finished_run(runs: Path, agent: str, **different: object) -> Path:
     (folder / "checkpoint" / "config.json").write_text("{}")
     (folder / "summary.json").write_text("{}")
     trained = {"agent": agent, "model": "tiny", "data": "world", "seed": 3, "steps": 20,
-               "facts": "turns", "distill": True, "embedder": "hashed", **different}
+               "facts": "turns", "memories": 30, "distill": True, "embedder": "hashed",
+               **different}
     (folder / "config.json").write_text(json.dumps(trained))
     return folder
 
 
 def test_one_answer_agent_for_all(tmp_path, capsys):
-    options = CompareOptions(model="tiny", data="world", answerer="reader")
+    options = CompareOptions(model="tiny", data="world", facts="turns", answerer="reader")
     assert models_of("zep", options, tmp_path) == ("tiny", "reader")
     assert models_of("memory-r1", options, tmp_path) is None, "its manager is still missing"
     assert "--agent manager" in capsys.readouterr().out
@@ -135,10 +136,11 @@ def test_one_answer_agent_for_all(tmp_path, capsys):
     assert models_of("memory-sft", options, tmp_path) == (
         str(tmp_path / "sft-manager" / "checkpoint"), "reader"), (
         "an answer agent of its own would be a second difference in its row")
-    options = CompareOptions(model="tiny", data="world", manager="keeper", answerer="reader")
+    options = CompareOptions(model="tiny", data="world", facts="turns", manager="keeper",
+                             answerer="reader")
     assert models_of("memory-r1", options, tmp_path) == ("keeper", "reader")
     assert models_of("mem0", options, tmp_path) == ("tiny", "reader"), "Mem0 learns nothing"
-    options = CompareOptions(model="tiny", data="world", manager="keeper")
+    options = CompareOptions(model="tiny", data="world", facts="turns", manager="keeper")
     assert models_of("memory-r1", options, tmp_path) is None, "its answer agent is still missing"
     assert "--agent answer" in capsys.readouterr().out
 
@@ -147,9 +149,10 @@ def test_one_answer_agent_for_all(tmp_path, capsys):
     ({"model": "other/model"}, "started from other/model, not from --model"),
     ({"data": "locomo"}, "trained on locomo, which is no training for world"),
     ({"distill": False}, "trained with --distill False"),
+    ({"memories": 5}, "trained with --memories 5"),
     ({"embedder": "minilm"}, "trained with --embedder minilm")])
 def test_a_model_of_another_comparison_is_left_out(tmp_path, capsys, different, said):
-    options = CompareOptions(model=str(Path("tiny").resolve()), data="world-long")
+    options = CompareOptions(model=str(Path("tiny").resolve()), data="world-long", facts="turns")
     finished_run(tmp_path, "manager")
     finished_run(tmp_path, "answer")
     assert models_of("memory-sft", options, tmp_path), "the same folder by another name fits"
@@ -161,7 +164,7 @@ def test_a_model_of_another_comparison_is_left_out(tmp_path, capsys, different, 
 
 
 def test_an_unfinished_run_is_left_out(tmp_path, capsys):
-    options = CompareOptions(model="tiny", data="world")
+    options = CompareOptions(model="tiny", data="world", facts="turns")
     for agent in ("manager", "answer"):
         finished_run(tmp_path, agent)
     for broken in ("{", "[]"):

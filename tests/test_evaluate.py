@@ -22,6 +22,7 @@ from data import Dialogue, Question, Turn
 from evaluate import EvaluateOptions, evidence_found, main, run_system, table
 from memory_bank import hashed_words
 from memr1 import CHUNK, AnswerTask, MemoryR1, Reading, answer_all, build_banks, facts_of
+from systems.rules_and_mem0 import Mem0
 from training.options import EMBEDDED_MODEL
 from world import oracle_memories, world
 
@@ -110,6 +111,27 @@ def test_reading_equals_the_system_turn_by_turn(facts):
     (bank,) = read_all(Scripted(reply), [PETS], facts).banks
     assert list(bank) == list(system.bank), (
         f"facts from {facts}: MemoryR1.observe, one turn after another, leaves another bank")
+
+
+def test_the_facts_are_those_of_the_start_model(monkeypatch):
+    """A trained manager writes other notes. Tested on them, it would meet what it never learned."""
+    def note(prompt: str) -> str:
+        assert prompt.startswith("Date:"), "the start model was asked to manage"
+        return '{"facts": ["Ann has a dog"]}'
+
+    def trained(prompt: str) -> str:
+        assert not prompt.startswith("Date:"), "the trained manager was asked for the facts"
+        return manage(prompt)
+
+    reading = build_banks(Scripted(trained), [PETS], hashed_words(), "llm", max_new_tokens=8,
+                          extractor=Scripted(note))
+    assert reading.counts["facts"] == len(PETS.turns) and len(reading.banks[0])
+    monkeypatch.setattr(evaluate, "load_or_stop", str)
+    options = EvaluateOptions(model="start", manager="trained", facts="llm")
+    assert evaluate.load_agents(options) == {"manager": "trained", "answerer": "start", "extractor": "start"}
+    system = Mem0(Scripted(trained), hashed_words(), PETS.speakers, facts="llm",
+                  extractor=Scripted(note), max_new_tokens=8)
+    system.observe(PETS.turns[0])
 
 
 def test_extraction_asks_for_many_turns_at_a_time():

@@ -152,7 +152,7 @@ def save_dialogue(run: Run, step: int) -> None:
             return
         record = reading(run.policy, run.agent.frozen, dialogue, run.embed, options.facts,
                          options.distill, options.memories, options.max_new_tokens,
-                         with_bar)
+                         with_bar, run.reference)
     with (run.folder / "dialogue.jsonl").open("a", encoding="utf-8") as file:
         line = {"step": step, "name": dialogue.name, **record}
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -170,7 +170,7 @@ def evaluate_test(run: Run) -> tuple[dict, list[Episode]]:
         with devices.gathered(run.policy.model, run.reference.model):
             length = options.max_new_tokens
             banks = build_banks(run.policy, dialogues, run.embed, options.facts, show_bar,
-                                max_new_tokens=length).banks
+                                max_new_tokens=length, extractor=run.reference).banks
             tasks = answer_tasks(dialogues, banks, options.memories)
             answers = []
             for start in show_bar(range(0, len(tasks), CHUNK), "answer"):

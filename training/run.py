@@ -104,6 +104,15 @@ NEEDS = {"manager": "the 'evidence' of some question must name turns that state 
          "mem1": "one dialogue needs --objectives {} questions or more"}
 
 
+def check_models(*names: str | None) -> None:
+    """Raise PolicyError if one of these models is not there; None is no model.
+
+    For the beginning of a command: a mistyped name should not cost a download, or hours of work.
+    """
+    for name in filter(None, names):
+        check_model(name)
+
+
 def load_or_stop(name: str, options: Options | None = None) -> Policy:
     """The policy of a folder or hub name, with the options of its training, if it is trained.
 
@@ -278,19 +287,20 @@ def with_bar(items: Sequence, name: str) -> Iterable:
 
 
 def banks_of(options: Options, parts: Sequence[Sequence[Dialogue]], reader: KeptPolicy | None,
-             embed: Embedder) -> list[Reading]:
+             extractor: KeptPolicy | None, embed: Embedder) -> list[Reading]:
     """The banks that an answer agent reads, for the dialogues of each part: see `--manager`."""
     if options.manager:
         # All parts in one call, because a manager reads any number of dialogues in step.
         reading = build_banks(reader, [dialogue for part in parts for dialogue in part], embed,
-                              options.facts, show_bar, max_new_tokens=options.max_new_tokens)
+                              options.facts, show_bar, max_new_tokens=options.max_new_tokens,
+                              extractor=extractor)
         banks, sources = iter(reading.banks), iter(reading.sources)
         print(f"banks of {options.manager}: {len(reading.banks)} dialogues, "
               f"{reading.counts['facts']:,} facts, {sum(map(len, reading.banks)):,} memories; "
               f"{reader.n_kept:,} responses from disk, {reader.n_new:,} new")
         return [Reading(list(islice(banks, len(part))), list(islice(sources, len(part))),
                         reading.counts) for part in parts]
-    return [add_everything(with_bar(part, "banks"), embed, options.facts, reader,
+    return [add_everything(with_bar(part, "banks"), embed, options.facts, extractor,
                            options.max_new_tokens) for part in parts]
 
 
@@ -301,20 +311,20 @@ def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference:
     Last comes the fingerprint of the model that --manager or --answerer names.
     """
     stop_without_facts(options.data, options.facts, [d for d in splits[0] if d.questions])
-    reader, fingerprints = None, {}
+    reader, extractor, fingerprints = None, None, {}
     if options.manager:
         reader = KeptPolicy(load_or_stop(options.manager))
         fingerprints = {"the model of --manager": fingerprint(reader.policy.model)}
-    elif options.facts == "llm":
-        reader = KeptPolicy(reference)
+    if options.facts == "llm":
+        extractor = KeptPolicy(reference)
     # Responses that one rank has kept on disk the others find there. Without them nobody waits.
-    turns = devices.main_first() if reader else nullcontext()
+    turns = devices.main_first() if reader or extractor else nullcontext()
     length, reward = options.max_new_tokens, REWARDS[options.reward]
     if options.limit:  # to make tasks of dialogues that nobody asks about may take minutes
         splits = [splits[0], *(shorten(part, options.limit, None) for part in splits[1:])]
     if options.agent == "answer":
         with turns:
-            readings = banks_of(options, splits, reader, embed)
+            readings = banks_of(options, splits, reader, extractor, embed)
         kind = JUDGED[AnswerAgent] if options.judge else AnswerAgent
         agent = kind(options.distill, reward, max_new_tokens=length)
         return agent, [answer_tasks(part, reading.banks, options.memories)
@@ -329,9 +339,9 @@ def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference:
     kind = JUDGED[kind] if options.judge else kind
     agent = kind(frozen, options.distill, reward, options.memories, max_new_tokens=length)
     with turns:
-        tasks = [span_tasks(part, embed, options.facts, span, reader, length)
+        tasks = [span_tasks(part, embed, options.facts, span, extractor, length)
                  if span > 1 and part is splits[0] else
-                 manager_tasks(with_bar(part, "decisions"), embed, options.facts, reader, length,
+                 manager_tasks(with_bar(part, "decisions"), embed, options.facts, extractor, length,
                                guards=part is splits[0]) for part in splits]
     n_questions = sum(len(dialogue.questions) for dialogue in splits[0])
     n_left_out = n_questions - count_questions(tasks[0])
@@ -433,8 +443,7 @@ def splits_or_stop(options: Options) -> list[Sequence[Dialogue]]:
     """
     local_judge = None if options.judge_url else options.judge
     try:
-        for model in filter(None, (options.model, options.manager, options.answerer, local_judge)):
-            check_model(model)  # before anything is downloaded
+        check_models(options.model, options.manager, options.answerer, local_judge)
         splits = data_splits(options.data, options.train_questions)
     except (PolicyError, DataError) as error:
         exit_with(str(error))

@@ -89,7 +89,7 @@ def add_mistakes(rows: Sequence[dict], turns: Sequence[Turn], banks: Sequence[di
 
 def reading(manager: Policy, answerer: Policy, dialogue: Dialogue, embed: Embedder,
             facts: str, distill: bool, per_speaker: int, max_new_tokens: int,
-            progress: Progress = without_bar) -> dict:
+            progress: Progress = without_bar, extractor: Policy | None = None) -> dict:
     """{"turns": [...], "bank": [...]} of the first `LONGEST` turns and what they can answer.
 
     A turn is {"date", "speaker", "facts", "size", "questions", "mistakes"}: a fact {"fact",
@@ -103,7 +103,7 @@ def reading(manager: Policy, answerer: Policy, dialogue: Dialogue, embed: Embedd
     # (row of the question, "after" or "end", what the answer agent reads)
     pending: list[tuple[dict, str, AnswerTask]] = []
     turns = dialogue.turns[:LONGEST]
-    facts_of_turns = facts_of(turns, facts, manager, max_new_tokens, progress)
+    facts_of_turns = facts_of(turns, facts, extractor or manager, max_new_tokens, progress)
     for place in progress(range(len(turns)), "timeline"):
         rows.append(read_turn(manager, bank, turns[place], facts_of_turns[place], max_new_tokens))
         banks.append({memory.id: memory.text for memory in bank})
