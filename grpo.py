@@ -16,7 +16,7 @@ Where this differs from the paper
 2. The loss is averaged over all tokens of the batch (`--reduction token`). DeepSeekMath averages
    each sequence first, which makes long wrong answers cheap. `token_weights` has both, and a third.
 3. Group size, clip, beta and epochs are not in the paper. Ours come from two dozen runs on the
-   synthetic world, compared on validation dialogues.
+   synthetic world, most of them compared on validation dialogues (docs/notes.md names the others).
 4. The old log-probs are those that the sampler computed, because a second pass to score the samples
    would cost time and give the same numbers. `ratio_error` shows that both agree (in float32 to
    1e-4). In bfloat16 they do not, and the clip would act on rounding. There the first epoch's own
@@ -27,6 +27,9 @@ Where this differs from the paper
 6. A step has 8 samples of each of 76 decisions with tiny/ (of 24 questions for the answer agent,
    of 8 tasks for MEM1), and of 24 with a real model. The paper's batch is 128, on four to eight
    H100. Ours is meant for one card; `--questions` changes it.
+7. A real model learns by adapters of rank 16 and writes at most 512 tokens. The paper trains all
+   weights, at 1e-6, and allows 2,048 tokens.
+8. MEM1 (mem1.py) is trained by PPO in its paper. Here both algorithms train every agent.
 
     python grpo.py                  the Memory Manager, two to four minutes on two cores
     python grpo.py --agent answer   the Answer Agent, two minutes
@@ -157,7 +160,8 @@ class GRPOOptions(SamplingOptions):
                             "token", "sequence", "constant")
     normalise: bool = option(True, "divide advantages by the group's standard deviation")
     no_signal: str = option("keep", "groups whose rewards are all equal: keep (their KL holds what "
-                                    "is right already) or drop (no update, half the time)",
+                                    "is right already) or drop (they are left out, unless all are "
+                                    "so; half the time)",
                             "keep", "drop")
 
 

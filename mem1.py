@@ -36,6 +36,7 @@ Where this differs from the paper
 5. Training samples from the whole distribution, MEM1's code from its top 95 % (top-p 0.95). A ratio
    compares two policies, and the scored policy has no top-p.
 6. MEM1's entropy bonus is left out (ppo.py, difference 5).
+7. A response has at most 160 tokens with tiny/mem1/ and 512 with a real model, in the paper 1,000.
 
     python mem1.py      tasks turn by turn, with the tokens in context, beside full context
 """

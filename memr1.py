@@ -20,6 +20,10 @@ Where this differs from the paper
 2. Candidates stand in the order of the bank, as a timeline, not in the order of similarity.
 3. Exact match is SQuAD's (metrics.py says why); the paper does not say.
 4. The frozen answer agent is the start model, unless a trained one is given (`--answerer`).
+5. Each fact is a decision of its own. The authors' code hands the manager all facts of a message
+   at once, with the memories found for any of them, so one reward pays for several operations.
+6. In the authors' code GPT-4o-mini notes the facts, also where a small model manages them. Here
+   they come from the data, or from the start model (`--facts llm`).
 With `--span` several decisions in a row share one reward (Spans, below). What the agents learn on
 is made in training/tasks.py, with its own list of differences.
 

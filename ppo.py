@@ -25,11 +25,15 @@ Where this differs from the papers
 4. The critic is updated before the policy and, with tiny/, more often (`--critic-epochs`). With two
    updates a batch the critic of tiny/ explained nothing (explained variance 0). With such a critic
    and lambda below 1, least of the reward reaches the first tokens, which choose the operation.
+   The four updates of the preset were chosen by scores on test questions (docs/results.md).
 5. There is no entropy bonus; MEM1's code adds 0.001 times the entropy. The KL holds the policy near
    its start, whose samples differ enough, and the column `entropy` shows if they no longer do.
 6. The rates fall, with Adam's betas and the batches of grpo.py (differences 5 and 6).
-   Lambda is 0.95, MEM1's code has 1, because here the manager learned a little better so
-   (docs/notes.md).
+7. Lambda is 0.95, as is usual in PPO; MEM1's code has 1. With two updates of the critic a run with
+   1 scored higher (docs/notes.md, one seed). With four it was not tried.
+8. MEM1's code samples each of 128 tasks once a step, updates in two halves, and weighs the KL by
+   0.001. Here a task is sampled eight times, each update takes the whole batch, and the KL of MEM1
+   weighs 0.05.
 
 The policy takes 16 bytes a weight (weight, gradient and two moments in float32), the reference 4.
 The critic adds
