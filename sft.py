@@ -66,17 +66,22 @@ class SFTOptions(Options):
 def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     """Train; returns the rows of metrics.csv, and the validation scores by step."""
     options, policy = run.options, run.policy
+    # Encoded once: the expert does not change while its pupil learns, so the lessons come back.
     trajectories = [[policy.lesson(*lesson) for lesson in trajectory]  # each a list of Steps
                     for trajectory in trajectories_of(run)]
+    # The optimizer of grpo.py, so that a comparison of the two compares what they learn from.
     optimizer = torch.optim.AdamW(
         learned(policy.model), lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0)
     schedule = warm_up_then_decay(optimizer, options.steps)
     state = TrainingState(run, {"policy": policy.model}, optimizer, schedule)
     for batch in state.steps(trajectories):
         packed_rows = policy.rows(batch)
+        # Prompts are read and not imitated, because the agent will never have to write one.
         metrics = TokenMetrics(sum(len(step.response_ids) for turns in batch for step in turns))
         optimizer.zero_grad()
         for micro_batch in policy.micro_batches(packed_rows):
+            # No advantage, no ratio and no clip: what the expert wrote is right by assumption, and
+            # stays the target however far the policy moves.
             log_probs, _ = policy.score(micro_batch, 1.0)  # (m,)
             # The mean over the tokens of the whole batch, however it is cut up.
             (-log_probs.sum() / metrics.n_tokens).backward()
