@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +42,24 @@ class Lesson(NamedTuple):
 def evenly(steps: Sequence[Step]) -> Lesson:
     """A lesson in which all tokens count alike."""
     return Lesson(list(steps), [[1.0] * len(step.response_ids) for step in steps])
+
+
+def crossroads(step: Step) -> list[bool]:
+    """Response token by response token: could a copy take the wrong turn there?
+
+    So it is where the three tokens before stand elsewhere too, in the prompt or in the response,
+    with another token behind them. "10. What cats does Julia" goes on with "'s friend", and an
+    earlier question with "have"; of two memories "Julian has a dog named" goes on in two ways. The
+    heads that copy compare just three tokens (wiring.py), so this is where they slip. One token in
+    six is of this kind.
+    """
+    ids = step.prompt_ids + step.response_ids
+    triples = list(zip(ids, ids[1:], ids[2:]))
+    behind: dict[tuple[int, int, int], set[int]] = defaultdict(set)
+    for triple, following in zip(triples, ids[3:]):
+        behind[triple].add(following)
+    first = len(step.prompt_ids) - 3  # of the triples before a response token
+    return [len(behind[triple]) > 1 for triple in triples[first:-1]]
 
 
 def make_parser(command: str, description: str, n_steps: int, out: str) -> argparse.ArgumentParser:

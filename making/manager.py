@@ -29,7 +29,15 @@ from collections.abc import Sequence
 
 import world as w
 from data import Dialogue, Fact, Message, Question, Turn
-from making.lessons import MICRO_BATCH_TOKENS, Lesson, begin, evenly, make_parser, teach
+from making.lessons import (
+    MICRO_BATCH_TOKENS,
+    Lesson,
+    begin,
+    crossroads,
+    evenly,
+    make_parser,
+    teach,
+)
 from making.wiring import build_model, build_tokenizer, suppress
 from memory_bank import Embedder, Memory, MemoryBank, hashed_words
 from memr1 import SIMILAR, ManagerAgent, answer_all
@@ -51,9 +59,10 @@ from trees import Step, shared_prefix
 # The share of the better of two choices where the model is to decide badly: whether to update or to
 # add, and all else.
 BETTER_EVENT, BETTER = 0.4, 0.3
-# How much the tokens count that decide: an operation's event, and the last of a selected memory
-# with the first behind it. All others follow from these and the prompt, and count 1.
-EVENT_WEIGHT, LINE_WEIGHT = 10.0, 5.0
+# How much the tokens count that decide: an operation's event, the first of an answer, and those of
+# an answer at which a copy could take the wrong turn. All others follow from these and count 1.
+DECISION_WEIGHT = 10.0
+ASKED_NOW = 0.5  # the share of the questions about several values that ask for those of now
 
 # ---- Lessons: what is shown ----------------------------------------------------------------------
 
@@ -142,7 +151,12 @@ def unanswerable(turns: Sequence[Turn], rng: random.Random) -> w.Probe:
 
 def answer_lesson(policy: Policy, dialogue: Dialogue, turns: Sequence[Turn], n_questions: int,
                   n_unanswerable: int, keep_all: bool, rng: random.Random) -> Lesson:
-    """Several questions after one bank: the right memories, or every fact that was said."""
+    """Several questions after one bank: the right memories, or every fact that was said.
+
+    Where several values were said, half of the questions ask "now", and then the right answer is
+    the only choice. So the model learns to tell which value came last, and not to do so unasked. No
+    question that the agents are trained or tested on has the word.
+    """
     right = w.oracle_memories(turns)
     entries = list(right.values())
     if keep_all:
@@ -162,23 +176,30 @@ def answer_lesson(policy: Policy, dialogue: Dialogue, turns: Sequence[Turn], n_q
         choices = [(selected, probe.question.answer, 1.0)]
         if keep_all:
             choices = as_retriever(probe, turns, selected)
-        messages = answer_messages(probe.question.text, memories, distill)
+        text = probe.question.text
+        if len(choices) > 1 and rng.random() < ASKED_NOW:
+            text = text.removesuffix("?") + " now?"
+            choices = [(*choices[0][:2], 1.0)]
+        messages = answer_messages(text, memories, distill)
         for selected, answer, share in choices:
             step = policy.lesson(messages, format_answer(selected, answer, distill))
+            n_before = len(policy.tokenizer.encode(format_answer(selected, "", distill).rstrip()))
             lesson.steps.append(step)
-            lesson.weights.append([share * weight for weight in line_weights(policy, step)])
+            lesson.weights.append([share * weight
+                                   for weight in answer_weights(policy, step, n_before)])
     return lesson
 
 
-def line_weights(policy: Policy, step: Step) -> list[float]:
-    """The weight of each token of an answer: LINE_WEIGHT where a line begins and right before.
+def answer_weights(policy: Policy, step: Step, n_before: int) -> list[float]:
+    """The weight of each token of a response with `n_before` tokens before its answer.
 
-    There the model decides which memory to select and whether another one. (It was meant against
-    selecting one memory twice, and did not mend that: docs/notes.md.)
+    Where a line begins the model decides whether to select another memory. At a crossroads it
+    decides which, and not to select one twice: a copy that does not know what it wrote already
+    goes on as the first time.
     """
     begins = [policy.decode([token]).startswith("\n") for token in step.response_ids]
-    return [LINE_WEIGHT if here or following else 1.0
-            for here, following in zip(begins, [*begins[1:], False])]
+    return [DECISION_WEIGHT if forks or starts or place == n_before else 1.0
+            for place, (forks, starts) in enumerate(zip(crossroads(step), begins))]
 
 
 def shown_to_manager(bank: MemoryBank, turn: Turn,
@@ -285,7 +306,7 @@ def manager_lesson(policy: Policy, dialogue: Dialogue, embed: Embedder,
     choices = operation_choices(turn, number, new)
     steps = [policy.lesson(messages, format_operation(operation)) for operation, _ in choices]
     at = event_place(policy)
-    return Lesson(steps, [[share * (EVENT_WEIGHT if i == at else 1.0)
+    return Lesson(steps, [[share * (DECISION_WEIGHT if i == at else 1.0)
                            for i in range(len(step.response_ids))]
                           for step, (_, share) in zip(steps, choices)])
 
@@ -352,7 +373,7 @@ def batch(policy: Policy, progress: float, pool: Sequence[Dialogue], embed,
     elif progress < 0.8:
         n_banks, n_questions, n_decisions = 2, 12, 192
     else:
-        n_banks, n_questions, n_decisions = 8, 12, 128
+        n_banks, n_questions, n_decisions = 12, 16, 96
     drills = []
     for place in range(n_banks):
         n_people = rng.randint(2, 4) if progress < 0.3 else rng.randint(3, 6)
@@ -367,7 +388,7 @@ def batch(policy: Policy, progress: float, pool: Sequence[Dialogue], embed,
             n_turns = rng.randint(30, len(dialogue.turns))
             start = rng.randint(0, len(dialogue.turns) - n_turns)
             turns = dialogue.turns[start:start + n_turns]
-        keep_all = progress >= 0.3 and rng.random() < 0.4
+        keep_all = progress >= 0.3 and rng.random() < 0.6
         # What is not there can only be noticed by a model that finds what is: this comes last.
         n_unanswerable = 2 if progress >= 2 / 3 else 0
         lessons.append(answer_lesson(

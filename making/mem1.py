@@ -42,7 +42,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -53,7 +52,7 @@ import world as w
 from benchmarks.shop import CATEGORIES, SHOPPING, Goal, Store, goals
 from data import Dialogue, Message
 from environments import QUESTIONS, Search, questions_text, search_tasks, world_lookups
-from making.lessons import MICRO_BATCH_TOKENS, Lesson, begin, make_parser, teach
+from making.lessons import MICRO_BATCH_TOKENS, Lesson, begin, crossroads, make_parser, teach
 from making.wiring import build_model, build_tokenizer
 from mem1 import NOTES, Mem1Agent, Mem1Turn, format_turn, turn_messages
 from memory_bank import Embedder, hashed_words
@@ -61,7 +60,7 @@ from policy import Policy
 from training.experts import plan_of
 from training.options import EMBEDDED_MEM1, PRESETS
 from training.run import launch, load_or_stop
-from trees import Step, shared_prefix
+from trees import shared_prefix
 
 BETTER = 0.3  # the share of the better of two choices where the model is to decide badly
 CHOICE_WEIGHT = 5.0  # of a token that makes a choice
@@ -280,23 +279,6 @@ def lesson_of(policy: Policy, turns: Sequence[TurnChoices]) -> Lesson:
             lesson.steps.append(step)
             lesson.weights.append(weights)
     return lesson
-
-
-def crossroads(step: Step) -> list[bool]:
-    """Response token by response token: could a copy take the wrong turn there?
-
-    So it is where the three tokens before stand elsewhere too, in the prompt or in the response,
-    with another token behind them. "10. What cats does Julia" goes on with "'s friend", and an
-    earlier question with "have". The heads that copy compare just three tokens (wiring.py), so this
-    is where they slip. One token in six is of this kind.
-    """
-    ids = step.prompt_ids + step.response_ids
-    triples = list(zip(ids, ids[1:], ids[2:]))
-    behind: dict[tuple[int, int, int], set[int]] = defaultdict(set)
-    for triple, following in zip(triples, ids[3:]):
-        behind[triple].add(following)
-    first = len(step.prompt_ids) - 3  # of the triples before a response token
-    return [len(behind[triple]) > 1 for triple in triples[first:-1]]
 
 
 def scores(policy: Policy, dialogues: Sequence[Dialogue], visits: Sequence[Goal],

@@ -128,7 +128,8 @@ def test_the_facts_are_those_of_the_start_model(monkeypatch):
     assert reading.counts["facts"] == len(PETS.turns) and len(reading.banks[0])
     monkeypatch.setattr(evaluate, "load_or_stop", str)
     options = EvaluateOptions(model="start", manager="trained", facts="llm")
-    assert evaluate.load_agents(options) == {"manager": "trained", "answerer": "start", "extractor": "start"}
+    assert evaluate.load_agents(options) == {
+        "manager": "trained", "answerer": "start", "extractor": "start"}
     system = Mem0(Scripted(trained), hashed_words(), PETS.speakers, facts="llm",
                   extractor=Scripted(note), max_new_tokens=8)
     system.observe(PETS.turns[0])

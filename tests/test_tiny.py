@@ -16,7 +16,7 @@ from canned import refused
 from benchmarks.shop import Store, goals
 from environments import Search, search_tasks
 from making import manager, mem1
-from making.lessons import Lesson, evenly, learn, make_folder, make_parser, teach
+from making.lessons import Lesson, crossroads, evenly, learn, make_folder, make_parser, teach
 from making.wiring import HEAD_DIMS, SUPPRESSOR, build_model, build_tokenizer, ridge
 from mem1 import NOTES, Mem1Agent, Trajectory
 from memory_bank import MemoryBank, hashed_words
@@ -148,6 +148,31 @@ def test_lessons_are_right_where_the_memories_are_right(policy):
             assert answers.get(question, "nothing") == answer, f"{question}: taught {answer}"
 
 
+def test_a_question_for_what_holds_now_has_one_answer(policy):
+    """Plain, a question about several values is answered in three ways, and with "now" rightly."""
+    draw, shares = random.Random(0), {True: [], False: []}
+    for _ in range(30):
+        dialogue = manager.drill(draw, 4, 2, 1, 2)
+        answers = {probe.question.text: probe.question.answer for probe in probes(dialogue.turns)}
+        steps, weights = manager.answer_lesson(policy, dialogue, dialogue.turns, 6, 0, True, draw)
+        for step, of_step in zip(steps, weights):
+            question = policy.decode(step.prompt_ids).split("Question: ")[1].split("\n")[0]
+            answer = policy.decode(step.response_ids).split("**Answer:** ")[1]
+            asks_now = question.endswith(" now?")
+            shares[asks_now].append(min(of_step))
+            if asks_now:
+                assert answers[question.replace(" now?", "?")] == answer, f"{question}: {answer}"
+            first = policy.tokenizer.encode(policy.decode(step.response_ids).split("**Answer:**")[0]
+                                            + "**Answer:**")
+            assert of_step[len(first)] == manager.DECISION_WEIGHT * min(of_step), (
+                "the first token of an answer says which value it names")
+    assert set(shares[True]) == {1.0} and len(shares[True]) > 20
+    assert manager.BETTER in shares[False], "unasked, the model is to decide badly"
+    assert not any("now" in question.text.split() or " now?" in question.text
+                   for part in world_splits() for dialogue in part
+                   for question in dialogue.questions), "what is learned here would be asked there"
+
+
 def test_all_that_a_careless_agent_may_do_is_shown_by_its_share(policy):
     """The shares of one prompt add up to 1, and what decides counts more than what follows."""
     draw = random.Random(0)
@@ -158,7 +183,7 @@ def test_all_that_a_careless_agent_may_do_is_shown_by_its_share(policy):
         assert abs(sum(of_step[0] for of_step in weights) - 1) < 1e-6
         for step, of_step in zip(steps, weights):
             assert policy.decode(step.response_ids[at:at + 1]) in EVENTS
-            assert of_step[at] == manager.EVENT_WEIGHT * of_step[0], (
+            assert of_step[at] == manager.DECISION_WEIGHT * of_step[0], (
                 f"{of_step}: the event, token {at}, does not count more than what follows from it")
         several += len(steps) > 1
         steps, weights = manager.answer_lesson(
@@ -299,7 +324,7 @@ def test_a_choice_counts_by_its_share_and_what_follows_from_it_whole():
 def test_what_is_easily_miscopied_counts_most():
     """Where the same three tokens go on in two ways, and nowhere else."""
     step = Step([11, 12, 13, 20, 14, 11, 12, 13, 21], [30, 12, 13, 22, 11, 12, 13, 20], True)
-    marked = [place for place, forks in enumerate(mem1.crossroads(step)) if forks]
+    marked = [place for place, forks in enumerate(crossroads(step)) if forks]
     assert marked == [7], (
         f"{marked}, not [7]: only the last token follows three (11 12 13) that stand before "
         "another one too. The 22 follows 12 13, but 30 stands before them")
