@@ -159,10 +159,10 @@ def make_run(policy: Policy, reference: Policy, agent, n_tasks: int, folder: Pat
                hashed_words(), folder)
 
 
-def random_episodes(policy: Policy, seed: int) -> list[list[Episode]]:
+def random_episodes(policy: Policy, seed: int, temperature: float = 1.0) -> list[list[Episode]]:
     """Three groups of four episodes, of one or two steps, some of which end with the padding id.
 
-    The old log-probs are off the policy's by up to 0.4, so that some tokens are clipped.
+    The old log-probs are up to 0.4 off the policy's at this temperature: some tokens are clipped.
     """
     draw = random.Random(seed)
     groups = []
@@ -185,7 +185,8 @@ def random_episodes(policy: Policy, seed: int) -> list[list[Episode]]:
             episode.steps = [
                 Step(s.prompt_ids, s.response_ids, s.finished,
                      [p + draw.uniform(-0.4, 0.4)
-                      for p in policy.token_log_probs([[s]]).tolist()]) for s in episode.steps]
+                      for p in policy.token_log_probs([[s]], temperature).tolist()])
+                for s in episode.steps]
     return groups
 
 
@@ -197,6 +198,12 @@ def plain_log_probs(model: Policy | torch.nn.Module, step: Step,
     first = len(step.prompt_ids) - 1  # the place whose logits predict the first token
     return torch.stack([logits[first + i].log_softmax(-1)[token]
                         for i, token in enumerate(step.response_ids)])
+
+
+def scaled_down(gradient: Sequence[torch.Tensor], max_norm: float) -> list[torch.Tensor]:
+    """The oracle of --max-grad-norm: the same direction, and at most this length."""
+    norm = math.sqrt(sum(part.square().sum().item() for part in gradient))
+    return [part * min(1.0, max_norm / norm) for part in gradient]
 
 
 def distance(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:

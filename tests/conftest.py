@@ -36,12 +36,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "assignments"), str(ROOT / "assignments" / "bugs")]
 
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerFast
 
     from policy import Policy
+
+# On a busy machine an example may take any time, and the code under test is right nevertheless.
+settings.register_profile("without a deadline", deadline=None)
+settings.load_profile("without a deadline")
 
 VOCABULARY = 320
 # As in Qwen2.5-Instruct: two ids end a response, and one of them is also the padding.

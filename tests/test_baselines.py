@@ -319,7 +319,7 @@ LINES = st.lists(st.tuples(st.sampled_from(SPEAKERS), st.text(max_size=120) | st
 ).map(" ".join)), max_size=8)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(lines=LINES, limit=st.integers(24, 90), compact=st.booleans(), ask=st.integers(0, 7))
 def test_chunks_are_never_over_the_limit_and_cover_all_in_order(
         lines: list, limit: int, compact: bool, ask: int) -> None:
@@ -678,7 +678,7 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st
 RESPONSES = st.sampled_from(AWKWARD) | st.text(max_size=40) | JSON.map(json.dumps)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(response=RESPONSES, n=st.integers(0, 3))
 def test_parsers_take_any_string(response: str, n: int) -> None:
     note, contexts, invalid = parse_note(response, n)

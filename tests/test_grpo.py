@@ -25,6 +25,7 @@ from canned import (
     metrics_of,
     plain_log_probs,
     random_episodes,
+    scaled_down,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -58,7 +59,7 @@ def test_equal_rewards_give_exactly_zero(reward):
             "by a deviation near 0; compare the largest with the smallest reward instead")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(st.integers(0, 4).map(lambda n: n / 4), min_size=4, max_size=4),
                 min_size=1, max_size=4), st.sampled_from([-2.0, 0.5, 8.0]))
 def test_a_group_is_compared_with_itself_alone(rewards, shift):
@@ -182,8 +183,9 @@ def test_token_weights_sums(lengths):
 
 # ---- the gradient of a whole step ----------------------------------------------------------------
 
-def hand_written_gradient(policy: Policy, reference: Policy, groups, reduction: str,
-                          beta: float) -> list[torch.Tensor]:
+def hand_written_gradient(policy: Policy, reference: Policy, groups, reduction: str, kl: float,
+                          clip: float, temperature: float, normalise: bool,
+                          max_grad_norm: float) -> list[torch.Tensor]:
     """The gradient of a step from the definitions, episode by episode and without any batching."""
     episodes = [episode for group in groups for episode in group]
     n_tokens = sum(len(step.response_ids) for e in episodes for step in e.steps)
@@ -193,43 +195,51 @@ def hand_written_gradient(policy: Policy, reference: Policy, groups, reduction: 
         mean = sum(rewards) / len(rewards)
         deviation = math.sqrt(sum((r - mean) ** 2 for r in rewards) / (len(rewards) - 1))
         for episode in group:
-            advantage = (episode.reward - mean) / (deviation + 1e-4)
+            advantage = (episode.reward - mean) / (deviation + 1e-4 if normalise else 1)
             length = sum(len(step.response_ids) for step in episode.steps)
             weight = {"token": 1 / n_tokens, "sequence": 1 / (len(episodes) * length),
                       "constant": 1 / (len(episodes) * 6)}[reduction]
             for step in episode.steps:
-                log_probs = plain_log_probs(policy, step)
+                log_probs = plain_log_probs(policy, step, temperature)
                 with torch.no_grad():
-                    ref_log_probs = plain_log_probs(reference, step)
+                    ref_log_probs = plain_log_probs(reference, step, temperature)
                 for new, old, ref in zip(log_probs, step.log_probs, ref_log_probs):
                     ratio = (new - old).exp()
-                    gain = min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
-                    kl = (ref - new).exp() - 1 - (ref - new)
-                    loss = loss + weight * (beta * kl - gain)
-    return list(torch.autograd.grad(loss, list(policy.model.parameters())))
+                    clipped = ratio.clamp(1 - clip, 1 + clip)
+                    gain = min(ratio * advantage, clipped * advantage)
+                    k3 = (ref - new).exp() - 1 - (ref - new)
+                    loss = loss + weight * (kl * k3 - gain)
+    gradient = torch.autograd.grad(loss, list(policy.model.parameters()))
+    return scaled_down(gradient, max_grad_norm)
 
 
-@pytest.mark.parametrize("reduction", ["token", "sequence", "constant"])
-def test_a_step_has_the_gradient_of_the_definition(tiny_policy, tmp_path, reduction):
+@pytest.mark.parametrize("name, value", [
+    ("reduction", "token"), ("reduction", "sequence"), ("reduction", "constant"),
+    ("clip", 0.3), ("temperature", 0.7), ("normalise", False), ("max_grad_norm", 0.01)])
+def test_a_step_has_the_gradient_of_the_definition(tiny_policy, tmp_path, name, value):
+    options = {"reduction": "token", "kl": 0.1, "clip": 0.2, "temperature": 1.0, "normalise": True,
+               "max_grad_norm": 1e9, name: value}
     reference = tiny_policy(seed=1)
-    groups = random_episodes(tiny_policy(), seed=5)
-    wanted = hand_written_gradient(tiny_policy(), reference, groups, reduction, beta=0.1)
+    groups = random_episodes(tiny_policy(), seed=5, temperature=options["temperature"])
+    wanted = hand_written_gradient(tiny_policy(), reference, groups, **options)
     for row_budget, micro_batch_tokens in ((4096, 16384), (20, 30)):
         policy = tiny_policy(row_budget=row_budget, micro_batch_tokens=micro_batch_tokens)
         # At this rate nothing moves: the gradient left behind is that of the last of two updates,
         # and each must be the same.
         run = make_run(policy, reference, CannedAgent(groups), 3, tmp_path / "run", group_size=4,
-                       kl=0.1, reduction=reduction, lr=1e-12, epochs=2)
+                       lr=1e-12, epochs=2, **options)
         train(run)
         found = [parameter.grad for parameter in policy.model.parameters()]
         assert distance(found, wanted) < 1e-4, (
-            f"--reduction {reduction}, rows of {row_budget} and micro-batches of "
-            f"{micro_batch_tokens} tokens: the gradient is off by {distance(found, wanted):.1e} of "
-            "its size. Does each micro-batch divide by its own number of tokens? Are old "
-            "log-probs, advantages and weights looked up by token_index? Was an end id masked, or "
-            "a cut response (pitfall 7)? Does the KL count once, in the loss only (pitfall 12)? Is "
-            "each token's ratio its own (pitfall 25)? Is the old gradient cleared before every "
-            "update?")
+            f"{name} {value}, rows of {row_budget} and micro-batches of {micro_batch_tokens} "
+            f"tokens: the gradient is off by {distance(found, wanted):.1e} of its size. If the "
+            f"other cases pass, the option {name} never arrives (pitfall 29). Are reference and "
+            "update scored at the samples' temperature (pitfall 21)? Does each micro-batch divide "
+            "by its own number of tokens (pitfall 9)? Are old log-probs, advantages and weights "
+            "looked up by token_index? Was an end id masked, or a cut response (pitfall 7)? Does "
+            "the KL count once, in the loss only (pitfall 12)? Is each token's ratio its own "
+            "(pitfall 25)? Is the old gradient cleared before every update? Scaled down to "
+            "max_grad_norm, and to no constant?")
 
 
 def test_the_expected_gradient_is_the_policy_gradient(tiny_policy):
@@ -276,10 +286,15 @@ def test_two_real_steps(tiny_policy, tmp_path):
         assert row["ratio_error"] < 1e-4, (
             f"step {row['step']}: a ratio is {row['ratio_error']:.1e} off 1 before any update; "
             "sampling and scoring differ in temperature, mask, positions or dropout")
-    assert abs(rows[0]["kl"]) < 1e-6, "KL above 0 before any update: the reference is another model"
+    assert abs(rows[0]["kl"]) < 1e-6, (
+        "KL above 0 before any update: the reference is another model, or scored at another "
+        "temperature (pitfall 21)")
     assert rows[0]["grad_norm"] > 0 and 0 < rows[0]["reward"] < 1, "the test itself: no signal"
     assert all(not torch.equal(a, b) for a, b in zip(before, policy.model.parameters())), (
         "some weights did not move in an optimizer step (pitfall 27)")
+    assert [row["lr"] for row in rows] == pytest.approx([0.25e-3, 0.5e-3]), (
+        "the rate of 1e-3 does not warm up by a quarter a step: is schedule.step() called once a "
+        "step, whatever the number of epochs?")
     assert rows[1]["kl"] > 1e-6, "the KL stayed 0: does the reference share the policy's weights?"
     for a, b in zip(reference.model.parameters(), tiny_policy().model.parameters()):
         assert torch.equal(a, b), "the reference was trained too"

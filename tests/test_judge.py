@@ -617,7 +617,7 @@ PIECES = ['{"label": "CORRECT"}', '{"label": "WRONG"}', '{"label":', '"label"', 
           "\n", "é", "\ud83d", "1e999", "null", '{"a": {"label": "CORRECT"}}']
 mixed = st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=12).map("".join)
 no_braces = st.text(st.characters(exclude_characters="{}<>"), max_size=30)
-fuzz = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+fuzz = settings(max_examples=80, suppress_health_check=list(HealthCheck))
 
 
 @fuzz

@@ -89,7 +89,7 @@ def old_parse_turn(text: str, kind: str) -> tuple[str, str, str] | None:
     return (" ".join(note[1].split()) if note else "", action[1], " ".join(action[2].split()))
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(st.lists(st.sampled_from(["<IS>", "</IS>", "<query>", "</query>", "<answer>", "</answer>",
                                  "<", "\n", "a", " "]), max_size=14).map("".join))
 def test_finding_tags_equals_the_pattern(text):
@@ -106,7 +106,7 @@ def test_reading_a_turn_is_linear(text):
         parse_turn(text, "full_context")
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=120, derandomize=True)
 @given(st.lists(st.sampled_from(["<IS>", "</IS>", "<query>", "</query>", "<answer>", "</answer>",
                                  "<think>", "</think>", "<", ">", "\n", ";", "a", " ", "é", "\0"])
                 | st.text(max_size=3), max_size=14).map("".join))
@@ -117,7 +117,7 @@ def test_the_parser_is_total(text):
             assert found[1] in ("query", "answer") and found[2], f"{text!r}: {found}"
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80, derandomize=True)
 @given(st.lists(st.sampled_from(["<", ">", "/", "info", "IS", "answer", "</info>", "<answer>", "<<",
                                  " ", "\n", "x"]), max_size=10).map("".join))
 def test_what_is_read_cannot_imitate_a_tag(text):

@@ -34,7 +34,7 @@ WORDS = ["ant", "bee", "cat", "dog", "elk", "zero"]
 VECTORS = dict(zip(WORDS, np.random.default_rng(0).normal(size=(6, 37))))
 VECTORS["zero"] = np.zeros(37)
 
-PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
+PROPERTY = settings(max_examples=60, derandomize=True)
 
 
 def toy_embed(texts: Sequence[str]) -> np.ndarray:
@@ -444,7 +444,7 @@ def test_word_weights_are_those_of_the_docstring():
     assert np.allclose(abs(uniform[np.flatnonzero(uniform)]), 1 / math.sqrt(3))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=6), st.integers(1, 40))
 def test_hashed_vectors_are_unit_or_zero_and_do_not_depend_on_the_batch(texts, dimensions):
     vectors = hashed_words(texts, dimensions)(texts)

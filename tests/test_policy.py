@@ -450,7 +450,7 @@ def test_every_position_is_used_and_none_beyond(tiny_policy, kind, options, limi
         assert "\n" not in str(caught.value) and "--max-new-tokens" in str(caught.value)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(st.lists(st.integers(0, 9), max_size=12), st.integers(0, 60))
 def test_a_prompt_keeps_as_many_of_its_parts_as_fit(sizes, room):
     encoded = []
@@ -568,7 +568,7 @@ def test_plain_rows_sampled_together_are_those_sampled_alone(tiny_policy, monkey
     assert len({tuple(step.response_ids) for step in steps[:3]}) > 1, "samples are copies"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(1, 200), max_size=12), st.integers(1, 8), st.integers(1, 60),
        st.integers(1, 4000))
 def test_plain_rows_are_batched_within_the_budget(lengths, n_rows, n_new, max_tokens):

@@ -303,7 +303,7 @@ def test_broken_files_are_named(name, spoil, evil, tmp_path):
     assert str(path) in refused(report.__name__, folder), "the line does not name the broken file"
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(st.data())
 def test_a_missing_or_strange_field_is_no_traceback(evil, tmp_path_factory, data):
     """Anywhere in any of the files: the page can do without, or one line refuses it."""
@@ -561,7 +561,7 @@ def test_the_dialogue_is_read_at_these_steps_and_no_other(options, expected, mon
     assert list(training.scores) == [0, 4, 8, 12, 16, 20], "every validation has a score"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(st.lists(st.tuples(st.sampled_from(["add", "update", "delete"]), st.integers(0, 9)),
                 max_size=12))
 def test_changes_lead_from_one_bank_to_the_other(edits):
@@ -591,7 +591,7 @@ def test_changes_lead_from_one_bank_to_the_other(edits):
 
 # ---- charts --------------------------------------------------------------------------------------
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(st.floats(-1e9, 1e9), st.floats(0, 1e9))
 def test_ticks_surround_what_is_drawn(low, size):
     marks = report.ticks(low, low + size)
@@ -600,7 +600,7 @@ def test_ticks_surround_what_is_drawn(low, size):
     assert marks == sorted(set(marks)) and 2 <= len(marks) + 1 <= 8, marks
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30))
 def test_every_point_is_inside_the_chart(values):
     chart = str(report.line_chart("title", {0: list(enumerate(values)), 7: [(0.0, 0.0)]},

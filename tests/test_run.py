@@ -33,7 +33,7 @@ from policy import load_policy
 from training.options import EMBEDDED_MODEL, Options, resolve
 from training.results import SCORED, evaluate_before
 from training.run import Run, memory_r1, prepare
-from training.state import TokenMetrics
+from training.state import TokenMetrics, warm_up_then_decay
 from trees import Episode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -162,6 +162,27 @@ def test_the_spread_of_ratios_is_that_of_all_tokens():
                 "of the second epoch, whose ratio is off because the policy moved?")
 
 
+def test_the_rate_warms_up_over_four_steps_and_then_falls():
+    weights = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (1.0, 0.5)]
+    optimizer = torch.optim.SGD(weights)
+    schedule = warm_up_then_decay(optimizer, 20)
+    rates, of_critic = [], []
+    for _ in range(20):
+        for of_group, group in zip((rates, of_critic), optimizer.param_groups):
+            of_group.append(group["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 0.865]), (
+        "the rate must rise by a quarter a step, up to the falling line: 1 - 0.9 * 3 / 20 in the "
+        "fourth; Adam's first steps are too long otherwise, whatever the gradient")
+    assert np.diff(rates[3:]) == pytest.approx(-0.9 / 20), (
+        "behind the warm-up the rate must fall along one line, which ends at a tenth; at a "
+        "constant rate the reward drifts down again")
+    assert of_critic == pytest.approx([rate / 2 for rate in rates]), (
+        "all groups of weights follow one schedule, each from a rate of its own")
+    warm_up_then_decay(optimizer, 0)  # `--steps 0` divides by nothing
+
+
 def test_a_limit_is_for_validation_and_test_alone(tmp_path, model_folder):
     counts = []
     for options in ({}, {"limit": 5}):
@@ -276,13 +297,14 @@ def test_embedded_model_is_beside_the_modules():
 
 def test_a_bar_stands_over_every_stretch_of_scoring(tmp_path, capsys):
     """A real model takes minutes for them, in which nothing else is printed."""
-    batches = []
+    batches, kinds = [], set()
 
     class Recorder:
         frozen = Scripted(lambda prompt: "**Answer:** Rex")
 
         def rollout(self, policy, tasks, group_size, temperature, generator=None):
             batches.append(len(tasks))
+            kinds.add((group_size, temperature))
             return [[Episode([], float(task), dict(LOG, question=str(task)))] for task in tasks]
 
     run = make_run(tmp_path, [], agent="manager", facts="turns")
@@ -296,6 +318,9 @@ def test_a_bar_stands_over_every_stretch_of_scoring(tmp_path, capsys):
         (Question("What dogs does Anna have?", "Rex", 1, ("D1:1",)),))]
     scores, episodes = evaluate_before(run)
     assert batches == [SCORED, SCORED, 3], "one batch of all tasks moves no bar"
+    assert kinds == {(1, 0)}, (
+        f"(group size, temperature) {kinds}: a score is of one greedy response, or it is luck, and "
+        "scores before and after training do not compare")
     assert [episode.reward for episode in episodes] == list(range(n_tasks)), "another order"
     assert scores["whole_dialogues"] == 1, "the answer of the whole dialogue was lost"
     bars = capsys.readouterr().err

@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 some_ids = st.lists(st.integers(0, 2), min_size=1, max_size=6)  # few ids, so that prompts share
 some_steps = st.builds(Step, some_ids, some_ids, st.booleans())
 some_trees = st.lists(st.lists(some_steps, min_size=1, max_size=5), min_size=1, max_size=4)
-exhaustive = settings(max_examples=60, deadline=None, derandomize=True)
+exhaustive = settings(max_examples=60, derandomize=True)
 
 
 def seen_from(row: Row, place: int) -> list[int]:
