@@ -29,8 +29,8 @@ Where this differs from the papers
 5. There is no entropy bonus; MEM1's code adds 0.001 times the entropy. The KL holds the policy near
    its start, whose samples differ enough, and the column `entropy` shows if they no longer do.
 6. The rates fall, with Adam's betas and the batches of grpo.py (differences 5 and 6).
-7. Lambda is 0.95, as is usual in PPO; MEM1's code has 1. With two updates of the critic a run with
-   1 scored higher (docs/notes.md, one seed). With four it was not tried.
+7. Lambda is 0.95, as is usual in PPO; MEM1's code has 1. With four updates of the critic both come
+   out level (docs/notes.md).
 8. MEM1's code samples each of 128 tasks once a step, updates in two halves, and weighs the KL by
    0.001. Here a task is sampled eight times, each update takes the whole batch, and the KL of MEM1
    weighs 0.05.
