@@ -15,13 +15,15 @@ from pathlib import Path
 import pytest
 from canned import refused
 
-from comparisons import compare
+import evaluate
+from comparisons import answerers, compare
 from comparisons.compare import (
     TRAINED,
     CompareOptions,
     chosen_systems,
     differences,
     main,
+    make_systems,
     models_of,
     read_records,
     run_all,
@@ -29,8 +31,10 @@ from comparisons.compare import (
     systems_table,
     training_note,
 )
+from memory_bank import hashed_words
 from systems.graphs_and_tools import SYSTEMS
 from training.judge import Judge, JudgeError
+from training.options import EMBEDDED_MODEL
 from world import world_splits
 
 LOCOMO = Path(__file__).resolve().parent.parent / "../shared/data/locomo10.json"
@@ -145,6 +149,14 @@ def test_one_answer_agent_for_all(tmp_path, capsys):
     assert "--agent answer" in capsys.readouterr().out
 
 
+def test_all_systems_hear_of_the_same_facts():
+    for name in (*SYSTEMS, *TRAINED):
+        [system] = make_systems(name, "manager", "answerer", hashed_words(), "start model",
+                                world_splits()[2][:1], 9, True, "llm", 30, False)
+        assert system.extractor == "start model", (
+            f"{name}: a trained manager would note facts of its own, and be tested on them")
+
+
 @pytest.mark.parametrize("different, said", [
     ({"model": "other/model"}, "started from other/model, not from --model"),
     ({"data": "locomo"}, "trained on locomo, which is no training for world"),
@@ -248,6 +260,19 @@ def test_an_interrupted_comparison_goes_on(tmp_path, capsys, monkeypatch):
     (["--systems", "mem0", "--judge", "m", "--judge-url", "nonsense"], "address")])
 def test_bad_options_are_one_line(arguments, said, tmp_path):
     assert said in refused(compare.__name__, *arguments, "--limit", "19", "--out", tmp_path / "run")
+
+
+@pytest.mark.parametrize("module, arguments", [
+    (compare, ["--systems", "overwrite,memory-r1", "--manager", "runs/none"]),
+    (compare, ["--answerer", "runs/none"]), (evaluate, ["--answerer", "runs/none"]),
+    (answerers, ["--models", f"{EMBEDDED_MODEL},runs/none"])])
+def test_a_mistyped_model_is_refused_before_the_work(module, arguments, monkeypatch, tmp_path):
+    def too_late(*_):
+        raise AssertionError("the data was read first: a typo may cost a download, or hours")
+
+    monkeypatch.setattr(module, "dialogues_to_test", too_late)
+    monkeypatch.chdir(tmp_path)
+    assert "runs/none" in refused(module.main, *arguments)
 
 
 def test_a_judge_that_fails_is_one_line(monkeypatch, tmp_path):

@@ -123,8 +123,8 @@ def test_the_facts_are_those_of_the_start_model(monkeypatch):
         assert not prompt.startswith("Date:"), "the trained manager was asked for the facts"
         return manage(prompt)
 
-    reading = build_banks(Scripted(trained), [PETS], hashed_words(), "llm", max_new_tokens=8,
-                          extractor=Scripted(note))
+    _, _, reading = run_system(Scripted(trained), Scripted(lambda prompt: "**Answer:** no"), [PETS],
+                               hashed_words(), "llm", False, 8, extractor=Scripted(note))
     assert reading.counts["facts"] == len(PETS.turns) and len(reading.banks[0])
     monkeypatch.setattr(evaluate, "load_or_stop", str)
     options = EvaluateOptions(model="start", manager="trained", facts="llm")

@@ -22,6 +22,7 @@ import pytest
 import torch
 from canned import LOG, Scripted, call, refused
 
+import memr1
 from backend import devices
 from backend.files import lock, release_locks
 from benchmarks.splits import splits
@@ -30,6 +31,7 @@ from data import Dialogue, Question, Turn
 from grpo import GRPOOptions
 from memory_bank import hashed_words
 from policy import load_policy
+from training import run
 from training.options import EMBEDDED_MODEL, Options, resolve
 from training.results import SCORED, evaluate_before
 from training.run import Run, memory_r1, prepare
@@ -223,6 +225,22 @@ def test_a_rank_waits_only_for_what_another_keeps_on_disk(given, n_waits, tmp_pa
                                   max_new_tokens=4, **given), "grpo")
     memory_r1(options, splits(str(path), None), load_policy(model_folder), hashed_words())
     assert len(waits) == n_waits, "ranks work one after the other, and find nothing on disk"
+
+
+def test_an_answer_agent_learns_on_facts_of_the_start_model(tmp_path, model_folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(run, "build_banks", lambda manager, *given, extractor, **named: (
+        asked.append((manager, extractor)), memr1.build_banks(
+            manager, *given, extractor=extractor, **named))[1])
+    path = small_file(tmp_path / "small.json", [
+        {"question": "Who skis?", "answer": "Ann", "category": 4, "evidence": ["D1:1"]}])
+    options = resolve(GRPOOptions(model=str(model_folder), data=str(path), lora=0, agent="answer",
+                                  facts="llm", manager=str(model_folder), max_new_tokens=4), "grpo")
+    reference = load_policy(model_folder)
+    memory_r1(options, splits(str(path), None), reference, hashed_words())
+    [(manager, extractor)] = asked
+    assert extractor.policy is reference and manager.policy is not reference, (
+        "the manager noted its own facts, which evaluate.py would not show it")
 
 
 def test_no_steps_leave_everything_as_it_was(tmp_path, model_folder):
