@@ -325,7 +325,8 @@ def words_of(text: str) -> list[str]:
     Simon. The first word of a sentence stays whole too ("Playing"), which rarely matters.
 
     Where a script puts no space between words, each letter and each pair of neighbours is a word.
-    That is the usual way to search without a dictionary, as in Lucene's CJKAnalyzer.
+    That is the usual way to search without a dictionary, as in Lucene's CJKAnalyzer. The vowel
+    points of Hebrew and Arabic are left out.
     """
     words = []
     # One name has two spellings in Unicode: é is one character, or e and an accent. NFC joins them.
@@ -340,7 +341,10 @@ def words_of(text: str) -> list[str]:
 
 
 def _with_plain_marks(text: str) -> str:
-    """The text with an accent for each vowel sign, so that the two of राम and रोम cut no word."""
+    """The text with an accent in place of each vowel sign: `RUNS` knows no other mark.
+
+    Without it राम and रोम would be cut to the same letters.
+    """
     if text.isascii():
         return text
     return "".join(letter if unicodedata.category(letter)[0] != "M" or UNSPACED_LETTER.match(letter)

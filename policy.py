@@ -30,6 +30,7 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -286,13 +287,11 @@ class Policy:
 
         A parser must see where a thought ends, or it would take the thought for the answer.
         """
-        marks = [place for place, token in enumerate(ids) if token in self._thinking_marks]
-        pieces, start = [], 0
-        for place in [*marks, len(ids)]:
-            pieces.append(self.tokenizer.decode(ids[start:place], skip_special_tokens=True))
-            pieces += [self._thinking_marks[token] for token in ids[place:place + 1]]
-            start = place + 1
-        return "".join(pieces)
+        marks, text = self._thinking_marks, ""
+        for are_marks, run in groupby(ids, marks.__contains__):
+            text += ("".join(marks[token] for token in run) if are_marks
+                     else self.tokenizer.decode(list(run), skip_special_tokens=True))
+        return text
 
     def lesson(self, messages: list[Message], response: str) -> Step:
         """A chat with a response to imitate, its end included.

@@ -138,20 +138,23 @@ def models_of(name: str, options: CompareOptions, runs: Path) -> tuple[str, str]
         if reason:
             print(f"{name} is left out: {folder} {reason}")
             return None
-    models = {"manager": options.model, "answer": options.answerer or options.model}
-    if name == "memory-r1" and options.manager:
-        models["manager"] = options.manager
-    models.update((agent, str(folder / "checkpoint")) for agent, folder in folders.items())
+    models = {agent: model or options.model for agent, model in named_models(name, options).items()}
+    models |= {agent: str(folder / "checkpoint") for agent, folder in folders.items()}
     return models["manager"], models["answer"]
 
 
+def named_models(name: str, options: CompareOptions) -> dict[str, str | None]:
+    """What the options name for a system's agents, manager and answer; None for nothing."""
+    return {"manager": options.manager if name == "memory-r1" else None,
+            "answer": options.answerer}
+
+
 def folders_of(name: str, options: CompareOptions, runs: Path) -> dict[str, Path]:
-    """The run folders of the agents, manager and answer, that a system takes from `runs`."""
+    """The run folders of the agents that a trained system takes from `runs`, by agent."""
     if name not in TRAINED:
         return {}
-    named = {"manager": options.manager if name == "memory-r1" else None,
-             "answer": options.answerer}
-    return {agent: runs / f"{TRAINED[name]}-{agent}" for agent, model in named.items() if not model}
+    return {agent: runs / f"{TRAINED[name]}-{agent}"
+            for agent, model in named_models(name, options).items() if not model}
 
 
 def trained_with(folder: Path) -> dict[str, Any]:
