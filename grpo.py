@@ -70,8 +70,8 @@ def group_advantages(rewards: Tensor, normalise: bool = True) -> Tensor:
     """How much better each response did than its group: (P, G) from rewards (P, G).
 
     The standard deviation is the sample's (ddof 1, as in torch.std). A group of equal rewards gets
-    exactly 0, because its differences from the mean are rounding. Divided by a tiny deviation they
-    would become advantages near 1. Raises ValueError for groups of one.
+    exactly 0, because its differences from the mean are rounding, and a deviation that is rounding
+    too can make them as large as any other. Raises ValueError for groups of one.
 
     >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]]))
     tensor([[ 0.8659, -0.8659, -0.8659,  0.8659],
