@@ -22,7 +22,7 @@ import sft
 from grpo import GRPOOptions
 from prompts import one_line
 from training import judge as judge_module
-from training import run
+from training import results, run
 from training.introduction import what_pays
 from training.judge import Judge, JudgeError
 from training.judged import judged
@@ -187,6 +187,19 @@ def test_no_device_opens_its_file_before_the_folder_is_begun(model_folder, tmp_p
     grpo.main(["--agent", "answer", "--model", str(model_folder), "--data",
                str(small_data(tmp_path / "data.json", "Who skis?")), "--steps", "0",
                "--no-distill", "--max-new-tokens", "5", "--out", str(tmp_path / "run")])
+
+
+def test_the_curve_says_what_a_run_was_paid_by(model_folder, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(results, "draw_curve", lambda *picture: drawn.append(picture))
+    for reward in ("f1", "exact_match"):
+        grpo.main(["--agent", "answer", "--model", str(model_folder), "--data",
+                   str(small_data(tmp_path / "data.json", "Who skis?")), "--steps", "0",
+                   "--no-distill", "--max-new-tokens", "5", "--reward", reward, "--out",
+                   str(tmp_path / reward)])
+    assert [(headline, paid_by) for _, _, headline, *_, paid_by in drawn] == [
+        ("exact match", "f1"), ("exact match", "exact match")], (
+        "a line of F1 would be drawn as exact match")
 
 
 def test_another_judge_at_the_same_path_is_refused(model_folder, tmp_path, monkeypatch, capsys):

@@ -168,6 +168,20 @@ def test_rewards_of_several_questions_are_drawn_as_one(tmp_path, monkeypatch):
         assert label.endswith("a question") == (questions == 2), label
 
 
+def test_a_reward_that_is_no_exact_match_is_not_drawn_as_one(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(pictures.plt, "close", drawn.append)
+    rows = [{"step": n, "reward": 0.1 * n, "kl": 0.0, "entropy": 1.0} for n in (1, 2)]
+    for paid_by in ("f1", "exact match", None):
+        pictures.draw_curve(rows, {0: 0.2, 2: 0.9}, "exact match", "title",
+                            tmp_path / "curve.png", 1, paid_by)
+        left = drawn[-1].axes[0]
+        said = [left.get_title(), *(line.get_label() for line in left.lines)]
+        assert all(("f1" in text) == (paid_by == "f1") for text in (said[0], said[2])), (
+            f"{said}: paid by {paid_by}, beside a validation score of exact match")
+        assert ("exact match" in said[1]) == (paid_by == "f1"), said
+
+
 def test_a_legend_names_only_what_is_drawn(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(pictures.plt, "close", drawn.append)

@@ -47,22 +47,26 @@ def _panel(axes, title: str, x: Sequence[float], series: dict[str, Sequence[floa
 
 
 def draw_curve(rows: Sequence[dict[str, float]], scores: dict[int, float], headline: str,
-               title: str, path: Path, questions: int = 1) -> None:
+               title: str, path: Path, questions: int = 1, paid_by: str | None = None) -> None:
     """Draw the rewards over the steps, and beside them what else was logged.
 
     `rows` are lines of metrics.csv; `scores` are held-out scores at some steps, and `headline` is
     what they measure. MEM1's reward is a sum over the questions of a task, and its exact match a
-    mean over them; so rewards are divided by `questions`, and both lines mean the same.
+    mean over them; so rewards are divided by `questions`, and both lines mean the same. Where they
+    cannot, `paid_by` is the other score that the reward is, and each line bears its own name.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     steps = [row["step"] for row in rows]
-    left.plot(list(scores), list(scores.values()), "o--", color="C1", label="validation, greedy")
+    differ = paid_by not in (None, headline)
+    left.plot(list(scores), list(scores.values()), "o--", color="C1",
+              label=f"validation: {headline}, greedy" if differ else "validation, greedy")
     logged = {name: [row[name] for row in rows if name in row]
               for name in ("reward", "kl", "entropy", "loss")}
     rewards = [reward / questions for reward in logged["reward"]]
     left.set_ylim(0, 1.02 * max([1.0, *rewards, *scores.values()]))
-    label = "training reward, sampled" + ", a question" * (questions > 1)
-    _panel(left, headline, steps, {label: rewards})
+    label = (f"training reward: {paid_by}, sampled" if differ else
+             "training reward, sampled" + ", a question" * (questions > 1))
+    _panel(left, f"{paid_by} and {headline}" if differ else headline, steps, {label: rewards})
     if logged["loss"]:  # imitation has no reward, and no reference to drift from
         title_right, names = "loss (nats a token)", ["loss"]
     else:

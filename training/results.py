@@ -272,9 +272,11 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
     title = f"{run.algorithm.upper()}, {options.agent}, {options.data}, seed {options.seed}"
     headline = run.headline.replace("_", " ")
     change = f"{before[0][run.headline]:.3f} -> {after[0][run.headline]:.3f}"
+    exact = run.headline == "exact_match"  # else the headline is the reward itself
     draw_curve(history, scores, headline, f"{title}: held-out {headline} {change}",
-               run.folder / "curve.png", options.objectives
-               if options.agent == "mem1" and run.headline == "exact_match" else 1)
+               run.folder / "curve.png",
+               options.objectives if exact and options.agent == "mem1" else 1,
+               options.reward.replace("_", " ") if exact and options.agent != "mem1" else None)
     write_whole(run.folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     print("\n" + transcripts(before[1], after[1]))
     print("\n" + table(before[0], after[0]))
