@@ -71,19 +71,20 @@ def shop_splits() -> tuple[list[Goal], list[Goal], list[Goal]]:
 def held_out(data: str, questions_file: str | None = None) -> Part:
     """The test part: what no training run has learned from. Raises DataError for bad data.
 
-    With a file of questions about the conversations of `data` everything is tested, because no
-    training reads such a file.
+    A file of questions may ask about all conversations of `data`, because no training reads such a
+    file. Those to learn from and to validate on are then asked its questions only, not their own.
     """
     if questions_file is None:
         return _all_parts(data)[2]
     if named_world(data):
         raise DataError(f"--questions-file {questions_file}: is for a conversation of one's own, "
                         f"and {data} asks its own questions; name the conversation with --data")
-    dialogues = load(data)
-    if isinstance(dialogues[0], OpenQuestion):
+    train, validation, test = _all_parts(data)
+    if isinstance(test[0], OpenQuestion):
         raise DataError(f"--questions-file {questions_file}: is for conversations, and {data} "
                         "holds questions of its own; leave it out")
-    return with_questions(dialogues, questions_file)
+    known = [replace(dialogue, questions=()) for dialogue in (*train, *validation)]
+    return with_questions([*known, *test], questions_file)
 
 
 def _all_parts(data: str) -> tuple[Part, Part, Part]:

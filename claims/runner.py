@@ -24,6 +24,7 @@ from concurrent.futures import (
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -32,6 +33,7 @@ import grpo
 import ppo
 import sft
 from backend.devices import exit_with
+from training.checkpoints import FILE as RESUME_FILE
 
 FOLDER = Path("runs") / "claims"
 MAINS = {"grpo.py": grpo.main, "ppo.py": ppo.main, "sft.py": sft.main, "evaluate.py": evaluate.main}
@@ -124,6 +126,8 @@ def run_job(job: Job, workers: Executor) -> None:
     """Run one command; its output goes to `job.log`. Raises ChildProcessError if it fails."""
     job.folder.mkdir(parents=True, exist_ok=True)
     command = (*job.command, "--out", str(job.folder))
+    if (job.folder / RESUME_FILE).exists():  # it was interrupted, and begins no second time
+        command += ("--resume",)
     try:
         code = workers.submit(run_command, command, job.log).result()
     except BrokenExecutor:
@@ -131,6 +135,13 @@ def run_job(job: Job, workers: Executor) -> None:
     if code:
         raise ChildProcessError(f"{job.line} ended with {code}; {job.log} says why")
     (job.folder / "receipt.txt").write_text(job.receipt())
+
+
+def end_workers(*_: Any) -> NoReturn:
+    """On SIGTERM: the workers end too. Ctrl-C reaches them by itself, and once is enough."""
+    for worker in multiprocessing.active_children():
+        worker.terminate()  # a training then saves its step, as after Ctrl-C
+    raise KeyboardInterrupt
 
 
 def run_missing(jobs: Iterable[Job]) -> None:
@@ -141,6 +152,7 @@ def run_missing(jobs: Iterable[Job]) -> None:
     workers = ProcessPoolExecutor(AT_ONCE, multiprocessing.get_context("spawn"), prepare_worker)
     undone = missing(jobs)
     begun: dict[str, Future] = {}
+    earlier = signal.signal(signal.SIGTERM, end_workers)
     with (ThreadPoolExecutor(AT_ONCE) as pool,
           tqdm(total=len(undone), desc="commands", disable=not undone, ncols=100) as progress):
         def run_one(job: Job) -> None:
@@ -161,4 +173,6 @@ def run_missing(jobs: Iterable[Job]) -> None:
         except KeyboardInterrupt:  # the workers got it too, and end
             pool.shutdown(wait=False, cancel_futures=True)
             exit_with("interrupted: the same command goes on with what is missing")
+        finally:
+            signal.signal(signal.SIGTERM, earlier)
     workers.shutdown()

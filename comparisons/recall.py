@@ -152,9 +152,11 @@ def shown_by(name: str, dialogue: Dialogue, facts: Callable[[Turn], Iterable[str
     turn_of: dict[int, str] = {}
     for turn in dialogue.turns:
         for fact in facts(turn):
+            chunks = system.chunks if isinstance(system, LocomoRAG) else []
+            n_before = len(chunks)
             store(system, turn, fact)
-            # A fact adds lines to the last chunk or begins one behind it; elsewhere one memory.
-            newest = ([line for chunk in system.chunks[-2:] for line in chunk]
+            # A fact adds lines to the last chunk, and to new ones behind it; elsewhere one memory.
+            newest = ([line for chunk in chunks[max(n_before - 1, 0):] for line in chunk]
                       if isinstance(system, LocomoRAG) else [system.bank[len(system.bank) - 1]])
             for memory in newest:
                 turn_of.setdefault(_key(system, memory), turn.turn_id)

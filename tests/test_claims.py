@@ -8,11 +8,14 @@ from __future__ import annotations
 import csv
 import json
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from canned import metrics_of, refused
@@ -26,6 +29,7 @@ from claims import runner
 from claims.__main__ import check
 from claims.lines import (
     CONFIDENCE,
+    MEM1_WORLD,
     QUICK,
     SEEDS,
     USUAL,
@@ -84,8 +88,9 @@ def test_nine_claims_whose_commands_exist():
         "two commands share a folder: one overwrites the other, and both are run for ever")
     for job in jobs:
         data = job.command[job.command.index("--data") + 1]
-        assert named_world(data) and data.endswith(f"-{WORLD}"), (
-            f"{job.line}: learns or asks in the world where this project was tuned")
+        world = MEM1_WORLD if "mem1" in job.command else WORLD
+        assert named_world(data) and data.endswith(f"-{world}"), (
+            f"{job.line}: learns or asks in a world that was looked at before, such as the usual")
         script, *arguments = job.command
         options = CompareOptions if "--systems" in arguments else OPTIONS[script]
         parse_options(options, "", [*arguments, "--out", "x"])  # SystemExit if unknown
@@ -310,6 +315,30 @@ def test_a_command_is_done_only_if_it_ended_well(folder, monkeypatch, capsys):
         assert not job.done(), "what failed counts as done"
     assert "ZeroDivisionError" in job.log.read_text()
     assert capsys.readouterr().out == ""
+
+
+def test_an_interrupted_command_goes_on(folder, monkeypatch):
+    given = []
+    monkeypatch.setitem(runner.MAINS, "grpo.py", lambda argv: given.append(list(argv)))
+    job = Job("stopped", ("grpo.py", "--seed", "1"))
+    job.folder.mkdir(parents=True)
+    (job.folder / "resume.pt").write_bytes(b"")  # Ctrl-C lets a training write it
+    runner.run_job(job, Here())
+    assert given == [["--seed", "1", "--out", str(job.folder), "--resume"]], (
+        "a training refuses a folder with an unfinished run, unless it goes on with it")
+    assert job.done(), "a run that was resumed stands for the same command"
+
+
+def test_sigterm_ends_the_workers_too(monkeypatch):
+    ended, undone = [], Job("never", ("grpo.py",))
+    workers = [SimpleNamespace(terminate=lambda: ended.append(True))]
+    monkeypatch.setattr(runner.multiprocessing, "active_children", lambda: workers)
+    monkeypatch.setattr(runner, "run_job", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        runner.run_missing([undone])
+    assert ended == [True], "a worker would train on, though nobody waits for it"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.slow

@@ -85,6 +85,13 @@ def test_chunks_of_rag_are_told_apart():
     assert found[1][1] == pytest.approx(2 * found[0][1], rel=0.05), "tokens of what is shown"
 
 
+def test_a_turn_of_many_chunks_is_found_in_each():
+    long = " ".join([*["and"] * 1000, "harp", *["or"] * 2000])  # its word is in the third of eight
+    dialogue = spoken(["oak", long, "elm"], "harp?", "D1:2")
+    [(turns, _)] = shown_by("locomo-rag, k = 1", dialogue, lambda turn: [turn.text], plain)
+    assert "D1:2" in turns, "a chunk from the middle of a long turn belongs to no turn"
+
+
 @pytest.mark.slow
 @needs_locomo
 def test_recall_on_locomo():

@@ -249,6 +249,18 @@ def test_a_quick_look_is_told_from_the_full_test(tmp_path):
         dialogues_to_test(hotpotqa_file(tmp_path / "hotpotqa.json", 10), None, None)
 
 
+def test_questions_of_ones_own_bring_no_training_question_into_the_test(tmp_path):
+    data = locomo_file(tmp_path / "data.json", ["a", "b", "c", "d"])
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps([{"question": "Who sings?", "answer": "Ann", "conversation": name}
+                               for name in ("a", "c")]))
+    asked = {dialogue.name: [question.text for question in dialogue.questions]
+             for dialogue in held_out(data, str(own))}
+    assert asked["a"] == ["Who sings?"] and asked["b"] == [], (
+        f"{asked}: an agent trained on this file would be tested on what it learned")
+    assert asked["c"] == ["Who is c?", "What is c?", "Who sings?"] and len(asked["d"]) == 2
+
+
 @pytest.mark.parametrize("data", [*KINDS, "world-29"])
 def test_questions_of_ones_own_need_a_conversation_of_ones_own(data):
     """Without --data the data is the world; "no such file: world" would name the wrong culprit."""
