@@ -54,6 +54,7 @@ from backend.loading import (
     save_tokenizer,
 )
 from backend.lora import (
+    ADAPTER,
     adapters,
     again,
     bytes_a_token,
@@ -621,7 +622,7 @@ class Policy:
         """
         if low_rank_layers(self.model):
             save_merged(self.model, folder, weights)
-            save_adapters(self.model, Path(folder) / "adapter")
+            save_adapters(self.model, Path(folder) / ADAPTER)
         else:
             self.model.save_pretrained(folder, state_dict=weights)
         add_old_rope(folder)

@@ -302,6 +302,39 @@ def test_a_weight_moves_at_a_rate_of_a_millionth(model_folder):
     assert moved.float().mean() < 0.2, "bfloat16 weights move as well: the test shows nothing"
 
 
+def test_what_adapters_learned_is_not_rounded_away_by_who_reads_it(model_folder, tmp_path):
+    trained = load_policy(model_folder, "cpu", lora=2, precision="bfloat16")
+    draw = torch.Generator().manual_seed(0)
+    for layer in low_rank_layers(trained.model).values():
+        layer.lora_B.data = 1e-3 * torch.randn(layer.lora_B.shape, generator=draw)
+    trained.save(tmp_path / "checkpoint")
+    read = load_policy(tmp_path / "checkpoint", "cpu", precision="bfloat16", frozen=True)
+    assert {p.dtype for n, p in read.model.named_parameters() if "lora_" not in n} == {
+        torch.bfloat16}, "a model that nobody trains takes twice the memory"
+    for name, weights in trained.model.state_dict().items():
+        assert torch.equal(read.model.state_dict()[name], weights), (
+            f"{name}: bfloat16 keeps little of a small correction, so another model is tested")
+    assert torch.equal(read.token_log_probs(steps_of()), trained.token_log_probs(steps_of()))
+    exact = load_policy(tmp_path / "checkpoint", "cpu", precision="float32", frozen=True)
+    assert not low_rank_layers(exact.model), "float32 weights hold all: nothing to keep apart"
+    (tmp_path / "checkpoint" / "adapter" / "adapter_config.json").write_text('{"use_dora": true}')
+    other = load_policy(tmp_path / "checkpoint", "cpu", precision="bfloat16", frozen=True)
+    assert not low_rank_layers(other.model), "adapters of another program are not asked for"
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_positions_are_not_rounded_with_the_weights(precision, model_folder, tmp_path):
+    policy = load_policy(model_folder, "cpu", lora=2, precision=precision)
+    policy.save(tmp_path / "merged")
+    wanted = dict(load_policy(model_folder, "cpu", precision="float32").model.named_buffers())
+    assert wanted, "a model without frequencies shows nothing"
+    for folder in (model_folder, tmp_path / "merged", tmp_path / "merged" / "adapter"):
+        read = load_policy(folder, "cpu", precision=precision, frozen=True).model
+        for name, buffer in read.named_buffers():
+            assert torch.equal(buffer, wanted[name]), (
+                f"{folder}: {name} has other frequencies, so far tokens seem nearer than they are")
+
+
 @pytest.mark.parametrize("lora", [0, 4])
 def test_bfloat16_arithmetic_is_close_and_consistent(model_folder, monkeypatch, lora):
     exact = load_policy(model_folder, "cpu")
