@@ -159,7 +159,7 @@ def ask_everything(answerer: Policy, dialogues: Sequence[Dialogue], reading: Rea
                 "exact_match": squad_exact_match(*texts), "f1": f1(*texts), "bleu1": bleu1(*texts),
                 "evidence": question.evidence,
                 "evidence_found": evidence_found(sources, question, answer),
-                "dropped": answer.n_dropped,
+                "dropped": answer.n_dropped, "cut": answer.cut,
                 # As text, because the first thing to do with a bad score is to read the answers.
                 "selected": answer.selected, "response": answer.response})
     return records
@@ -202,6 +202,7 @@ def run_system(manager: Policy, answerer: Policy, dialogues: Sequence[Dialogue],
         "operations": {name: reading.counts[name]
                        for name in ("ADD", "UPDATE", "DELETE", "NOOP", "invalid")},
         "dropped": reading.counts["dropped"] + sum(record["dropped"] for record in records),
+        "answers_cut": sum(record["cut"] for record in records),
         "seconds_per_turn": read_seconds / n_turns,
         "seconds_per_question": answer_seconds / len(records),
     }, records, reading
@@ -215,7 +216,7 @@ def banks_over_turns(options: EvaluateOptions, dialogues: Sequence[Dialogue], em
     what training changed.
     """
     turns = [dialogue.turns for dialogue in dialogues]
-    if options.manager in (None, options.model):
+    if Path(options.manager or options.model).resolve() == Path(options.model).resolve():
         return {"manager": over_turns(turns, reading.histories)}
     start = build_banks(KeptPolicy(load_or_stop(options.model)), dialogues, embed, options.facts,
                         show_bar, max_new_tokens=options.max_new_tokens)
@@ -250,6 +251,8 @@ def table(summary: dict[str, Any]) -> str:
     if summary["dropped"]:
         lines.append(f"{summary['dropped']:,} memories did not fit into prompts, because the model "
                      "has too few positions")
+    if summary["answers_cut"]:  # they may have been right, and count as they stand
+        lines.append(f"{summary['answers_cut']:,} answers were cut after --max-new-tokens")
     return "\n".join(lines)
 
 

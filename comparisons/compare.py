@@ -53,10 +53,11 @@ from metrics import bleu1, f1, squad_exact_match
 from policy import Policy
 from systems.graphs_and_tools import SYSTEMS
 from systems.rules_and_mem0 import System, drive
+from training.checkpoints import file_digest
 from training.folders import hold_folder
 from training.judge import Judge, JudgeError
 from training.kept import KeptPolicy
-from training.options import is_embedded, option, parse_options, resolve
+from training.options import is_embedded, named_path, option, parse_options, resolve
 from training.pictures import draw_bars
 from training.run import (
     check_models,
@@ -207,8 +208,9 @@ def stamp(model: str) -> int:
 
     Each record bears the stamps of its models, because records of older weights are of no use.
     """
-    path = Path(model) / "config.json" if Path(model).is_dir() else Path(model)
-    return path.stat().st_mtime_ns if path.exists() else 0
+    path = Path(model)
+    files = [part for part in path.iterdir() if part.is_file()] if path.is_dir() else [path]
+    return max((file.stat().st_mtime_ns for file in files if file.exists()), default=0)
 
 
 def make_systems(name: str, manager: Policy, answerer: Policy, embed: Embedder,
@@ -430,18 +432,23 @@ def open_comparison(options: CompareOptions) -> Path:
     """The run folder. Raises OSError if it cannot be written to.
 
     Stops the program if the folder holds something else than a comparison, or records of other
-    options, because one table must not mix them.
+    options or of data that was edited since, because one table must not mix them.
     """
     settings = {name: getattr(options, name) for name in
                 ("model", "manager", "answerer", "data", "facts", "embedder", "distill",
                  "memories", "limit", "turns", "max_new_tokens")}
+    contents = {f"content of --{name}": file_digest(path) for name in ("data", "embedder")
+                if (path := named_path(name, getattr(options, name)))}
+    settings |= contents
     folder = hold_folder(options, "comparison", moves=False)
     path = folder / "config.json"
     earlier = json.loads(path.read_text()) if path.exists() else settings
     for name, value in settings.items():
         if earlier.get(name) != value:
-            exit_with(f"{folder} holds records with another --{name.replace('_', '-')} "
-                      f"({earlier.get(name)}); choose another --out, or delete it")
+            what = (name if name in contents else
+                    f"--{name.replace('_', '-')} ({earlier.get(name)})")
+            exit_with(f"{folder} holds records with another {what}; choose another --out, or "
+                      "delete it")
     write_whole(path, (json.dumps(settings, indent=2) + "\n").encode())
     return folder
 
@@ -483,7 +490,9 @@ def compare(names: Sequence[str], options: CompareOptions, dialogues: Sequence[D
     except KeyboardInterrupt:
         interrupted = True
     if not records:
-        exit_with("no system has read a dialogue to its end; the same command goes on")
+        exit_with("no system has read a dialogue to its end; the same command goes on"
+                  if interrupted else
+                  f"--systems {','.join(names)}: all are left out, so nothing is compared")
     summaries = summarise_systems(records, judge)
     header, rows = systems_table(summaries)
     best = rows[0][0]

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from canned import refused
+from canned import refused, small_data
 
 import evaluate
 from comparisons import answerers, compare
@@ -34,7 +35,7 @@ from comparisons.compare import (
 from memory_bank import hashed_words
 from systems.graphs_and_tools import SYSTEMS
 from training.judge import Judge, JudgeError
-from training.options import EMBEDDED_MODEL
+from training.options import EMBEDDED_MODEL, resolve
 from world import world_splits
 
 LOCOMO = Path(__file__).resolve().parent.parent / "../shared/data/locomo10.json"
@@ -195,6 +196,30 @@ def test_a_line_break_of_unicode_does_not_cut_a_record(tmp_path):
     path = tmp_path / "records.jsonl"
     path.write_text(json.dumps(one, ensure_ascii=False) + "\n", encoding="utf-8")
     assert read_records(path, [dialogue]) == [one], "a finished dialogue would be asked again"
+
+
+def test_records_of_edited_data_or_weights_are_not_used_again(tmp_path, capsys):
+    data, model = small_data(tmp_path / "data.json", "Who skis?"), tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"one")
+    before = compare.stamp(str(model))
+    os.utime(model / "model.safetensors", ns=(before + 10**9, before + 10**9))
+    assert compare.stamp(str(model)) > before, "new weights beside an old config.json"
+    options = resolve(CompareOptions(model="tiny", data=str(data), out=str(tmp_path / "run")), "x")
+    compare.open_comparison(options)
+    compare.open_comparison(options)
+    data.write_text(data.read_text().replace("I ski.", "I sail."))
+    with pytest.raises(SystemExit):
+        compare.open_comparison(options)
+    assert "another content of --data; choose another --out" in capsys.readouterr().err, (
+        "who corrects a file would get the scores of before")
+
+
+def test_nothing_to_compare_is_not_an_interruption(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "RUNS", tmp_path)
+    said = refused(main, "--systems", "memory-r1", "--limit", "19", "--out", tmp_path / "run")
+    assert "memory-r1: all are left out" in said and "goes on" not in said
 
 
 @pytest.mark.slow

@@ -186,11 +186,13 @@ def test_table():
     text = table({**row, "by_category": {1: row, 3: row}, "memories_per_dialogue": 12.34,
                   "facts_read": 30, "facts_unusable": 7, "dialogues": 2, "seconds_per_turn": 0.5,
                   "seconds_per_question": 1.25, "operations": {"ADD": 1234, "invalid": 5},
-                  "dropped": 0})
+                  "dropped": 0, "answers_cut": 3})
     assert re.search(r"^1 multi-hop +4 +0\.250 +0\.500 +0\.125 +0\.750$", text, re.MULTILINE), text
     none = table({**row, "evidence_found": None, "by_category": {}, "memories_per_dialogue": 1,
                   "facts_read": 1, "facts_unusable": 0, "dialogues": 1, "seconds_per_turn": 0,
-                  "seconds_per_question": 0, "operations": {}, "dropped": 0})
+                  "seconds_per_question": 0, "operations": {}, "dropped": 0,
+                  "answers_cut": 0})
+    assert "3 answers were cut" in text and "were cut" not in none
     assert re.search(r"^all .* -$", none, re.MULTILINE), (
         f"{none}: no question names its evidence, so none was missed")
     assert "3 open-domain" in text and re.search(r"^all +4 ", text, re.MULTILINE), (
@@ -262,6 +264,8 @@ def test_a_whole_evaluation(small_file, model_folder, tmp_path, capsys):
     assert sum(summary["operations"].values()) >= 6, "every fact is an operation or an invalid one"
     records = [json.loads(line) for line in
                (out / "records.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert summary["answers_cut"] == sum(r["cut"] for r in records) > 0, (
+        "six tokens are too few for some, and nobody would know")
     assert [r["gold"] for r in records] == ["Ann's", "Rex", "Bob"] * 2, "records: one a question"
     for word in ("4 single-hop", "1 multi-hop", "3 open-domain", "all", "invalid", "s a turn",
                  "6 questions on 2 of 2 dialogues"):

@@ -18,6 +18,7 @@ from canned import call, refused
 
 import ppo
 from backend.lora import add_adapters, save_adapters
+from evaluate import EvaluateOptions
 from policy import load_policy
 from training.options import (
     EMBEDDED_MEM1,
@@ -207,6 +208,13 @@ def test_resolve():
     open_ended = ("limit", "train_questions", "manager", "answerer", "judge", "judge_url")
     assert None not in {v for k, v in vars(embedded).items() if k not in open_ended}, (
         "something is still undecided; config.json would not tell what was run")
+
+
+def test_a_real_agent_beside_the_embedded_model_may_answer_at_length(model_folder):
+    for role in ("manager", "answerer"):
+        options = resolve(EvaluateOptions(data="world", **{role: str(model_folder)}), "evaluate")
+        assert options.max_new_tokens == 512, f"the {role}'s responses would be cut at 48"
+    assert resolve(EvaluateOptions(answerer=str(EMBEDDED_MODEL)), "evaluate").max_new_tokens == 48
 
 
 def test_what_a_model_is_decides_and_not_where_it_lies(tmp_path):

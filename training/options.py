@@ -344,7 +344,12 @@ def resolve(options: Any, algorithm: str):
     agent = getattr(options, "agent", None)
     values = {name: value for name, value in vars(options).items() if value is not None}
     values.setdefault("model", str(EMBEDDED_MEM1 if agent == "mem1" else EMBEDDED_MODEL))
-    for name, default in preset_of(options, values["model"]).items():
+    preset = preset_of(options, values["model"])
+    # One limit for all models, so the longest: an answer that is cut is no answer.
+    models = [values[name] for name in ("manager", "answerer") if name in values]
+    preset["max_new_tokens"] = max([preset["max_new_tokens"], *(
+        preset_of(options, model)["max_new_tokens"] for model in models)])
+    for name, default in preset.items():
         if hasattr(options, name):
             values.setdefault(name, default)
     if hasattr(options, "facts"):
