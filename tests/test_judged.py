@@ -202,6 +202,19 @@ def test_the_curve_says_what_a_run_was_paid_by(model_folder, tmp_path, monkeypat
         "a line of F1 would be drawn as exact match")
 
 
+def test_without_validation_questions_no_score_is_logged(model_folder, tmp_path):
+    data = small_data(tmp_path / "data.json", "Who skis?")
+    conversations = json.loads(data.read_text())
+    conversations[1]["qa"] = []
+    data.write_text(json.dumps(conversations))
+    grpo.main(["--agent", "answer", "--model", str(model_folder), "--data", str(data), "--steps",
+               "1", "--questions", "1", "--group-size", "2", "--no-distill", "--max-new-tokens",
+               "5", "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run" / "cases.jsonl").exists(), (
+        "a score of 0 where nothing was asked looks like a model that knows nothing")
+    assert (tmp_path / "run" / "curve.png").exists()
+
+
 def test_another_judge_at_the_same_path_is_refused(model_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(judge_module, "MAX_NEW_TOKENS", 4)
     judge, folder = tmp_path / "judge", tmp_path / "run"

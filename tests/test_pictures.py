@@ -182,6 +182,11 @@ def test_a_reward_that_is_no_exact_match_is_not_drawn_as_one(tmp_path, monkeypat
         assert ("exact match" in said[1]) == (paid_by == "f1"), said
 
 
+def rows_of(n: int) -> list[dict[str, float]]:
+    """The history of n steps."""
+    return [{"step": i, "reward": 0.5, "kl": 0.0, "entropy": 1.0} for i in range(1, n + 1)]
+
+
 def test_a_legend_names_only_what_is_drawn(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(pictures.plt, "close", drawn.append)
@@ -191,6 +196,9 @@ def test_a_legend_names_only_what_is_drawn(tmp_path, monkeypatch):
              for axes in drawn[0].axes]
     assert named == [["validation, greedy"], ["loss"]], (
         f"{named}: imitation has no reward, so no line of one may be named")
+    pictures.draw_curve(rows_of(2), {}, "exact match", "title", tmp_path / "curve.png")
+    [line] = drawn[1].axes[0].lines
+    assert line.get_label() == "training reward, sampled", "nothing was validated"
 
 
 def test_the_comparison_of_harnesses_is_shown(tmp_path):

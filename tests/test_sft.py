@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from canned import CannedAgent, make_run, refused, small_data
@@ -46,6 +48,25 @@ def test_a_manager_that_keeps_no_evidence_leaves_nothing_to_imitate(tmp_path, mo
     line = refused(sft.main, "--agent", "answer", "--data", path, "--model", model_folder,
                    "--manager", model_folder, "--out", tmp_path / "run", "--max-new-tokens", "4")
     assert "none of 1 questions is left to imitate" in line and str(path) in line, line
+
+
+def test_a_run_on_chats_says_that_it_learned_from_these(tmp_path, model_folder, capsys):
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text("\n".join(json.dumps({"messages": [
+        {"role": "user", "content": f"Who {verb}?"}, {"role": "assistant", "content": "Ann"}]})
+        for verb in ("skis", "sings", "sails")))
+    folder = tmp_path / "run"
+    summary = sft.main([
+        "--agent", "answer", "--data", str(small_data(tmp_path / "mine.json", "Who skis?")),
+        "--model", str(model_folder), "--trajectories", str(chats), "--steps", "1", "--questions",
+        "2", "--max-new-tokens", "4", "--no-distill", "--out", str(folder)])
+    card = (folder / "checkpoint" / "README.md").read_text()
+    assert "- Trained on: 3 chats of chats.jsonl, 1 steps" in card, (
+        f"a card is made to be published, and names what nobody learned from: {card}")
+    assert (summary["train_questions"], summary["train_chats"]) == (0, 3)
+    screen = capsys.readouterr().out
+    assert f"the chats of {chats}; of {tmp_path / 'mine.json'} 1 validate, 1 test" in screen
+    assert "1 steps of 2 chats" in screen
 
 
 def test_the_loss_is_that_of_separate_rows_and_falls(tmp_path, monkeypatch):

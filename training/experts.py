@@ -266,9 +266,11 @@ def read_trajectories(path: str) -> list[Lesson]:
 
 
 def check_room(run: Run) -> None:
-    """Stop the program with one line if a chat of --trajectories is too long for the model."""
+    """Count the chats of --trajectories; one that is too long ends the program with one line."""
     path = run.options.trajectories
-    for number, lesson in enumerate(read_trajectories(path) if path else ()):
+    lessons = read_trajectories(path) if path else []
+    run.n_chats = len(lessons)
+    for number, lesson in enumerate(lessons):
         try:
             run.policy.lesson(*lesson)
         except PolicyError as error:

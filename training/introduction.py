@@ -77,11 +77,14 @@ def first_screen(options: Any, given: list[str], algorithm: str, counts: tuple[i
     unit, (n_train, n_validation, n_test) = UNITS[options.agent], counts
     span = getattr(options, "span", 1)
     episodes = f"spans of {span} decisions" if span > 1 else unit
+    source = f"{n_train:,} {episodes} ({options.data}); {n_validation:,} others"
+    if getattr(options, "trajectories", None):
+        episodes = "chats"
+        source = f"the chats of {options.trajectories}; of {options.data} {n_validation:,}"
     samples = f", {options.group_size} samples of each" if hasattr(options, "group_size") else ""
     return "\n".join([
         f"{algorithm} trains {LEARNERS[options.agent]}.",
-        f"  from     {n_train:,} {episodes} ({options.data}); {n_validation:,} others validate, "
-        f"{n_test:,} test",
+        f"  from     {source} validate, {n_test:,} test",
         f"  reward   {what_pays(options, algorithm)}",
         f"  model    {options.model}: {n_weights:,} weights, {n_learned:,} of them learn",
         f"  length   {options.steps} steps of {options.questions} {episodes}{samples}; the bar "

@@ -25,7 +25,8 @@ def start_model(name: str) -> str:
 def model_card(options: Mapping[str, Any], algorithm: str, n_questions: int, scores: str) -> str:
     """README.md of a checkpoint: the header of the hub, data, options and scores as text.
 
-    `algorithm` is grpo, ppo or sft; `n_questions` counts the questions (or purchases) of training.
+    `algorithm` is grpo, ppo or sft; `n_questions` counts the questions of training, or its
+    purchases, or the chats of --trajectories.
     """
     start = start_model(options["model"])
     role = {"manager": "the Memory Manager of Memory-R1 (arXiv 2508.19828)",
@@ -39,6 +40,8 @@ def model_card(options: Mapping[str, Any], algorithm: str, n_questions: int, sco
     data = f"{n_questions} questions of {Path(options['data']).name}"
     if options["agent"] == "mem1" and options["env"] != "search":
         data = f"{n_questions} purchases in the web shop of `--env {options['env']}`"
+    if options.get("trajectories"):
+        data = f"{n_questions} chats of {Path(options['trajectories']).name}"
     # The model stands above the table, and a path or a server's address is nobody's concern.
     listed_options = {name: value for name, value in options.items()
                       if value is not None and name not in ("model", "out", "judge_url")}

@@ -58,8 +58,9 @@ def draw_curve(rows: Sequence[dict[str, float]], scores: dict[int, float], headl
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     steps = [row["step"] for row in rows]
     differ = paid_by not in (None, headline)
-    left.plot(list(scores), list(scores.values()), "o--", color="C1",
-              label=f"validation: {headline}, greedy" if differ else "validation, greedy")
+    if scores:
+        left.plot(list(scores), list(scores.values()), "o--", color="C1",
+                  label=f"validation: {headline}, greedy" if differ else "validation, greedy")
     logged = {name: [row[name] for row in rows if name in row]
               for name in ("reward", "kl", "entropy", "loss")}
     rewards = [reward / questions for reward in logged["reward"]]

@@ -239,7 +239,8 @@ def save(policy: Policy, folder: Path) -> None:
 
 def save_card(run: Run, scores: str) -> None:
     """Write the README.md of the checkpoint."""
-    card = model_card(vars(run.options), run.algorithm, count_questions(run.train), scores)
+    n_learned = run.n_chats or count_questions(run.train)
+    card = model_card(vars(run.options), run.algorithm, n_learned, scores)
     (run.folder / CHECKPOINT / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -260,7 +261,8 @@ def finish(run: Run, before: tuple[dict, list[Episode]], after: tuple[dict, list
         "tokens_per_second": round(
             run.n_tokens / max(sum(row["seconds"] for row in history), 1e-9), 1),
         "peak_memory_bytes": peak_memory_bytes(),
-        "train_questions": count_questions(run.train),
+        "train_questions": 0 if run.n_chats else count_questions(run.train),
+        **({"train_chats": run.n_chats} if run.n_chats else {}),
         "test_questions": count_questions(run.test),
         "before": before[0], "after": after[0],
         "what_changed": what_changed(before[0], after[0], options.agent, run.headline),

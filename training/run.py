@@ -194,6 +194,7 @@ class Run:
     train_banks: Reading | None = None  # of an answer agent, with the turns behind each memory
     started: float = field(default_factory=time.time)
     n_tokens: int = 0  # response tokens trained on
+    n_chats: int = 0  # to imitate, of --trajectories; `train` is then not learned from
     identity: dict[str, Any] = field(default_factory=dict)  # what must be equal for --resume
     saved: dict[str, Any] | None = None  # the checkpoint to go on from
     before: tuple[dict, list[Episode]] | None = None  # the start model's held-out scores

@@ -134,7 +134,7 @@ class TrainingState:
         saves and ends the program; a second Ctrl-C ends it at once. SIGTERM does the same, because
         clusters send it when the time is up.
         """
-        if not self.scores:
+        if not self.scores and not self.history:
             self._validate(0)
         # torchrun also sends SIGTERM to end the others when one rank has died (backend/devices.py).
         signals = [signal.SIGINT] if devices.world_size() > 1 else [signal.SIGINT, signal.SIGTERM]
@@ -190,7 +190,8 @@ class TrainingState:
     def _validate(self, step: int) -> None:
         """Score the agent as it is now; at some steps a manager also reads the dialogue."""
         run = self.run
-        self.scores[step] = validate(run, step)
+        if run.validation:  # a small file may leave none, and no score is not a score of 0
+            self.scores[step] = validate(run, step)
         reads = run.options.agent == "manager" and run.test_dialogues and not run.options.limit
         if reads and step in reading_steps(run.options.steps):
             save_dialogue(run, step)
