@@ -21,7 +21,8 @@ Where this differs from the papers
 2. GAE runs over response tokens only, from the end of one step of an episode straight to the start
    of the next. MEM1's code also runs it over what the environment wrote. With lambda below 1 each
    such token discounts the reward once more.
-3. The old log-probs are those that the sampler computed, as in grpo.py.
+3. The old log-probs are those that the sampler computed, as in grpo.py. In bfloat16 the clip takes
+   scored ones (note 4 there), but the KL in the reward does not: its rounding is noise around 0.
 4. The critic is updated before the policy and, with tiny/, more often (`--critic-epochs`). With two
    updates a batch the critic of tiny/ explained nothing (explained variance 0). With such a critic
    and lambda below 1, least of the reward reaches the first tokens, which choose the operation.
