@@ -553,7 +553,8 @@ def test_the_dialogue_is_read_at_these_steps_and_no_other(options, expected, mon
     read_at: list[int] = []
     monkeypatch.setattr(state, "validate", lambda run, step: step / 100)
     monkeypatch.setattr(state, "save_dialogue", lambda run, step: read_at.append(step))
-    run = SimpleNamespace(options=SimpleNamespace(steps=20, **options), test_dialogues=["one"])
+    run = SimpleNamespace(options=SimpleNamespace(steps=20, **options), test_dialogues=["one"],
+                          validation=["a task"])
     training = SimpleNamespace(run=run, scores={})
     for step in (0, 4, 8, 12, 16, 20):
         state.TrainingState._validate(training, step)
