@@ -68,8 +68,8 @@ def typed_lines(prompt: str) -> Iterator[str]:
 
 
 def refuse_command(command: str) -> None:
-    """Print that there is no such command."""
-    print(f"  There is no command {printable(command.split()[0])}; /help lists them.")
+    """Print that there is no such command: none takes words behind it, so all of the line is it."""
+    print(f"  There is no command {printable(command[:60])}; /help lists them.")
 
 
 def unknown_words(policy: Policy, line: str) -> list[str]:
