@@ -73,6 +73,7 @@ from training.run import (
     embedder_or_stop,
     launch,
     load_or_stop,
+    say_other_start,
     show_bar,
     stop_without_facts,
 )
@@ -283,6 +284,8 @@ def load_agents(options: EvaluateOptions) -> dict[str, Policy]:
         names["extractor"] = options.model
     # Each name is loaded once, because two copies of a large model need twice the memory.
     policies = {name: load_or_stop(name) for name in dict.fromkeys(names.values())}
+    for name, policy in policies.items():
+        say_other_start(policy, name, options.agent)
     return {agent: policies[name] for agent, name in names.items()}
 
 
@@ -335,6 +338,7 @@ def evaluate_mem1(options: EvaluateOptions) -> dict:
     folder = hold_folder(options, "evaluation")
     embed = embedder_or_stop(options.embedder)
     policy, n_objectives = load_or_stop(options.model), options.objectives
+    say_other_start(policy, options.model, options.agent)
     # The weights are the same for all, so the harness alone makes the difference.
     agents = [mem1_agent(harness, embed, is_embedded(options.model),
                          max_new_tokens=options.max_new_tokens) for harness in HARNESSES]

@@ -32,7 +32,7 @@ from grpo import GRPOOptions
 from memory_bank import hashed_words
 from policy import load_policy
 from training import run
-from training.options import EMBEDDED_MODEL, Options, resolve
+from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL, Options, resolve
 from training.results import SCORED, evaluate_before
 from training.run import Run, memory_r1, prepare
 from training.state import TokenMetrics, warm_up_then_decay
@@ -344,3 +344,14 @@ def test_a_bar_stands_over_every_stretch_of_scoring(tmp_path, capsys):
     bars = capsys.readouterr().err
     for name, times in (("score", 1), ("read", 1), ("answer", 1)):
         assert len(re.findall(f"{name}: 100%", bars)) == times, f"{name} is silent: {bars!r}"
+
+
+def test_an_embedded_model_of_the_other_agents_is_said_to_be_one(capsys):
+    for model, agent, said in ((EMBEDDED_MODEL, "mem1", "take tiny/mem1/"),
+                               (EMBEDDED_MEM1, "manager", "take tiny/"),
+                               (EMBEDDED_MEM1, None, "take tiny/"),
+                               (EMBEDDED_MODEL, None, ""), (EMBEDDED_MEM1, "mem1", "")):
+        run.say_other_start(load_policy(model), str(model), agent)
+        err = capsys.readouterr().err
+        assert (said in err) if said else not err, (
+            f"{model} as {agent}: {err!r}; a score of 0 would look like a broken program")

@@ -135,6 +135,21 @@ def load_or_stop(name: str, options: Options | None = None) -> Policy:
     return policy
 
 
+def say_other_start(policy: Policy, name: str, agent: str | None) -> None:
+    """Say that an embedded model was made for other agents, as tiny/ is if it shall be MEM1.
+
+    Its scores are then 0 or nearly so, and look like those of a broken program.
+    """
+    if not is_embedded(name):
+        return
+    # In the tokenizer of tiny/mem1/ each of MEM1's tags is one token.
+    of_mem1 = len(policy.tokenizer.encode("<IS>", add_special_tokens=False)) == 1
+    if of_mem1 != (agent == "mem1"):
+        own, other = ("MEM1", "tiny/") if of_mem1 else ("Memory-R1's agents", "tiny/mem1/")
+        print(f"{name} was made for {own} and never read such prompts; take {other}",
+              file=sys.stderr)
+
+
 @cache
 def say_half() -> None:
     """Say once what a processor gains or loses by bfloat16, measured or typed."""
@@ -465,6 +480,7 @@ def prepare(options: Options, algorithm: str) -> Run:
     ask, known_by = judge_or_stop(options) if options.judge else (None, "")
     folder = open_folder(options)  # before the minutes that models and banks take
     policy = load_or_stop(options.model, options)
+    say_other_start(policy, options.model, options.agent)
     if options.lora:
         reference = policy.start()
     else:
