@@ -312,6 +312,8 @@ def test_what_adapters_learned_is_not_rounded_away_by_who_reads_it(model_folder,
     assert {p.dtype for n, p in read.model.named_parameters() if "lora_" not in n} == {
         torch.bfloat16}, "a model that nobody trains takes twice the memory"
     for name, weights in trained.model.state_dict().items():
+        assert name in read.model.state_dict(), (
+            f"{name} is missing: the adapters went into the weights, where rounding takes them")
         assert torch.equal(read.model.state_dict()[name], weights), (
             f"{name}: bfloat16 keeps little of a small correction, so another model is tested")
     assert torch.equal(read.token_log_probs(steps_of()), trained.token_log_probs(steps_of()))
