@@ -290,7 +290,8 @@ class Reading:
     banks: list[MemoryBank]
     sources: list[Sources]
     counts: Counter[str]  # of all observations, the "facts" that were read, "unusable facts"
-    # Of each dialogue: turn id -> the texts of the bank after the turn, if the turn stated a fact.
+    # Of each dialogue of the world: turn id -> the texts of the bank after the turn, if the turn
+    # stated a fact. Other data has no oracle to compare them with, and may have 100,000 turns.
     histories: list[dict[str, list[str]]] = field(default_factory=list)
 
 
@@ -307,6 +308,7 @@ def build_banks(policy: Policy, dialogues: Sequence[Dialogue], embed: Embedder, 
     banks = [MemoryBank(embed) for _ in dialogues]
     sources: list[Sources] = [{} for _ in dialogues]
     histories: list[dict[str, list[str]]] = [{} for _ in dialogues]
+    of_world = [any(turn.fact for turn in dialogue.turns) for dialogue in dialogues]
     counts: Counter[str] = Counter()
     queues = [[(turn, fact) for turn, facts in
                zip(dialogue.turns, facts_of(dialogue.turns, facts_from, extractor or policy,
@@ -325,7 +327,8 @@ def build_banks(policy: Policy, dialogues: Sequence[Dialogue], embed: Embedder, 
                 # "is not", because an update that changes no word makes an equal memory.
                 if memories_before[i].get(memory.id) is not memory:
                     sources[i].setdefault(memory.id, set()).add(turn.turn_id)
-            histories[i][turn.turn_id] = [memory.text for memory in banks[i]]
+            if of_world[i]:
+                histories[i][turn.turn_id] = [memory.text for memory in banks[i]]
     return Reading(banks, sources, counts, histories)
 
 

@@ -401,6 +401,7 @@ COLUMNS = {"exact_match": "EM", "low": "low", "high": "high", "f1": "F1", "bleu1
 
 
 FLAWS = {"invalid": "invalid", "tool loops cut": "tool loops cut",
+         "cut": "responses were cut after --max-new-tokens",
          "dropped": "memories did not fit into prompts, because the model has too few positions"}
 
 

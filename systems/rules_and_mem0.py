@@ -58,6 +58,7 @@ class Call:
     policy: Policy
     prompt_ids: list[int]
     max_new_tokens: int
+    counts: Counter[str] = field(default_factory=Counter)  # "cut": by the limit of tokens
 
 
 Work = Generator[Call, str, Any]  # yields calls, is sent the responses, returns a result
@@ -89,6 +90,8 @@ def drive(works: Sequence[Work]) -> list[Any]:
                 written = greedy(calls[0].policy, [c.prompt_ids for c in calls],
                                  calls[0].max_new_tokens)
                 responses.update(zip(places, (response.text for response in written)))
+                for call, response in zip(calls, written):
+                    call.counts["cut"] += response.cut
     return results
 
 
@@ -106,8 +109,9 @@ class System(ABC):
     facts: str = "turns"  # where Mem0 and the rules have a turn's facts from: memr1.facts_of
     per_speaker: int = PER_SPEAKER  # memories that an answer prompt shows of each speaker
     max_new_tokens: int = field(kw_only=True)
-    # "calls" of a model, "prompt tokens" it read, "invalid" outputs, memories "dropped" from answer
-    # prompts that were too long, operations by name, and what a child counts besides
+    # "calls" of a model, "prompt tokens" it read, responses that were "cut", "invalid" outputs,
+    # memories "dropped" from answer prompts that were too long, operations by name, and what a
+    # child counts besides
     counts: Counter[str] = field(default_factory=Counter, init=False)
     answer_note = ""  # what a system adds to the instructions for answers
 
@@ -174,7 +178,7 @@ class System(ABC):
     def call(self, policy: Policy, prompt_ids: list[int]) -> Work:
         """The same with any model, for a prompt that is encoded already."""
         self.counts.update({"calls": 1, "prompt tokens": len(prompt_ids)})
-        return (yield Call(policy, prompt_ids, self.max_new_tokens))
+        return (yield Call(policy, prompt_ids, self.max_new_tokens, self.counts))
 
     def stated(self, turn: Turn) -> list[str]:
         """What is stored if no model is asked: the turn as said, or compact sentences for it."""

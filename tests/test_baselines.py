@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ from prompts import (
     one_line,
     storable,
 )
+from systems import rules_and_mem0
 from systems.graphs_and_tools import (
     EDGE_INSTRUCTIONS,
     NOTE_INSTRUCTIONS,
@@ -229,6 +231,20 @@ def test_one_batch_for_all_that_wait_and_a_model_each() -> None:
     drive([asks(first, 1, who) for who in range(2 * CHUNK + 3)])
     assert first.batches[3:] == [CHUNK, CHUNK, 3], "at most CHUNK prompts at a time"
     assert drive([]) == [], "no work is no call"
+
+
+def test_responses_that_are_cut_are_counted_by_who_asked(monkeypatch) -> None:
+    monkeypatch.setattr(rules_and_mem0, "greedy", lambda policy, prompts, length: [
+        SimpleNamespace(text="", cut=prompt == [1]) for prompt in prompts])
+
+    def asks(prompts: list[list[int]], counts: Counter):
+        for prompt in prompts:
+            yield Call(None, prompt, 8, counts)
+
+    of_first, of_second = Counter(), Counter()
+    drive([asks([[1], [2], [1]], of_first), asks([[2], [1]], of_second)])
+    assert (of_first["cut"], of_second["cut"]) == (2, 1), (
+        "a system whose answers are cut looks as if it knew nothing")
 
 
 def test_calls_and_tokens_in_context_are_counted() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import canned
@@ -436,3 +437,8 @@ def test_a_reading_keeps_the_bank_after_every_turn():
     assert [*reading.histories[0]] == [turn.turn_id for turn in dialogue.turns]
     assert [*reading.histories[0].values()] == [texts[:n] for n in range(1, 61)], (
         "the bank as it is in the end stands at earlier turns")
+    unknown = replace(dialogue, turns=tuple(replace(t, fact=None) for t in dialogue.turns))
+    facts = iter(dialogue.turns)
+    reading = build_banks(add, [unknown], hashed_words(), "turns", max_new_tokens=8)
+    assert reading.histories == [{}] and len(reading.banks[0]) == 60, (
+        "long conversations would fill the memory with texts that nobody reads")
