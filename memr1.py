@@ -291,7 +291,7 @@ class Reading:
     sources: list[Sources]
     counts: Counter[str]  # of all observations, the "facts" that were read, "unusable facts"
     # Of each dialogue of the world: turn id -> the texts of the bank after the turn, if the turn
-    # stated a fact. Other data has no oracle to compare them with, and may have 100,000 turns.
+    # stated a fact. Other data has no oracle to compare them with, and may be long.
     histories: list[dict[str, list[str]]] = field(default_factory=list)
 
 

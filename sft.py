@@ -45,7 +45,7 @@ import torch
 from backend.devices import clip_gradients, exit_with
 from backend.lora import learned
 from comparisons.harnesses import compare_harnesses
-from training.experts import check_expert, check_room, trajectories_of
+from training.experts import chats_that_fit, check_expert, trajectories_of
 from training.options import Options, option, parse_options, resolve
 from training.results import evaluate_after, evaluate_before, finish
 from training.run import Run, launch, prepare
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
                   "leave it out")
     check_expert(resolve(options, "sft"))
     run = prepare(options, "sft")
-    check_room(run)  # before the start model is scored
+    run.n_chats = chats_that_fit(run)  # before the start model is scored
     before = evaluate_before(run)
     history, scores = train(run)
     after = evaluate_after(run)

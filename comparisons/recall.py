@@ -149,15 +149,15 @@ def shown_by(name: str, dialogue: Dialogue, facts: Callable[[Turn], Iterable[str
     lines = lines_of((fact, turn) for turn in dialogue.turns for fact in facts(turn))
     system = MEASURED[name](NO_MODEL, embedder_for(lines), dialogue.speakers, compact=True,
                             max_new_tokens=1)  # nothing is written
+    has_chunks = isinstance(system, LocomoRAG)
     turn_of: dict[int, str] = {}
     for turn in dialogue.turns:
         for fact in facts(turn):
-            chunks = system.chunks if isinstance(system, LocomoRAG) else []
-            n_before = len(chunks)
-            store(system, turn, fact)
             # A fact adds lines to the last chunk, and to new ones behind it; elsewhere one memory.
-            newest = ([line for chunk in chunks[max(n_before - 1, 0):] for line in chunk]
-                      if isinstance(system, LocomoRAG) else [system.bank[len(system.bank) - 1]])
+            last = max(len(system.chunks) - 1, 0) if has_chunks else 0
+            store(system, turn, fact)
+            newest = ([line for chunk in system.chunks[last:] for line in chunk]
+                      if has_chunks else [system.bank[len(system.bank) - 1]])
             for memory in newest:
                 turn_of.setdefault(_key(system, memory), turn.turn_id)
     turns_and_tokens = []

@@ -50,8 +50,8 @@ def crossroads(step: Step) -> list[bool]:
     So it is where the three tokens before stand elsewhere too, in the prompt or in the response,
     with another token behind them. "10. What cats does Julia" goes on with "'s friend", and an
     earlier question with "have"; of two memories "Julian has a dog named" goes on in two ways. The
-    heads that copy compare just three tokens (wiring.py), so this is where they slip. One token in
-    six is of this kind.
+    heads that copy compare just three tokens (wiring.py), so this is where they slip. In MEM1's
+    lessons one token in six is of this kind.
     """
     ids = step.prompt_ids + step.response_ids
     triples = list(zip(ids, ids[1:], ids[2:]))

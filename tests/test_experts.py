@@ -30,7 +30,7 @@ from sft import SFTOptions
 from systems.own_past import HARNESSES, mem1_agent
 from training.experts import (
     answer_lessons,
-    check_room,
+    chats_that_fit,
     evidence_lessons,
     expert_operation,
     expert_tasks,
@@ -191,7 +191,7 @@ def test_a_trajectory_that_is_too_long_is_named_before_anything_is_scored(
     monkeypatch.setattr(sft, "evaluate_before", lambda _: pytest.fail("scoring came first"))
     line = refused(sft.main, "--agent", "answer", "--trajectories", path)
     assert f"{path}: element 1: a prompt of" in line and "positions" in line, line
-    check_room(SimpleNamespace(options=SFTOptions(), policy=run.policy))
+    assert chats_that_fit(SimpleNamespace(options=SFTOptions(), policy=run.policy)) == 0
 
 
 def test_evidence_and_gold_answer_teach_where_there_is_no_oracle():

@@ -265,16 +265,16 @@ def read_trajectories(path: str) -> list[Lesson]:
         exit_with(str(error))
 
 
-def check_room(run: Run) -> None:
-    """Count the chats of --trajectories; one that is too long ends the program with one line."""
+def chats_that_fit(run: Run) -> int:
+    """How many chats --trajectories holds; one that is too long for the model ends the program."""
     path = run.options.trajectories
     lessons = read_trajectories(path) if path else []
-    run.n_chats = len(lessons)
     for number, lesson in enumerate(lessons):
         try:
             run.policy.lesson(*lesson)
         except PolicyError as error:
             exit_with(f"{path}: element {number}: {error}")
+    return len(lessons)
 
 
 def check_expert(options: Options) -> None:

@@ -345,10 +345,10 @@ def resolve(options: Any, algorithm: str):
     values = {name: value for name, value in vars(options).items() if value is not None}
     values.setdefault("model", str(EMBEDDED_MEM1 if agent == "mem1" else EMBEDDED_MODEL))
     preset = preset_of(options, values["model"])
-    # One limit for all models, so the longest: an answer that is cut is no answer.
-    models = [values[name] for name in ("manager", "answerer") if name in values]
-    preset["max_new_tokens"] = max([preset["max_new_tokens"], *(
-        preset_of(options, model)["max_new_tokens"] for model in models)])
+    # One limit serves all models, and a real one needs more room than tiny/ does.
+    preset["max_new_tokens"] = max(
+        preset_of(options, values[name])["max_new_tokens"]
+        for name in ("model", "manager", "answerer") if name in values)
     for name, default in preset.items():
         if hasattr(options, name):
             values.setdefault(name, default)
