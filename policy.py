@@ -678,7 +678,8 @@ def load_policy(name: str | Path, device: str | None = None, lora: int = 0,
     take more than half of the memory that is free now.
 
     A folder of PEFT adapters gives the model that the adapters name, with the adapters in its
-    weights. Raises PolicyError with one line when there is no such model.
+    weights. In bfloat16, or below new adapters, they stay beside the weights, frozen and on; so do
+    those of our own checkpoints. Raises PolicyError with one line when there is no such model.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     half = precision == "bfloat16" if precision else gpu_has_half(device)

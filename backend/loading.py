@@ -33,6 +33,7 @@ from backend.lora import (
     ADAPTER,
     AdapterError,
     add_adapters,
+    attach_saved,
     base_name,
     merge_saved,
     merged_config,
@@ -177,11 +178,12 @@ def load_model(name: str | Path, dtype: torch.dtype, apart: bool = False) -> nn.
     """The causal language model of a folder, hub name or .gguf file, on the CPU.
 
     A folder of adapters, ours or PEFT's, gives the model that they name with them in its weights.
-    With `apart` adapters that weights of another precision would round away stay beside them, in
-    float32. Raises ValueError if the files do not fit; the libraries raise errors of their own.
+    With `apart` adapters stand beside the weights, in float32, because weights of another precision
+    would round them away. So do those that our checkpoints hold in their weights. Raises ValueError
+    if the files do not fit; the libraries raise errors of their own.
     """
     config, base = saved_config(name), base_name(name)
-    within = merged_config(name) if apart and dtype != torch.float32 else None
+    within = merged_config(name) if apart else None
     # Sizes are compared below, because the library would print a table and then raise.
     model, report = AutoModelForCausalLM.from_pretrained(
         model_folder(base), dtype=torch.float32 if config or within else dtype,
@@ -196,9 +198,10 @@ def load_model(name: str | Path, dtype: torch.dtype, apart: bool = False) -> nn.
     if missing := report["missing_keys"]:  # the library would fill them with random numbers
         raise ValueError(f"it lacks {len(missing)} weights, such as {min(missing)}: "
                          "is it an encoder, or half a checkpoint?")
-    model.config.name_or_path = base  # adapters name it, and a place in the cache is nobody else's
+    # Adapters name it, and a place in the cache is nobody else's.
+    model.config.name_or_path = within["base_model_name_or_path"] if within else base
     if config:
-        merge_saved(model, name, config)
+        (attach_saved if apart else merge_saved)(model, name, config)
     elif within:
         take_out(model, Path(name) / ADAPTER, within)
     if config or within:
@@ -219,10 +222,7 @@ def load(name: str | Path, device: str, lora: int, dtype: torch.dtype,
     check_version()
     quiet_libraries()
     with as_policy_error(name):
-        if lora and saved_config(name):
-            raise ValueError("new adapters on top of these would belong to no folder's weights; "
-                             "give the folder of merged weights, or take --lora 0")
-        model = load_model(name, dtype, apart=not lora).to(device)
+        model = load_model(name, dtype, apart=lora > 0 or dtype != torch.float32).to(device)
         tokenizer = load_tokenizer(base_name(name))
         n_rows = model.get_input_embeddings().num_embeddings
         # Added tokens count, and their ids may leave gaps behind the vocabulary.

@@ -25,8 +25,9 @@ Where this differs from usual practice, and why
    the activations. The correction is small, and rounding it costs less than rounding W x does.
 4. Merged weights are written in float32: in bfloat16 much of a small correction is rounded away.
    (24 steps of GRPO moved SmolLM2 by 1e-4 a weight, of which bfloat16 keeps 0.41.) Who reads such
-   a folder in bfloat16 gets the adapters beside the weights again (`take_out`). Only new adapters
-   on top of it start from rounded weights.
+   a folder in bfloat16, or trains new adapters on it, gets its own beside the weights again
+   (`take_out`). New adapters stand on top of them, and both are saved as one: the rank in the file
+   grows with each run that went on from the last, and the model that they belong to stays.
 """
 
 from __future__ import annotations
@@ -73,41 +74,65 @@ class AdapterError(ValueError):
 
 
 class LowRank(nn.Module):
-    """A frozen Linear and its learned correction of rank `rank`."""
+    """A frozen Linear and its learned correction of rank `rank`.
 
-    def __init__(self, base: nn.Linear, rank: int, alpha: float):
+    The base may be one of these itself: then what an earlier run learned is frozen and always on.
+    """
+
+    def __init__(self, base: nn.Linear | LowRank, rank: int, alpha: float):
         super().__init__()
-        kind = {"dtype": torch.float32, "device": base.weight.device}
-        self.base, self.alpha, self.scale, self.on = base, alpha, alpha / rank, True
-        self.lora_A = nn.Parameter(torch.empty(rank, base.in_features, **kind))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, **kind))
+        kind = {"dtype": torch.float32, "device": next(base.parameters()).device}
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.base, self.scale, self.on = base, alpha / rank, True
+        self.lora_A = nn.Parameter(torch.empty(rank, self.in_features, **kind))
+        self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, **kind))
         nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)  # as a Linear starts, and as PEFT does
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
-        y = self.base(x)
         if not self.on:
-            return y
-        inner = F.linear(x, self.lora_A.to(x.dtype)).flatten(0, -2)  # (N, r)
+            return self.base(x)
+        linear = self.base.base if isinstance(self.base, LowRank) else self.base
+        y, (A, B) = linear(x), self.factors()
+        inner = F.linear(x, A.to(x.dtype)).flatten(0, -2)  # (N, r)
         # In one kernel: the correction alone would be as large as y, and be read and written twice.
-        return torch.addmm(y.flatten(0, -2), inner, self.lora_B.to(x.dtype).T,
-                           alpha=self.scale).view_as(y)
+        return torch.addmm(y.flatten(0, -2), inner, B.to(x.dtype).T, alpha=self.scale).view_as(y)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A (r, in) and B (out, r) of all that the adapter adds, an earlier run's included."""
+        if not isinstance(self.base, LowRank):
+            return self.lora_A, self.lora_B
+        below, scale = self.base, self.base.scale / self.scale
+        return (torch.cat([below.lora_A, self.lora_A]),
+                torch.cat([below.lora_B * scale, self.lora_B], 1))
 
     def correction(self) -> Tensor:
         """s B A, what the adapter adds to the weights; (out, in), float32."""
-        return self.scale * (self.lora_B @ self.lora_A).detach()
+        A, B = self.factors()
+        return self.scale * (B @ A).detach()
 
 
-def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """The layers that get an adapter, by name: every Linear except the head."""
-    head = model.get_output_embeddings()
+def linear_layers(model: nn.Module) -> dict[str, nn.Linear | LowRank]:
+    """The layers that get an adapter, by name: every Linear except the head.
+
+    One that has an adapter already is in its place.
+    """
+    head, inside = model.get_output_embeddings(), ids_inside(model)
     return {name: layer for name, layer in model.named_modules()
-            if isinstance(layer, nn.Linear) and layer is not head}
+            if isinstance(layer, (nn.Linear, LowRank)) and layer is not head
+            and id(layer) not in inside}
 
 
 def low_rank_layers(model: nn.Module) -> dict[str, LowRank]:
-    """The layers that have an adapter, by name."""
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, LowRank)}
+    """The layers that have an adapter, by name; of two on top of each other the upper one."""
+    inside = ids_inside(model)
+    return {name: layer for name, layer in model.named_modules()
+            if isinstance(layer, LowRank) and id(layer) not in inside}
+
+
+def ids_inside(model: nn.Module) -> set[int]:
+    """The ids of the modules that an adapter stands beside."""
+    return {id(layer.base) for layer in model.modules() if isinstance(layer, LowRank)}
 
 
 def learned(module: nn.Module) -> list[nn.Parameter]:
@@ -122,6 +147,7 @@ def add_adapters(model: nn.Module, rank: int, alpha: float | None = None,
     A is drawn from torch's global generator. `alpha` is 2 `rank` unless given. Also on an
     `empty_model`, to count: rank 16 gives Qwen2.5-3B 29.9 million weights to learn. Raises
     AdapterError if there is no layer to adapt, none of a name, or none as wide as the rank.
+    Adapters that are there already are frozen too, and stay on.
     """
     layers = linear_layers(model)
     names = list(layers) if names is None else sorted(names)
@@ -129,7 +155,7 @@ def add_adapters(model: nn.Module, rank: int, alpha: float | None = None,
     if not names or unknown:
         raise AdapterError(f"it has no linear layer {unknown[0] if unknown else 'to adapt'}; "
                            "take --lora 0")
-    widest = max(min(layers[name].weight.shape) for name in names)
+    widest = max(min(layers[name].in_features, layers[name].out_features) for name in names)
     if rank > widest:
         raise AdapterError(f"--lora {rank}: no layer's weights have a rank above {widest}; take no "
                            "more")
@@ -184,8 +210,11 @@ def save_merged(model: nn.Module, folder: str | Path,
     """
     layers, merged = low_rank_layers(model), {}
     for name, tensor in (weights or model.state_dict()).items():
-        layer, _, kind = name.rpartition(".base.")
+        layer, _, kind = name.partition(".base.")
         if layer in layers:
+            kind = kind.removeprefix("base.")  # an earlier run's adapter may stand between
+            if kind.startswith("lora_"):
+                continue
             name = f"{layer}.{kind}"
             if kind == "weight":
                 tensor = tensor.float() + layers[layer].correction()
@@ -201,19 +230,30 @@ def save_merged(model: nn.Module, folder: str | Path,
 
 
 def save_adapters(model: nn.Module, folder: str | Path) -> None:
-    """Write the adapters alone, in float32, in the format of the PEFT library."""
+    """Write the adapters alone, in float32, in the format of the PEFT library.
+
+    Those of an earlier run are included. The file has one rank for all layers: a layer that the
+    earlier run left alone gets zeros.
+    """
     folder, layers = Path(folder), low_rank_layers(model)
     folder.mkdir(parents=True, exist_ok=True)
-    first = next(iter(layers.values()))
+    factors = {name: layer.factors() for name, layer in layers.items()}
+    rank = max(len(A) for A, _ in factors.values())
+    scale = next(iter(layers.values())).scale
+    tensors = {}
+    for name, (A, B) in factors.items():
+        absent = rank - len(A)
+        tensors[f"{name}.lora_A"] = F.pad(A, (0, 0, 0, absent))
+        tensors[f"{name}.lora_B"] = F.pad(B, (0, absent))
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "inference_mode": True,
-        "base_model_name_or_path": model.config.name_or_path, "r": len(first.lora_A),
-        "lora_alpha": first.alpha, "lora_dropout": 0.0, "bias": "none",
+        "base_model_name_or_path": model.config.name_or_path, "r": rank,
+        "lora_alpha": scale * rank, "lora_dropout": 0.0, "bias": "none",
         # PEFT looks for the last part of a name, and finds the same layers in every block.
         "target_modules": sorted({name.rpartition(".")[2] for name in layers})}
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_file({f"{PEFT_PREFIX}{name}.{part}.weight": getattr(layer, part).detach().cpu()
-               for name, layer in layers.items() for part in ("lora_A", "lora_B")},
+    save_file({f"{PEFT_PREFIX}{name}.weight": tensor.detach().cpu().contiguous()
+               for name, tensor in tensors.items()},
               folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 

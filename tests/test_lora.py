@@ -45,6 +45,7 @@ from backend.lora import (
 from grpo import GRPOOptions
 from policy import Policy, head_log_probs, load_policy, picked_log_probs
 from ppo import PPOOptions
+from training.checkpoints import fingerprint
 from training.options import parse_options, resolve
 from training.run import prepare
 from trees import Step, tree_mask
@@ -740,10 +741,68 @@ def test_keys_that_change_nothing_are_read(trained):
                 - logits(policy.model)).abs().max() < 1e-4, f"{way}: another model"
 
 
-def test_adapters_on_adapters_are_refused(trained):
-    _, _, saved = trained
-    with pytest.raises(PolicyError, match="merged weights"):
-        load_policy(saved / "adapter", "cpu", lora=4)  # what could adapter_config.json name?
+@pytest.mark.parametrize("folder", ["checkpoint", "checkpoint/adapter"])
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_a_second_run_goes_on_from_all_that_the_first_learned(precision, folder, model_folder,
+                                                             tmp_path):
+    def drawn(policy: Policy, seed: int) -> Policy:
+        """With a small correction, of which bfloat16 weights would keep little."""
+        draw = torch.Generator().manual_seed(seed)
+        for parameter in learned(policy.model):
+            parameter.data = 0.03 * torch.randn(parameter.shape, generator=draw)
+        return policy
+
+    first = drawn(load_policy(model_folder, "cpu", lora=2, precision=precision), 0)
+    first.save(tmp_path / "checkpoint")
+    second = load_policy(tmp_path / folder, "cpu", lora=3, precision=precision)
+    assert {len(p) for n, p in second.model.named_parameters()
+            if p.requires_grad and "lora_A" in n} == {3}, "the first run's adapters learn on"
+    wanted = first.token_log_probs(steps_of()).detach()
+    near = 0 if precision == "bfloat16" else 1e-4
+    for start in (second, second.start()):
+        assert (start.token_log_probs(steps_of()) - wanted).abs().max() <= near, (
+            "the second run starts elsewhere: the first's correction was rounded, or is switched "
+            "off with the new adapters")
+    read = load_policy(tmp_path / folder, "cpu", precision=precision, frozen=True)
+    if precision == "bfloat16":
+        assert fingerprint(second.model, False) == fingerprint(read.model), (
+            "the same start model has two names: kept answers would be judged again")
+        moved = load_policy(model_folder, "cpu", precision=precision, frozen=True)
+        assert fingerprint(second.model, False) != fingerprint(moved.model), (
+            "the first run's adapters are no part of the start model")
+    drawn(second, 1)
+    assert (second.token_log_probs(steps_of()) - wanted).abs().max() > 1e-3, "nothing was added"
+    assert (second.start().token_log_probs(steps_of()) - wanted).abs().max() <= near
+    critic = second.second()
+    assert (critic.token_log_probs(steps_of()) - wanted).abs().max() <= near, (
+        "a second set starts from what the first run learned")
+    second.save(tmp_path / "again")
+    config = json.loads((tmp_path / "again" / "adapter" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (5, 10), "both runs stand in one file"
+    assert config["base_model_name_or_path"] == str(model_folder), "the model they belong to"
+    wanted = second.token_log_probs(steps_of()).detach()
+    for saved in (tmp_path / "again", tmp_path / "again" / "adapter"):
+        read = load_policy(saved, "cpu", precision=precision, frozen=True)
+        assert (read.token_log_probs(steps_of()) - wanted).abs().max() <= near, (
+            "the file holds another correction than the run had")
+
+
+def test_adapters_on_some_layers_are_padded_where_others_stand_on_them(model_folder, tmp_path):
+    torch.manual_seed(0)
+    policy = load_policy(model_folder, "cpu", precision="float32")
+    add_adapters(policy.model, 2, alpha=3, names=[next(iter(linear_layers(policy.model)))])
+    [below] = low_rank_layers(policy.model).values()
+    torch.nn.init.normal_(below.lora_B)
+    wanted = logits(policy.model)
+    add_adapters(policy.model, 4)
+    assert (logits(policy.model) - wanted).abs().max() < 1e-4, "the first adapters' own scale"
+    for layer in low_rank_layers(policy.model).values():
+        torch.nn.init.normal_(layer.lora_B, 0, 0.1)
+    policy.save(tmp_path / "run")
+    for saved in (tmp_path / "run", tmp_path / "run" / "adapter"):
+        read = load_policy(saved, "cpu", precision="float32")
+        assert (logits(read.model) - logits(policy.model)).abs().max() < 1e-4, (
+            "a rank that layers do not share, or another scale than in the run")
 
 
 def test_a_model_without_linear_layers_is_refused(tmp_path):

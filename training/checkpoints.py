@@ -59,9 +59,9 @@ def fingerprint(model: torch.nn.Module, with_adapters: bool = True) -> str:
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if not with_adapters:
-            if ".lora_" in name:
+            if ".lora_" in name and parameter.requires_grad:
                 continue
-            name = name.replace(".base.", ".")  # as it was before it had adapters
+            name = name.replace(".base.", ".", 1)  # as it was before it had these adapters
         values = parameter.detach().flatten()
         values = values[:: max(1, len(values) // 1000)].float().cpu()
         digest.update(f"{name} {tuple(parameter.shape)}".encode() + values.numpy().tobytes())
