@@ -35,6 +35,7 @@ from backend.lora import (
     add_adapters,
     attach_saved,
     base_name,
+    linear_layers,
     merge_saved,
     merged_config,
     saved_config,
@@ -232,6 +233,11 @@ def load(name: str | Path, device: str, lora: int, dtype: torch.dtype,
                              "embeddings: the tokenizer is another model's, or tokens were added "
                              "without resize_token_embeddings")
         if lora:
+            widest = max((min(layer.in_features, layer.out_features)
+                          for layer in linear_layers(model).values()), default=lora)
+            if lora > widest:  # of saved ones it may be more: each run adds its own
+                raise AdapterError(f"--lora {lora}: no layer's weights have a rank above {widest}; "
+                                   "take no more")
             add_adapters(model, lora)
     return model, tokenizer
 

@@ -787,6 +787,18 @@ def test_a_second_run_goes_on_from_all_that_the_first_learned(precision, folder,
             "the file holds another correction than the run had")
 
 
+def test_runs_on_top_of_each_other_may_have_a_rank_above_any_layer(model_folder, tmp_path):
+    widest = max(min(layer.weight.shape) for layer in linear_layers(make_model()).values())
+    with pytest.raises(PolicyError, match=f"above {widest}"):
+        load_policy(model_folder, "cpu", lora=widest + 1)
+    for run in ("first", "second"):
+        policy = load_policy(model_folder, "cpu", lora=widest, precision="bfloat16")
+        policy.save(tmp_path / run)
+        model_folder = tmp_path / run
+    read = load_policy(model_folder, "cpu", precision="bfloat16", frozen=True)
+    assert {len(layer.lora_A) for layer in low_rank_layers(read.model).values()} == {2 * widest}
+
+
 def test_adapters_on_some_layers_are_padded_where_others_stand_on_them(model_folder, tmp_path):
     torch.manual_seed(0)
     policy = load_policy(model_folder, "cpu", precision="float32")
