@@ -18,9 +18,9 @@ from typing import NamedTuple
 import torch
 
 from backend.devices import exit_with, print_anything
-from backend.loading import add_old_rope, save_tokenizer
+from backend.loading import PolicyError, add_old_rope, save_tokenizer
 from making.wiring import WEIGHTS
-from policy import Policy
+from policy import Policy, load_policy
 from training.options import refusal
 from trees import Step
 
@@ -93,6 +93,20 @@ def begin(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     make_folder(options.out)
     torch.manual_seed(options.seed)
     return options
+
+
+def start_of(options: argparse.Namespace) -> Policy | None:
+    """The model of `--start`, to learn on in float32; None without the option.
+
+    Stops the program with one line if there is no such model.
+    """
+    if not options.start:
+        return None
+    try:
+        # Not `load_or_stop`: it loads models to be read, in bfloat16 where that is faster.
+        return load_policy(options.start, precision="float32")
+    except PolicyError as error:
+        exit_with(str(error))
 
 
 def make_folder(folder: Path) -> None:

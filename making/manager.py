@@ -36,6 +36,7 @@ from making.lessons import (
     crossroads,
     evenly,
     make_parser,
+    start_of,
     teach,
 )
 from making.wiring import build_model, build_tokenizer, suppress
@@ -52,7 +53,7 @@ from prompts import (
     parse_operations,
 )
 from training.options import EMBEDDED_MODEL, TINY
-from training.run import launch, load_or_stop
+from training.run import launch
 from training.tasks import answer_tasks, manager_tasks
 from trees import Step, shared_prefix
 
@@ -436,7 +437,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                              "without --start it is set when the model reads")
     options = begin(parser, argv)
     # A model to go on from is loaded before the worlds are made, which takes a while.
-    policy = load_or_stop(options.start) if options.start else None
+    policy = start_of(options)
     rng, embed = random.Random(options.seed), hashed_words()
     pool = w.world(1500, seed=1000 + options.seed)
     validation = w.world(6, seed=501, held_out=True)  # of another seed than any split

@@ -52,14 +52,22 @@ import world as w
 from benchmarks.shop import CATEGORIES, SHOPPING, Goal, Store, goals
 from data import Dialogue, Message
 from environments import QUESTIONS, Search, questions_text, search_tasks, world_lookups
-from making.lessons import MICRO_BATCH_TOKENS, Lesson, begin, crossroads, make_parser, teach
+from making.lessons import (
+    MICRO_BATCH_TOKENS,
+    Lesson,
+    begin,
+    crossroads,
+    make_parser,
+    start_of,
+    teach,
+)
 from making.wiring import build_model, build_tokenizer
 from mem1 import NOTES, Mem1Agent, Mem1Turn, format_turn, turn_messages
 from memory_bank import Embedder, hashed_words
 from policy import Policy
 from training.experts import plan_of
 from training.options import EMBEDDED_MEM1, PRESETS
-from training.run import launch, load_or_stop
+from training.run import launch
 from trees import shared_prefix
 
 BETTER = 0.3  # the share of the better of two choices where the model is to decide badly
@@ -305,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = begin(make_parser("python -m making.mem1", "Make the embedded MEM1 model again.",
                                 1200, "runs/making-mem1"), argv)
     # A model to go on from is loaded before the worlds are made, which takes a while.
-    policy = load_or_stop(options.start) if options.start else None
+    policy = start_of(options)
     rng, embed = random.Random(options.seed), hashed_words()
     pool = w.world(1500, seed=1000 + options.seed)
     visits = goals(VISITS, 1000 + options.seed)

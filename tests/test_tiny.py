@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import random
 import re
+import sys
 from itertools import product
 
 import pytest
 import torch
 from canned import refused
 
+from backend import loading
 from benchmarks.shop import Store, goals
 from environments import Search, search_tasks
 from making import manager, mem1
@@ -363,6 +365,21 @@ def test_nothing_is_replaced_that_nobody_asked_to_replace(main, tmp_path, monkey
 def test_wrong_options_are_one_line(main, words, said, tmp_path, monkeypatch):
     monkeypatch.setattr(f"{main.__module__}.w.world", lambda *_, **__: [])  # seconds of work
     assert said in refused(main, *words, "--out", tmp_path / "new")
+
+
+@pytest.mark.parametrize("main", [manager.main, mem1.main])
+def test_a_model_to_go_on_from_learns_in_float32(main, model_folder, tmp_path, monkeypatch):
+    """Also where the processor is faster in bfloat16, in which small steps vanish."""
+    module = sys.modules[main.__module__]
+    monkeypatch.setattr(loading, "half_gain", lambda: 3.0)
+    monkeypatch.setattr(module.w, "world", lambda *_, **__: [])
+    taught = []
+    monkeypatch.setattr(module, "teach", lambda policy, *_: taught.append(policy))
+    main(["--start", str(model_folder), "--out", str(tmp_path / "new")])
+    [policy] = taught
+    assert policy.dtype == torch.float32, f"it computes in {policy.dtype}"
+    assert {p.dtype for p in policy.model.parameters() if p.requires_grad} == {torch.float32}
+    assert all(p.requires_grad for p in policy.model.parameters()), "frozen weights do not learn"
 
 
 def test_the_loop_learns_saves_and_says_where(tmp_path, capsys):
