@@ -35,7 +35,6 @@ from backend.lora import (
     add_adapters,
     attach_saved,
     base_name,
-    linear_layers,
     merge_saved,
     merged_config,
     saved_config,
@@ -184,7 +183,7 @@ def load_model(name: str | Path, dtype: torch.dtype, apart: bool = False) -> nn.
     if the files do not fit; the libraries raise errors of their own.
     """
     config, base = saved_config(name), base_name(name)
-    within = merged_config(name) if apart else None
+    within = merged_config(base) if apart else None
     # Sizes are compared below, because the library would print a table and then raise.
     model, report = AutoModelForCausalLM.from_pretrained(
         model_folder(base), dtype=torch.float32 if config or within else dtype,
@@ -199,12 +198,12 @@ def load_model(name: str | Path, dtype: torch.dtype, apart: bool = False) -> nn.
     if missing := report["missing_keys"]:  # the library would fill them with random numbers
         raise ValueError(f"it lacks {len(missing)} weights, such as {min(missing)}: "
                          "is it an encoder, or half a checkpoint?")
-    # Adapters name it, and a place in the cache is nobody else's.
-    model.config.name_or_path = within["base_model_name_or_path"] if within else base
+    # New adapters name it, and a place in the cache is nobody else's.
+    model.config.name_or_path = base
+    if within and take_out(model, Path(base) / ADAPTER, within):
+        model.config.name_or_path = within["base_model_name_or_path"]
     if config:
         (attach_saved if apart else merge_saved)(model, name, config)
-    elif within:
-        take_out(model, Path(name) / ADAPTER, within)
     if config or within:
         for part, weights in model.named_parameters():
             if "lora_" not in part:
@@ -233,11 +232,6 @@ def load(name: str | Path, device: str, lora: int, dtype: torch.dtype,
                              "embeddings: the tokenizer is another model's, or tokens were added "
                              "without resize_token_embeddings")
         if lora:
-            widest = max((min(layer.in_features, layer.out_features)
-                          for layer in linear_layers(model).values()), default=lora)
-            if lora > widest:  # of saved ones it may be more: each run adds its own
-                raise AdapterError(f"--lora {lora}: no layer's weights have a rank above {widest}; "
-                                   "take no more")
             add_adapters(model, lora)
     return model, tokenizer
 

@@ -41,6 +41,7 @@ from math import inf
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -60,6 +61,7 @@ FREE_KEYS = {"r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modul
 # off W first, which the file of A and B does not hold (findings/peft_disable_adapter.sh).
 HARMLESS_VALUES = {"peft_type": ("LORA",), "bias": ("none",), "revision": (None, "main"),
                    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal")}
+SCALE = 2  # s of new adapters, whatever their rank
 ADAPTER = "adapter"  # the folder inside a checkpoint
 PEFT_PREFIX = "base_model.model."  # what PEFT puts before the name of every layer
 # It runs the forward pass again in backward. There is no dropout whose draws would have to agree.
@@ -88,28 +90,32 @@ class LowRank(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, **kind))
         nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)  # as a Linear starts, and as PEFT does
 
+    @property
+    def linear(self) -> nn.Linear:
+        """The Linear below all adapters."""
+        return self.base.linear if isinstance(self.base, LowRank) else self.base
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
         if not self.on:
             return self.base(x)
-        linear = self.base.base if isinstance(self.base, LowRank) else self.base
-        y, (A, B) = linear(x), self.factors()
+        y, (A, B) = self.linear(x), self.factors()
         inner = F.linear(x, A.to(x.dtype)).flatten(0, -2)  # (N, r)
         # In one kernel: the correction alone would be as large as y, and be read and written twice.
-        return torch.addmm(y.flatten(0, -2), inner, B.to(x.dtype).T, alpha=self.scale).view_as(y)
+        return torch.addmm(y.flatten(0, -2), inner, B.to(x.dtype).T).view_as(y)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """A (r, in) and B (out, r) of all that the adapter adds, an earlier run's included."""
-        if not isinstance(self.base, LowRank):
-            return self.lora_A, self.lora_B
-        below, scale = self.base, self.base.scale / self.scale
-        return (torch.cat([below.lora_A, self.lora_A]),
-                torch.cat([below.lora_B * scale, self.lora_B], 1))
+        """A (r, in) and s B (out, r) of all that the adapter adds, earlier runs' included."""
+        A, B = self.lora_A, self.scale * self.lora_B
+        if isinstance(self.base, LowRank):
+            below_A, below_B = self.base.factors()
+            A, B = torch.cat([below_A, A]), torch.cat([below_B, B], 1)
+        return A, B
 
     def correction(self) -> Tensor:
         """s B A, what the adapter adds to the weights; (out, in), float32."""
         A, B = self.factors()
-        return self.scale * (B @ A).detach()
+        return (B @ A).detach()
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear | LowRank]:
@@ -144,21 +150,28 @@ def add_adapters(model: nn.Module, rank: int, alpha: float | None = None,
                  names: Collection[str] | None = None) -> None:
     """Freeze a model and put adapters beside its linear layers, or beside those in `names`.
 
-    A is drawn from torch's global generator. `alpha` is 2 `rank` unless given. Also on an
-    `empty_model`, to count: rank 16 gives Qwen2.5-3B 29.9 million weights to learn. Raises
-    AdapterError if there is no layer to adapt, or none of a name. Adapters that are there already
-    are frozen too, and stay on.
+    A is drawn from torch's global generator. `alpha` is `SCALE` times `rank` unless given. Adapters
+    that are there already are frozen too, and stay on. Also on an `empty_model`, to count: rank 16
+    gives Qwen2.5-3B 29.9 million weights to learn.
+
+    Raises AdapterError if there is no layer to adapt, none of a name, or, without an `alpha`, none
+    as wide as the rank.
     """
     layers = linear_layers(model)
     names = list(layers) if names is None else sorted(names)
     unknown = sorted(set(names) - set(layers))
     if not names or unknown:
-        raise AdapterError(f"it has no linear layer {unknown[0] if unknown else 'to adapt'}; "
-                           "take --lora 0")
+        raise AdapterError(f"it has no linear layer {unknown[0]}, for which there are adapters"
+                           if unknown else "it has no linear layer to adapt; take --lora 0")
+    widest = max(min(layers[name].in_features, layers[name].out_features) for name in names)
+    if rank > widest and alpha is None:  # saved ones have more: each run adds its own
+        raise AdapterError(f"--lora {rank}: no layer's weights have a rank above {widest}; take no "
+                           "more")
     model.requires_grad_(False)
+    if alpha is None:  # one of 0 is given: such adapters add nothing
+        alpha = SCALE * rank
     for name in names:
-        # An alpha of 0 is one: such adapters add nothing.
-        model.set_submodule(name, LowRank(layers[name], rank, 2 * rank if alpha is None else alpha))
+        model.set_submodule(name, LowRank(layers[name], rank, alpha))
 
 
 @contextmanager
@@ -208,7 +221,7 @@ def save_merged(model: nn.Module, folder: str | Path,
     for name, tensor in (weights or model.state_dict()).items():
         layer, _, kind = name.partition(".base.")
         if layer in layers:
-            kind = kind.removeprefix("base.")  # an earlier run's adapter may stand between
+            kind = kind.rpartition("base.")[2]  # adapters of earlier runs may stand between
             if kind.startswith("lora_"):
                 continue
             name = f"{layer}.{kind}"
@@ -235,16 +248,15 @@ def save_adapters(model: nn.Module, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     factors = {name: layer.factors() for name, layer in layers.items()}
     rank = max(len(A) for A, _ in factors.values())
-    scale = next(iter(layers.values())).scale
     tensors = {}
     for name, (A, B) in factors.items():
         absent = rank - len(A)
         tensors[f"{name}.lora_A"] = F.pad(A, (0, 0, 0, absent))
-        tensors[f"{name}.lora_B"] = F.pad(B, (0, absent))
+        tensors[f"{name}.lora_B"] = F.pad(B / SCALE, (0, absent))
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "inference_mode": True,
         "base_model_name_or_path": model.config.name_or_path, "r": rank,
-        "lora_alpha": scale * rank, "lora_dropout": 0.0, "bias": "none",
+        "lora_alpha": SCALE * rank, "lora_dropout": 0.0, "bias": "none",
         # PEFT looks for the last part of a name, and finds the same layers in every block.
         "target_modules": sorted({name.rpartition(".")[2] for name in layers})}
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -290,13 +302,21 @@ def base_name(name: str | Path) -> str:
 def attach_saved(model: nn.Module, folder: str | Path, config: dict) -> None:
     """Put the adapters in a folder, whose `saved_config` is given, beside the weights of a model.
 
-    Raises ValueError if the weights in the folder are no adapters.
+    Raises ValueError, and leaves the model as it is, if the weights in the folder are no adapters
+    or are of another model.
     """
     weights = load_file(Path(folder) / "adapter_model.safetensors")
     names = {key.removeprefix(PEFT_PREFIX).rpartition(".lora_")[0] for key in weights}
     if not names or set(weights) != {f"{PEFT_PREFIX}{layer}.{part}.weight"
                                      for layer in names for part in ("lora_A", "lora_B")}:
         raise ValueError("adapter_model.safetensors holds other weights than lora_A and lora_B")
+    for name, layer in linear_layers(model).items():
+        for part, shape in (("lora_A", (config["r"], layer.in_features)),
+                            ("lora_B", (layer.out_features, config["r"]))):
+            key = f"{PEFT_PREFIX}{name}.{part}.weight"
+            if name in names and weights[key].shape != shape:
+                raise ValueError(f"{key} has the size {tuple(weights[key].shape)}, and not {shape} "
+                                 "as the model and adapter_config.json say")
     add_adapters(model, config["r"], config["lora_alpha"], names)
     model.load_state_dict({key.removeprefix(PEFT_PREFIX).removesuffix(".weight"): tensor
                            for key, tensor in weights.items()}, strict=False)
@@ -311,15 +331,21 @@ def merge_saved(model: nn.Module, folder: str | Path, config: dict) -> None:
     model.requires_grad_(True)
 
 
-def take_out(model: nn.Module, folder: str | Path, config: dict) -> None:
+def take_out(model: nn.Module, folder: str | Path, config: dict) -> bool:
     """Take the adapters in a folder out of weights that hold them, and put them beside these.
 
     y = ((W + s B A) - s B A) x + s B A x is what it was, whatever the adapters are. But W alone is
-    rounded back to what it was before training, and B A is not rounded at all.
+    rounded back to what it was before training, and B A is not rounded at all. If the files are
+    another model's or lost, nothing changes, because the weights alone are the model. Returns
+    whether it was done.
     """
-    attach_saved(model, folder, config)
+    try:
+        attach_saved(model, folder, config)
+    except (OSError, ValueError, SafetensorError):
+        return False
     for low_rank in low_rank_layers(model).values():
         low_rank.base.weight.data -= low_rank.correction()
+    return True
 
 
 # ---- Computed again instead of kept --------------------------------------------------------------
@@ -349,16 +375,22 @@ def _sparing(forward: Callable, most_tokens: float, hidden: Tensor, *rest, **way
 
 
 def bytes_a_token(model: nn.Module) -> float:
-    """Bytes a token that the layers keep for the backward pass, counted in a pass over few."""
-    ids = torch.zeros(1, 32, dtype=torch.long, device=next(model.parameters()).device)
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, Tensor] = {}
+    """Bytes that the layers keep for the backward pass with each token more.
 
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor  # held, or its place is used again
-        return tensor
+    Counted in passes over 32 and 64 tokens. What both keep, such as adapters in bfloat16, is none
+    of a token's.
+    """
+    def bytes_kept(n_tokens: int) -> int:
+        kept: dict[int, Tensor] = {}
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        trunk(model)(input_ids=ids, use_cache=False)
-    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items()
-               if place not in weights) / ids.shape[1]
+        def keep(tensor: Tensor) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor  # held, or its place is used again
+            return tensor
+
+        ids = torch.zeros(1, n_tokens, dtype=torch.long, device=next(model.parameters()).device)
+        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with torch.enable_grad(), hooks:
+            trunk(model)(input_ids=ids, use_cache=False)
+        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+    return (bytes_kept(64) - bytes_kept(32)) / 32

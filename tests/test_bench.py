@@ -124,6 +124,11 @@ def test_arithmetic_against_pencil_and_paper(folder):
     plain = 2 * weights * 8 + 2 * head * 4 + 4 * width * 2 * (1 + 2 + 3 + 4)
     assert arithmetic(policy, [group]) == {"sampling": sampling, "reference": reference,
                                            "update": 3 * reference, "plain": 5 * plain}
+    # A and B of rank 2 at every layer: 2 (in + out) weights. Frozen weights have no gradient.
+    low_rank = 3 * 2 * (2 * 256 + 2 * 192 + 3 * 512)
+    adapted = arithmetic(load_policy(folder, lora=2), [group])
+    assert adapted["reference"] == reference + 2 * low_rank * 4
+    assert adapted["update"] == 2 * adapted["reference"]
 
 
 def test_random_texts_have_the_length_asked_for(folder):

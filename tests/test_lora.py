@@ -32,6 +32,7 @@ from backend.loading import PolicyError
 from backend.lora import (
     FREE_KEYS,
     HARMLESS_VALUES,
+    AdapterError,
     LowRank,
     adapters,
     add_adapters,
@@ -538,6 +539,15 @@ def test_what_layers_keep_is_counted_before_it_is_kept(tiny_policy):
         "a micro-batch would take another part of the memory than half of what is free")
 
 
+def test_adapters_are_no_part_of_what_a_token_keeps(model_folder):
+    policy = load_policy(model_folder, "cpu", lora=16, precision="bfloat16")
+    once = bytes_a_token(policy.model)
+    add_adapters(policy.model, 16)
+    assert bytes_a_token(policy.model) - once == 2 * 16 * len(low_rank_layers(policy.model)), (
+        "A x is kept with a token, two bytes a rank; copies of A and B are not, and to count them "
+        "has layers computed again without need")
+
+
 def test_a_model_that_is_to_decide_keeps_as_much_as_is_free(model_folder, monkeypatch):
     asked = []
     monkeypatch.setattr(policy_module, "checkpoint_layers",
@@ -699,7 +709,7 @@ def spoil(adapter: Path, how: str) -> None:
 @pytest.mark.parametrize("how, says", [
     ("not JSON", "adapter_config.json"), ("a list", "adapter_config.json"),
     ("no weights", "adapter_model.safetensors"), ("cut", "header"), ("use_dora", "use_dora"),
-    ("base_model_name_or_path", "no/such"), ("r", "size mismatch"), ("a lost half", "lora_B"),
+    ("base_model_name_or_path", "no/such"), ("r", "has the size"), ("a lost half", "lora_B"),
     ("another layer", "lora_B"), ("a foreign weight", "lora_B")])
 def test_broken_adapters_are_one_line(trained, how, says):
     _, _, saved = trained
@@ -787,10 +797,62 @@ def test_a_second_run_goes_on_from_all_that_the_first_learned(precision, folder,
             "the file holds another correction than the run had")
 
 
+@pytest.mark.parametrize("lora", [0, 3])
+def test_another_programs_adapters_stand_on_those_of_our_checkpoint(lora, model_folder, tmp_path):
+    """PEFT takes checkpoint/ for an ordinary folder, and names it as the base of its adapters."""
+    ours = load_policy(model_folder, "cpu", lora=2, precision="bfloat16")
+    for layer in low_rank_layers(ours.model).values():
+        torch.nn.init.normal_(layer.lora_B, 0, 1e-3)
+    ours.save(tmp_path / "run")
+    theirs = load_policy(tmp_path / "run", "cpu", lora=4, precision="float32")
+    theirs.save(tmp_path / "theirs")
+    above = tmp_path / "theirs" / "adapter"
+    config = json.loads((above / "adapter_config.json").read_text())
+    weights = {key: tensor[2:] if "lora_A" in key else torch.zeros_like(tensor[:, 2:]).contiguous()
+               for key, tensor in load_file(above / "adapter_model.safetensors").items()}
+    save_file(weights, above / "adapter_model.safetensors")  # the last ranks, which add nothing
+    (above / "adapter_config.json").write_text(json.dumps({
+        **config, "r": 4, "lora_alpha": 8, "base_model_name_or_path": str(tmp_path / "run")}))
+    read = load_policy(above, "cpu", lora=lora, precision="bfloat16", frozen=not lora)
+    assert torch.equal(read.token_log_probs(steps_of()), ours.token_log_probs(steps_of())), (
+        "our run's own adapters were rounded away with the weights")
+    read.save(tmp_path / "saved")
+    again = load_policy(tmp_path / "saved" / "adapter", "cpu", precision="bfloat16", frozen=True)
+    assert torch.equal(again.token_log_probs(steps_of()), ours.token_log_probs(steps_of()))
+
+
+@pytest.mark.parametrize("how", ["no weights", "cut", "r", "another layer", "a lost half"])
+@pytest.mark.parametrize("lora", [0, 3])
+def test_adapters_that_do_not_fit_leave_the_checkpoint_as_it_is(trained, how, lora):
+    _, _, saved = trained
+    wanted = load_policy(saved, "cpu", precision="float32")
+    spoil(saved / "adapter", how)
+    read = load_policy(saved, "cpu", lora=lora, precision="float32")
+    assert (logits(read.model) - logits(wanted.model)).abs().max() < 1e-4, (
+        "the weights alone are the model, and half of what is taken out is missing")
+    load_policy(saved, "cpu", precision="bfloat16", frozen=True)
+
+
+def test_models_that_differ_in_alpha_alone_have_two_names(trained):
+    _, _, saved = trained
+    path = saved / "adapter" / "adapter_config.json"
+    names = []
+    for alpha in (8, 80):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": alpha}))
+        for lora in (0, 2):
+            model = load_policy(saved / "adapter", "cpu", lora=lora, precision="bfloat16",
+                                frozen=not lora).model
+            names.append(fingerprint(model, with_adapters=not lora))
+    assert names[0] == names[1] != names[2] == names[3], (
+        "the kept answers of one would be taken for the other's")
+
+
 def test_runs_on_top_of_each_other_may_have_a_rank_above_any_layer(model_folder, tmp_path):
     widest = max(min(layer.weight.shape) for layer in linear_layers(make_model()).values())
     with pytest.raises(PolicyError, match=f"above {widest}"):
         load_policy(model_folder, "cpu", lora=widest + 1)
+    with pytest.raises(AdapterError, match=f"above {widest}"):
+        add_adapters(empty_model(make_model().config), widest + 1)  # as `tools.bench --memory` does
     for run in ("first", "second"):
         policy = load_policy(model_folder, "cpu", lora=widest, precision="bfloat16")
         policy.save(tmp_path / run)

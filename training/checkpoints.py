@@ -35,6 +35,7 @@ from typing import Any
 import torch
 
 from backend import devices
+from backend.lora import LowRank
 from training.options import named_path
 from trees import Episode
 
@@ -65,6 +66,10 @@ def fingerprint(model: torch.nn.Module, with_adapters: bool = True) -> str:
         values = parameter.detach().flatten()
         values = values[:: max(1, len(values) // 1000)].float().cpu()
         digest.update(f"{name} {tuple(parameter.shape)}".encode() + values.numpy().tobytes())
+    for layer in model.modules():
+        # What A and B count is in no parameter.
+        if isinstance(layer, LowRank) and (with_adapters or not layer.lora_A.requires_grad):
+            digest.update(f"{layer.scale}".encode())
     return digest.hexdigest()[:12]
 
 

@@ -241,10 +241,9 @@ def arithmetic(policy: Policy, groups: Sequence[Sequence[Step]]) -> dict[str, fl
     config = policy.model.config.get_text_config()
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     width = config.num_hidden_layers * config.num_attention_heads * head_dim  # A
-    adapters = [p for layer in low_rank_layers(policy.model).values()
-                for p in (layer.lora_A, layer.lora_B)]
-    weights = sum(p.numel() for p in adapters) + sum(
-        layer.weight.numel() for layer in linear_layers(policy.model).values())  # W
+    adapters = low_rank_layers(policy.model)
+    weights = sum(p.numel() for layer in linear_layers(policy.model).values()
+                  for p in layer.parameters() if p.ndim == 2)  # W, with A and B
     head = config.hidden_size * config.vocab_size
 
     def forward(positions: Sequence[int], n_scored: int) -> float:
