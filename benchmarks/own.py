@@ -369,6 +369,8 @@ def _read_question(record: Mapping[str, Any], dialogue: Dialogue, where: str) ->
     elif type(check(category, (str, int), f"{where}, field 'category'")) is str:
         if not category.strip():
             raise broken(f"{where}, field 'category'", repr(category), "a name, or 1 to 4")
+        # A table would have two rows of one name.
+        category = {str(number): number for number in CATEGORIES}.get(category.strip(), category)
     elif category not in CATEGORIES:
         raise broken(f"{where}, field 'category'", str(category), "a name, or 1 to 4")
     known = {turn.turn_id for turn in dialogue.turns}

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -139,14 +139,14 @@ Question = tuple[str, int]  # (dialogue, number of the question in it)
 def answers(job: Job) -> dict[Question, dict[str, Any]]:
     """The record of every question that a scoring command asked."""
     lines = json_lines((job.folder / "records.jsonl").read_text(encoding="utf-8"))
-    rows: dict[Question, dict[str, Any]] = {}
-    n_questions: Counter[str] = Counter()  # of each dialogue, so far
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)  # of each dialogue
     for record in map(json.loads, lines):
-        # `--systems` writes one line a dialogue, else a line is a question.
-        for row in record.get("questions", [record]):
-            rows[record["dialogue"], n_questions[record["dialogue"]]] = row
-            n_questions[record["dialogue"]] += 1
-    return rows
+        if "questions" in record:  # `--systems`: one line a dialogue, the last of the newest model
+            rows[record["dialogue"]] = record["questions"]
+        else:
+            rows[record["dialogue"]].append(record)
+    return {(dialogue, number): row for dialogue, of_dialogue in rows.items()
+            for number, row in enumerate(of_dialogue)}
 
 
 def right(row: dict[str, Any]) -> float:

@@ -43,6 +43,7 @@ from tqdm import tqdm
 from backend.devices import exit_with
 from backend.files import release_locks, write_whole
 from backend.loading import PolicyError
+from backend.lora import ADAPTER, base_name
 from benchmarks.encoders import EMBEDDER_HELP
 from benchmarks.splits import dialogues_to_test
 from comparisons.intervals import bootstrap, paired
@@ -204,13 +205,14 @@ def training_note(folder: Path) -> str:
 
 
 def stamp(model: str) -> int:
-    """When a model's folder or file was written (ns), 0 for a hub name.
+    """When a model's files were written (ns), 0 for a hub name.
 
-    Each record bears the stamps of its models, because records of older weights are of no use.
+    Its adapters and the model that they belong to count too. Each record bears the stamps of its
+    models, because records of older weights are of no use.
     """
-    path = Path(model)
-    files = [part for part in path.iterdir() if part.is_file()] if path.is_dir() else [path]
-    return max((file.stat().st_mtime_ns for file in files if file.exists()), default=0)
+    paths = [Path(model), Path(model) / ADAPTER, Path(base_name(model))]
+    files = [file for path in paths for file in (path.iterdir() if path.is_dir() else [path])]
+    return max((file.stat().st_mtime_ns for file in files if file.is_file()), default=0)
 
 
 def make_systems(name: str, manager: Policy, answerer: Policy, embed: Embedder,

@@ -162,6 +162,11 @@ def test_records_of_compared_systems_are_read_too():
                                        {"question": "r", "exact_match": 0}]}) + "\n")
     assert [(key, row["exact_match"]) for key, row in answers(job).items()] == [
         (("a", 0), 1), (("a", 1), 0)]
+    with (job.folder / "records.jsonl").open("a") as file:  # by a model that was made anew
+        file.write(json.dumps({"dialogue": "a", "questions": [
+            {"question": "q", "exact_match": 0}, {"question": "r", "exact_match": 0}]}) + "\n")
+    assert [row["exact_match"] for row in answers(job).values()] == [0, 0], (
+        "what an older model answered is counted, beside the newer answers or in their place")
 
 
 @pytest.mark.parametrize(("effect", "above", "near", "enough"), [

@@ -206,6 +206,16 @@ def test_records_of_edited_data_or_weights_are_not_used_again(tmp_path, capsys):
     before = compare.stamp(str(model))
     os.utime(model / "model.safetensors", ns=(before + 10**9, before + 10**9))
     assert compare.stamp(str(model)) > before, "new weights beside an old config.json"
+    adapter = {"r": 2, "lora_alpha": 4, "base_model_name_or_path": str(model)}
+    for folder in (model / "adapter", tmp_path / "above"):
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    later = before + 10**12
+    for asked, written in ((model, model / "adapter" / "adapter_config.json"),
+                           (tmp_path / "above", model / "config.json")):
+        os.utime(written, ns=(later, later))
+        assert compare.stamp(str(asked)) == later, f"{asked} is made of {written} too"
+        later += 10**9
     options = resolve(CompareOptions(model="tiny", data=str(data), out=str(tmp_path / "run")), "x")
     compare.open_comparison(options)
     compare.open_comparison(options)

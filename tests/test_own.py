@@ -330,6 +330,15 @@ def small_questions() -> list:
              "category": "people", "date": "3 January 2024"}]
 
 
+def test_a_category_in_quotes_is_the_number(tmp_path):
+    """Else a summary has two rows of the name "4", of which readers keep one."""
+    path = tmp_path / "questions.json"
+    path.write_text(json.dumps([{"question": "Where does Ann live?", "answer": "Bergen",
+                                 "category": name} for name in (4, "4", " 4", "5", "four")]))
+    [dialogue] = held_out(ann_and_bob(tmp_path), str(path))
+    assert [question.category for question in dialogue.questions] == [4, 4, 4, "5", "four"]
+
+
 def ann_and_bob(tmp_path: Path) -> str:
     headers = HEADERS["Android, 24 hours"].split("|")
     return str(chat_file(tmp_path, CHAT.format(*headers), "ann.txt"))

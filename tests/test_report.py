@@ -334,6 +334,21 @@ def test_a_missing_or_strange_field_is_no_traceback(evil, tmp_path_factory, data
             assert stopped.code == 2 and len(err.getvalue().splitlines()) == 1, err.getvalue()
 
 
+def test_a_line_that_is_being_written_is_left_out(evil, tmp_path):
+    folder = shutil.copytree(evil["manager"], tmp_path / "run")
+    wanted, path = page_of(folder).text, folder / "metrics.csv"
+    path.write_text(path.read_text(encoding="utf-8") + "3,0.5", encoding="utf-8")
+    assert page_of(folder).text == wanted, "a killed run ends in half a line, and --resume cuts it"
+
+
+def test_a_folder_of_a_comparison_is_called_what_it_is(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(
+        {"turns": None, "memories": 30, "max_new_tokens": 48, "out": None}))
+    (tmp_path / "summary.json").write_text('{"systems": {}}')
+    said = refused(report.__name__, tmp_path)
+    assert "comparison" in said and "delete" not in said, f"{said}: the results are sound"
+
+
 def test_a_run_that_is_not_finished(evil, tmp_path):
     folder = shutil.copytree(evil["manager"], tmp_path / "run")
     for name in ("summary.json", "dialogue.jsonl"):

@@ -47,6 +47,7 @@ from backend.files import keep_old, write_whole
 from data import category_name, json_lines
 from mem1 import parse_turn
 from prompts import parse_answer, parse_operations
+from training.folders import maker_of
 from training.model_card import start_model
 from training.oracle import KINDS
 from training.pictures import SCORES
@@ -143,6 +144,9 @@ def read_run(folder: Path) -> LoggedRun:
     if not (folder / "config.json").is_file():
         raise ReportError(f"{folder}: the folder holds no config.json; give a run folder, as "
                           "grpo.py, ppo.py and sft.py name it in their last line")
+    if (maker := maker_of(folder)) not in ("training run", ""):
+        raise ReportError(f"{folder}: the folder of {maker}, of which there is no page; give the "
+                          "run folder that grpo.py, ppo.py or sft.py name in their last line")
     config = read_file(folder / "config.json", lambda text: dict(json.loads(text)), {})
     agent = config.get("agent", "manager")
     steps, scores, cases = read_file(folder / "cases.jsonl", lambda text: read_cases(text, agent),
@@ -154,9 +158,12 @@ def read_run(folder: Path) -> LoggedRun:
 
 
 def read_metrics(text: str) -> dict[str, list[tuple[float, float]]]:
-    """Column of metrics.csv -> its finite (step, value) points; columns of METRICS come first."""
+    """Column of metrics.csv -> its finite (step, value) points; columns of METRICS come first.
+
+    A last line without its end is left out: the run was killed while it wrote, or writes now.
+    """
     points: dict[str, list[tuple[float, float]]] = {name: [] for name in METRICS}
-    for row in csv.DictReader(io.StringIO(text)):
+    for row in csv.DictReader(io.StringIO(text[:text.rfind("\n") + 1])):
         step = float(row.pop("step"))
         for name, value in row.items():
             if name not in UNDRAWN and math.isfinite(float(value)):
