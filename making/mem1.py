@@ -21,10 +21,10 @@ shown, each by its share:
 
 Three turns, each with its state first, and of the first turn both choices:
 
-    <IS> Bo has a dog named Rex, 8 May 2023 | 1 Oslo 2 Rex</IS><query> 3. When did Al ski?</query>
-    <IS> Bo has a dog named Rex, 8 May 2023 | 2 Rex</IS><query> 3. When did Al ski?</query>
+    <IS> Bo has a dog named Rex, 8 May 2023 | 1. Oslo 2. Rex</IS><query> 3. When did Al ski?</query>
+    <IS> Bo has a dog named Rex, 8 May 2023 | 2. Rex</IS><query> 3. When did Al ski?</query>
 
-    <IS> Al skied, 2 June 2023</IS><answer> 1 Oslo; 2 Rex; 3 2 June 2023</answer>
+    <IS> Al skied, 2 June 2023</IS><answer> 1. Oslo; 2. Rex; 3. 2 June 2023</answer>
 
     <IS> not 119 183, at 417, right</IS><query> click[ red]</query>
 
@@ -34,8 +34,9 @@ name that the first one found. A buyer's state holds the products that will not 
 looks at, and what that product's features say: right or wrong.
 
 Both harnesses are shown tasks of the same lengths, up to sixteen questions, because a model this
-small writes no list longer than it has seen. Full context has half as many lessons
-in a step, which take as much time: its prompts are up to ten times as long.
+small writes no list longer than it has seen. The first steps show no more than four, which takes a
+third of the time. Full context has half as many lessons in a step, which take as much time: its
+prompts are up to ten times as long.
 """
 
 from __future__ import annotations
@@ -76,6 +77,9 @@ CROSSROADS_WEIGHT = 10.0  # of a token where a copy could take the wrong turn
 # (fewest, most) questions of a task -> the share of such tasks. Many have one, so that a list and a
 # single answer are told apart. Many are long, because the longest lists are the hardest to copy.
 LENGTHS = {(1, 1): 0.2, (2, 4): 0.2, (5, 16): 0.6}
+LONGEST, SHORT = 16, 0.3  # questions of a task; the share of steps that shows none of more than 4
+# Of questions and of their answers, a token each: the day of "4. 4 May 2023" is another.
+NUMBERS = [f" {number}." for number in range(1, LONGEST + 1)]
 SHOWN = 10  # turns of a task at most
 VISITS = 1500  # goals to draw purchases from
 
@@ -112,7 +116,7 @@ def demonstrate(dialogue: Dialogue, embed: Embedder, kind: str, n_questions: int
         remembered = past[-1:] if kind == "mem1" else past
         prompt = turn_messages(text, remembered, turns_left - place, kind, QUESTIONS)
         asked, [line], answer = plan[place - 1] if place else ("", [""], None)
-        newest = [] if answer is None else [f"{asked.split('.')[0]} {answer}"]
+        newest = [] if answer is None else [f"{asked.split(' ')[0]} {answer}"]
         query = plan[place][0] if place < len(plan) else None
         has_list = kind == "mem1" and place > 0 and query is not None
 
@@ -135,11 +139,11 @@ def demonstrate(dialogue: Dialogue, embed: Embedder, kind: str, n_questions: int
     return turns
 
 
-def search_lesson(dialogue: Dialogue, embed: Embedder, kind: str,
+def search_lesson(dialogue: Dialogue, embed: Embedder, kind: str, longest: int,
                   rng: random.Random) -> list[TurnChoices]:
-    """Some turns of a task of 1 to 16 questions, the last always among them."""
+    """Some turns of a task of 1 to `longest` questions, the last always among them."""
     fewest, most = rng.choices(*zip(*LENGTHS.items()))[0]
-    n_questions = rng.randint(fewest, most)
+    n_questions = min(rng.randint(fewest, most), longest)
     # Who forgets has the same turn over and over in a long task.
     careful = n_questions > 4 or rng.random() < 0.5
     *turns, last = demonstrate(dialogue, embed, kind, n_questions, careful, rng)
@@ -241,25 +245,27 @@ def demonstrate_purchase(goal: Goal, rng: random.Random) -> list[TurnChoices]:
 def tokenizer_for(dialogues: Sequence[Dialogue], visits: Sequence[Goal], embed: Embedder,
                   rng: random.Random) -> PreTrainedTokenizerFast:
     """Made from some lessons, with a token for each tag."""
-    lessons = [search_lesson(dialogue, embed, kind, rng)
+    lessons = [search_lesson(dialogue, embed, kind, LONGEST, rng)
                for dialogue in dialogues for kind in NOTES]
     lessons += [demonstrate_purchase(goal, rng) for goal in visits]
     texts = [text for turns in lessons for turn in turns
              for text in (turn.prompt[-1]["content"], *turn.choices)]
     tokenizer = build_tokenizer(texts)
-    tokenizer.add_tokens([AddedToken(f"<{slash}{tag}>", special=False, normalized=False)
-                          for tag in (*NOTES.values(), "query", "answer", "info")
-                          for slash in ("", "/")])
+    tags = [f"<{slash}{tag}>" for tag in (*NOTES.values(), "query", "answer", "info")
+            for slash in ("", "/")]
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False)
+                          for text in (*tags, *NUMBERS)])
     return tokenizer
 
 
-def batch(policy: Policy, pool: Sequence[Dialogue], visits: Sequence[Goal], embed: Embedder,
-          rng: random.Random) -> list[Lesson]:
-    """The lessons of one training step: turns of thirteen tasks."""
+def batch(policy: Policy, progress: float, pool: Sequence[Dialogue], visits: Sequence[Goal],
+          embed: Embedder, rng: random.Random) -> list[Lesson]:
+    """The lessons of one training step: turns of fifteen tasks."""
+    longest = 4 if progress < SHORT else LONGEST
     # Half as many in full context, because each takes twice as long.
-    tasks = [search_lesson(rng.choice(pool), embed, kind, rng)
+    tasks = [search_lesson(rng.choice(pool), embed, kind, longest, rng)
              for kind in ["mem1"] * 6 + ["full_context"] * 3]
-    tasks += [demonstrate_purchase(rng.choice(visits), rng) for _ in range(4)]
+    tasks += [demonstrate_purchase(rng.choice(visits), rng) for _ in range(6)]
     return [lesson_of(policy, turns) for turns in tasks]
 
 
@@ -269,9 +275,9 @@ def lesson_of(policy: Policy, turns: Sequence[TurnChoices]) -> Lesson:
     The model is to make the better choice as often as its share says, and to write it without a
     slip once it is made. So what is easily miscopied counts most (`crossroads`). The first token of
     an action counts more as well: it says which question comes next, or whether an answer is a
-    list.
+    list. So does the first behind a number, which says whose answer is copied.
     """
-    opened = [policy.tokenizer.encode(f"<{tag}>")[0] for tag in ("query", "answer")]
+    opened = policy.tokenizer.convert_tokens_to_ids(["<query>", "<answer>", *NUMBERS])
     lesson = Lesson([], [])
     for prompt, choices in turns:
         steps = [policy.lesson(prompt, response) for response in choices]
@@ -280,8 +286,10 @@ def lesson_of(policy: Policy, turns: Sequence[TurnChoices]) -> Lesson:
         for step, share in zip(steps, choices.values()):
             weights = [CROSSROADS_WEIGHT if forks else 1.0 for forks in crossroads(step)]
             for place, before in enumerate([-1, *step.response_ids[:-1]]):
-                if place == at or before in opened:
+                if place == at:
                     weights[place] = CHOICE_WEIGHT
+                elif before in opened:
+                    weights[place] = max(weights[place], CHOICE_WEIGHT)
                 if place <= at:
                     weights[place] *= share
             lesson.steps.append(step)
@@ -311,7 +319,7 @@ def scores(policy: Policy, dialogues: Sequence[Dialogue], visits: Sequence[Goal]
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the tokenizer and the model, train, score, save."""
     options = begin(make_parser("python -m making.mem1", "Make the embedded MEM1 model again.",
-                                1200, "runs/making-mem1"), argv)
+                                3000, "runs/making-mem1"), argv)
     # A model to go on from is loaded before the worlds are made, which takes a while.
     policy = start_of(options)
     rng, embed = random.Random(options.seed), hashed_words()
@@ -321,9 +329,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     validation, purchases = w.world(4, seed=501, held_out=True), goals(60, 501, held_out=True)
     if policy is None:
         tokenizer = tokenizer_for(pool[:150], visits[:300], embed, rng)
-        policy = Policy(build_model(tokenizer, intermediate=96), tokenizer)
+        numbers = tokenizer.convert_tokens_to_ids(NUMBERS)
+        policy = Policy(build_model(tokenizer, 96, numbers), tokenizer)
     policy.micro_batch_tokens = MICRO_BATCH_TOKENS
-    teach(policy, options, EMBEDDED_MEM1, lambda step: batch(policy, pool, visits, embed, rng),
+
+    def lessons_of(step: int) -> list[Lesson]:
+        progress = 1.0 if options.start else step / options.steps
+        return batch(policy, progress, pool, visits, embed, rng)
+
+    teach(policy, options, EMBEDDED_MEM1, lessons_of,
           lambda: scores(policy, validation, purchases, embed))
 
 

@@ -4,17 +4,20 @@ A small transformer trained from scratch gets stuck for very long at matching a 
 ignoring the name beside it. So it starts from circuits that every large language model has, set by
 hand and then trained like all other weights (`wire`):
 
-    layer 0   eight heads look exactly 1, 2, ... 8 tokens back; six note what they saw
+    layer 0   eight heads look exactly 1, 2, ... 8 tokens back; six note what they saw (or five, and
+              one of the others looks for the nearest number of a list)
     layer 1   induction: what followed when these last three tokens stood together before? Where
               that was more than once, two heads lean to the last time and two to the first
     layer 2   the same; and three heads find the day before an event that was just named
+
+Where lists have numbers, three heads of layers 1 and 2 look for places behind the same number.
 
 Later one of those three is set anew, against words that must not be copied (`suppress`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -68,10 +71,17 @@ TOKEN_DIMS, CODE_DIMS, OFFSETS = 64, 16, 6  # the residual stream at the start: 
 HEADS, HEAD_DIMS, LAYERS, THETA = 8, 32, 3, 1e6
 DATE_HEADS = (1, 3, 5)
 LEANING = {0: 1, 4: 1, 2: -1, 6: -1}  # heads that prefer what stands nearer (1) or farther (-1)
+NUMBER_HEAD = 7  # of the first layer: finds the nearest number, in the place of 8 tokens back
+NUMBERED = {(1, 1), (1, 5), (2, 6)}  # layer and head: find places behind the same number
+FLAG, FLAGGED = TOKEN_DIMS - 1, 0.4  # a dimension of an embedding, and its value for a number
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, intermediate: int = 256) -> Qwen2ForCausalLM:
-    """A Qwen2 of a million parameters, wired; `intermediate` is the width of its MLPs."""
+def build_model(tokenizer: PreTrainedTokenizerFast, intermediate: int = 256,
+                numbers: Sequence[int] = ()) -> Qwen2ForCausalLM:
+    """A Qwen2 of a million parameters, wired; `intermediate` is the width of its MLPs.
+
+    `numbers` are the ids of tokens that number a list, if there are such.
+    """
     model = Qwen2ForCausalLM(Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=TOKEN_DIMS + OFFSETS * CODE_DIMS,
         intermediate_size=intermediate, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
@@ -80,7 +90,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, intermediate: int = 256) -> 
         tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=0))
     with torch.no_grad():
-        wire(model)
+        wire(model, list(numbers))
     return model
 
 
@@ -92,7 +102,7 @@ SLOW = torch.cat([torch.arange(HALF - SLOW_HALF, HALF),
                   torch.arange(HEAD_DIMS - SLOW_HALF, HEAD_DIMS)])
 
 
-def wire(model: Qwen2ForCausalLM) -> None:
+def wire(model: Qwen2ForCausalLM, numbers: list[int]) -> None:
     """Set the attention so that it compares contexts from the first step on.
 
     A token's embedding fills the first 64 dimensions of the stream; a fixed random map `code`
@@ -100,15 +110,36 @@ def wire(model: Qwen2ForCausalLM) -> None:
     of their own. A later head that reads blocks j in its queries and blocks j + 1 in its keys then
     finds the places whose *previous* tokens are the query's *current* ones, and copies what stands
     there. Rotations keep the blocks apart inside one head.
+
+    A list in which an answer stands twice goes on in two ways behind it: "3. Rex 4. Oslo 5. Rex 6."
+    So where there are `numbers`, the sixth block has the code of the nearest one instead, and some
+    heads compare it in the place of the third token.
     """
     embeddings = model.model.embed_tokens.weight.zero_()
     embeddings[:, :TOKEN_DIMS].normal_(0, TOKEN_DIMS**-0.5)
-    code = torch.zeros(CODE_DIMS, embeddings.shape[1])
-    code[:, :TOKEN_DIMS] = rotation(TOKEN_DIMS)[:CODE_DIMS] * (TOKEN_DIMS / CODE_DIMS) ** 0.5
+    squeeze = torch.zeros(CODE_DIMS, embeddings.shape[1])
+    squeeze[:, :TOKEN_DIMS - 1] = rotation(TOKEN_DIMS - 1)[:CODE_DIMS]
+    code = squeeze * (TOKEN_DIMS / CODE_DIMS) ** 0.5
+    if numbers:
+        flag_numbers(embeddings, numbers, squeeze)
     first, *later = [layer.self_attn for layer in model.model.layers]
-    read = [code, *wire_first(first, code)]
-    for depth, layer in enumerate(later):
-        wire_later(layer, read, is_last=depth == 1)
+    read = [code, *wire_first(first, code, bool(numbers))]
+    for depth, layer in enumerate(later, 1):
+        numbered = {head for where, head in NUMBERED if where == depth and numbers}
+        wire_later(layer, read, numbered, is_last=depth == 2)
+
+
+def flag_numbers(embeddings: Tensor, numbers: list[int], squeeze: Tensor) -> None:
+    """Give the numbers of lists a common flag, codes at right angles, and one length.
+
+    At most 16 numbers have such codes. One length makes their flags equal behind the layer's norm.
+    """
+    embeddings[:, FLAG] = 0
+    chosen = embeddings[numbers]
+    chosen += (0.5 * rotation(CODE_DIMS)[:len(numbers)] - chosen @ squeeze.T) @ squeeze
+    chosen *= (1 - FLAGGED**2) ** 0.5 / chosen.norm(dim=1, keepdim=True)
+    chosen[:, FLAG] = FLAGGED
+    embeddings[numbers] = chosen
 
 
 def rotation(size: int) -> Tensor:
@@ -116,10 +147,11 @@ def rotation(size: int) -> Tensor:
     return torch.linalg.qr(torch.randn(size, size))[0]
 
 
-def wire_first(layer: nn.Module, code: Tensor) -> list[Tensor]:
+def wire_first(layer: nn.Module, code: Tensor, has_numbers: bool) -> list[Tensor]:
     """Let each head look so many places back and write down what it finds, as a code.
 
     Returns what reads these codes from the stream, the token one place back first: (16, d) each.
+    With numbers the last one reads that of the nearest number.
     """
     width, read = code.shape[1], []
     for weight in (layer.q_proj.weight, layer.k_proj.weight, layer.o_proj.weight):
@@ -134,26 +166,46 @@ def wire_first(layer: nn.Module, code: Tensor) -> list[Tensor]:
         layer.k_proj.bias[rows] = 8 * torch.cat([torch.ones(HALF), torch.zeros(HALF)])
         codes = slice(head * HEAD_DIMS, head * HEAD_DIMS + CODE_DIMS)
         layer.v_proj.weight[codes] = code
-        if back <= OFFSETS:
-            block = slice(TOKEN_DIMS + head * CODE_DIMS, TOKEN_DIMS + back * CODE_DIMS)
+        if has_numbers and head == NUMBER_HEAD:
+            look_for_a_number(layer, rows)
+        if back < OFFSETS or head == (NUMBER_HEAD if has_numbers else OFFSETS - 1):
+            place = TOKEN_DIMS + min(head, OFFSETS - 1) * CODE_DIMS
+            block = slice(place, place + CODE_DIMS)
             layer.o_proj.weight[block, codes] = torch.eye(CODE_DIMS) * 0.5 / width**0.5
             read.append(torch.zeros(CODE_DIMS, width))
             read[-1][:, block] = 2 * torch.eye(CODE_DIMS)
     return read
 
 
-def wire_later(layer: nn.Module, read: Sequence[Tensor], is_last: bool) -> None:
+def look_for_a_number(layer: nn.Module, rows: slice) -> None:
+    """Let a head of the first layer find the nearest number.
+
+    Only numbers have a key. Rotary pairs, from fast to slow, turn it by the distance. Their sum is
+    90 here, 63 eleven tokens back, and at most 60 anywhere up to 4,000 tokens beyond.
+    """
+    layer.q_proj.bias[rows] = layer.k_proj.bias[rows] = 0
+    strengths = torch.tensor([14.0, 20, 18, 12, 10, 8, 8])  # of the pairs from the third on
+    pairs = slice(rows.start + 2, rows.start + 2 + len(strengths))
+    layer.q_proj.bias[pairs] = strengths * HEAD_DIMS**0.5
+    layer.k_proj.weight[pairs, FLAG] = 1 / (FLAGGED * layer.k_proj.in_features**0.5)
+
+
+def wire_later(layer: nn.Module, read: Sequence[Tensor], numbered: Collection[int],
+               is_last: bool) -> None:
     """Let each head look where the context is the same, and copy the token that it finds there.
 
-    `read[j]` reads the code of the token j places back. In the last layer half of the heads look
-    for what tells days and for places with the very same context.
+    `read[j]` reads the code of the token j places back, `read[-1]` that of the nearest number for
+    the heads in `numbered`. In the last layer half of the heads look for what tells days and for
+    places with the very same context.
     """
     layer.v_proj.weight.zero_()[:, :TOKEN_DIMS].normal_(0, TOKEN_DIMS**-0.5)
     layer.o_proj.weight.copy_(0.05 * layer.v_proj.weight.T)  # copy the token that was found
     for head in range(HEADS):
         # (query block, key block) pairs that must agree.
         pairs, gain = [(j, j + 1) for j in range(3)], 0.7  # what came after the same three
-        if is_last and head % 2:
+        if head in numbered:
+            pairs, gain = [(-1, -1), (0, 1), (1, 2)], 1.0
+        elif is_last and head % 2:
             pairs = [(j, j) for j in range(3)]  # the same three tokens
         if is_last and head in DATE_HEADS:
             # "- Anna graduated\n**Answer:**" wants the day of "8 May 2023: Anna graduated": the

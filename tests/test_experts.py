@@ -263,11 +263,11 @@ def test_a_state_lists_every_answer_and_the_numbers_of_their_questions():
     states = [re.search("<IS> ?(.*)</IS>", response)[1] for _, response in turns]
     assert states[0] == "", "nothing is known before the first search"
     for number, answer in enumerate(task.answers[:-1], 1):
-        held = [f"{number} {answer}" in state for state in states[:-1]]
+        held = [f"{number}. {answer}" in state for state in states[:-1]]
         assert held[-1] and held == sorted(held), f"answer {number} is not kept: {states}"
     *_, (_, last) = turns
     assert re.search("<answer> (.*)</answer>", last)[1] == "; ".join(
-        f"{number} {answer}" for number, answer in enumerate(task.answers, 1))
+        f"{number}. {answer}" for number, answer in enumerate(task.answers, 1))
 
 
 def asked_of(evidence: tuple[str, ...], answer: str = "Rome") -> Dialogue:
@@ -304,8 +304,8 @@ def test_paragraphs_that_prove_an_answer_are_quoted():
     [task] = search_tasks(questions, 2, EMBED)
     [turns] = expert_tasks(Scripted(str), Mem1Agent(max_new_tokens=40), [task])
     assert [response for _, response in turns][1:] == [
-        "<IS> Rome: Rome is a town. | 1 a town</IS><query> 2. What do cats do?</query>",
-        "<IS> Cats: Cats (b) nap.</IS><answer> 1 a town; 2 nap</answer>"], "no tag may be quoted"
+        "<IS> Rome: Rome is a town. | 1. a town</IS><query> 2. What do cats do?</query>",
+        "<IS> Cats: Cats (b) nap.</IS><answer> 1. a town; 2. nap</answer>"], "no tag may be quoted"
 
 
 @pytest.mark.skipif(not LOCOMO.exists(), reason="needs ../shared/data/locomo10.json")

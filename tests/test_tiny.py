@@ -16,10 +16,19 @@ from canned import refused
 
 from backend import loading
 from benchmarks.shop import Store, goals
-from environments import Search, search_tasks
+from environments import Search, questions_text, search_tasks
 from making import manager, mem1
 from making.lessons import Lesson, crossroads, evenly, learn, make_folder, make_parser, teach
-from making.wiring import HEAD_DIMS, SUPPRESSOR, build_model, build_tokenizer, ridge
+from making.wiring import (
+    HEAD_DIMS,
+    HEADS,
+    NUMBER_HEAD,
+    NUMBERED,
+    SUPPRESSOR,
+    build_model,
+    build_tokenizer,
+    ridge,
+)
 from mem1 import NOTES, Mem1Agent, Trajectory
 from memory_bank import MemoryBank, hashed_words
 from memr1 import AnswerTask, ManagerAgent, answer_all
@@ -29,7 +38,7 @@ from prompts import EVENTS
 from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL
 from training.tasks import manager_tasks
 from trees import Step
-from world import oracle_memories, probes, world, world_splits
+from world import NAMES, oracle_memories, probes, world, world_splits
 
 EMBED = hashed_words()
 
@@ -136,6 +145,39 @@ def test_wired_heads_find_what_followed_the_same_words():
             asked += 1
     assert found > by_chance + 0.15 * asked, (
         f"{found} of {asked}, {by_chance:.0f} by chance: the heads do not bind names")
+
+
+def test_wired_heads_find_the_nearest_number_and_what_stands_behind_the_same():
+    """Before any training, a question is copied from behind its number, not from another's."""
+    draw = random.Random(0)
+    tokenizer = mem1.tokenizer_for(world(20, seed=4), goals(20, seed=4), EMBED, draw)
+    numbers = tokenizer.convert_tokens_to_ids(mem1.NUMBERS)
+    torch.manual_seed(0)
+    model = build_model(tokenizer, 96, numbers).eval()
+    model.config._attn_implementation = "eager"  # the one that returns its weights
+    nearest, behind = [], {True: [], False: []}
+    for name, swapped, place in product(("Julia", "Carl", "Hanna"), (False, True), range(2, 16, 3)):
+        questions = [f"What food does {name} like?", f"What food does {name}'s friend like?"]
+        before = [f"When did {other} ski?" for other in NAMES[:place - 2]]
+        text = questions_text([*before, *(questions[::-1] if swapped else questions)])
+        asked = len(before) + 1 + swapped
+        ids = tokenizer.encode(f"{text}\n<query> {asked}. What food does {name}")
+        words = [tokenizer.decode([token]) for token in ids]
+        with torch.no_grad():
+            weights = model(torch.tensor([ids]), output_attentions=True).attentions
+        latest = None
+        for where, token in enumerate(ids):
+            latest = where if token in numbers else latest
+            if latest is not None and where - latest <= 10:
+                nearest.append(weights[0][0, NUMBER_HEAD, where, latest].item())
+        [right] = [where for where, word in enumerate(words) if word == " like" and
+                   words[where - 1] == f" {name}" and words[where - 2] == " does"]
+        for head in range(HEADS):
+            behind[(1, head) in NUMBERED].append(weights[1][0, head, -1, right].item())
+    assert min(nearest) > 0.8, f"{min(nearest):.2f}: the head looks at another number"
+    numbered, others = (sum(found) / len(found) for found in (behind[True], behind[False]))
+    assert numbered > 0.9 > 0.8 > others, (
+        f"{numbered:.2f} of the heads that compare numbers, {others:.2f} of those that do not")
 
 
 def test_lessons_are_right_where_the_memories_are_right(policy):
@@ -292,13 +334,13 @@ def test_a_choice_of_mem1_is_to_keep_all_answers_or_the_newest():
         assert sum(last.choices.values()) == pytest.approx(1)
         if n_questions == 1:
             [answer] = answers
-            assert not answer.startswith("1 "), f"{answer}: a single answer has no number"
+            assert not answer.startswith("1."), f"{answer}: a single answer has no number"
             continue
         has_all = careful or kind == "full_context"
         wanted = [list(range(1, n_questions + 1)) if has_all else [n_questions - 1, n_questions]]
         if n_questions == 2 or not has_all:
             wanted.append([n_questions])  # the other choice, while no more than one answer is kept
-        assert wanted == [[int(part.split()[0]) for part in answer.split("; ")]
+        assert wanted == [[int(part.split(". ")[0]) for part in answer.split("; ")]
                           for answer in answers], (
             f"{kind}: {answers}, not the questions {wanted}. All or the newest are kept while no "
             "more than one was; then all, with no other choice; each behind its question's number")
@@ -306,8 +348,8 @@ def test_a_choice_of_mem1_is_to_keep_all_answers_or_the_newest():
 
 def test_a_choice_counts_by_its_share_and_what_follows_from_it_whole():
     policy, prompt = load_policy(EMBEDDED_MEM1), [{"role": "user", "content": "x"}]
-    keep = "<IS> Al skied | 1 Oslo 2 Rex</IS><query> 3. Who?</query>"
-    forget = "<IS> Al skied | 2 Rex</IS><query> 3. Who?</query>"
+    keep = "<IS> Al skied | 1. Oslo 2. Rex</IS><query> 3. Who?</query>"
+    forget = "<IS> Al skied | 2. Rex</IS><query> 3. Who?</query>"
     only = "<IS> Al skied</IS><answer> Rex</answer>"
     steps, weights = mem1.lesson_of(policy, [mem1.TurnChoices(prompt, {keep: 0.3, forget: 0.7}),
                                              mem1.TurnChoices(prompt, {only: 1.0})])
@@ -315,11 +357,13 @@ def test_a_choice_counts_by_its_share_and_what_follows_from_it_whole():
             for step, of_step in zip(steps, weights)]
     assert all(len(of_step) == len(step.response_ids) for step, of_step in zip(steps, weights))
     first = {text: weight for text, weight in seen[0][:seen[0].index((" |", 0.3)) + 2]}
-    assert first["<IS>"] == 0.3 and first[" 1"] == pytest.approx(0.3 * mem1.CHOICE_WEIGHT)
-    assert dict(seen[1])[" 2"] == pytest.approx(0.7 * mem1.CHOICE_WEIGHT)
-    assert dict(seen[0])[" Oslo"] == dict(seen[1])[" Rex"] == 1.0, (
+    assert first["<IS>"] == 0.3 and first[" 1."] == pytest.approx(0.3 * mem1.CHOICE_WEIGHT)
+    assert dict(seen[1])[" 2."] == pytest.approx(0.7 * mem1.CHOICE_WEIGHT)
+    assert dict(seen[0])["</IS>"] == dict(seen[1])["</IS>"] == 1.0, (
         "what follows from a choice is to be written without a slip, however rare the choice")
-    assert dict(seen[0])[" 3"] == mem1.CHOICE_WEIGHT, "which question comes next counts more"
+    assert dict(seen[0])[" Oslo"] == dict(seen[1])[" Rex"] == mem1.CHOICE_WEIGHT, (
+        "whose answer stands behind a number counts more")
+    assert dict(seen[0])[" 3."] == mem1.CHOICE_WEIGHT, "which question comes next counts more"
     assert dict(seen[2])[" Rex"] == mem1.CHOICE_WEIGHT and dict(seen[2])["<IS>"] == 1.0
 
 

@@ -196,8 +196,8 @@ def expert_turns(policy: Policy, agent: Mem1Agent,
 
     Yields its trajectory before each turn, is sent what it reads, and returns the turns. A state
     quotes what the last search found, then lists the answers so far, each behind the number of its
-    question: "Bo has a dog named Rex, 8 May 2023 | 1 Oslo 2 Rex". A thought of full context has the
-    quote alone, because the turns stay.
+    question: "Bo has a dog named Rex, 8 May 2023 | 1. Oslo 2. Rex". A thought of full context has
+    the quote alone, because the turns stay.
 
     Returns [] where the pupil could not follow: a search does not find what proves an answer, a
     turn that quotes it is no longer read, a response is longer than the agent's limit, or the
@@ -229,7 +229,7 @@ def expert_turns(policy: Policy, agent: Mem1Agent,
             return []
         found = "; ".join(map(without_tags, shown))
         if answer is not None:
-            answers.append(f"{query.split('.')[0]} {without_tags(answer)}")
+            answers.append(f"{query.split(' ')[0]} {without_tags(answer)}")
     return turns if trajectory.reward == len(task.answers) else []
 
 
