@@ -42,6 +42,15 @@ def test_a_folder_is_named_without_the_path_to_it(tmp_path):
     assert start_model(str(EMBEDDED_MEM1)) == "tiny/mem1"
 
 
+def test_a_card_names_the_model_that_its_adapters_belong_to(tmp_path):
+    """It is the hub's, if the run before started from there, and not that run's folder."""
+    options = vars(resolve(GRPOOptions(model=str(tmp_path), data="world"), "grpo"))
+    card = ModelCard(model_card(options, "grpo", 5, "", "Qwen/Qwen2.5-3B-Instruct"))
+    assert card.data.base_model == "Qwen/Qwen2.5-3B-Instruct"
+    assert f"Started from: `{tmp_path.name}`" in card.content
+    assert "`adapter/` belongs to: `Qwen/Qwen2.5-3B-Instruct`" in card.content
+
+
 def test_a_shop_has_purchases_and_no_questions():
     shop = vars(resolve(GRPOOptions(agent="mem1", env="shop"), "grpo"))
     assert "152 purchases" in model_card(shop, "grpo", 152, "")

@@ -22,21 +22,23 @@ def start_model(name: str) -> str:
     return path.relative_to(home).as_posix() if path.is_relative_to(home) else path.name
 
 
-def model_card(options: Mapping[str, Any], algorithm: str, n_questions: int, scores: str) -> str:
+def model_card(options: Mapping[str, Any], algorithm: str, n_questions: int, scores: str,
+               adapted: str = "") -> str:
     """README.md of a checkpoint: the header of the hub, data, options and scores as text.
 
     `algorithm` is grpo, ppo or sft; `n_questions` counts the questions of training, or its
-    purchases, or the chats of --trajectories.
+    purchases, or the chats of --trajectories. `adapted` is the model that the adapters belong to,
+    if there are adapters. It is another than the run's if that had adapters already.
     """
-    start = start_model(options["model"])
+    start, below = start_model(options["model"]), adapted or options["model"]
     role = {"manager": "the Memory Manager of Memory-R1 (arXiv 2508.19828)",
             "answer": "the Answer Agent of Memory-R1 (arXiv 2508.19828)",
             "mem1": f"MEM1 (arXiv 2506.15841), harness {options['harness']}"}[options["agent"]]
     method = {"grpo": "GRPO", "ppo": "PPO", "sft": "imitation (Memory-SFT)"}[algorithm]
     header = {"library_name": "transformers", "pipeline_tag": "text-generation",
               "tags": ["memory", "agent", algorithm, options["agent"]]}
-    if not Path(options["model"]).exists():
-        header["base_model"] = start
+    if not Path(below).exists():
+        header["base_model"] = start_model(below)
     data = f"{n_questions} questions of {Path(options['data']).name}"
     if options["agent"] == "mem1" and options["env"] != "search":
         data = f"{n_questions} purchases in the web shop of `--env {options['env']}`"
@@ -51,6 +53,7 @@ def model_card(options: Mapping[str, Any], algorithm: str, n_questions: int, sco
         f"# {method}, {options['agent']}", "",
         f"A causal language model as {role}, trained with {method} by hand-written code.", "",
         f"- Started from: `{start}`",
+        *([f"- `adapter/` belongs to: `{start_model(adapted)}`"] if adapted else []),
         f"- Trained on: {data}, {options['steps']} steps",
         "- Made for: its own prompts (prompts.py and mem1.py of the project). As a general "
         "assistant the model is no better than the one it started from.",

@@ -240,7 +240,8 @@ def save(policy: Policy, folder: Path) -> None:
 def save_card(run: Run, scores: str) -> None:
     """Write the README.md of the checkpoint."""
     n_learned = run.n_chats or count_questions(run.train)
-    card = model_card(vars(run.options), run.algorithm, n_learned, scores)
+    adapted = run.policy.model.config.name_or_path if run.options.lora else ""
+    card = model_card(vars(run.options), run.algorithm, n_learned, scores, adapted)
     (run.folder / CHECKPOINT / "README.md").write_text(card, encoding="utf-8")
 
 
