@@ -21,6 +21,7 @@ import torch
 
 from backend import devices
 from backend.files import release_locks, write_whole
+from backend.lora import low_rank_layers
 from memr1 import CHUNK, Progress, answer_all, build_banks
 from metrics import summarise
 from policy import Policy
@@ -240,7 +241,8 @@ def save(policy: Policy, folder: Path) -> None:
 def save_card(run: Run, scores: str) -> None:
     """Write the README.md of the checkpoint."""
     n_learned = run.n_chats or count_questions(run.train)
-    adapted = run.policy.model.config.name_or_path if run.options.lora else ""
+    model = run.policy.model
+    adapted = model.config.name_or_path if low_rank_layers(model) else ""
     card = model_card(vars(run.options), run.algorithm, n_learned, scores, adapted)
     (run.folder / CHECKPOINT / "README.md").write_text(card, encoding="utf-8")
 
