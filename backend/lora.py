@@ -219,16 +219,15 @@ def save_merged(model: nn.Module, folder: str | Path,
     """
     layers, merged = low_rank_layers(model), {}
     for name, tensor in (weights or model.state_dict()).items():
-        layer, _, kind = name.partition(".base.")
+        layer, _, kind = name.rpartition(".")
+        while layer not in layers and layer.endswith(".base"):  # one step for each adapter above
+            layer = layer.removesuffix(".base")
         if layer in layers:
-            kind = kind.rpartition("base.")[2]  # adapters of earlier runs may stand between
             if kind.startswith("lora_"):
                 continue
             name = f"{layer}.{kind}"
             if kind == "weight":
                 tensor = tensor.float() + layers[layer].correction()
-        elif name.rpartition(".")[0] in layers:
-            continue  # A or B
         tensor = tensor.detach()
         merged[name] = tensor.to("cpu", torch.float32 if tensor.is_floating_point() else None)
     plain = empty_model(model.config)

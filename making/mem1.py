@@ -77,7 +77,8 @@ CROSSROADS_WEIGHT = 10.0  # of a token where a copy could take the wrong turn
 # (fewest, most) questions of a task -> the share of such tasks. Many have one, so that a list and a
 # single answer are told apart. Many are long, because the longest lists are the hardest to copy.
 LENGTHS = {(1, 1): 0.2, (2, 4): 0.2, (5, 16): 0.6}
-LONGEST, SHORT = 16, 0.3  # questions of a task; the share of steps that shows none of more than 4
+LONGEST = 16  # questions of a task
+SHORT_TASKS = 0.3  # the share of steps, from the first, that show no task of more than four
 # Of questions and of their answers, a token each: the day of "4. 4 May 2023" is another.
 NUMBERS = [f" {number}." for number in range(1, LONGEST + 1)]
 SHOWN = 10  # turns of a task at most
@@ -261,7 +262,7 @@ def tokenizer_for(dialogues: Sequence[Dialogue], visits: Sequence[Goal], embed: 
 def batch(policy: Policy, progress: float, pool: Sequence[Dialogue], visits: Sequence[Goal],
           embed: Embedder, rng: random.Random) -> list[Lesson]:
     """The lessons of one training step: turns of fifteen tasks."""
-    longest = 4 if progress < SHORT else LONGEST
+    longest = 4 if progress < SHORT_TASKS else LONGEST
     # Half as many in full context, because each takes twice as long.
     tasks = [search_lesson(rng.choice(pool), embed, kind, longest, rng)
              for kind in ["mem1"] * 6 + ["full_context"] * 3]

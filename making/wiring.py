@@ -154,6 +154,7 @@ def wire_first(layer: nn.Module, code: Tensor, has_numbers: bool) -> list[Tensor
     With numbers the last one reads that of the nearest number.
     """
     width, read = code.shape[1], []
+    noting = [*range(OFFSETS - 1), NUMBER_HEAD if has_numbers else OFFSETS - 1]  # heads, by block
     for weight in (layer.q_proj.weight, layer.k_proj.weight, layer.o_proj.weight):
         weight.zero_()
     for head in range(HEADS):
@@ -168,8 +169,8 @@ def wire_first(layer: nn.Module, code: Tensor, has_numbers: bool) -> list[Tensor
         layer.v_proj.weight[codes] = code
         if has_numbers and head == NUMBER_HEAD:
             look_for_a_number(layer, rows)
-        if back < OFFSETS or head == (NUMBER_HEAD if has_numbers else OFFSETS - 1):
-            place = TOKEN_DIMS + min(head, OFFSETS - 1) * CODE_DIMS
+        if head in noting:
+            place = TOKEN_DIMS + noting.index(head) * CODE_DIMS
             block = slice(place, place + CODE_DIMS)
             layer.o_proj.weight[block, codes] = torch.eye(CODE_DIMS) * 0.5 / width**0.5
             read.append(torch.zeros(CODE_DIMS, width))

@@ -145,8 +145,8 @@ def read_run(folder: Path) -> LoggedRun:
         raise ReportError(f"{folder}: the folder holds no config.json; give a run folder, as "
                           "grpo.py, ppo.py and sft.py name it in their last line")
     if (maker := maker_of(folder)) not in ("training run", ""):
-        raise ReportError(f"{folder}: the folder of {maker}, of which there is no page; give the "
-                          "run folder that grpo.py, ppo.py or sft.py name in their last line")
+        raise ReportError(f"{folder}: no training run ({maker}), so there is no page of it; give "
+                          "the folder that grpo.py, ppo.py or sft.py name in their last line")
     config = read_file(folder / "config.json", lambda text: dict(json.loads(text)), {})
     agent = config.get("agent", "manager")
     steps, scores, cases = read_file(folder / "cases.jsonl", lambda text: read_cases(text, agent),

@@ -62,12 +62,12 @@ def fingerprint(model: torch.nn.Module, with_adapters: bool = True) -> str:
         if not with_adapters:
             if ".lora_" in name and parameter.requires_grad:
                 continue
-            name = name.replace(".base.", ".", 1)  # as it was before it had these adapters
+            name = ".".join(name.rsplit(".base.", 1))  # as it was before it had these adapters
         values = parameter.detach().flatten()
         values = values[:: max(1, len(values) // 1000)].float().cpu()
         digest.update(f"{name} {tuple(parameter.shape)}".encode() + values.numpy().tobytes())
     for layer in model.modules():
-        # What A and B count is in no parameter.
+        # The s by which B A counts is in no parameter.
         if isinstance(layer, LowRank) and (with_adapters or not layer.lora_A.requires_grad):
             digest.update(f"{layer.scale}".encode())
     return digest.hexdigest()[:12]
