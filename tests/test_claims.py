@@ -29,7 +29,6 @@ from claims import runner
 from claims.__main__ import check
 from claims.lines import (
     CONFIDENCE,
-    MEM1_WORLD,
     QUICK,
     SEEDS,
     USUAL,
@@ -88,8 +87,7 @@ def test_nine_claims_whose_commands_exist():
         "two commands share a folder: one overwrites the other, and both are run for ever")
     for job in jobs:
         data = job.command[job.command.index("--data") + 1]
-        world = MEM1_WORLD if "mem1" in job.command else WORLD
-        assert named_world(data) and data.endswith(f"-{world}"), (
+        assert named_world(data) and data.endswith(f"-{WORLD}"), (
             f"{job.line}: learns or asks in a world that was looked at before, such as the usual")
         script, *arguments = job.command
         options = CompareOptions if "--systems" in arguments else OPTIONS[script]
