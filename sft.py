@@ -23,10 +23,13 @@ Where this differs from the papers
 2. As in grpo.py most questions of a manager also bring a guard, a turn that must leave the
    question's memory alone (training/tasks.py, "differs", 2).
 3. The oracle never errs, and GPT-5 does. `--expert-errors 0.2` makes one operation in five wrong,
-   in the ways of an untrained manager (`wrong_operation`).
+   in the ways of an untrained manager (`wrong_operation`). Such slips are drawn anew each time,
+   and a pupil sees through them. `--expert-overwrites` is a habit: one kind of turn goes wrong
+   always.
 
     python sft.py                   the Memory Manager, about a minute
     python sft.py --expert-errors 0.2       the same, from an expert that errs
+    python sft.py --expert-overwrites       the same, from one that never joins two facts
     python sft.py --agent answer    the Answer Agent, about a minute
     python sft.py --agent mem1      MEM1, about a minute
     python sft.py --agent answer --model smollm2        on LoCoMo, from its evidence
@@ -61,6 +64,8 @@ class SFTOptions(Options):
                                             "evidence and gold answers")
     expert_errors: float = option(0.0, "manager: share of the oracle's operations that are made "
                                        "wrong, 0 to 1", low=0, high=1)
+    expert_overwrites: bool = option(False, "manager: the expert always overwrites a memory that "
+                                            "it should join with the new fact")
 
 
 def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
@@ -100,9 +105,10 @@ def main(argv: Sequence[str] | None = None) -> dict:
     options = parse_options(SFTOptions, "Teach a memory agent by imitation.", argv)
     if options.trajectories and options.train_questions:
         exit_with("--train-questions: is read only without --trajectories; leave it out")
-    if options.expert_errors and (options.trajectories or options.agent != "manager"):
-        exit_with("--expert-errors: is read only with --agent manager and without --trajectories; "
-                  "leave it out")
+    for name in ("expert_errors", "expert_overwrites"):
+        if getattr(options, name) and (options.trajectories or options.agent != "manager"):
+            exit_with(f"--{name.replace('_', '-')}: is read only with --agent manager and without "
+                      "--trajectories; leave it out")
     check_expert(resolve(options, "sft"))
     run = prepare(options, "sft")
     run.n_chats = chats_that_fit(run)  # before the start model is scored

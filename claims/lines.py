@@ -313,8 +313,9 @@ def few_questions(budget: Budget) -> Line:
 
 def carrying_over(budget: Budget) -> list[Line]:
     """Claim 6: questions about what no training dialogue had."""
-    part = {name: managers(budget, name, "part", (*PART, *budget.part_manager))
-            for name in ("grpo", "ppo", "sft")}
+    told = (*PART, *budget.part_manager)
+    part = {name: managers(budget, name, "part", told) for name in ("grpo", "ppo", "sft")}
+    habit = managers(budget, "sft", "part-overwrites", (*told, "--expert-overwrites"))
     novelties = {
         "relations": ((), lambda question: "relation" in never_told(question)),
         "names": ((), lambda question: "name" in never_told(question)),
@@ -326,10 +327,11 @@ def carrying_over(budget: Budget) -> list[Line]:
                 6, f"{name.upper()} carries over to {what} never trained on", "on MSC, LongMemEval",
                 [(1, alone(part[name], *options)), (-1, (scoring(None, None, *options),))],
                 counts=counts))
-        lines.append(difference(
-            6, f"and beats Memory-SFT there ({name.upper()}, names and relations)", paper,
-            [(1, alone(part[name])), (-1, alone(part["sft"]))],
-            counts=lambda question: bool(never_told(question))))
+        lines += [difference(
+            6, f"and beats Memory-SFT there ({name.upper()}, names and relations){expert}", paper,
+            [(1, alone(part[name])), (-1, alone(imitators))],
+            counts=lambda question: bool(never_told(question)))
+            for expert, imitators in (("", part["sft"]), (", of an expert that overwrites", habit))]
     return lines
 
 

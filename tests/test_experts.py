@@ -100,6 +100,25 @@ def test_an_expert_that_errs_is_wrong_as_often_as_it_says():
     assert events == {"ADD", "NOOP", "UPDATE"}
 
 
+def test_an_expert_that_overwrites_forgets_what_it_should_have_joined():
+    """Where two values hold, the memory keeps the new one alone; nothing else is decided wrong."""
+    train = world_splits()[0][:4]
+    right, shown = (manager_lessons(Scripted(str), train, EMBED, "turns", 40, overwrites=habit)
+                    for habit in (False, True))
+    assert [prompt for prompt, _ in shown] == [prompt for prompt, _ in right]
+    wrong = [(parse_operations(one, 5)[0][0], parse_operations(other, 5)[0][0])
+             for (_, one), (_, other) in zip(shown, right) if one != other]
+    for operation, best in wrong:
+        assert best.event == "UPDATE" and " and " in best.text, f"{best}: nothing was to be joined"
+        assert (operation.event, operation.number) == ("UPDATE", best.number)
+        subject, new = best.text.split()[0], best.text.split(" and ")[-1]
+        assert operation.text.startswith(subject) and operation.text.endswith(f" {new}")
+        assert " and " not in operation.text, "the expert joins after all"
+    n_joins = sum(operations[0].event == "UPDATE" and " and " in operations[0].text
+                  for operations, _ in (parse_operations(text, 5) for _, text in right))
+    assert len(wrong) > 0.9 * n_joins > 10, "a habit that shows only now and then"
+
+
 @pytest.mark.parametrize("facts, positions", [
     ("observations", math.inf), ("observations", 250), ("turns", 250)])
 def test_an_answer_agent_is_taught_the_prompts_that_reinforcement_trains(facts, positions):

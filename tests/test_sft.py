@@ -36,8 +36,8 @@ def test_without_an_oracle_one_line_says_what_to_give(tmp_path, model_folder):
     assert "--facts llm" in line, "the oracle's lessons would be of turns, whatever is read later"
     refused(sft.main, "--trajectories", tmp_path / "none.jsonl", "--out", tmp_path / "run")
     for words in (["--agent", "answer"], ["--trajectories", "x.jsonl"]):
-        assert "--expert-errors" in refused(sft.main, *words, "--expert-errors", "0.2",
-                                            "--out", tmp_path / "run")
+        for option, *value in (["--expert-errors", "0.2"], ["--expert-overwrites"]):
+            assert option in refused(sft.main, *words, option, *value, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists(), "refused after the start model was scored, an hour long"
 
 

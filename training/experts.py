@@ -50,11 +50,12 @@ TOGETHER = 32  # tasks of MEM1 that are shown in step
 
 
 def expert_operation(policy: Policy, dialogue: Dialogue, place: int, embed: Embedder,
-                     facts_from: str, max_new_tokens: int,
-                     slip: random.Random | None = None) -> Lesson:
+                     facts_from: str, max_new_tokens: int, slip: random.Random | None = None,
+                     overwrites: bool = False) -> Lesson:
     """What the manager reads at one turn, and the operation that makes the memory right.
 
-    With `slip` it is a wrong operation, drawn from there.
+    With `slip` it is a wrong operation, drawn from there. With `overwrites` a memory that should
+    be joined with the new fact is replaced by it, as an untaught manager does (Memory-R1, sec. 1).
     """
     before, turn = dialogue.turns[:place], dialogue.turns[place]
     bank, state = MemoryBank(embed), {}
@@ -70,6 +71,8 @@ def expert_operation(policy: Policy, dialogue: Dialogue, place: int, embed: Embe
         operation = Operation("NOOP" if number is None else "DELETE", number)
     else:
         operation = Operation("ADD" if number is None else "UPDATE", number, new_text)
+    if overwrites and operation.event == "UPDATE" and turn.fact.change == "add":
+        operation = Operation("UPDATE", number, turn.facts[0])
     if slip is not None:
         operation = wrong_operation(operation, turn.facts[0], len(prompt.parts), slip)
     return prompt.messages, format_operation(operation)
@@ -89,10 +92,12 @@ def wrong_operation(right: Operation, fact: str, n_shown: int, draw: random.Rand
 
 
 def manager_lessons(policy: Policy, dialogues: Iterable[Dialogue], embed: Embedder,
-                    facts_from: str, max_new_tokens: int, errors: float = 0.0) -> list[Lesson]:
+                    facts_from: str, max_new_tokens: int, errors: float = 0.0,
+                    overwrites: bool = False) -> list[Lesson]:
     """The decisions of `tasks.manager_tasks`, guards included, as the oracle takes them.
 
-    A share of `errors` is decided wrong, drawn with a fixed seed.
+    A share of `errors` is decided wrong, drawn with a fixed seed; with `overwrites` every decision
+    of one kind is (`expert_operation`).
     """
     lessons, draw, slips = [], random.Random(0), random.Random(1)
     for dialogue in dialogues:
@@ -100,7 +105,7 @@ def manager_lessons(policy: Policy, dialogues: Iterable[Dialogue], embed: Embedd
         for place, _ in paid_decisions(dialogue, facts, embed, draw):
             lessons.append(expert_operation(
                 policy, dialogue, place, embed, facts_from, max_new_tokens,
-                slips if slips.random() < errors else None))
+                slips if slips.random() < errors else None, overwrites))
     return lessons
 
 
@@ -312,7 +317,8 @@ def trajectories_of(run: Run) -> list[list[Lesson]]:
         dialogues = splits(options.data, options.train_questions)[0]
         if options.agent == "manager":
             lessons = manager_lessons(run.policy, with_bar(dialogues, "lessons"), run.embed,
-                                      options.facts, length, options.expert_errors)
+                                      options.facts, length, options.expert_errors,
+                                      options.expert_overwrites)
             return [[lesson] for lesson in lessons]
         # The oracle knows what holds in the end. A manager's memories have words of their own, so
         # there the evidence decides.
