@@ -14,12 +14,13 @@ start model, and is scored by the same code. Unlike reinforcement it needs an ex
     the synthetic world        the oracle, which knows what each turn means
     other data, answer agent   the memories of the evidence turns, and the gold answer
     other data, MEM1           searches that find the evidence, and the gold answers
-    other data, manager        only a file of trajectories
+    other data, manager        adds every fact in its own words, which shows the form
 
 Where this differs from the papers
 1. Their experts are GPT-5 and GPT-4o. `--trajectories FILE` reads what such a model wrote: JSON
    lines with {"messages": [{"role": ..., "content": ...}, ...]}, the last of them the response to
-   learn. A turn of MEM1 is a line of its own. A call of a tool is no text, and is refused.
+   learn. A turn of MEM1 is a line of its own. A call of a tool is no text, and is refused. What a
+   run imitates stands in its folder in the same form (lessons.jsonl), so lessons can be mixed.
 2. As in grpo.py most questions of a manager also bring a guard, a turn that must leave the
    question's memory alone (training/tasks.py, "differs", 2).
 3. The oracle never errs, and GPT-5 does. `--expert-errors 0.2` makes one operation in five wrong,
@@ -48,7 +49,7 @@ import torch
 from backend.devices import clip_gradients, exit_with
 from backend.lora import learned
 from comparisons.harnesses import compare_harnesses
-from training.experts import chats_that_fit, check_expert, trajectories_of
+from training.experts import chats_that_fit, check_expert, save_lessons, trajectories_of
 from training.options import Options, option, parse_options, resolve
 from training.results import evaluate_after, evaluate_before, finish
 from training.run import Run, launch, prepare
@@ -71,9 +72,11 @@ class SFTOptions(Options):
 def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
     """Train; returns the rows of metrics.csv, and the validation scores by step."""
     options, policy = run.options, run.policy
+    shown = trajectories_of(run)
+    save_lessons(run.folder, shown)
     # Encoded once: the expert does not change while its pupil learns, so the lessons come back.
     trajectories = [[policy.lesson(*lesson) for lesson in trajectory]  # each a list of Steps
-                    for trajectory in trajectories_of(run)]
+                    for trajectory in shown]
     # The optimizer of grpo.py, so that a comparison of the two compares what they learn from.
     optimizer = torch.optim.AdamW(
         learned(policy.model), lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0)

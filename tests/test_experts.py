@@ -29,6 +29,7 @@ from prompts import parse_answer, parse_operations
 from sft import SFTOptions
 from systems.own_past import HARNESSES, mem1_agent
 from training.experts import (
+    added_lessons,
     answer_lessons,
     chats_that_fit,
     evidence_lessons,
@@ -117,6 +118,24 @@ def test_an_expert_that_overwrites_forgets_what_it_should_have_joined():
     n_joins = sum(operations[0].event == "UPDATE" and " and " in operations[0].text
                   for operations, _ in (parse_operations(text, 5) for _, text in right))
     assert len(wrong) > 0.9 * n_joins > 10, "a habit that shows only now and then"
+
+
+@pytest.mark.parametrize("positions", [math.inf, 150])
+def test_without_an_oracle_a_manager_is_shown_to_keep_each_fact_in_its_own_words(positions):
+    turns = [Turn(f"D1:{n}", "Ann", text, "8 May 2023") for n, text in enumerate(
+        ["I ski.", "I have a dog.", "I ski.", "I sing a very long song about my dog."])]
+    asked = tuple(Question(f"Who {n}?", "Ann", 4, (turn.turn_id,)) for n, turn in enumerate(turns))
+    policy = Scripted(str)
+    policy.positions = positions
+    tasks = manager_tasks([Dialogue("mine", ("Ann", "Bo"), tuple(turns), asked)], EMBED, "turns")
+    lessons = added_lessons(policy, tasks, 10)
+    assert [response for _, response in lessons] == [
+        '[{"event": "ADD", "text": " Ann: I ski."}]',
+        '[{"event": "ADD", "text": " Ann: I have a dog."}]',
+        '[{"event": "NOOP", "id": 0}]'], "the fourth fills more than ten tokens"
+    episodes = ManagerAgent(policy, max_new_tokens=10).rollout(policy, tasks, 1, 0)
+    for (messages, _), [episode] in zip(lessons, episodes):
+        assert messages[-1]["content"] == episode.log["prompt"], "another prompt than it is paid for"
 
 
 @pytest.mark.parametrize("facts, positions", [

@@ -28,10 +28,6 @@ EMBED = hashed_words()
 def test_without_an_oracle_one_line_says_what_to_give(tmp_path, model_folder):
     line = refused(sft.main, "--agent", "mem1", "--env", "shop", "--out", tmp_path / "run")
     assert "--trajectories" in line, "nobody shows how to buy"
-    path = small_data(tmp_path / "mine.json", "Who skis?")
-    line = refused(sft.main, "--data", path, "--model", model_folder, "--out", tmp_path / "run",
-                   "--limit", "1", "--max-new-tokens", "4")
-    assert "--trajectories" in line, "only the world knows what a manager should have done"
     line = refused(sft.main, "--data", "world", "--facts", "llm", "--out", tmp_path / "run")
     assert "--facts llm" in line, "the oracle's lessons would be of turns, whatever is read later"
     refused(sft.main, "--trajectories", tmp_path / "none.jsonl", "--out", tmp_path / "run")
@@ -48,6 +44,23 @@ def test_a_manager_that_keeps_no_evidence_leaves_nothing_to_imitate(tmp_path, mo
     line = refused(sft.main, "--agent", "answer", "--data", path, "--model", model_folder,
                    "--manager", model_folder, "--out", tmp_path / "run", "--max-new-tokens", "4")
     assert "none of 1 questions is left to imitate" in line and str(path) in line, line
+
+
+def test_a_manager_of_other_data_is_shown_the_form_and_what_it_saw_can_be_shown_again(
+        tmp_path, model_folder):
+    options = ["--data", str(small_data(tmp_path / "mine.json", "Who skis?")), "--facts", "turns",
+               "--model", str(model_folder), "--steps", "1", "--questions", "2", "--limit", "1"]
+    sft.main([*options, "--max-new-tokens", "80", "--out", str(tmp_path / "run")])
+    lessons = tmp_path / "run" / "lessons.jsonl"
+    [line] = map(json.loads, lessons.read_text(encoding="utf-8").splitlines())
+    assert line["messages"][-1] == {
+        "role": "assistant", "content": '[{"event": "ADD", "text": " Ann: I ski."}]'}
+    sft.main([*options, "--max-new-tokens", "80", "--trajectories", str(lessons),
+              "--out", str(tmp_path / "again")])
+    assert (tmp_path / "again" / "lessons.jsonl").read_bytes() == lessons.read_bytes(), (
+        "what a run imitated is not what --trajectories reads back")
+    text = refused(sft.main, *options, "--max-new-tokens", "4", "--out", tmp_path / "short")
+    assert "none of 1 decisions is left to imitate" in text and "--max-new-tokens" in text, text
 
 
 def test_a_run_on_chats_says_that_it_learned_from_these(tmp_path, model_folder, capsys):

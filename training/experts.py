@@ -1,6 +1,7 @@
 """The experts that sft.py imitates: what each reads, and what it writes.
 
     expert_operation    the manager: the operation that makes the memory right (the world's oracle)
+    added_lessons       the manager: each fact added in its own words (other data)
     answer_lessons      the answer agent: the memories that hold, and the answer (the same oracle)
     evidence_lessons    the answer agent: the memories of the evidence, and the gold answer
     expert_tasks        MEM1: searches one question after the other, keeps every answer
@@ -14,12 +15,15 @@ same room for a response. The expert sees no more than its pupil.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import world as w
+from backend import devices
 from backend.devices import exit_with
 from backend.loading import PolicyError
 from benchmarks.splits import splits
@@ -36,7 +40,15 @@ from data import (
 from environments import Lookup, SearchTask
 from mem1 import Mem1Agent, Trajectory, format_turn
 from memory_bank import Embedder, MemoryBank
-from memr1 import SIMILAR, AnswerTask, Reading, facts_of, manager_prompt, timelines
+from memr1 import (
+    SIMILAR,
+    AnswerTask,
+    ManagerTask,
+    Reading,
+    facts_of,
+    manager_prompt,
+    timelines,
+)
 from policy import Policy, Prompt
 from prompts import Operation, format_answer, format_operation, without_tags
 from training.options import Options
@@ -45,6 +57,7 @@ from training.tasks import paid_decisions
 
 Lesson = tuple[list[Message], str]  # a prompt, and the response to it
 TOGETHER = 32  # tasks of MEM1 that are shown in step
+LESSONS = "lessons.jsonl"  # in the run folder
 
 # ---- The manager ---------------------------------------------------------------------------------
 
@@ -106,6 +119,24 @@ def manager_lessons(policy: Policy, dialogues: Iterable[Dialogue], embed: Embedd
             lessons.append(expert_operation(
                 policy, dialogue, place, embed, facts_from, max_new_tokens,
                 slips if slips.random() < errors else None, overwrites))
+    return lessons
+
+
+def added_lessons(policy: Policy, tasks: Sequence[ManagerTask],
+                  max_new_tokens: int) -> list[Lesson]:
+    """The decisions of `tasks`, each the fact in its own words: ADD, or NOOP if it stands there.
+
+    Nobody knows what is right outside the world, so this shows the form, and the words of the data,
+    and no judgement. A fact is left out whose response would fill all of `max_new_tokens`.
+    """
+    lessons = []
+    for task in tasks:
+        prompt = manager_prompt(policy, task.fact.text, task.memories, max_new_tokens)
+        known = [n for n, memory in enumerate(prompt.parts) if memory.text == task.fact.text]
+        operation = Operation("NOOP", known[0]) if known else Operation("ADD", text=task.fact.text)
+        response = format_operation(operation)
+        if len(policy.tokenizer.encode(response, add_special_tokens=False)) < max_new_tokens:
+            lessons.append((prompt.messages, response))
     return lessons
 
 
@@ -289,15 +320,21 @@ def check_expert(options: Options) -> None:
     """
     if options.trajectories:
         read_trajectories(options.trajectories)
-    elif options.agent == "manager" and not w.named_world(options.data):
-        exit_with(f"--data {options.data}: only the synthetic world has an oracle that manages a "
-                  "memory; give --trajectories, or learn from --data world first")
-    elif options.agent == "manager" and options.facts == "llm":
+    elif options.agent == "manager" and w.named_world(options.data) and options.facts == "llm":
         exit_with("--facts llm: the oracle manages what a turn means, not what a model notes; "
                   "take --facts turns, or give --trajectories")
     elif options.agent == "mem1" and options.env != "search":
         exit_with(f"--env {options.env}: the expert answers questions and buys nothing; give "
                   "--trajectories")
+
+
+def save_lessons(folder: Path, trajectories: Iterable[Iterable[Lesson]]) -> None:
+    """Write lessons.jsonl, a line a lesson: what a run imitates, as `--trajectories` reads it."""
+    if devices.is_main():
+        lines = (json.dumps({"messages": [*prompt, {"role": "assistant", "content": response}]},
+                            ensure_ascii=False) + "\n"
+                 for trajectory in trajectories for prompt, response in trajectory)
+        (folder / LESSONS).write_text("".join(lines), encoding="utf-8")
 
 
 def trajectories_of(run: Run) -> list[list[Lesson]]:
@@ -313,13 +350,19 @@ def trajectories_of(run: Run) -> list[list[Lesson]]:
             if turns]
         what, why = "tasks", "what proves an answer is not found or not kept, or a turn is too long"
         remedy = "lower --objectives, raise --max-new-tokens or take another --embedder"
+    elif options.agent == "manager" and w.named_world(options.data):
+        dialogues = splits(options.data, options.train_questions)[0]
+        lessons = manager_lessons(run.policy, with_bar(dialogues, "lessons"), run.embed,
+                                  options.facts, length, options.expert_errors,
+                                  options.expert_overwrites)
+        return [[lesson] for lesson in lessons]
+    elif options.agent == "manager":
+        lessons = added_lessons(run.policy, with_bar(run.train, "lessons"), length)
+        trajectories = [[lesson] for lesson in lessons]
+        what, why = "decisions", "the fact is longer than a response"
+        remedy = "raise --max-new-tokens"
     else:
         dialogues = splits(options.data, options.train_questions)[0]
-        if options.agent == "manager":
-            lessons = manager_lessons(run.policy, with_bar(dialogues, "lessons"), run.embed,
-                                      options.facts, length, options.expert_errors,
-                                      options.expert_overwrites)
-            return [[lesson] for lesson in lessons]
         # The oracle knows what holds in the end. A manager's memories have words of their own, so
         # there the evidence decides.
         if w.named_world(options.data) and options.facts == "observations" and not options.manager:
