@@ -135,7 +135,7 @@ def test_without_an_oracle_a_manager_is_shown_to_keep_each_fact_in_its_own_words
         '[{"event": "NOOP", "id": 0}]'], "the fourth fills more than ten tokens"
     episodes = ManagerAgent(policy, max_new_tokens=10).rollout(policy, tasks, 1, 0)
     for (messages, _), [episode] in zip(lessons, episodes):
-        assert messages[-1]["content"] == episode.log["prompt"], "another prompt than it is paid for"
+        assert messages[-1]["content"] == episode.log["prompt"], "not the prompt that pays"
 
 
 @pytest.mark.parametrize("facts, positions", [
