@@ -22,6 +22,7 @@ import pytest
 import torch
 from canned import LOG, Scripted, call, refused
 
+import grpo
 import memr1
 from backend import devices
 from backend.files import lock, release_locks
@@ -32,7 +33,7 @@ from grpo import GRPOOptions
 from memory_bank import hashed_words
 from policy import load_policy
 from training import run
-from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL, Options, resolve
+from training.options import EMBEDDED_MEM1, EMBEDDED_MODEL, Options, parse_options, resolve
 from training.results import SCORED, evaluate_before
 from training.run import Run, memory_r1, prepare
 from training.state import TokenMetrics, warm_up_then_decay
@@ -193,6 +194,16 @@ def test_a_limit_is_for_validation_and_test_alone(tmp_path, model_folder):
         counts.append([len(tasks) for tasks in (found.train, found.validation, found.test)])
     assert counts == [[152, 81, 513], [152, 5, 5]], (
         "--limit must shorten what is looked at, never what is learned from")
+
+
+def test_a_limit_that_leaves_no_usable_question_is_named(tmp_path, model_folder):
+    """Questions are cut off before it is known whose evidence states a fact."""
+    asked = [{"question": f"Who skis {n}?", "answer": "Ann", "category": 4, "evidence": evidence}
+             for n, evidence in enumerate([[], ["D1:1"]])]
+    options = ["--data", str(small_file(tmp_path / "mine.json", asked)), "--facts", "turns",
+               "--model", str(model_folder), "--out", str(tmp_path / "run")]
+    assert "or --limit 1 must be higher" in refused(grpo.main, *options, "--limit", "1")
+    prepare(parse_options(GRPOOptions, "", [*options, "--limit", "2"]), "grpo")
 
 
 def test_a_manager_learns_from_guards_and_is_asked_without(tmp_path, model_folder):

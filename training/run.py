@@ -494,8 +494,10 @@ def prepare(options: Options, algorithm: str) -> Run:
         agent, (train, validation, test), train_banks, fingerprints = memory_r1(
             options, splits, reference, embed)
     if not train or not test:  # for example because no question of a manager's names its evidence
+        cut = train and options.limit  # questions are counted before it is known which are usable
         exit_with(f"{options.data}: no usable question to {'test on' if train else 'learn from'}; "
-                  + NEEDS[options.agent].format(options.objectives))
+                  + NEEDS[options.agent].format(options.objectives)
+                  + (f", or --limit {cut} must be higher" if cut else ""))
     fingerprints["the start model"] = fingerprint(policy.model)
     if options.judge:
         fingerprints["the model of --judge"] = known_by
