@@ -57,7 +57,10 @@ def test_every_agent_says_what_pays():
                           (GRPOOptions(agent="mem1"), "number of questions"),
                           (GRPOOptions(agent="mem1", env="shop"), "purchase")):
         assert said in what_pays(options, "grpo")
-    assert "imitates" in what_pays(SFTOptions(), "sft")
+    for options, said in ((SFTOptions(data="world"), "imitates an expert's responses"),
+                          (SFTOptions(data="locomo"), "an expert that adds every fact"),
+                          (SFTOptions(data="locomo", trajectories="chats.jsonl"), "'s responses")):
+        assert said in what_pays(options, "sft"), "whom it imitates decides what it learns"
 
 
 def test_the_last_sentence_counts_questions():

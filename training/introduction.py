@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from training.options import flag
+from world import named_world
 
 LEARNERS = {
     "manager": "the Memory Manager, which changes a bank of memories at each new fact",
@@ -25,7 +26,10 @@ def given_options(options: Any) -> list[str]:
 def what_pays(options: Any, algorithm: str) -> str:
     """What the agent is rewarded for, in words."""
     if algorithm == "sft":
-        return "none: it imitates an expert's responses"
+        adds = not options.trajectories and options.agent == "manager" and not named_world(
+            options.data)
+        return ("none: it imitates an expert that adds every fact in its own words" if adds
+                else "none: it imitates an expert's responses")
     if options.agent == "mem1":
         return ("the number of questions that are answered exactly right" if options.env == "search"
                 else "how well the purchase fits its goal, 0 to 1")
