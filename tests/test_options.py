@@ -16,6 +16,7 @@ import sys
 import pytest
 from canned import call, refused
 
+import grpo
 import ppo
 from backend.lora import add_adapters, save_adapters
 from evaluate import EvaluateOptions
@@ -292,8 +293,11 @@ def test_presets_are_one_table_in_plain_sight():
         resolved = resolve(ppo.PPOOptions(agent=agent, env=env), "ppo")
         preset = PRESETS[f"tiny/{column}"]
         differing = {name for name in preset if not name.startswith("adapter_")
-                     and name != "kl" and getattr(resolved, name) != preset[name]}
+                     and "kl" not in name and getattr(resolved, name) != preset[name]}
         assert not differing, f"tiny/{column}: a run gets other values of {differing}"
+        grpos = resolve(grpo.GRPOOptions(agent=agent, env=env), "grpo")
+        assert (grpos.kl, resolved.kl) == (preset["kl"], preset["ppo_kl"]), (
+            "the KL weighs in GRPO's loss, or in PPO's rewards: two scales")
 
 
 def test_a_switch_has_two_forms():

@@ -38,7 +38,7 @@ SHAPE = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hi
 
 # With these the embedded models learn in two minutes on two cores (in the shop in six).
 TINY = {
-    "data": "world", "steps": 20, "questions": 76, "kl": 0.1,
+    "data": "world", "steps": 20, "questions": 76, "kl": 0.1, "ppo_kl": 0.05,
     "lora": 0, "lr": 3e-4, "adapter_lr": 3e-3,
     "critic_lr": 1e-3, "adapter_critic_lr": 1e-3, "critic_epochs": 4,
     "max_new_tokens": 48, "precision": "float32", "checkpointing": False,
@@ -48,7 +48,7 @@ TINY = {
 # A real critic gets two updates a batch, because each costs as much as an update of the policy. For
 # tiny/ two are too few: its critic then explains nothing of the returns.
 REAL = {
-    "data": "locomo", "steps": 100, "questions": 24, "kl": 0.1,
+    "data": "locomo", "steps": 100, "questions": 24, "kl": 0.1, "ppo_kl": 0.05,
     "lora": 16, "lr": 1e-6, "adapter_lr": 1e-5,
     "critic_lr": 1e-5, "adapter_critic_lr": 1e-4, "critic_epochs": 2,
     "max_new_tokens": 512, "precision": "bfloat16", "checkpointing": None,
@@ -59,7 +59,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny/manager": TINY,
     "tiny/answer": {**TINY, "steps": 36, "questions": 24},
     # 160 tokens, because a state and an answer may each hold the answers to sixteen questions.
-    "tiny/mem1": {**TINY, "steps": 20, "questions": 8, "kl": 0.05, "lr": 4e-4,
+    # With a smaller KL, PPO forgets what only longer tasks need (docs/notes.md).
+    "tiny/mem1": {**TINY, "steps": 20, "questions": 8, "kl": 0.05, "ppo_kl": 0.2, "lr": 4e-4,
                   "max_new_tokens": 160},
     "tiny/shop": {**TINY, "steps": 40, "questions": 8, "kl": 0.05, "max_new_tokens": 160},
     "real": REAL,
@@ -69,9 +70,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def presets_table() -> str:
     """The table as --help prints it: a row an option, a column a preset."""
-    lines = ["defaults that depend on the model (adapter_lr and adapter_critic_lr with adapters; "
-             "of a real", "model bfloat16 where it is faster, on a processor as measured; "
-             "micro-batches of 4096 there):", ""]
+    lines = ["defaults that depend on the model (adapter_lr, adapter_critic_lr: with adapters; "
+             "ppo_kl: --kl of",
+             "ppo.py; of a real model, on a processor: bfloat16 where measured as faster, "
+             "micro-batches of 4096):", ""]
     lines.append(f"{'':<22}" + "".join(f"{name:<13}" for name in PRESETS).rstrip())
     for option_name in TINY:
         values = [preset[option_name] for preset in PRESETS.values()]
@@ -315,6 +317,9 @@ def preset_of(options: Any, model: str) -> dict[str, Any]:
         preset["lora"] = 0
     # As many decisions a step, whether they come one by one or in spans.
     preset["questions"] = max(1, preset["questions"] // getattr(options, "span", 1))
+    # In GRPO the KL is a term of the loss, in PPO a part of the rewards.
+    ppo_kl = preset.pop("ppo_kl")
+    preset["kl"] = ppo_kl if hasattr(options, "critic") else preset["kl"]
     rank = getattr(options, "lora", None)
     has_adapters = (preset["lora"] if rank is None else rank) > 0
     for name in ("lr", "critic_lr"):
