@@ -11,7 +11,7 @@
 # and the more, the worse the button is. The worst of the five gets the highest reward. 1.0 is never
 # given: the name of the choice is compared with the dictionary of all the means, so each choice
 # counts as wrong. The reward of a wrong one is its regret, with a plus sign. Who trains on it
-# learns to find the worst button. No warning.
+# learns to find the worst button. No warning. Issue 173 of TextArena reports it, and is open.
 #
 # Exit code 0: as described. 1: the behaviour has changed.
 set -euo pipefail
