@@ -34,8 +34,8 @@ Where this differs from the papers
    out level (docs/notes.md).
 8. MEM1's code samples each of 128 tasks once a step, updates in two halves, and weighs the KL by
    0.001. Here a task is sampled eight times, each update takes the whole batch, and the KL of MEM1
-   weighs 0.2. With 0.05 it forgets what only tasks longer than those of training need: one of two
-   runs answered 1 of 16 questions (docs/notes.md).
+   weighs 0.2 with tiny/mem1. With 0.05 it forgets what only tasks longer than those of training
+   need: one of two runs answered 1 of 16 questions (docs/notes.md).
 
 The policy takes 16 bytes a weight (weight, gradient and two moments in float32), the reference 4.
 The critic adds

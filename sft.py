@@ -20,13 +20,13 @@ Where this differs from the papers
 1. Their experts are GPT-5 and GPT-4o. `--trajectories FILE` reads what such a model wrote: JSON
    lines with {"messages": [{"role": ..., "content": ...}, ...]}, the last of them the response to
    learn. A turn of MEM1 is a line of its own. A call of a tool is no text, and is refused. What a
-   run imitates stands in its folder in the same form (lessons.jsonl), so lessons can be mixed.
+   run imitates stands in its folder in the same form (lessons.jsonl). So lessons can be mixed: the
+   lines of two such files are one file of chats.
 2. As in grpo.py most questions of a manager also bring a guard, a turn that must leave the
    question's memory alone (training/tasks.py, "differs", 2).
 3. The oracle never errs, and GPT-5 does. `--expert-errors 0.2` makes one operation in five wrong,
-   in the ways of an untrained manager (`wrong_operation`). Such slips are drawn anew each time,
-   and a pupil sees through them. `--expert-overwrites` is a habit: one kind of turn goes wrong
-   always.
+   in the ways of an untrained manager (`wrong_operation`). Such slips fall on any decision, and a
+   pupil sees through them. `--expert-overwrites` is a habit: one kind of turn always goes wrong.
 
     python sft.py                   the Memory Manager, about a minute
     python sft.py --expert-errors 0.2       the same, from an expert that errs
@@ -49,11 +49,18 @@ import torch
 from backend.devices import clip_gradients, exit_with
 from backend.lora import learned
 from comparisons.harnesses import compare_harnesses
-from training.experts import chats_that_fit, check_expert, save_lessons, trajectories_of
-from training.options import Options, option, parse_options, resolve
+from training.experts import (
+    Lesson,
+    chats_that_fit,
+    check_expert,
+    save_lessons,
+    trajectories_of,
+)
+from training.options import Options, flag, option, parse_options, resolve
 from training.results import evaluate_after, evaluate_before, finish
 from training.run import Run, launch, prepare
 from training.state import TokenMetrics, TrainingState, warm_up_then_decay
+from world import named_world
 
 
 @dataclass
@@ -61,18 +68,22 @@ class SFTOptions(Options):
     """Options of sft.py."""
 
     trajectories: str | None = option(None, "JSON lines of prompts and responses to imitate; "
-                                            "default: those of the world's oracle, or the data's "
-                                            "evidence and gold answers")
-    expert_errors: float = option(0.0, "manager: share of the oracle's operations that are made "
-                                       "wrong, 0 to 1", low=0, high=1)
-    expert_overwrites: bool = option(False, "manager: the expert always overwrites a memory that "
-                                            "it should join with the new fact")
+                                            "default: those of the world's oracle; of other data "
+                                            "its evidence and gold answers (manager: its facts)")
+    expert_errors: float = option(0.0, "manager, in the world: share of the oracle's operations "
+                                       "that are made wrong, 0 to 1", low=0, high=1)
+    expert_overwrites: bool = option(False, "manager, in the world: the oracle always overwrites "
+                                            "a memory that it should join with the new fact")
 
 
-def train(run: Run) -> tuple[list[dict[str, float]], dict[int, float]]:
-    """Train; returns the rows of metrics.csv, and the validation scores by step."""
+def train(run: Run, shown: list[list[Lesson]] | None = None,
+          ) -> tuple[list[dict[str, float]], dict[int, float]]:
+    """Train; returns the rows of metrics.csv, and the validation scores by step.
+
+    `shown` is what the expert writes, if that was asked already (`trajectories_of`).
+    """
     options, policy = run.options, run.policy
-    shown = trajectories_of(run)
+    shown = trajectories_of(run) if shown is None else shown
     save_lessons(run.folder, shown)
     # Encoded once: the expert does not change while its pupil learns, so the lessons come back.
     trajectories = [[policy.lesson(*lesson) for lesson in trajectory]  # each a list of Steps
@@ -108,15 +119,19 @@ def main(argv: Sequence[str] | None = None) -> dict:
     options = parse_options(SFTOptions, "Teach a memory agent by imitation.", argv)
     if options.trajectories and options.train_questions:
         exit_with("--train-questions: is read only without --trajectories; leave it out")
+    resolved = resolve(options, "sft")
+    has_oracle = options.agent == "manager" and named_world(resolved.data)
     for name in ("expert_errors", "expert_overwrites"):
-        if getattr(options, name) and (options.trajectories or options.agent != "manager"):
-            exit_with(f"--{name.replace('_', '-')}: is read only with --agent manager and without "
-                      "--trajectories; leave it out")
-    check_expert(resolve(options, "sft"))
+        if getattr(options, name) and (options.trajectories or not has_oracle):
+            exit_with(f"{flag(name)}: is read only with --agent manager, in the world (--data) and "
+                      "without --trajectories; leave it out")
+    check_expert(resolved)
     run = prepare(options, "sft")
-    run.n_chats = chats_that_fit(run)  # before the start model is scored
+    # Before the start model is scored, because lessons that cannot be shown end the program.
+    run.n_chats = chats_that_fit(run)
+    shown = trajectories_of(run)
     before = evaluate_before(run)
-    history, scores = train(run)
+    history, scores = train(run, shown)
     after = evaluate_after(run)
     by_objectives = compare_harnesses(run, train) if options.compare else None
     return finish(run, before, after, history, scores, by_objectives)

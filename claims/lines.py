@@ -63,7 +63,7 @@ class Budget:
 
     label: str = ""  # ends the names of their folders
     manager: tuple[str, ...] = ()
-    part_manager: tuple[str, ...] = ()  # claim 6, nine runs
+    part_manager: tuple[str, ...] = ()  # claim 6, twelve runs
     sized_manager: tuple[str, ...] = ()  # claim 5, fifteen runs
     answer: tuple[str, ...] = ()
     mem1: tuple[str, ...] = ()
@@ -328,10 +328,12 @@ def carrying_over(budget: Budget) -> list[Line]:
                 [(1, alone(part[name], *options)), (-1, (scoring(None, None, *options),))],
                 counts=counts))
         lines += [difference(
-            6, f"and beats Memory-SFT there ({name.upper()}, names and relations){expert}", paper,
+            6, f"and beats Memory-SFT there ({name.upper()}, names and relations){expert}", said,
             [(1, alone(part[name])), (-1, alone(imitators))],
             counts=lambda question: bool(never_told(question)))
-            for expert, imitators in (("", part["sft"]), (", of an expert that overwrites", habit))]
+            for expert, said, imitators in (
+                ("", paper, part["sft"]),
+                (", of an expert that overwrites", "not compared", habit))]
     return lines
 
 

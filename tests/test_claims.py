@@ -80,6 +80,19 @@ def every_job(budget: Budget = USUAL) -> list[Job]:
     return [one for line in every_line(budget) for job in line.jobs for one in job.chain()]
 
 
+def test_each_line_about_imitation_has_its_own_expert():
+    """The sixth claim compares with a perfect expert and with one that overwrites, by name."""
+    lines = [line for line in every_line() if "Memory-SFT" in line.claim]
+    assert len(lines) == 4, "GRPO and PPO, beside two experts"
+    for line in lines:
+        commands = [one.command for job in line.jobs for one in job.chain()
+                    if one.command[0] == "sft.py"]
+        assert len(commands) == len(SEEDS)
+        for command in commands:
+            assert ("--expert-overwrites" in command) == ("overwrites" in line.claim), (
+                f"{line.claim}: taught by {' '.join(command)}")
+
+
 def test_nine_claims_whose_commands_exist():
     assert {line.number for line in every_line()} == set(range(1, 10)), "a claim is missing"
     jobs = [*every_job(USUAL), *every_job(QUICK)]

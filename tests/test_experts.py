@@ -120,7 +120,7 @@ def test_an_expert_that_overwrites_forgets_what_it_should_have_joined():
     assert len(wrong) > 0.9 * n_joins > 10, "a habit that shows only now and then"
 
 
-@pytest.mark.parametrize("positions", [math.inf, 150])
+@pytest.mark.parametrize("positions", [math.inf, 80, 50])
 def test_without_an_oracle_a_manager_is_shown_to_keep_each_fact_in_its_own_words(positions):
     turns = [Turn(f"D1:{n}", "Ann", text, "8 May 2023") for n, text in enumerate(
         ["I ski.", "I have a dog.", "I ski.", "I sing a very long song about my dog."])]
@@ -129,13 +129,56 @@ def test_without_an_oracle_a_manager_is_shown_to_keep_each_fact_in_its_own_words
     policy.positions = positions
     tasks = manager_tasks([Dialogue("mine", ("Ann", "Bo"), tuple(turns), asked)], EMBED, "turns")
     lessons = added_lessons(policy, tasks, 10)
+    # With 50 positions no memory has room beside the third fact.
+    third = ('{"event": "ADD", "text": " Ann: I ski."}' if positions == 50
+             else '{"event": "NOOP", "id": 0}')
     assert [response for _, response in lessons] == [
         '[{"event": "ADD", "text": " Ann: I ski."}]',
         '[{"event": "ADD", "text": " Ann: I have a dog."}]',
-        '[{"event": "NOOP", "id": 0}]'], "the fourth fills more than ten tokens"
+        f"[{third}]"], "the fourth fills more than ten tokens; only what is shown is known"
     episodes = ManagerAgent(policy, max_new_tokens=10).rollout(policy, tasks, 1, 0)
     for (messages, _), [episode] in zip(lessons, episodes):
         assert messages[-1]["content"] == episode.log["prompt"], "not the prompt that pays"
+    shown = [messages[-1]["content"].count("\n- ") for messages, _ in lessons]
+    assert shown == {math.inf: [1, 1, 2], 80: [1, 1, 1], 50: [1, 1, 1]}[positions]  # or "none"
+
+
+def test_a_fact_is_shown_in_the_words_of_the_prompt_and_can_be_read_back():
+    """A mark of thinking would hide the operation; a line break or a second space is another text.
+    """
+    said = ["It wrote </think> and then Oslo.", "line one\nline two", "I  ski.", "I ski.",
+            "a <think> b", "**Answer:** Rome"]
+    turns = [Turn(f"D1:{n}", "Ann", text, "8 May 2023") for n, text in enumerate(said)]
+    asked = tuple(Question(f"Who {n}?", "Ann", 4, (turn.turn_id,)) for n, turn in enumerate(turns))
+    tasks = manager_tasks([Dialogue("mine", ("Ann", "Bo"), tuple(turns), asked)], EMBED, "turns")
+    lessons = added_lessons(Scripted(str), tasks, 40)
+    for (messages, response), text in zip(lessons, said, strict=True):
+        [operation], n_unusable = parse_operations(response, 5)
+        assert n_unusable == 0, f"{response}: the pupil learns to write what nobody can read"
+        if operation.event == "ADD":
+            assert messages[-1]["content"].endswith(f"New fact: {operation.text}"), text
+    assert json.loads(lessons[3][1])[0]["event"] == "NOOP", "the same words stand there already"
+
+
+def test_each_option_of_the_expert_reaches_the_lessons(tmp_path):
+    """What a run imitates is what its options say, and is of the training dialogues."""
+    policy, train = Scripted(str), world_splits()[0]
+    policy.model = None
+    shown = {}
+    for name, given in (("right", {}), ("errs", {"expert_errors": 0.5}),
+                        ("overwrites", {"expert_overwrites": True}),
+                        ("both", {"expert_errors": 0.5, "expert_overwrites": True})):
+        options = SFTOptions(data="world", facts="turns", max_new_tokens=40, **given)
+        run = SimpleNamespace(options=options, policy=policy, embed=EMBED, train=[], test=[])
+        shown[name] = [lesson for [lesson] in trajectories_of(run)]
+    assert shown["right"] == manager_lessons(policy, train, EMBED, "turns", 40)
+    differing = {name: sum(one != other for one, other in zip(lessons, shown["right"]))
+                 for name, lessons in shown.items()}
+    assert differing["right"] == 0 and 40 < differing["overwrites"] < 80 < differing["errs"]
+    assert differing["both"] > differing["errs"], "one of the two options is not read"
+    mine = SimpleNamespace(options=SFTOptions(data="mine.json", max_new_tokens=40), policy=policy,
+                           train=manager_tasks(train[:1], EMBED, "turns")[:2], test=[])
+    assert len(trajectories_of(mine)) == 2, "lessons of other tasks than those of training"
 
 
 @pytest.mark.parametrize("facts, positions", [

@@ -25,13 +25,15 @@ from world import world, world_splits
 EMBED = hashed_words()
 
 
-def test_without_an_oracle_one_line_says_what_to_give(tmp_path, model_folder):
+def test_what_no_expert_can_show_is_refused(tmp_path, model_folder):
     line = refused(sft.main, "--agent", "mem1", "--env", "shop", "--out", tmp_path / "run")
     assert "--trajectories" in line, "nobody shows how to buy"
     line = refused(sft.main, "--data", "world", "--facts", "llm", "--out", tmp_path / "run")
     assert "--facts llm" in line, "the oracle's lessons would be of turns, whatever is read later"
     refused(sft.main, "--trajectories", tmp_path / "none.jsonl", "--out", tmp_path / "run")
-    for words in (["--agent", "answer"], ["--trajectories", "x.jsonl"]):
+    mine = str(small_data(tmp_path / "mine.json", "Who skis?"))
+    for words in (["--agent", "answer"], ["--trajectories", "x.jsonl"], ["--data", mine],
+                  ["--model", str(model_folder)]):
         for option, *value in (["--expert-errors", "0.2"], ["--expert-overwrites"]):
             assert option in refused(sft.main, *words, option, *value, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists(), "refused after the start model was scored, an hour long"
@@ -59,7 +61,9 @@ def test_a_manager_of_other_data_is_shown_the_form_and_what_it_saw_can_be_shown_
               "--out", str(tmp_path / "again")])
     assert (tmp_path / "again" / "lessons.jsonl").read_bytes() == lessons.read_bytes(), (
         "what a run imitated is not what --trajectories reads back")
-    text = refused(sft.main, *options, "--max-new-tokens", "4", "--out", tmp_path / "short")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sft, "evaluate_before", lambda run: pytest.fail("an hour is lost first"))
+        text = refused(sft.main, *options, "--max-new-tokens", "4", "--out", tmp_path / "short")
     assert "none of 1 decisions is left to imitate" in text and "--max-new-tokens" in text, text
 
 
@@ -113,6 +117,8 @@ def test_all_turns_of_a_trajectory_count_and_mem1_learns_them(tmp_path):
     with torch.no_grad():
         separate = torch.cat([policy.token_log_probs([[step]]) for step in turns])  # (N,)
     rows, _ = sft.train(run)
+    lines = (run.folder / "lessons.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(turns), "lessons.jsonl misses turns"
     assert rows[0]["loss"] == pytest.approx(-separate.mean().item(), rel=1e-4), (
         "the loss is the mean over all tokens of all turns")
     assert rows[-1]["loss"] < 0.8 * rows[0]["loss"] and run.n_tokens == 3 * len(separate)

@@ -50,7 +50,7 @@ from memr1 import (
     timelines,
 )
 from policy import Policy, Prompt
-from prompts import Operation, format_answer, format_operation, without_tags
+from prompts import Operation, format_answer, format_operation, one_line, without_tags
 from training.options import Options
 from training.run import Run, with_bar
 from training.tasks import paid_decisions
@@ -127,13 +127,15 @@ def added_lessons(policy: Policy, tasks: Sequence[ManagerTask],
     """The decisions of `tasks`, each the fact in its own words: ADD, or NOOP if it stands there.
 
     Nobody knows what is right outside the world, so this shows the form, and the words of the data,
-    and no judgement. A fact is left out whose response would fill all of `max_new_tokens`.
+    and no judgement. Its words are those of the prompt, where marks of thinking are disarmed. A
+    fact is left out whose response would fill all of `max_new_tokens`.
     """
     lessons = []
     for task in tasks:
         prompt = manager_prompt(policy, task.fact.text, task.memories, max_new_tokens)
-        known = [n for n, memory in enumerate(prompt.parts) if memory.text == task.fact.text]
-        operation = Operation("NOOP", known[0]) if known else Operation("ADD", text=task.fact.text)
+        text = one_line(task.fact.text)
+        known = [n for n, memory in enumerate(prompt.parts) if one_line(memory.text) == text]
+        operation = Operation("NOOP", known[0]) if known else Operation("ADD", text=text)
         response = format_operation(operation)
         if len(policy.tokenizer.encode(response, add_special_tokens=False)) < max_new_tokens:
             lessons.append((prompt.messages, response))
@@ -338,7 +340,7 @@ def save_lessons(folder: Path, trajectories: Iterable[Iterable[Lesson]]) -> None
 
 
 def trajectories_of(run: Run) -> list[list[Lesson]]:
-    """What a run imitates: a file, the world's oracle, or the data's own evidence and answers."""
+    """What a run imitates: a file, the world's oracle, or what the data itself can show."""
     options, length = run.options, run.options.max_new_tokens
     if options.trajectories:
         return [[lesson] for lesson in read_trajectories(options.trajectories)]

@@ -70,10 +70,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def presets_table() -> str:
     """The table as --help prints it: a row an option, a column a preset."""
-    lines = ["defaults that depend on the model (adapter_lr, adapter_critic_lr: with adapters; "
-             "ppo_kl: --kl of",
-             "ppo.py; of a real model, on a processor: bfloat16 where measured as faster, "
-             "micro-batches of 4096):", ""]
+    lines = ["defaults that depend on the model (adapter_lr and adapter_critic_lr with adapters, "
+             "ppo_kl in ppo.py;",
+             "a real model on a processor: bfloat16 where measured as faster, micro-batches of "
+             "4096):", ""]
     lines.append(f"{'':<22}" + "".join(f"{name:<13}" for name in PRESETS).rstrip())
     for option_name in TINY:
         values = [preset[option_name] for preset in PRESETS.values()]

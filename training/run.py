@@ -6,6 +6,7 @@ state.py goes with the loop. results.py scores, and writes what a run leaves beh
               resume.pt      an unfinished run, to go on with (checkpoints.py)
               metrics.csv    one line a training step
               samples.jsonl  the episodes of step 1 and of every tenth, as text
+              lessons.jsonl  of sft.py: what it imitates
               cases.jsonl    the same dozen held-out cases at every validation, as text
               dialogue.jsonl a manager's: one held-out dialogue, read at four steps at most; not
                              with --limit
@@ -494,10 +495,12 @@ def prepare(options: Options, algorithm: str) -> Run:
         agent, (train, validation, test), train_banks, fingerprints = memory_r1(
             options, splits, reference, embed)
     if not train or not test:  # for example because no question of a manager's names its evidence
-        cut = train and options.limit  # questions are counted before it is known which are usable
+        # Questions are cut off before it is known which are usable.
+        cut = (train and options.limit and options.agent != "mem1"
+               and options.limit < sum(len(dialogue.questions) for dialogue in splits[2]))
         exit_with(f"{options.data}: no usable question to {'test on' if train else 'learn from'}; "
                   + NEEDS[options.agent].format(options.objectives)
-                  + (f", or --limit {cut} must be higher" if cut else ""))
+                  + (f", or --limit {options.limit} must be higher" if cut else ""))
     fingerprints["the start model"] = fingerprint(policy.model)
     if options.judge:
         fingerprints["the model of --judge"] = known_by
