@@ -56,11 +56,10 @@ from training.experts import (
     save_lessons,
     trajectories_of,
 )
-from training.options import Options, flag, option, parse_options, resolve
+from training.options import Options, option, parse_options, resolve
 from training.results import evaluate_after, evaluate_before, finish
 from training.run import Run, launch, prepare
 from training.state import TokenMetrics, TrainingState, warm_up_then_decay
-from world import named_world
 
 
 @dataclass
@@ -119,13 +118,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     options = parse_options(SFTOptions, "Teach a memory agent by imitation.", argv)
     if options.trajectories and options.train_questions:
         exit_with("--train-questions: is read only without --trajectories; leave it out")
-    resolved = resolve(options, "sft")
-    has_oracle = options.agent == "manager" and named_world(resolved.data)
-    for name in ("expert_errors", "expert_overwrites"):
-        if getattr(options, name) and (options.trajectories or not has_oracle):
-            exit_with(f"{flag(name)}: is read only with --agent manager, in the world (--data) and "
-                      "without --trajectories; leave it out")
-    check_expert(resolved)
+    check_expert(resolve(options, "sft"))
     run = prepare(options, "sft")
     # Before the start model is scored, because lessons that cannot be shown end the program.
     run.n_chats = chats_that_fit(run)

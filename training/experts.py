@@ -51,7 +51,7 @@ from memr1 import (
 )
 from policy import Policy, Prompt
 from prompts import Operation, format_answer, format_operation, one_line, without_tags
-from training.options import Options
+from training.options import Options, flag
 from training.run import Run, with_bar
 from training.tasks import paid_decisions
 
@@ -318,11 +318,16 @@ def chats_that_fit(run: Run) -> int:
 def check_expert(options: Options) -> None:
     """Stop the program with one line where nobody can say what would be right.
 
-    At once, because the start model is scored before the first lesson, which may take long.
+    Or where the expert would not read an option. At once, before models and data are loaded.
     """
+    has_oracle = options.agent == "manager" and w.named_world(options.data)
+    for name in ("expert_errors", "expert_overwrites"):
+        if getattr(options, name) and (options.trajectories or not has_oracle):
+            exit_with(f"{flag(name)}: is read only with --agent manager, in the world (--data) and "
+                      "without --trajectories; leave it out")
     if options.trajectories:
         read_trajectories(options.trajectories)
-    elif options.agent == "manager" and w.named_world(options.data) and options.facts == "llm":
+    elif has_oracle and options.facts == "llm":
         exit_with("--facts llm: the oracle manages what a turn means, not what a model notes; "
                   "take --facts turns, or give --trajectories")
     elif options.agent == "mem1" and options.env != "search":
