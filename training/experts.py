@@ -122,7 +122,7 @@ def manager_lessons(policy: Policy, dialogues: Iterable[Dialogue], embed: Embedd
     return lessons
 
 
-def added_lessons(policy: Policy, tasks: Sequence[ManagerTask],
+def added_lessons(policy: Policy, tasks: Iterable[ManagerTask],
                   max_new_tokens: int) -> list[Lesson]:
     """The decisions of `tasks`, each the fact in its own words: ADD, or NOOP if it stands there.
 
