@@ -313,9 +313,11 @@ def few_questions(budget: Budget) -> Line:
 
 def carrying_over(budget: Budget) -> list[Line]:
     """Claim 6: questions about what no training dialogue had."""
-    told = (*PART, *budget.part_manager)
-    part = {name: managers(budget, name, "part", told) for name in ("grpo", "ppo", "sft")}
-    habit = managers(budget, "sft", "part-overwrites", (*told, "--expert-overwrites"))
+    options_of_part = (*PART, *budget.part_manager)
+    part = {name: managers(budget, name, "part", options_of_part)
+            for name in ("grpo", "ppo", "sft")}
+    overwriting = managers(budget, "sft", "part-overwrites",
+                           (*options_of_part, "--expert-overwrites"))
     novelties = {
         "relations": ((), lambda question: "relation" in never_told(question)),
         "names": ((), lambda question: "name" in never_told(question)),
@@ -328,12 +330,12 @@ def carrying_over(budget: Budget) -> list[Line]:
                 [(1, alone(part[name], *options)), (-1, (scoring(None, None, *options),))],
                 counts=counts))
         lines += [difference(
-            6, f"and beats Memory-SFT there ({name.upper()}, names and relations){expert}", said,
+            6, f"and beats Memory-SFT there ({name.upper()}, names and relations){expert}", figures,
             [(1, alone(part[name])), (-1, alone(imitators))],
             counts=lambda question: bool(never_told(question)))
-            for expert, said, imitators in (
+            for expert, figures, imitators in (
                 ("", paper, part["sft"]),
-                (", of an expert that overwrites", "not compared", habit))]
+                (", of an expert that overwrites", "not compared", overwriting))]
     return lines
 
 

@@ -139,8 +139,8 @@ def test_without_an_oracle_a_manager_is_shown_to_keep_each_fact_in_its_own_words
     episodes = ManagerAgent(policy, max_new_tokens=10).rollout(policy, tasks, 1, 0)
     for (messages, _), [episode] in zip(lessons, episodes):
         assert messages[-1]["content"] == episode.log["prompt"], "not the prompt that pays"
-    shown = [messages[-1]["content"].count("\n- ") for messages, _ in lessons]
-    assert shown == {math.inf: [1, 1, 2], 80: [1, 1, 1], 50: [1, 1, 1]}[positions]  # or "none"
+    assert ("I have a dog." in lessons[2][0][-1]["content"]) == (positions == math.inf), (
+        "the test wants prompts that do not fit")
 
 
 def test_a_fact_is_shown_in_the_words_of_the_prompt_and_can_be_read_back():
@@ -153,18 +153,18 @@ def test_a_fact_is_shown_in_the_words_of_the_prompt_and_can_be_read_back():
     tasks = manager_tasks([Dialogue("mine", ("Ann", "Bo"), tuple(turns), asked)], EMBED, "turns")
     lessons = added_lessons(Scripted(str), tasks, 40)
     for (messages, response), text in zip(lessons, said, strict=True):
-        [operation], n_unusable = parse_operations(response, 5)
-        assert n_unusable == 0, f"{response}: the pupil learns to write what nobody can read"
+        operations, n_unusable = parse_operations(response, 5)
+        assert (len(operations), n_unusable) == (1, 0), (
+            f"{response}: the pupil learns to write what nobody can read")
+        [operation] = operations
         if operation.event == "ADD":
             assert messages[-1]["content"].endswith(f"New fact: {operation.text}"), text
     assert json.loads(lessons[3][1])[0]["event"] == "NOOP", "the same words stand there already"
 
 
-def test_each_option_of_the_expert_reaches_the_lessons(tmp_path):
+def test_each_option_of_the_expert_reaches_the_lessons():
     """What a run imitates is what its options say, and is of the training dialogues."""
-    policy, train = Scripted(str), world_splits()[0]
-    policy.model = None
-    shown = {}
+    policy, train, shown = Scripted(str), world_splits()[0], {}
     for name, given in (("right", {}), ("errs", {"expert_errors": 0.5}),
                         ("overwrites", {"expert_overwrites": True}),
                         ("both", {"expert_errors": 0.5, "expert_overwrites": True})):

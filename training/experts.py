@@ -349,6 +349,13 @@ def trajectories_of(run: Run) -> list[list[Lesson]]:
     options, length = run.options, run.options.max_new_tokens
     if options.trajectories:
         return [[lesson] for lesson in read_trajectories(options.trajectories)]
+    if options.agent == "manager" and w.named_world(options.data):
+        dialogues = splits(options.data, options.train_questions)[0]
+        lessons = manager_lessons(run.policy, with_bar(dialogues, "lessons"), run.embed,
+                                  options.facts, length, options.expert_errors,
+                                  options.expert_overwrites)
+        return [[lesson] for lesson in lessons]
+    # All other experts leave out what they cannot show.
     if options.agent == "mem1":
         starts = range(0, len(run.train), TOGETHER)
         trajectories = [
@@ -357,12 +364,6 @@ def trajectories_of(run: Run) -> list[list[Lesson]]:
             if turns]
         what, why = "tasks", "what proves an answer is not found or not kept, or a turn is too long"
         remedy = "lower --objectives, raise --max-new-tokens or take another --embedder"
-    elif options.agent == "manager" and w.named_world(options.data):
-        dialogues = splits(options.data, options.train_questions)[0]
-        lessons = manager_lessons(run.policy, with_bar(dialogues, "lessons"), run.embed,
-                                  options.facts, length, options.expert_errors,
-                                  options.expert_overwrites)
-        return [[lesson] for lesson in lessons]
     elif options.agent == "manager":
         lessons = added_lessons(run.policy, with_bar(run.train, "lessons"), length)
         trajectories = [[lesson] for lesson in lessons]

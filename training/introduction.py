@@ -26,10 +26,9 @@ def given_options(options: Any) -> list[str]:
 def what_pays(options: Any, algorithm: str) -> str:
     """What the agent is rewarded for, in words."""
     if algorithm == "sft":
-        adds = not options.trajectories and options.agent == "manager" and not named_world(
-            options.data)
-        return ("none: it imitates an expert that adds every fact in its own words" if adds
-                else "none: it imitates an expert's responses")
+        if options.agent == "manager" and not (options.trajectories or named_world(options.data)):
+            return "none: it imitates an expert that adds every fact in its own words"
+        return "none: it imitates an expert's responses"
     if options.agent == "mem1":
         return ("the number of questions that are answered exactly right" if options.env == "search"
                 else "how well the purchase fits its goal, 0 to 1")
