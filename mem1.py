@@ -270,7 +270,7 @@ class Mem1Agent:
         log = {"prompt": trajectory.text,
                "response": "\n".join(" ".join(text.split()) for text in trajectory.responses),
                "n_turns": len(trajectory.steps), "turns": trajectory.turns,
-               "operations": {"invalid": trajectory.invalid}, "dropped": trajectory.n_dropped,
+               "invalid": trajectory.invalid, "dropped": trajectory.n_dropped,
                **trajectory.environment.log(trajectory.answer)}
         return Episode(trajectory.steps, trajectory.reward, log)
 

@@ -157,7 +157,7 @@ def test_the_shop_is_worked_through_by_its_oracle():
     for goal, [episode] in zip(chosen, groups):
         assert episode.reward == 1 and len(episode.steps) == len(plans[goal.instruction]), (
             f"{plans[goal.instruction]}: an action did not reach the shop as it was written")
-        assert episode.log["operations"]["invalid"] == 0
+        assert episode.log["invalid"] == 0
     assert all("<answer>" not in prompt for prompt in shown), "there is no answer to give"
 
 
@@ -167,7 +167,7 @@ def test_a_shopper_who_buys_nothing_gets_nothing():
         [[episode]] = Mem1Agent(Store, max_new_tokens=160).rollout(
             Scripted(lambda p: response), [goal], 1, 0.0)
         assert episode.reward == 0 and len(episode.steps) == 10, response
-        assert episode.log["operations"]["invalid"] == 1
+        assert episode.log["invalid"] == 1
 
 
 # ---- the agent -----------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def test_unusable_turns_end_the_episode_with_nothing(response, answer):
         Scripted(lambda prompt: response), [small_task()], 1, 1.0)
     n_turns = Search().turns(small_task()) if "<query>" in response else 1
     assert len(episode.steps) == n_turns == (6 if "<query>" in response else 1)
-    assert episode.reward == 0 and episode.log["operations"]["invalid"] == 1, (
+    assert episode.reward == 0 and episode.log["invalid"] == 1, (
         "no action, or a query on the last turn: reward 0, counted")
     assert episode.log["answer"] == answer
     assert [row["answer"] for row in episode.log["objectives"]] == ["", ""]

@@ -42,7 +42,7 @@ from systems.own_past import HARNESSES, mem1_agent
 from tools import report
 from training import results, state
 from training.options import EMBEDDED_MEM1, resolve
-from training.results import case_places, describe, finish, save, validate
+from training.results import case_places, describe, finish, operations_each, save, validate
 from training.run import Run
 from training.state import RATIO_ERRORS, VALIDATE_EVERY, reading_steps
 from training.timeline import bank_changes, reading
@@ -641,11 +641,22 @@ def test_numbers_that_are_none_are_left_out(plain):
 
 
 def test_every_logged_column_is_explained():
-    group = [Episode([Step([1], [2], True)], reward, {}) for reward in (0.0, 1.0)]
+    log = {"operations": {"ADD": 1}}
+    group = [Episode([Step([1], [2], True)], reward, log) for reward in (0.0, 1.0)]
     columns = [*describe([group]), "loss", "kl", "entropy", *RATIO_ERRORS, "clip_fraction", "lr",
                "skipped", "grad_norm", "value_loss", "explained_variance", "seconds"]
     absent = sorted(set(columns) - set(report.METRICS))
     assert not absent, f"{absent}: logged, but METRICS does not say what it means"
+
+
+@pytest.mark.parametrize("logs, expected", [
+    ([{"operations": {"ADD": 2, "invalid": 1}}, {"operations": {}}],
+     {"add": 1, "update": 0, "delete": 0, "noop": 0, "invalid": 0.5}),
+    ([{"invalid": 0}, {"invalid": 1}], {"invalid": 0.5}),
+    ([{}, {}], {})], ids=["manager", "MEM1", "answer agent"])
+def test_only_a_manager_has_operations(logs, expected):
+    assert operations_each([Episode([], 0.0, log) for log in logs]) == expected, (
+        "means an episode; MEM1 has no operations, and an answer agent has nothing unusable")
 
 
 def test_the_page_on_metrics_says_the_same():

@@ -278,7 +278,7 @@ def test_the_mem1_model_reads_well_and_remembers_badly(harness):
         tasks = search_tasks(world_splits()[2][:3], n_objectives, EMBED)
         groups = agent.rollout(policy, tasks, 1, 0.0)
         right[n_objectives] = sum(g[0].reward for g in groups) / (n_objectives * len(tasks))
-        unusable = sum(g[0].log["operations"]["invalid"] for g in groups)
+        unusable = sum(g[0].log["invalid"] for g in groups)
         assert unusable <= 0.1 * len(groups), f"{unusable} of {len(groups)} tasks: unusable turns"
     assert right[1] >= 0.9, f"{right}: it does not find a single answer"
     assert right[2] <= 0.4, f"{right}: it keeps both answers already: nothing left to learn"

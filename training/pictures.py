@@ -25,7 +25,7 @@ SCORES = {  # of summary.json, below the question types
     "exact_match": "all, exact match", "reward": "all, reward", "f1": "all, F1",
     "bleu1": "all, BLEU-1", "second_pets_merged": "second pets merged",
     "add": "ADD, a decision", "update": "UPDATE, a decision", "delete": "DELETE, a decision",
-    "noop": "NOOP, a decision", "invalid": "unusable, a decision",
+    "noop": "NOOP, a decision", "invalid": "unusable, an episode",
     "no_verdict": "no verdict of the judge",
     "whole_dialogues": "whole dialogues, exact match", "memories_per_dialogue": "memories, each"}
 

@@ -58,8 +58,7 @@ def score(episodes: Sequence[Episode]) -> dict:
     merged = [log["merged"] for log in logs if "merged" in log]
     if merged:
         scores["second_pets_merged"] = sum(merged) / len(merged)
-    if any("operations" in log for log in logs):
-        scores |= operations_each(episodes)
+    scores |= operations_each(episodes)
     if any("verdict" in log for log in logs):
         scores["no_verdict"] = share_without_verdict(episodes)
     scores["reward"] = sum(episode.reward for episode in episodes) / max(len(episodes), 1)
@@ -67,12 +66,19 @@ def score(episodes: Sequence[Episode]) -> dict:
 
 
 def operations_each(episodes: Sequence[Episode]) -> dict[str, float]:
-    """A manager's operations of each kind, and its unusable entries, an episode."""
-    counts = Counter()
-    for episode in episodes:
-        counts.update(episode.log.get("operations", {}))
-    return {name.lower(): counts[name] / max(len(episodes), 1)
-            for name in ("ADD", "UPDATE", "DELETE", "NOOP", "invalid")}
+    """A manager's operations of each kind, an episode, and its unusable entries or MEM1's turns.
+
+    Empty for the answer agent, because every answer can be read.
+    """
+    logs, counts, names = [episode.log for episode in episodes], Counter(), []
+    for log in logs:
+        counts.update(log.get("operations", {}))
+        counts["invalid"] += log.get("invalid", 0)
+    if any("operations" in log for log in logs):
+        names = ["ADD", "UPDATE", "DELETE", "NOOP", "invalid"]
+    elif any("invalid" in log for log in logs):
+        names = ["invalid"]
+    return {name.lower(): counts[name] / len(logs) for name in names}
 
 
 def share_without_verdict(episodes: Sequence[Episode]) -> float:
