@@ -160,8 +160,8 @@ class GRPOOptions(SamplingOptions):
                             "token", "sequence", "constant")
     normalise: bool = option(True, "divide advantages by the group's standard deviation")
     no_signal: str = option("keep", "groups whose rewards are all equal: keep (their KL holds what "
-                                    "is right already) or drop (they are left out, unless all are "
-                                    "so; half the time)",
+                                    "is right already) or drop (they are left out, unless all of a "
+                                    "device's are so; half the time)",
                             "keep", "drop")
 
 

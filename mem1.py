@@ -14,8 +14,9 @@
 
 For comparison the same agent can have another memory of its own past (`harness`):
 "full_context" keeps every turn, as ReAct does, or as many of the latest as the model has positions
-for. "truncation" keeps the last turn, and as many earlier ones as fit into `max_new_tokens`. That
-is the room that MEM1 has for its state. "a_mem" looks earlier turns up (systems/own_past.py).
+for. "truncation" keeps the last turn, and with it as many earlier ones as fit into
+`max_new_tokens`, the room that MEM1 has for its state. "a_mem" looks earlier turns up
+(systems/own_past.py).
 
 Training is exact. Each turn is a `Step` with the prompt that it was sampled from. In a packed tree
 (trees.py) a turn is a branch behind the shared task. The branch begins with its own copy of the

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -206,9 +206,12 @@ class Policy:
         model.eval()  # never .train(): dropout would make the trained policy another one
         self.end_ids = end_ids(model, tokenizer)
         self.positions = n_positions(model.config)
-        self._thinking_marks = {number: added.content  # the special tokens among them
-                                for number, added in tokenizer.added_tokens_decoder.items()
-                                if added.special and marks_thinking(added.content)}
+        # Without what is added but ends nothing: in some vocabularies runs of spaces, or <think>.
+        self._specials = {number: added.content
+                          for number, added in tokenizer.added_tokens_decoder.items()
+                          if added.special}
+        self._thinking_marks = {number: token for number, token in self._specials.items()
+                                if marks_thinking(token)}
         self.empty_batch = [empty_row()]  # for a device that has fewer micro-batches than others
         self._ids_that_complete: dict[tuple[str, ...], set[int]] = {}
         self._cache_argument = cache_argument(model)
@@ -274,14 +277,16 @@ class Policy:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _harmless(self, text: str) -> str:
-        """A text without special tokens or markers: "<|im_end|>" becomes "< |im_end|>"."""
-        for added in self.tokenizer.added_tokens_decoder.values():
-            token = added.content
-            # Some vocabularies also add runs of spaces, or <think>, which end nothing.
-            if added.special and token in text:
-                text = text.replace(token, f"{token[0]} {token[1:]}")
+        """A text without special tokens or markers of the chat template."""
         # A template has markers that are no special tokens. Several templates come as a dictionary.
-        return break_markers(text, str(self.tokenizer.chat_template or ""))
+        return break_markers(self._without_specials(text), str(self.tokenizer.chat_template or ""))
+
+    def _without_specials(self, text: str, kept: Container[str] = ()) -> str:
+        """A text without special tokens but those `kept`: "<|im_end|>" becomes "< |im_end|>"."""
+        for token in self._specials.values():
+            if token in text and token not in kept:
+                text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
 
     def decode(self, ids: list[int]) -> str:
         """The text of a response, without special tokens, but with those that mark thinking.
@@ -297,11 +302,17 @@ class Policy:
     def lesson(self, messages: list[Message], response: str) -> Step:
         """A chat with a response to imitate, its end included.
 
-        Raises PolicyError if the tokenizer has no end token.
+        Behind an end id nothing is ever sampled. So an end that the text has already is taken off,
+        and special tokens inside it are broken up, as in a message. Raises PolicyError if the
+        tokenizer has no end token.
         """
         if self.tokenizer.eos_token_id is None:
             raise PolicyError("the tokenizer has no end token, so that no response to imitate "
                               "could end: set eos_token in its tokenizer_config.json")
+        ends = tuple(token for number, token in self._specials.items() if number in self.end_ids)
+        while (cut := response.rstrip()).endswith(ends):
+            response = cut[:-len(next(end for end in ends if cut.endswith(end)))].rstrip()
+        response = self._without_specials(response, kept=self._thinking_marks.values())
         ids = self.tokenizer.encode(response, add_special_tokens=False)
         step = Step(self.encode(messages), [*ids, self.tokenizer.eos_token_id], True)
         self._check_room(len(step.prompt_ids), len(step.response_ids))

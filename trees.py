@@ -297,7 +297,7 @@ def tree_mask(ends: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def token_numbers(rows: Sequence[Row], device: torch.device) -> Tensor:
-    """The numbers of a micro-batch's predictions among all N response tokens: (n,)."""
+    """The numbers of a micro-batch's m predictions among all N response tokens: (m,)."""
     return torch.tensor([i for row in rows for i in row.token_index],
                         dtype=torch.long, device=device)
 

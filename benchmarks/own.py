@@ -39,6 +39,7 @@ from data import (
     broken,
     check,
     get_answer,
+    has,
     get_field,
     load_records,
     message_text,
@@ -347,7 +348,7 @@ def with_questions(dialogues: Sequence[Dialogue], path: str | os.PathLike[str]) 
     def read(record: Mapping[str, Any], name: str, where: str) -> None:
         """Put one question to its dialogue."""
         asked_about = dialogues[0].name
-        if len(dialogues) > 1 or "conversation" in record:
+        if len(dialogues) > 1 or has(record, "conversation"):
             asked_about = get_field(record, "conversation", (str,), where)
         if asked_about not in by_name:
             raise broken(f"{where}, field 'conversation'", reprlib.repr(asked_about),

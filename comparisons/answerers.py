@@ -37,6 +37,7 @@ from training.run import (
     embedder_or_stop,
     launch,
     load_or_stop,
+    say_other_start,
     show_bar,
     stop_without_facts,
     with_bar,
@@ -180,6 +181,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[Scores]]:
         scores["+".join(models)] = of_row = []
         for name in models:
             policy = KeptPolicy(load_or_stop(name))
+            say_other_start(policy.policy, name, "answer")
             of_row.append(scores_of(policy, tasks, options.distill, length))
             print(f"{name}: {policy.n_kept:,} responses from disk, {policy.n_new:,} new")
     print(f"\n{options.data}: {len(tasks):,} questions on {len(set(conversations))} of "

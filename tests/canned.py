@@ -96,6 +96,7 @@ class Scripted(Policy):
     def __init__(self, respond: Callable[[str], str]):
         self.respond, self.model = respond, torch.nn.Module()
         self.batches, self.read, self.positions = [], [], math.inf
+        self._specials, self._thinking_marks = {}, {}
         self.tokenizer = SimpleNamespace(  # every word is one token
             encode=lambda text, add_special_tokens: text.split(), eos_token_id=0)
 

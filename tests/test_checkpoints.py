@@ -273,7 +273,12 @@ def test_out_of_memory_is_one_line_with_a_way_out(capsys, monkeypatch, error):
         run.launch(main)
     [line] = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 2 and "python grpo.py --save-every 1 --resume" in line, line
-    assert line.endswith("--micro-batch-tokens 2048"), line
+    assert line.endswith("--micro-batch-tokens 1024"), line
+    with pytest.raises(SystemExit):
+        run.launch(lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    line = capsys.readouterr().err
+    assert "No space left" in line and "make room" in line and "--out" in line, (
+        f"{line!r}: writing to an open file fails without a file's name")
     with pytest.raises(RuntimeError, match="size mismatch"):  # a fault of ours stays a traceback
         run.launch(lambda: (_ for _ in ()).throw(RuntimeError("size mismatch")))
 

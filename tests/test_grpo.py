@@ -300,6 +300,16 @@ def test_two_real_steps(tiny_policy, tmp_path):
         assert torch.equal(a, b), "the reference was trained too"
 
 
+def test_clip_fraction_is_that_of_the_last_epoch(tiny_policy, tmp_path):
+    for epochs in (1, 2):
+        run = make_run(tiny_policy(), tiny_policy(), FirstTokenAgent(), 4, tmp_path / f"{epochs}",
+                       PROMPTS, steps=2, epochs=epochs, group_size=8, lr=5e-2)
+        clipped = max(row["clip_fraction"] for row in train(run)[0])
+        assert (clipped > 0) == (epochs > 1), (
+            f"{epochs} epochs, clip_fraction {clipped}: nothing is clipped before an update, and "
+            "what a later epoch clips has to be counted")
+
+
 def test_the_end_token_is_trained_though_it_pads(tiny_policy, tmp_path):
     policy = tiny_policy()
     assert policy.tokenizer.pad_token_id in policy.end_ids, "the test itself: pad is no end id"

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import pytest
 import torch
 
@@ -39,6 +41,12 @@ def test_a_response_is_sampled_once_by_model_prompt_and_length(tiny_policy, tmp_
         again.sample(PROMPTS, 1, 5, temperature=0)
     other: Policy = tiny_policy(seed=3)
     assert KeptPolicy(other, tmp_path).path != again.path, "another model's responses"
+    for change in ({"end_ids": {2, 9}}, {"autocast": True}):
+        mended = copy(policy)
+        vars(mended).update(change)
+        assert KeptPolicy(mended, tmp_path).path != again.path, (
+            f"{change}: the responses of before, which went on behind the new end or were computed "
+            "in another precision")
     other.sample = Forbidden()
     with pytest.raises(AssertionError):
         KeptPolicy(other, tmp_path).sample(PROMPTS, 1, 6, temperature=0)

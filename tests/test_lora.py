@@ -775,10 +775,10 @@ def test_a_second_run_goes_on_from_all_that_the_first_learned(precision, folder,
             "off with the new adapters")
     read = load_policy(tmp_path / folder, "cpu", precision=precision, frozen=True)
     if precision == "bfloat16":
-        assert fingerprint(second.model, False) == fingerprint(read.model), (
+        assert fingerprint(second.start()) == fingerprint(read), (
             "the same start model has two names: kept answers would be judged again")
         moved = load_policy(model_folder, "cpu", precision=precision, frozen=True)
-        assert fingerprint(second.model, False) != fingerprint(moved.model), (
+        assert fingerprint(second.start()) != fingerprint(moved), (
             "the first run's adapters are no part of the start model")
     drawn(second, 1)
     assert (second.token_log_probs(steps_of()) - wanted).abs().max() > 1e-3, "nothing was added"
@@ -840,9 +840,9 @@ def test_models_that_differ_in_alpha_alone_have_two_names(trained):
     for alpha in (8, 80):
         path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": alpha}))
         for lora in (0, 2):
-            model = load_policy(saved / "adapter", "cpu", lora=lora, precision="bfloat16",
-                                frozen=not lora).model
-            names.append(fingerprint(model, with_adapters=not lora))
+            policy = load_policy(saved / "adapter", "cpu", lora=lora, precision="bfloat16",
+                                 frozen=not lora)
+            names.append(fingerprint(policy.start() if lora else policy))
     assert names[0] == names[1] != names[2] == names[3], (
         "the kept answers of one would be taken for the other's")
 

@@ -239,6 +239,35 @@ def test_truncation_keeps_the_task_and_the_last_turns():
     assert episode.log["dropped"] == 0, "truncation drops turns in any model: nothing did not fit"
 
 
+@pytest.mark.parametrize("window", [10, 200, 300, 400, 1000])
+def test_truncation_has_the_room_that_mem1_has_for_its_state(window):
+    policy, agent = Scripted(str), Mem1Agent(harness="truncation", max_new_tokens=window)
+    trajectory = agent.begin(small_task(8))
+    trajectory.past = [Mem1Turn(str(i), f"query {i}", "found " * 10) for i in range(6)]
+
+    def size(n_turns: int) -> int:
+        past = trajectory.past[len(trajectory.past) - n_turns:]
+        return len(policy.encode(turn_messages(
+            trajectory.text, past, trajectory.turns_left, "full_context",
+            trajectory.environment.instructions)))
+
+    fitting = [n for n in range(1, 7) if size(n) - size(0) <= window]
+    agent.prompt(policy, trajectory)
+    assert len(trajectory.remembered) == max(fitting, default=1), (
+        f"{fitting}: the last turn counts inside the room, and stays where it has none")
+
+
+def test_an_answer_in_the_last_turn_counts():
+    task = small_task(1)
+
+    def respond(prompt: str) -> str:
+        is_last = "Turns left: 1." in prompt
+        return f"<answer> {task.answers[0]}</answer>" if is_last else "<query> who</query>"
+
+    [[episode]] = Mem1Agent(max_new_tokens=160).rollout(Scripted(respond), [task], 1, 0.0)
+    assert (episode.reward, episode.log["invalid"]) == (1, 0), "it ended in time"
+
+
 def test_turns_that_the_model_has_no_positions_for_are_dropped_and_counted():
     unlimited, policy = Scripted(diligent), Scripted(diligent)
     agent = Mem1Agent(harness="full_context", max_new_tokens=100)

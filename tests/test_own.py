@@ -325,7 +325,8 @@ def test_an_export_that_is_no_text_is_refused(tmp_path):
 
 def small_questions() -> list:
     return [{"question": "Where does Ann live?", "answer": "Bergen", "evidence": ["D1:1"]},
-            {"question": "How many cats?", "answer": 1.0, "evidence": None, "category": 4},
+            {"question": "How many cats?", "answer": 1.0, "evidence": None, "category": 4,
+             "date": None, "conversation": None},
             {"question": "Who met?", "answer": ["Bob", "Bob B."], "evidence": "D2:1",
              "category": "people", "date": "3 January 2024"}]
 

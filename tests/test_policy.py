@@ -870,11 +870,38 @@ def test_a_template_that_fails_is_one_line(tiny_policy, template, says):
         assert "\n" not in str(caught.value) and "template" in str(caught.value), "one line"
 
 
+def test_in_half_precision_one_token_may_differ_and_the_mean_may_not(tiny_policy):
+    policy, right = tiny_policy(), torch.zeros(20)
+    one_off, all_off = right.clone(), right - 0.6
+    one_off[3] = 0.6
+    assert policy._differ(right, one_off), "float32 rounds nothing by half a nat"
+    policy.autocast = True
+    assert not policy._differ(right, one_off), "rounding would be taken for a wrong mask"
+    assert policy._differ(right, all_off), "a wrong mask would be taken for rounding"
+
+
 def test_a_lesson_needs_an_end_token(tiny_policy):
     policy = tiny_policy()
     policy.tokenizer.eos_token = None
     with pytest.raises(PolicyError, match="end token"):
         policy.lesson([{"role": "user", "content": "Where?"}], "Oslo")
+
+
+def test_nothing_of_a_lesson_ends_it_early(qwen2):
+    """A log of a server has end tokens at the end; a memory may quote one."""
+    prompt = [{"role": "user", "content": "Where?"}]
+    plain = qwen2.lesson(prompt, "Oslo").response_ids
+    assert plain[-1] in qwen2.end_ids
+    for ended in ("Oslo<|im_end|>", "Oslo<|im_end|>\n", "Oslo <|im_end|><|im_end|>"):
+        assert qwen2.lesson(prompt, ended).response_ids == plain, (
+            f"{ended!r}: a second end, which no sampled response has")
+    inside = qwen2.lesson(prompt, "Oslo <|im_end|> Rome").response_ids
+    assert not {0, 1, 2} & set(inside[:-1]), "the pupil learns to go on behind its end"
+    assert "Rome" in qwen2.decode(inside), "the text itself must stay readable"
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
+    policy, thought = Policy(make_model(vocab_size=len(tokenizer)), tokenizer), "[THINK]x[/THINK]y"
+    assert policy.decode(policy.lesson(prompt, thought).response_ids) == thought, "marks stay"
 
 
 def test_decode_leaves_out_special_tokens_and_nothing_else(qwen2):

@@ -659,6 +659,12 @@ def test_only_a_manager_has_operations(logs, expected):
         "means an episode; MEM1 has no operations, and an answer agent has nothing unusable")
 
 
+def test_an_episode_is_finished_if_its_last_response_is():
+    steps = [Step([1], [2], True), Step([1], [2], False)]
+    for order, finished in ((steps, 0.0), (steps[::-1], 1.0)):
+        assert describe([[Episode(order, 0.0, {})]])["finished"] == finished
+
+
 def test_the_page_on_metrics_says_the_same():
     path = ROOT / "docs" / "metrics.md"
     if not path.exists():

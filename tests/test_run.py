@@ -357,6 +357,14 @@ def test_a_bar_stands_over_every_stretch_of_scoring(tmp_path, capsys):
         assert len(re.findall(f"{name}: 100%", bars)) == times, f"{name} is silent: {bars!r}"
 
 
+@pytest.mark.parametrize("agent, option", [("manager", "answerer"), ("answer", "manager")])
+def test_a_frozen_agent_made_for_other_prompts_is_said_to_be_one(tmp_path, agent, option):
+    _, _, err = call("grpo", "--agent", agent, f"--{option}", str(EMBEDDED_MEM1), "--steps", "1",
+                     "--questions", "1", "--limit", "1", "--train-questions", "1",
+                     "--out", tmp_path / "run")
+    assert "was made for MEM1" in err, "a whole run would learn from rewards of 0"
+
+
 def test_an_embedded_model_of_the_other_agents_is_said_to_be_one(capsys):
     for model, agent, said in ((EMBEDDED_MODEL, "mem1", "take tiny/mem1/"),
                                (EMBEDDED_MEM1, "manager", "take tiny/"),

@@ -40,7 +40,7 @@ from tools.terminal import (
 )
 from training.kept import KeptPolicy
 from training.options import EMBEDDED_MODEL, is_embedded, preset_of, usual_facts
-from training.run import embedder_or_stop, load_or_stop, stop_without_facts
+from training.run import embedder_or_stop, load_or_stop, say_other_start, stop_without_facts
 from training.timeline import bank_changes
 from world import MONTHS, NAMES, RELATIONS, TELLABLE, named_world
 
@@ -317,6 +317,7 @@ def talk_main(argv: Sequence[str] | None = None) -> None:
     prepare_terminal()
     bank = MemoryBank(embed) if path is None else open_bank(path, embed)
     policy = load_or_stop(options.model)
+    say_other_start(policy, options.model, "manager")
     # Others who have talked to this bank are asked about too.
     speakers = list(dict.fromkeys([name, *(dialogue.speakers if dialogue else ()),
                                    *(memory.speaker for memory in bank)]))

@@ -25,7 +25,7 @@ from tools.terminal import (
     typed_lines,
 )
 from training.options import EMBEDDED_MEM1, is_embedded, preset_of
-from training.run import embedder_or_stop, load_or_stop
+from training.run import embedder_or_stop, load_or_stop, say_other_start
 from world import world_splits
 
 MEM1_HELP = """\
@@ -144,6 +144,7 @@ def watch_main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--task {options.task}: there are {len(tasks)} tasks of "
                      f"{options.objectives} questions")
     policy = load_or_stop(options.model)
+    say_other_start(policy, options.model, "mem1")
     prepare_terminal()
     length = preset_of(argparse.Namespace(agent="mem1"), options.model)["max_new_tokens"]
     agents = [Mem1Agent(harness=harness, max_new_tokens=length)

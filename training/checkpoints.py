@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shlex
 import sys
@@ -36,6 +37,7 @@ import torch
 
 from backend import devices
 from backend.lora import LowRank
+from policy import Policy
 from training.options import named_path
 from trees import Episode
 
@@ -55,11 +57,17 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be written or used; the message is one line."""
 
 
-def fingerprint(model: torch.nn.Module, with_adapters: bool = True) -> str:
-    """Twelve hexadecimal digits that tell models apart: a hash of 1,000 numbers of each tensor."""
-    digest = hashlib.sha256()
+def fingerprint(policy: Policy) -> str:
+    """Twelve hexadecimal digits that tell models apart by all that a greedy response depends on.
+
+    They are a hash of 1,000 numbers of each tensor, and of what makes ids of a chat and ends a
+    response: vocabulary, chat template and end ids. Adapters that are off do not count.
+    """
+    model, tokenizer = policy.model, policy.tokenizer
+    words = [tokenizer.get_vocab(), tokenizer.chat_template, sorted(policy.end_ids)]
+    digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode())
     for name, parameter in model.named_parameters():
-        if not with_adapters:
+        if not policy.adapted:
             if ".lora_" in name and parameter.requires_grad:
                 continue
             name = ".".join(name.rsplit(".base.", 1))  # as it was before it had these adapters
@@ -68,7 +76,7 @@ def fingerprint(model: torch.nn.Module, with_adapters: bool = True) -> str:
         digest.update(f"{name} {tuple(parameter.shape)}".encode() + values.numpy().tobytes())
     for layer in model.modules():
         # The s by which B A counts is in no parameter.
-        if isinstance(layer, LowRank) and (with_adapters or not layer.lora_A.requires_grad):
+        if isinstance(layer, LowRank) and (policy.adapted or not layer.lora_A.requires_grad):
             digest.update(f"{layer.scale}".encode())
     return digest.hexdigest()[:12]
 

@@ -36,7 +36,7 @@ class KeptPolicy:
         self.policy, self.positions = policy, policy.positions
         # The arithmetic belongs to the name, because bfloat16 may choose another token. Adapters
         # that are off do not, so that runs from one start model share what it said.
-        name = f"{fingerprint(policy.model, policy.adapted)}-{str(policy.dtype)[6:]}.jsonl"
+        name = f"{fingerprint(policy)}-{str(policy.dtype)[6:]}.jsonl"
         self.path: Path | None = Path(folder or cache_folder() / "responses") / name
         self.n_kept = self.n_new = 0
         self.responses: dict[str, tuple[list[int], bool]] = self._read()

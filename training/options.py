@@ -73,7 +73,7 @@ def presets_table() -> str:
     lines = ["defaults that depend on the model (adapter_lr and adapter_critic_lr with adapters, "
              "ppo_kl in ppo.py;",
              "a real model on a processor: bfloat16 where measured as faster, micro-batches of "
-             "4096):", ""]
+             "2048):", ""]
     lines.append(f"{'':<22}" + "".join(f"{name:<13}" for name in PRESETS).rstrip())
     for option_name in TINY:
         values = [preset[option_name] for preset in PRESETS.values()]
@@ -148,9 +148,9 @@ class Options:
                                               "tenth of their memory and a third more time; a real "
                                               "model's default: where half of the free memory is "
                                               "too small")
-    micro_batch_tokens: int | None = option(None, "tokens in one forward and backward pass, 2048 "
-                                                  "(8 GB) to 65536 (80 GB); changes no "
-                                                  "gradient; other samples are drawn")
+    micro_batch_tokens: int | None = option(None, "tokens in one forward and backward pass, 1024 "
+                                                  "to 65536 (80 GB); changes no gradient; "
+                                                  "other samples are drawn")
     max_new_tokens: int | None = option(None, "longest response, 48 to 512")
     max_grad_norm: float = option(1.0, "the gradient is scaled down to this norm, 0.5 to 2",
                                   low=1e-6)
@@ -310,7 +310,7 @@ def preset_of(options: Any, model: str) -> dict[str, Any]:
         preset = dict(PRESETS["real/mem1" if agent == "mem1" else "real"])
         preset["precision"] = getattr(options, "precision", None) or usual_precision()
         if not torch.cuda.is_available():
-            preset["micro_batch_tokens"] = 4096  # more are no faster there, and take more memory
+            preset["micro_batch_tokens"] = 2048  # more are no faster there, and take more memory
     if in_shop:
         preset["data"] = "world"  # because a shop needs no dialogues, none should be downloaded
     if getattr(options, "shard", False):

@@ -22,6 +22,7 @@ state.py goes with the loop. results.py scores, and writes what a run leaves beh
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import random
@@ -170,7 +171,7 @@ def judge_or_stop(options: Any) -> tuple[Ask, str]:
     except JudgeError as error:
         exit_with(str(error))
     policy = load_or_stop(options.judge)
-    return from_policy(policy), fingerprint(policy.model)
+    return from_policy(policy), fingerprint(policy)
 
 
 def embedder_or_stop(name: str) -> Embedder:
@@ -331,7 +332,8 @@ def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference:
     reader, extractor, fingerprints = None, None, {}
     if options.manager:
         reader = KeptPolicy(load_or_stop(options.manager))
-        fingerprints = {"the model of --manager": fingerprint(reader.policy.model)}
+        say_other_start(reader.policy, options.manager, "manager")
+        fingerprints = {"the model of --manager": fingerprint(reader.policy)}
     if options.facts == "llm":
         extractor = KeptPolicy(reference)
     # Responses that one rank has kept on disk the others find there. Without them nobody waits.
@@ -349,8 +351,9 @@ def memory_r1(options: Options, splits: Sequence[Sequence[Dialogue]], reference:
     frozen = reference
     if options.answerer:
         frozen = load_or_stop(options.answerer)
+        say_other_start(frozen, options.answerer, "answer")
         frozen.model.requires_grad_(False)
-        fingerprints = {"the model of --answerer": fingerprint(frozen.model)}
+        fingerprints = {"the model of --answerer": fingerprint(frozen)}
     span = getattr(options, "span", 1)  # imitation knows none
     kind = SpanAgent if span > 1 else ManagerAgent
     kind = JUDGED[kind] if options.judge else kind
@@ -501,7 +504,7 @@ def prepare(options: Options, algorithm: str) -> Run:
         exit_with(f"{options.data}: no usable question to {'test on' if train else 'learn from'}; "
                   + NEEDS[options.agent].format(options.objectives)
                   + (f", or --limit {options.limit} must be higher" if cut else ""))
-    fingerprints["the start model"] = fingerprint(policy.model)
+    fingerprints["the start model"] = fingerprint(policy)
     if options.judge:
         fingerprints["the model of --judge"] = known_by
     this_run = identity(options, algorithm, fingerprints, len(train))
@@ -542,10 +545,13 @@ def launch(main: Callable[[], Any]) -> None:
             os._exit(1)  # at once, because closing the broken connection could wait for ever
         if is_out_of_memory(error):
             exit_with("out of memory: lower --micro-batch-tokens; a run that was saved "
-                      f"(--save-every) goes on with {resume_command()} --micro-batch-tokens 2048")
+                      f"(--save-every) goes on with {resume_command()} --micro-batch-tokens 1024")
         if isinstance(error, JudgeError):
             exit_with(f"{error}; once a step was saved (--save-every), the run goes on with "
                       f"{resume_command()}")
-        if isinstance(error, (OSError, PolicyError)):  # a full disk, or weights that became NaN
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG):
+            exit_with(f"cannot write any more ({error.strerror}): make room on the disk; what was "
+                      "written so far is in the run folder (--out)")
+        if isinstance(error, (OSError, PolicyError)):  # as weights that became NaN
             exit_with(str(error))
         raise

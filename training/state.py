@@ -204,8 +204,8 @@ class TrainingState:
         skips = [row["skipped"] for row in self.history[-BAD_STEPS:]]  # 1 or 0
         if sum(skips) == BAD_STEPS:
             older = f"; {self.path} is as it was before them" if self.path.exists() else ""
-            self._stop(f"steps {step - BAD_STEPS + 1} to {step}: the gradient is not finite, "
-                       f"nothing was learned from them; lower --lr or raise --kl{older}")
+            self._stop(f"steps {step - BAD_STEPS + 1} to {step}: a gradient was not finite in "
+                       f"each of them; lower --lr or raise --kl{older}")
         # With --compare MEM1's other harnesses are trained next, and may be interrupted too.
         is_due = is_last and (options.save_every or options.compare) or (
             options.save_every and step % options.save_every == 0)

@@ -13,10 +13,9 @@ Where this differs from the paper
    from the last turn of the question's evidence that states one. The paper links a question to
    every turn of its evidence, but before the last of them nobody can answer.
 2. In training nearly each question also pays for a second decision, a *guard* (`guard_place`; none
-   if the speaker states nothing after it). The guard's
-   turn resembles the question's turn and says something else, so the question's memory must
-   survive it. Without guards a manager learns to overwrite whatever is similar, because no question
-   asks for the memory that it overwrote.
+   if the speaker states nothing after it). The guard's turn resembles the question's turn and says
+   something else, so the question's memory must survive it. Without guards a manager learns to
+   overwrite whatever is similar, because no question asks for the memory that it overwrote.
 3. The bank before the turn is the right one where the data knows it (the synthetic world).
    Elsewhere it holds every earlier fact. The paper lets GPT-4o-mini build the bank from the last 24
    or 50 turns (its text and its Algorithm 1 disagree).

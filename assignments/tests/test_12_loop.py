@@ -112,6 +112,19 @@ def test_before_the_first_update_nothing_has_moved(start, algorithm):
         "the reference was trained")
 
 
+@both
+def test_clip_fraction_is_that_of_the_last_epoch(start, algorithm):
+    clipped = {}
+    for epochs in (1, 2):
+        run, train = start(algorithm, OddFirst(), PROMPTS, steps=2, epochs=epochs, group_size=8,
+                           lr=5e-2)
+        clipped[epochs] = max(row["clip_fraction"] for row in train(run)[0])
+    assert clipped[1] == 0, "before the first update nothing is clipped"
+    assert clipped[2] > 0, (
+        "a large step moves ratios out of the clip, and in the second epoch it stops them. "
+        "TokenMetrics has to know how many epochs there are")
+
+
 def test_the_gradient_of_a_fresh_batch(start):
     agent = Canned()
     run, train = start("grpo", agent, range(3), lr=1e-12)
