@@ -39,8 +39,8 @@ from data import (
     broken,
     check,
     get_answer,
-    has,
     get_field,
+    has,
     load_records,
     message_text,
 )
