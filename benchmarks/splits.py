@@ -9,7 +9,7 @@
       form, 2Wiki's or MuSiQue's
     msc, longmemeval, or a file   -                   -                 everything
     a conversation of one's own   -                   -                 everything
-    (--env shop)                  152 goals           81 goals          250 goals
+    (--env shop)                  1,000 goals         81 goals          250 goals
 
 The numbers in brackets are questions. The three parts share no dialogue, question or goal.
 """
@@ -27,7 +27,9 @@ from data import DataError, Dialogue, OpenQuestion, is_locomo, split_locomo
 from world import named_world, training_world, world_splits
 
 LOCOMO_FIRST = ("conv-26", "conv-30")  # trains with 152 questions, validates with 81
-SHOP_GOALS = (152, 81, 250)  # to train, to validate and to test on
+# To train, to validate and to test on. With 152 to train on, an agent learned its few products by
+# heart: new ones it clicked for options that they lack, again and again (docs/notes.md).
+SHOP_GOALS = (1000, 81, 250)
 Part = list[Dialogue] | list[OpenQuestion]
 
 

@@ -202,7 +202,7 @@ def test_training_questions_are_counted_off_from_the_first(tmp_path):
 
 def test_no_purchase_is_in_two_parts_of_the_shop():
     parts = shop_splits()
-    assert [len(part) for part in parts] == [152, 81, 250]
+    assert [len(part) for part in parts] == [1000, 81, 250]
     train, validation, test = ({goal.instruction for goal in part} for part in parts)
     assert not (train & validation or train & test or validation & test), (
         "a choice made on the validation goals would be made on test goals")

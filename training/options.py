@@ -36,7 +36,7 @@ SHAPE = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hi
 
 # ---- Defaults that depend on the model -----------------------------------------------------------
 
-# With these the embedded models learn in two minutes on two cores (in the shop in six).
+# With these the embedded models learn in two minutes on two cores (in the shop in ten).
 TINY = {
     "data": "world", "steps": 20, "questions": 76, "kl": 0.1, "ppo_kl": 0.05,
     "lora": 0, "lr": 3e-4, "adapter_lr": 3e-3,
@@ -62,7 +62,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # With a smaller KL, PPO forgets what only longer tasks need (docs/notes.md).
     "tiny/mem1": {**TINY, "steps": 20, "questions": 8, "kl": 0.05, "ppo_kl": 0.2, "lr": 4e-4,
                   "max_new_tokens": 160},
-    "tiny/shop": {**TINY, "steps": 40, "questions": 8, "kl": 0.05, "max_new_tokens": 160},
+    "tiny/shop": {**TINY, "steps": 40, "questions": 16, "kl": 0.05, "max_new_tokens": 160},
     "real": REAL,
     "real/mem1": {**REAL, "kl": 0.05},
 }
