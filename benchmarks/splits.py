@@ -27,8 +27,8 @@ from data import DataError, Dialogue, OpenQuestion, is_locomo, split_locomo
 from world import named_world, training_world, world_splits
 
 LOCOMO_FIRST = ("conv-26", "conv-30")  # trains with 152 questions, validates with 81
-# To train, to validate and to test on. With 152 to train on, an agent learned its few products by
-# heart: new ones it clicked for options that they lack, again and again (docs/notes.md).
+# To train, to validate and to test on. With 152 to train on, an agent kept clicking options that a
+# new product lacks (docs/notes.md).
 SHOP_GOALS = (1000, 81, 250)
 Part = list[Dialogue] | list[OpenQuestion]
 
