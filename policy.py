@@ -206,10 +206,6 @@ class Policy:
         model.eval()  # never .train(): dropout would make the trained policy another one
         self.end_ids = end_ids(model, tokenizer)
         self.positions = n_positions(model.config)
-        # Without what is added but ends nothing: in some vocabularies runs of spaces, or <think>.
-        self._specials = {number: added.content
-                          for number, added in tokenizer.added_tokens_decoder.items()
-                          if added.special}
         self._thinking_marks = {number: token for number, token in self._specials.items()
                                 if marks_thinking(token)}
         self.empty_batch = [empty_row()]  # for a device that has fewer micro-batches than others
@@ -280,6 +276,12 @@ class Policy:
         """A text without special tokens or markers of the chat template."""
         # A template has markers that are no special tokens. Several templates come as a dictionary.
         return break_markers(self._without_specials(text), str(self.tokenizer.chat_template or ""))
+
+    @property
+    def _specials(self) -> dict[int, str]:
+        """Special tokens by id. Runs of spaces, or <think>, may be added too and end nothing."""
+        return {number: added.content
+                for number, added in self.tokenizer.added_tokens_decoder.items() if added.special}
 
     def _without_specials(self, text: str, kept: Container[str] = ()) -> str:
         """A text without special tokens but those `kept`: "<|im_end|>" becomes "< |im_end|>"."""

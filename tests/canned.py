@@ -96,9 +96,10 @@ class Scripted(Policy):
     def __init__(self, respond: Callable[[str], str]):
         self.respond, self.model = respond, torch.nn.Module()
         self.batches, self.read, self.positions = [], [], math.inf
-        self._specials, self._thinking_marks = {}, {}
+        self._thinking_marks = {}
         self.tokenizer = SimpleNamespace(  # every word is one token
-            encode=lambda text, add_special_tokens: text.split(), eos_token_id=0)
+            encode=lambda text, add_special_tokens: text.split(), eos_token_id=0,
+            added_tokens_decoder={})
 
     def encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
         return [ord(letter) for letter in messages[-1]["content"]]
