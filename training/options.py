@@ -36,7 +36,7 @@ SHAPE = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hi
 
 # ---- Defaults that depend on the model -----------------------------------------------------------
 
-# With these the embedded models learn in two minutes on two cores (in the shop in some ten).
+# With these the embedded models learn in two minutes on two cores (the shop takes longer).
 TINY = {
     "data": "world", "steps": 20, "questions": 76, "kl": 0.1, "ppo_kl": 0.05,
     "lora": 0, "lr": 3e-4, "adapter_lr": 3e-3,
